@@ -1,0 +1,18 @@
+"""Called by Metaflow in a process of its own when a run has failed, also after a task was killed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.cells import make_resume_command
+from vdt.runtime import home
+
+
+def on_error(run: Any) -> None:
+    """Print how to go on, and mark the MLflow runs as failed; the report step marks them as finished."""
+    from vdt.tracking import find_runs, finish_runs
+
+    print(
+        f"The run failed. Its completed steps are kept. To continue:\n\n    {make_resume_command(run.id)}\n", flush=True
+    )
+    finish_runs(home(), find_runs(home(), run.id), "FAILED")

@@ -1,0 +1,60 @@
+"""Which earlier runs a resumed run continues. Metaflow names only the direct origin; the chain is walked here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from metaflow import Run
+from metaflow.exception import MetaflowNotFound
+
+
+def get_unfinished_ancestors(flow: str, origin: str | None, step: str, cell_key: str) -> list[str]:
+    """Runs whose checkpoints of a step may be continued, nearest first.
+
+    Args:
+        flow: name of the flow.
+        origin: `current.origin_run_id`, none for a run that is no resume.
+        step: name of the step that is about to run.
+        cell_key: the cell that it runs for.
+
+    Returns:
+        Ids of origin, origin's origin, … as far as the step was never completed for this cell. Where it was, it is
+        being run again on purpose and must not find its own result.
+    """
+    ancestors = []
+    for run_id in _walk_origins(flow, origin):
+        if _was_completed(flow, run_id, step, cell_key):
+            break
+        ancestors.append(run_id)
+    return ancestors
+
+
+def _walk_origins(flow: str, origin: str | None) -> Iterator[str]:
+    seen: set[str] = set()
+    while origin and origin not in seen:
+        yield origin
+        seen.add(origin)
+        origin = _get_origin(flow, origin)
+
+
+def _get_origin(flow: str, run_id: str) -> str | None:
+    for step in _open_run(flow, run_id) or ():
+        for task in step:
+            origin = task.metadata_dict.get("origin-run-id")
+            if origin and origin != "None":
+                return str(origin)
+    return None
+
+
+def _was_completed(flow: str, run_id: str, step: str, cell_key: str) -> bool:
+    run = _open_run(flow, run_id)
+    if run is None or step not in run:
+        return False
+    return any(task.successful and task["cell"].data["key"] == cell_key for task in run[step])
+
+
+def _open_run(flow: str, run_id: str) -> Run | None:
+    try:
+        return Run(f"{flow}/{run_id}", _namespace_check=False)
+    except MetaflowNotFound:
+        return None

@@ -1,0 +1,134 @@
+"""The pipeline: data, critic, policy, online tuning, evaluation, report.
+
+python flows/vdt_flow.py run --env walker2d-medium-v2
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain clone works without installing
+from vdt import runtime
+
+runtime.prepare()  # before Metaflow reads the environment
+
+from metaflow import FlowSpec, Parameter, card, current, exit_hook, resources, step  # noqa: E402
+
+from flows.cells import DEFAULTS, check_command_line, open_cells  # noqa: E402
+from flows.stages import clear_errors, finish_cells, open_stage  # noqa: E402
+
+
+@exit_hook(on_error=["flows.hooks.on_error"])
+class VDTFlow(FlowSpec):
+    """Value-Guided Decision Transformer, from a data set to a report.
+
+    start            resolve and validate everything, open an MLflow run per cell (env x method x seed)
+    fetch_dataset    data set -> checked -> DVC snapshot -> MLflow data set
+    pretrain_critic  twin Q and V (M1, M2)
+    train_actor      policy by advantage-weighted behaviour and Q (M3)
+    seed_buffer      replay buffer with the best offline trajectories
+    tune_online      roll out, align returns-to-go (M4), update critic and policy
+    evaluate         offline and online policies on the same seeds, with and without the look-ahead (M5, M6)
+    report           one table over cells
+    end              where everything lies
+    """
+
+    env = Parameter("env", help="D4RL task names, separated by commas", required=True)
+    preset = Parameter("preset", help="sizes and budgets: smoke, laptop, paper", default=DEFAULTS["preset"])
+    method = Parameter("method", help="vdt, dt, bc; several separated by commas", default=DEFAULTS["method"])
+    seeds = Parameter("seeds", help="whole numbers, separated by commas", default=DEFAULTS["seeds"])
+    source = Parameter("source", help="auto, collected, d4rl, or path:FILE", default=DEFAULTS["source"])
+    overrides = Parameter("set", help='changes, e.g. "critic.expectile=0.8 online.environment_steps=0"', default="")
+
+    @step
+    def start(self) -> None:
+        """Resolve and validate everything, open the MLflow runs, fan out over cells."""
+        names = {name: getattr(self, name) for name in DEFAULTS if name != "set"}
+        with clear_errors():
+            self.cells = open_cells({**names, "set": self.overrides}, current.run_id)
+        self.next(self.fetch_dataset, foreach="cells")
+
+    @step
+    def fetch_dataset(self) -> None:
+        """Make or find the snapshot and enter it in MLflow."""
+        self.cell, self.mlflow_run_id = self.input, self.input["mlflow_run_id"]
+        with open_stage(self) as stage:
+            self.snapshot = stage.fetch_snapshot()
+        self.next(self.pretrain_critic)
+
+    @resources(gpu=1)
+    @step
+    def pretrain_critic(self) -> None:
+        """Twin Q and V with n-step targets (M1, M2)."""
+        with open_stage(self) as stage:
+            from vdt.training.offline import pretrain_critic
+
+            path = pretrain_critic(stage.config, stage.load_dataset(), stage.tracker, stage.checkpoints)
+            self.critic = stage.describe(path)
+        self.next(self.train_actor)
+
+    @resources(gpu=1)
+    @step
+    def train_actor(self) -> None:
+        """Decision Transformer with value guidance (M3)."""
+        with open_stage(self) as stage:
+            from vdt.training.offline import train_actor
+
+            critic = stage.check(self.critic)
+            self.offline_agent = stage.describe(
+                train_actor(stage.config, stage.load_dataset(), critic, stage.tracker, stage.checkpoints)
+            )
+        self.next(self.seed_buffer)
+
+    @step
+    def seed_buffer(self) -> None:
+        """Fill the trajectory buffer with the highest-return offline trajectories."""
+        with open_stage(self, track=False) as stage:
+            from vdt.training.online import seed_buffer
+
+            self.buffer = stage.describe(seed_buffer(stage.config, stage.load_dataset(), stage.folder / "buffer.hdf5"))
+        self.next(self.tune_online)
+
+    @resources(gpu=1)
+    @step
+    def tune_online(self) -> None:
+        """Interact, align returns-to-go (M4), sample, update critic and policy."""
+        self.agents = {"offline": self.offline_agent}
+        with open_stage(self) as stage:
+            from vdt.training.online import tune_online
+
+            if stage.config.online.environment_steps > 0:
+                agent, buffer = stage.check(self.offline_agent), stage.check(self.buffer)
+                path = tune_online(stage.config, agent, buffer, stage.tracker, stage.checkpoints)
+                self.agents = {**self.agents, "online": stage.describe(path)}
+        self.next(self.evaluate)
+
+    @step
+    def evaluate(self) -> None:
+        """Measure the offline and the online policy on the same seeds."""
+        with open_stage(self) as stage:
+            from vdt.evaluation import evaluate_agents
+
+            agents = {name: stage.check(file) for name, file in self.agents.items()}
+            self.evaluation = evaluate_agents(stage.config, agents, stage.tracker)
+        self.next(self.report)
+
+    @card(type="blank")
+    @step
+    def report(self, inputs: Any) -> None:
+        """One table over cells, with uncertainty."""
+        from flows.reports import make_report
+
+        self.report_path, self.mlflow_run_ids = make_report(inputs)
+        self.next(self.end)
+
+    @step
+    def end(self) -> None:
+        """Say where everything lies."""
+        finish_cells(self.mlflow_run_ids)
+        print(f"report: {self.report_path}")
+
+
+if __name__ == "__main__":
+    check_command_line(sys.argv)
+    VDTFlow()

@@ -1,0 +1,142 @@
+"""Acting and training see the same thing: alignment, normalisation, candidates."""
+
+import numpy as np
+import torch
+from builders_for_tests import assert_identical, make_brain, make_config, make_dataset
+from environments_for_tests import CONSTANT, COUNTDOWN
+
+from vdt.agent import Agent, Brain, PlannerSettings
+from vdt.config import Config
+from vdt.data.replay_buffer import TrajectoryReplayBuffer
+from vdt.data.sampling import Sampler
+from vdt.data.trajectory import Trajectory
+from vdt.environments import make_environment
+from vdt.rollout import collect_trajectories
+from vdt.training.offline import make_target_settings
+
+
+def make_lively_brain(config: Config) -> Brain:
+    """Networks whose actions differ clearly from step to step."""
+    brain = make_brain(config, make_dataset())
+    for parameter in [*brain.policy.parameters(), *brain.critic.target_q.parameters()]:
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return brain
+
+
+def act(brain: Brain, returns: tuple[float, ...], seeds: list[int], horizon: int = 9, kind: str = COUNTDOWN) -> list[Trajectory]:
+    environments = [make_environment(kind, horizon) for _ in seeds]
+    return collect_trajectories(Agent(brain, PlannerSettings(returns)), environments, seeds)
+
+
+def test_acting_repeats_what_training_predicts() -> None:
+    """The whole border at once: normalisation, return scale, alignment, timesteps, action tokens, window.
+
+    The task pays 1 a step and lasts 9 steps, so a target of 9 makes the returns-to-go while acting those in hindsight.
+    """
+    config = make_config({"task.environment_id": CONSTANT, "task.horizon": 9, "task.return_scale": 5.0})
+    brain = make_lively_brain(config)
+    (trajectory,) = act(brain, (9.0,), [0], kind=CONSTANT)
+    assert len(trajectory) == 9 and np.unique(trajectory.actions).size == 9
+    buffer = TrajectoryReplayBuffer(brain.normalizer, make_target_settings(config, 1.0), action_size=1)
+    buffer.add(trajectory)
+    sampler = Sampler(buffer, "length", torch.Generator())
+    length = config.policy.context_length
+    for step in range(9):
+        start = max(0, step + 1 - length)  # the window that ends at this step
+        place = (torch.tensor([start]), torch.tensor([start]), torch.tensor([9 - start]))
+        batch = sampler.gather_sequences(*place, length)
+        with torch.no_grad():
+            output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
+        np.testing.assert_allclose(output.actions[0, step - start], trajectory.actions[step], atol=1e-5)
+
+
+def test_episodes_in_a_batch_equal_episodes_alone() -> None:
+    brain = make_lively_brain(make_config())
+    agent_returns = (12.0, 6.0, 3.0)
+    seeds = [4, 0, 3, 1]
+    for seed, trajectory in zip(seeds, act(brain, agent_returns, seeds), strict=True):
+        (alone,) = act(brain, agent_returns, [seed])
+        assert len(alone) == len(trajectory)
+        np.testing.assert_allclose(trajectory.actions, alone.actions, atol=1e-5)
+        np.testing.assert_allclose(trajectory.rewards, alone.rewards, atol=1e-5)
+
+
+def test_lookahead_in_a_batch_equals_alone_with_imagined_steps() -> None:
+    brain = make_lively_brain(make_config())
+    settings = PlannerSettings((12.0, 6.0), 3, "learned")
+    environments = [make_environment(COUNTDOWN, 9) for _ in range(3)]
+    together = collect_trajectories(Agent(brain, settings), environments, [4, 0, 3])
+    for seed, trajectory in zip([4, 0, 3], together, strict=True):
+        (alone,) = collect_trajectories(Agent(brain, settings), [make_environment(COUNTDOWN, 9)], [seed])
+        np.testing.assert_allclose(trajectory.actions, alone.actions, atol=1e-5)
+
+
+def test_one_candidate_and_equal_candidates_act_alike() -> None:
+    brain = make_lively_brain(make_config())
+    (single,), (double,) = act(brain, (6.0,), [4]), act(brain, (6.0, 6.0), [4])
+    np.testing.assert_allclose(single.actions, double.actions, atol=1e-6)
+    (other,) = act(brain, (12.0,), [4])
+    assert np.abs(other.actions - single.actions).max() > 1e-3
+
+
+def test_an_agent_can_start_again() -> None:
+    brain = make_lively_brain(make_config())
+    agent, environment = Agent(brain, PlannerSettings((6.0,))), make_environment(COUNTDOWN, 9)
+    first, _, again = (collect_trajectories(agent, [environment], [seed])[0] for seed in (4, 1, 4))
+    assert (first.actions == again.actions).all()
+
+
+def test_choices_are_counted_once_per_step() -> None:
+    brain = make_lively_brain(make_config())
+    agent = Agent(brain, PlannerSettings((12.0, 6.0, 3.0)))
+    environments = [make_environment(COUNTDOWN, 9) for _ in range(3)]
+    trajectories = collect_trajectories(agent, environments, [0, 4, 2])
+    assert agent.chosen.sum() == sum(len(t) for t in trajectories) == 12  # 2 + 6 + 4
+
+
+def test_acting_is_without_dropout() -> None:
+    brain = make_lively_brain(make_config({"policy.dropout": 0.5}))
+    brain.policy.train()
+    (first,), (second,) = act(brain, (6.0,), [4]), act(brain, (6.0,), [4])
+    assert (first.actions == second.actions).all()
+
+
+def test_simulator_steps_are_counted() -> None:
+    config = make_config(
+        {
+            "task.environment_id": "InvertedPendulum-v5",
+            "task.observation_size": 4,
+            "task.horizon": 4,
+            "critic.hidden_size": 8,
+        }
+    )
+    brain = make_brain(config, _pendulum_dataset())
+    agent = Agent(brain, PlannerSettings((4.0, 2.0), 3, "simulator"))
+    (trajectory,) = collect_trajectories(agent, [make_environment("InvertedPendulum-v5", 4)], [0])
+    assert len(trajectory) == 4
+    assert agent.imagined_environment_steps == 4 * 2 * 2  # steps x candidates x (E - 1)
+    plain = Agent(brain, PlannerSettings((4.0, 2.0), 3, "learned"))
+    collect_trajectories(plain, [make_environment("InvertedPendulum-v5", 4)], [0])
+    assert plain.imagined_environment_steps == 0
+
+
+def _pendulum_dataset() -> object:
+    from builders_for_tests import make_trajectory
+
+    from vdt.data.trajectory import TrajectoryDataset
+
+    return TrajectoryDataset.from_trajectories([make_trajectory(9, observation_size=4)])
+
+
+def test_a_brain_is_rebuilt_from_its_state() -> None:
+    brain = make_lively_brain(make_config({"critic.activation": "mish"}))
+    brain.gradient_steps = 17
+    again = Brain.from_state(brain.state_dict(), torch.device("cpu"))
+    assert_identical(again.state_dict(), brain.state_dict())
+    (first,), (second,) = (act(b, (12.0, 6.0), [4]) for b in (brain, again))
+    assert (first.actions == second.actions).all()
+
+
+def test_settings_come_from_the_configuration() -> None:
+    config = make_config({"planner.candidates": 2, "planner.planning_horizon": 4})
+    assert PlannerSettings.from_config(config) == PlannerSettings((12.0, 6.0), 4, "learned")

@@ -1,0 +1,285 @@
+"""One gradient step: the laws of the policy's objective (M3) and where gradients go."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from builders_for_tests import (
+    assert_identical,
+    clone_state,
+    make_brain,
+    make_buffer,
+    make_config,
+    make_dataset,
+    make_tiny_sampler,
+)
+from reference.policy_losses import behavior_loss_loop, decision_transformer_loss_loop
+from torch import Tensor, nn
+
+from vdt.agent import Brain
+from vdt.data.batches import SequenceBatch, TransitionBatch
+from vdt.policy.losses import AdvantageWeighting
+from vdt.training.loop import DivergenceError, read_metrics, run_gradient_steps
+from vdt.training.update import (
+    compute_learning_rate,
+    compute_policy_losses,
+    compute_weight_statistics,
+    make_critic_optimizer,
+    make_policy_optimizer,
+    set_learning_rate,
+    update_critic,
+    update_policy,
+)
+
+CONFIG = make_config({"policy.dropout": 0.0, "actor.q_coefficient": 0.3, "actor.gradient_clip": 0.0})
+UNIFORM = AdvantageWeighting(0.0, 100.0, 1.0)
+WEIGHTED = AdvantageWeighting(1.5, 3.0, 1.2)
+
+
+def make_parts(weighting: AdvantageWeighting = WEIGHTED) -> tuple[Brain, SequenceBatch, TransitionBatch]:
+    dataset = make_dataset((5, 1, 7, 3, 6, 2))
+    sampler = make_tiny_sampler(make_buffer(dataset))
+    brain = make_brain(CONFIG, dataset, weighting)
+    for parameter in brain.policy.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return brain, sampler.sample_sequences(12, 4), sampler.sample_transitions(12)
+
+
+def gradients(module: nn.Module, loss: Tensor) -> list[Tensor]:
+    module.zero_grad()
+    loss.backward()
+    return [p.grad.clone() if p.grad is not None else torch.zeros_like(p) for p in module.parameters()]
+
+
+def assert_all_close(first: list[Tensor], second: list[Tensor]) -> None:
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+# M3, the whole objective
+
+
+def test_lambda_zero_with_uniform_weights_is_exactly_the_decision_transformer_loss() -> None:
+    brain, batch, _ = make_parts(UNIFORM)
+    config = dataclasses.replace(CONFIG.actor, q_coefficient=0.0, next_observation_coefficient=1.0, reward_coefficient=1.0)
+    losses, weights = compute_policy_losses(brain, batch, config)
+    output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
+    expected = decision_transformer_loss_loop(output, batch)
+    assert losses.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert_all_close(gradients(brain.policy, losses.total), gradients(brain.policy, expected))
+    assert (weights == 1).all()
+
+
+def test_objective_is_the_sum_of_its_terms() -> None:
+    brain, batch, _ = make_parts()
+    config = dataclasses.replace(CONFIG.actor, next_observation_coefficient=0.5, reward_coefficient=0.25)
+    losses, _ = compute_policy_losses(brain, batch, config)
+    expected = losses.behavior - 0.3 * losses.q_term + 0.5 * losses.next_observation + 0.25 * losses.reward  # A = 1
+    assert losses.total.item() == pytest.approx(expected.item(), rel=1e-6)
+    with torch.no_grad():
+        output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
+    advantages = brain.critic.compute_advantages(batch.observations, batch.actions)
+    loop = behavior_loss_loop(output.actions, batch.actions, advantages, batch.mask, 1.5, 3.0) / 1.2
+    assert losses.behavior.item() == pytest.approx(loop, rel=1e-5)
+
+
+def test_q_term_raises_the_critics_value_of_the_policys_actions() -> None:
+    brain, batch, _ = make_parts(UNIFORM)
+    config = dataclasses.replace(
+        CONFIG.actor, q_coefficient=50.0, next_observation_coefficient=0.0, reward_coefficient=0.0, gradient_clip=0.0
+    )
+    optimizer = make_policy_optimizer(brain.policy, 1e-2, 0.0)
+
+    def value() -> float:
+        with torch.no_grad():
+            output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
+            min_q = brain.critic.compute_min_q(batch.observations, output.actions)
+        return float(min_q[batch.mask > 0].mean())
+
+    before = value()
+    for _ in range(20):
+        update_policy(brain, optimizer, batch, config)
+    assert value() > before + 0.01
+
+
+def test_action_terms_are_divided_by_the_number_of_action_dimensions() -> None:
+    # two action dimensions that are copies of one: the mean over dimensions is the same
+    config = make_config({"task.action_size": 2, "policy.dropout": 0.0})
+    dataset = make_dataset((5, 4), action_size=2)
+    brain = make_brain(config, dataset, UNIFORM)
+    batch = make_tiny_sampler(make_buffer(dataset)).sample_sequences(6, 4)
+    off = dataclasses.replace(config.actor, q_coefficient=0.0, next_observation_coefficient=0.0, reward_coefficient=0.0)
+    losses, _ = compute_policy_losses(brain, batch, off)
+    assert losses.total.item() == pytest.approx(losses.behavior.item() / 2, rel=1e-6)
+
+
+# Padding
+
+
+def test_padding_changes_no_loss_and_no_gradient() -> None:
+    brain, batch, _ = make_parts()
+    assert (batch.mask == 0).any()
+    rubbish = torch.Generator().manual_seed(9)
+
+    def spoil(value: Tensor) -> Tensor:
+        padded = (batch.mask == 0).reshape(*batch.mask.shape, *[1] * (value.dim() - 2))
+        if value.dtype == torch.int64:
+            return torch.where(padded, 3, value)
+        return torch.where(padded, 5 * torch.randn(value.shape, generator=rubbish), value)
+
+    spoilt = dataclasses.replace(
+        batch, **{name: spoil(value) for name, value in vars(batch).items() if name != "mask"}
+    )
+    assert not torch.equal(spoilt.observations, batch.observations)
+    first, _ = compute_policy_losses(brain, batch, CONFIG.actor)
+    wanted = gradients(brain.policy, first.total)
+    second, _ = compute_policy_losses(brain, spoilt, CONFIG.actor)
+    for name, value in vars(first).items():
+        torch.testing.assert_close(getattr(second, name), value, msg=name)
+    assert_all_close(gradients(brain.policy, second.total), wanted)
+
+
+def test_a_longer_window_around_the_same_steps_changes_nothing() -> None:
+    brain, _, _ = make_parts()
+    sampler = make_tiny_sampler(make_buffer(make_dataset((3, 3))))
+    place = (torch.tensor([0, 4]), torch.tensor([0, 0]), torch.tensor([3, 3]))
+    short, long = (sampler.gather_sequences(*place, length) for length in (3, 4))
+    first, _ = compute_policy_losses(brain, short, CONFIG.actor)
+    wanted = gradients(brain.policy, first.total)
+    second, _ = compute_policy_losses(brain, long, CONFIG.actor)
+    torch.testing.assert_close(second.total, first.total)
+    assert_all_close(gradients(brain.policy, second.total), wanted)
+
+
+# Where gradients go
+
+
+@pytest.mark.parametrize("frozen", [True, False])  # offline and online
+def test_policy_update_leaves_the_critic_bit_for_bit(frozen: bool) -> None:
+    brain, batch, _ = make_parts()
+    brain.critic.requires_grad_(not frozen)
+    before, policy = clone_state(brain.critic), clone_state(brain.policy)
+    update_policy(brain, make_policy_optimizer(brain.policy, 1e-2, 0.0), batch, CONFIG.actor)
+    assert_identical(clone_state(brain.critic), before)
+    assert all(p.grad is None for p in brain.critic.parameters())
+    assert any(not torch.equal(value, policy[name]) for name, value in brain.policy.state_dict().items())
+    assert brain.gradient_steps == 1
+
+
+def test_critic_update_trains_q_and_v_and_moves_the_targets() -> None:
+    brain, _, batch = make_parts()
+    critic = brain.critic
+    critic.q.requires_grad_(True), critic.value.requires_grad_(True)
+    policy, q, value, target = (clone_state(m) for m in (brain.policy, critic.q, critic.value, critic.target_q))
+    update_critic(critic, make_critic_optimizer(critic, 1e-2), batch)
+    assert_identical(clone_state(brain.policy), policy)
+    rate = critic.config.target_update_rate
+    for name, old in target.items():
+        now = critic.q.state_dict()[name]
+        assert not torch.equal(now, q[name])
+        # the targets follow Q as it is after the step, and nothing else moves them
+        torch.testing.assert_close(critic.target_q.state_dict()[name], old + rate * (now - old))
+    assert all(not torch.equal(critic.value.state_dict()[name], old) for name, old in value.items())
+    assert all(p.grad is None for p in critic.target_q.parameters())
+
+
+def test_terms_that_are_off_are_not_even_computed() -> None:
+    brain, batch, _ = make_parts(UNIFORM)
+    config = dataclasses.replace(CONFIG.actor, q_coefficient=0.0)
+    healthy, _ = compute_policy_losses(brain, batch, config)
+    for parameter in brain.critic.parameters():
+        parameter.data.fill_(math.nan)  # whoever asks the critic gets NaN
+    losses, _ = compute_policy_losses(brain, batch, config)
+    assert torch.equal(losses.total, healthy.total)
+    with_q, _ = compute_policy_losses(brain, batch, CONFIG.actor)
+    assert with_q.total.isnan()
+    brain.weighting = WEIGHTED
+    weighted, _ = compute_policy_losses(brain, batch, config)
+    assert weighted.total.isnan()
+
+
+def test_memoryless_policy_learns_with_the_same_update() -> None:
+    config = make_config(method="bc")
+    dataset = make_dataset()
+    brain = make_brain(config, dataset, UNIFORM)
+    batch = make_tiny_sampler(make_buffer(dataset)).sample_sequences(12, 4)
+    optimizer = make_policy_optimizer(brain.policy, 1e-2, 0.0)
+    losses = [float(update_policy(brain, optimizer, batch, config.actor)["total_loss"]) for _ in range(40)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+# Optimizers, rates, numbers
+
+
+def test_learning_rate_golden() -> None:
+    # warm-up 10 of 110: 1/10, 10/10; then half a cosine: 1 at 10, 1/2 at 60, 0 at 110
+    rates = [compute_learning_rate(step, 110, 10, 2.0) for step in (1, 10, 60, 110)]
+    assert rates == pytest.approx([0.2, 2.0, 1.0, 0.0])
+    assert compute_learning_rate(1, 10, 0, 2.0) > 1.9  # no warm-up
+    assert [compute_learning_rate(s, 5, 10, 1.0) for s in (1, 5)] == [0.1, 0.5]  # a warm-up that is never finished
+
+
+def test_gradient_is_clipped_to_its_norm() -> None:
+    brain, batch, _ = make_parts(UNIFORM)
+    config = dataclasses.replace(CONFIG.actor, gradient_clip=1e-3)
+    metrics = update_policy(brain, torch.optim.SGD(brain.policy.parameters(), lr=0.0), batch, config)
+    squares = sum(float(p.grad.square().sum()) for p in brain.policy.parameters() if p.grad is not None)
+    assert math.sqrt(squares) == pytest.approx(1e-3, rel=1e-2)
+    assert float(metrics["gradient_norm"]) > 1e-2  # the norm before clipping
+    metrics = update_policy(brain, torch.optim.SGD(brain.policy.parameters(), lr=0.0), batch, CONFIG.actor)  # 0 = off
+    squares = sum(float(p.grad.square().sum()) for p in brain.policy.parameters() if p.grad is not None)
+    assert math.sqrt(squares) == pytest.approx(float(metrics["gradient_norm"]), rel=1e-4)
+
+
+def test_weight_decay_is_for_matrices_only() -> None:
+    brain, _, _ = make_parts()
+    optimizer = make_policy_optimizer(brain.policy, 0.1, 0.5)
+    for group in optimizer.param_groups:
+        assert {p.dim() >= 2 for p in group["params"]} == {group["weight_decay"] > 0}
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(brain.policy.parameters()))
+    set_learning_rate(optimizer, 0.25)
+    assert [g["lr"] for g in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_weight_statistics_golden() -> None:
+    # real weights 1, 1, 2; the 9 is padding: mean 4/3, fraction 16 / (3 * 6); clipped at 6 / 3 = 2: one of three
+    weights, mask = torch.tensor([[1.0, 1.0], [2.0, 9.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    statistics = compute_weight_statistics(weights, mask, AdvantageWeighting(1.0, 6.0, mean_weight=3.0))
+    assert float(statistics["weight_clipped_share"]) == pytest.approx(1 / 3)
+    assert float(statistics["weight_mean"]) == pytest.approx(4 / 3)
+    assert float(statistics["weight_max"]) == 2.0
+    assert float(statistics["weight_effective_fraction"]) == pytest.approx(16 / 18)
+
+
+def test_training_mode_is_restored_after_acting() -> None:
+    brain, batch, _ = make_parts()
+    brain.policy.eval()
+    update_policy(brain, make_policy_optimizer(brain.policy, 1e-3, 0.0), batch, CONFIG.actor)
+    assert brain.policy.training
+
+
+def test_a_number_that_goes_wrong_stops_training_and_is_named() -> None:
+    assert read_metrics("critic", 7, {"q_loss": torch.tensor(2.0)}) == {"critic/q_loss": 2.0}
+    with pytest.raises(DivergenceError, match=r"critic/q_loss is nan at critic gradient step 7"):
+        read_metrics("critic", 7, {"value_loss": torch.tensor(1.0), "q_loss": torch.tensor(math.nan)})
+
+
+def test_run_gradient_steps_is_told_each_step_once(tmp_path: object) -> None:
+    from pathlib import Path
+
+    from builders_for_tests import RecordingTracker, make_store
+
+    tracker, seen = RecordingTracker(), []
+
+    def update(step: int) -> dict[str, Tensor]:
+        seen.append(step)
+        return {"loss": torch.tensor(float(step))}
+
+    store = make_store(Path(str(tmp_path)), every=4)
+    last = run_gradient_steps("x", 10, 2, update, lambda step: {"step": step}, tracker, store)
+    assert seen == list(range(3, 11))
+    assert last == {"x/loss": 10.0}
+    assert tracker.metrics == [(step, {"x/loss": float(step)}) for step in seen]
+    # each 4 steps since the last save: 4, 8 (the final one is the caller's), each with its own numbers
+    assert [(step, numbers) for _, _, step, numbers in tracker.checkpoints] == [(4, {"x/loss": 4.0}), (8, {"x/loss": 8.0})]

@@ -1,0 +1,1 @@
+"""Value-Guided Decision Transformer: critic, policy, planner and the training around them."""

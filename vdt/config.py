@@ -1,0 +1,430 @@
+"""The whole configuration as frozen dataclasses, merged from YAML and validated before any work.
+
+Merge order: `params/vdt.yaml` <- task <- preset <- method <- `--set`. Every value is checked where it enters, so that an
+error names the file or option it came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import shlex
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PARAMS = Path(__file__).resolve().parents[1] / "params"
+MAX_YAML_BYTES = 2**20
+
+
+class ConfigError(ValueError):
+    """A configuration value is unknown, of the wrong type, or outside its range."""
+
+
+def knob(*, low: float | None = None, high: float | None = None, choices: tuple[str, ...] | None = None) -> Any:
+    """A field with an inclusive range, or a closed set of words."""
+    return field(metadata={"low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class CollectedRecipe:
+    """How the built-in data source stands in for a D4RL data set."""
+
+    ladder: str | None  # file of params/behavior/ without suffix; none where no behaviour policy exists
+    snapshots: tuple[int, ...]  # rungs of the ladder, each given an equal share of the steps, in this order
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Facts about one task (params/tasks/)."""
+
+    family: str
+    environment_id: str
+    observation_size: int = knob(low=1, high=100_000)
+    action_size: int = knob(low=1, high=10_000)
+    horizon: int = knob(low=1, high=1_000_000)
+    reference_return_min: float
+    reference_return_max: float
+    return_scale: float = knob(low=1e-9)
+    reward_scaling: str = knob(choices=("return_range", "none"))
+    reward_shift: float
+    candidate_returns: tuple[float, ...]
+    d4rl_url: str
+    licence: str
+    collected: CollectedRecipe
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the data comes from and how sub-trajectories are drawn."""
+
+    source: str
+    steps: int = knob(low=100, high=100_000_000)
+    seed: int = knob(low=0)
+    trajectory_weighting: str = knob(choices=("length", "uniform"))
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """Twin Q and V (M1, M2)."""
+
+    gradient_steps: int = knob(low=0)
+    batch_size: int = knob(low=1)
+    hidden_size: int = knob(low=1)
+    hidden_layers: int = knob(low=1)
+    activation: str = knob(choices=("relu", "mish"))
+    learning_rate: float = knob(low=0.0)
+    discount: float = knob(low=0.0, high=1.0)
+    n_step: int = knob(low=1, high=1000)
+    expectile: float = knob(low=0.0, high=1.0)
+    target_update_rate: float = knob(low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The network that proposes actions."""
+
+    kind: str = knob(choices=("transformer", "mlp"))
+    context_length: int = knob(low=1, high=1000)
+    embedding_size: int = knob(low=1)
+    layers: int = knob(low=1)
+    heads: int = knob(low=1)
+    dropout: float = knob(low=0.0, high=0.9)
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """Policy training (M3)."""
+
+    gradient_steps: int = knob(low=1)
+    batch_size: int = knob(low=1)
+    learning_rate: float = knob(low=0.0)
+    warmup_steps: int = knob(low=0)
+    weight_decay: float = knob(low=0.0)
+    gradient_clip: float = knob(low=0.0)
+    inverse_temperature: float = knob(low=0.0)
+    max_advantage_weight: float = knob(low=1.0)
+    min_effective_sample_fraction: float = knob(low=0.0, high=1.0)
+    q_coefficient: float = knob(low=0.0)
+    next_observation_coefficient: float = knob(low=0.0)
+    reward_coefficient: float = knob(low=0.0)
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """Choice between candidate returns while acting (M5, M6)."""
+
+    candidates: int = knob(low=1)
+    planning_horizon: int = knob(low=1, high=100)
+    env_model: str = knob(choices=("learned", "simulator", "none"))
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """Tuning with real interaction."""
+
+    environment_steps: int = knob(low=0)
+    episodes_per_iteration: int = knob(low=1)
+    buffer_trajectories: int = knob(low=1)
+    critic_steps_per_iteration: int = knob(low=0)
+    actor_steps_per_iteration: int = knob(low=0)
+    actor_learning_rate: float = knob(low=0.0)
+    exploration_noise: float = knob(low=0.0)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Deterministic rollouts of a finished policy."""
+
+    episodes: int = knob(low=1)
+    seed: int = knob(low=0)
+    max_episode_steps: int = knob(low=0)
+    lookahead_horizon: int = knob(low=0, high=100)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """How often training is made safe."""
+
+    interval_seconds: float = knob(low=0.0)
+    interval_steps: int = knob(low=1)
+    keep: int = knob(low=1)
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """The machine."""
+
+    device: str = knob(choices=("auto", "cpu", "cuda"))
+    threads: int = knob(low=0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run needs to know, resolved."""
+
+    env: str
+    preset: str
+    method: str
+    seed: int = knob(low=0)
+    task: TaskConfig
+    data: DataConfig
+    critic: CriticConfig
+    policy: PolicyConfig
+    actor: ActorConfig
+    planner: PlannerConfig
+    online: OnlineConfig
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    runtime: RuntimeConfig
+
+    def flatten(self) -> dict[str, Any]:
+        """Dotted key -> value, e.g. for MLflow's params."""
+        return _flatten(dataclasses.asdict(self))
+
+    def to_yaml(self) -> str:
+        """The resolved configuration; `config_from_yaml` reads it back."""
+        return yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False)
+
+    def with_seed(self, seed: int) -> Config:
+        """The same configuration for another seed."""
+        return dataclasses.replace(self, seed=seed)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+@dataclass(frozen=True)
+class _Knob:
+    type: Any
+    metadata: Mapping[str, Any]
+
+
+def _knobs(cls: type, prefix: str = "") -> dict[str, _Knob]:
+    """Dotted key -> type and range of every leaf below a dataclass."""
+    hints = typing.get_type_hints(cls)
+    leaves: dict[str, _Knob] = {}
+    for item in dataclasses.fields(cls):
+        hint = hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            leaves.update(_knobs(typing.cast(type, hint), f"{prefix}{item.name}."))
+        else:
+            leaves[f"{prefix}{item.name}"] = _Knob(hint, item.metadata)
+    return leaves
+
+
+KNOBS = _knobs(Config)
+
+
+def suggest(word: str, known: typing.Iterable[str]) -> str:
+    """`; did you mean 'a' or 'b'?` for near words, else an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+def _coerce(key: str, value: Any, hint: Any, where: str) -> Any:
+    """Bring a YAML value to its declared type (PyYAML reads `3e-4` as a string), or raise ConfigError."""
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        inner = typing.get_args(hint)[0]
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_coerce(key, item, inner, where) for item in items)
+    if origin is types.UnionType:  # only `T | None` is used
+        return None if value is None else _coerce(key, value, typing.get_args(hint)[0], where)
+    wrong = ConfigError(f"{where}: {key} must be {_type_name(hint)}, not {value!r} ({type(value).__name__})")
+    if hint is bool or isinstance(value, bool):
+        if hint is bool and isinstance(value, bool):
+            return value
+        raise wrong
+    if hint is str:
+        if isinstance(value, str):
+            return value
+        raise wrong
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise wrong from None
+    if not math.isfinite(number) or (hint is int and number != int(number)):
+        raise wrong
+    return int(number) if hint is int else number
+
+
+def _type_name(hint: Any) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(hint, str(hint))
+
+
+def _check_range(key: str, value: Any, metadata: Mapping[str, Any], where: str) -> None:
+    low, high, choices = metadata.get("low"), metadata.get("high"), metadata.get("choices")
+    if choices is not None and value not in choices:
+        raise ConfigError(f"{where}: {key} must be one of {', '.join(choices)}, not {value!r}{suggest(value, choices)}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ConfigError(f"{where}: {key} must be {bounds}, not {value!r}")
+
+
+def _apply(values: dict[str, Any], patch: Mapping[str, Any], where: str) -> None:
+    """Lay a nested mapping over `values` (dotted), checking each key and value."""
+    for key, value in _flatten(patch).items():
+        if key not in KNOBS:
+            raise ConfigError(f"{where}: unknown key {key!r}{suggest(key, KNOBS)}")
+        coerced = _coerce(key, value, KNOBS[key].type, where)
+        _check_range(key, coerced, KNOBS[key].metadata, where)
+        values[key] = coerced
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for item in dataclasses.fields(cls):
+        key, hint = f"{prefix}{item.name}", hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            arguments[item.name] = _build(typing.cast(type, hint), values, f"{key}.")
+        elif key in values:
+            arguments[item.name] = values[key]
+        else:
+            raise ConfigError(f"no value for {key}: neither params/vdt.yaml nor the task, preset or method gives one")
+    return cls(**arguments)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping of plain values; object tags and files over 1 MiB are refused."""
+    if path.stat().st_size > MAX_YAML_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_YAML_BYTES} bytes")
+    try:
+        loaded = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not plain YAML: {error}") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path} must hold a mapping, not {type(loaded).__name__}")
+    return loaded
+
+
+def _named_file(folder: str, name: str, what: str) -> Path:
+    known = sorted(p.stem for p in (PARAMS / folder).glob("*.yaml"))
+    if name not in known:
+        raise ConfigError(f"unknown {what} {name!r}{suggest(name, known)} Known: {', '.join(known)} (params/{folder}/)")
+    return PARAMS / folder / f"{name}.yaml"
+
+
+def load_tasks() -> dict[str, dict[str, Any]]:
+    """Every task by name: its `task:` facts and the settings its family or itself patches."""
+    tasks: dict[str, dict[str, Any]] = {}
+    for path in sorted((PARAMS / "tasks").glob("*.yaml")):
+        family = load_yaml(path)
+        shared, environments = family.get("shared", {}), family["environments"]
+        for name, facts in family["tasks"].items():
+            facts = dict(facts)
+            layers = (shared, environments[facts.pop("environment")], facts)
+            merged: dict[str, Any] = {}
+            for layer in layers:
+                merged.update(_flatten(layer))
+            tasks[name] = merged
+    return tasks
+
+
+def parse_overrides(text: str) -> dict[str, Any]:
+    """`"critic.expectile=0.8 online.environment_steps=20000"` -> dotted key -> value.
+
+    Raises:
+        ConfigError: if an item is not of the form key=value.
+    """
+    overrides: dict[str, Any] = {}
+    for item in shlex.split(text):
+        key, separator, value = item.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set: {item!r} is not of the form section.key=value")
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set: {value!r} is not a plain YAML value") from None
+    return overrides
+
+
+def resolve_config(
+    env: str, *, preset: str = "laptop", method: str = "vdt", source: str = "auto", seed: int = 0, overrides: str = ""
+) -> Config:
+    """Merge and validate everything a run needs.
+
+    Args:
+        env: D4RL name of a task, e.g. "walker2d-medium-v2".
+        preset: file of params/presets/ (sizes and budgets).
+        method: file of params/methods/ (a patch of a few lines).
+        source: where the data comes from: auto, collected, d4rl, or path:FILE.
+        seed: seeds networks, sampling and online rollouts.
+        overrides: `--set` text.
+
+    Raises:
+        ConfigError: naming what was given, what is accepted, and where.
+    """
+    tasks = load_tasks()
+    if env not in tasks:
+        raise ConfigError(f"unknown env {env!r}{suggest(env, tasks)} Known: {', '.join(tasks)} (params/tasks/)")
+    preset_file = _named_file("presets", preset, "preset")
+    method_file = _named_file("methods", method, "method")
+    values: dict[str, Any] = {}
+    _apply(values, load_yaml(PARAMS / "vdt.yaml"), "params/vdt.yaml")
+    _apply(values, tasks[env], f"params/tasks/ ({env})")
+    _apply(values, load_yaml(preset_file), f"params/presets/{preset}.yaml")
+    _apply(values, load_yaml(method_file), f"params/methods/{method}.yaml")
+    _apply(values, parse_overrides(overrides), "--set")
+    identity = {"env": env, "preset": preset, "method": method, "seed": seed, "data.source": source}
+    _apply(values, identity, "command line")
+    config: Config = _build(Config, values)
+    _check_together(config)
+    return config
+
+
+def _check_together(config: Config) -> None:
+    """Rules that span several keys."""
+    source = config.data.source
+    if source not in ("auto", "collected", "d4rl") and not (source.startswith("path:") and len(source) > 5):
+        accepted = ("auto", "collected", "d4rl", "path:FILE")
+        raise ConfigError(f"--source must be {', '.join(accepted[:-1])} or {accepted[-1]}, not {source!r}{suggest(source, accepted)}")
+    policy = config.policy
+    if policy.kind == "transformer" and policy.embedding_size % policy.heads:
+        raise ConfigError(f"policy.embedding_size ({policy.embedding_size}) must be a multiple of policy.heads ({policy.heads})")
+    if config.planner.planning_horizon > 1 and config.planner.env_model == "none":
+        raise ConfigError("planner.planning_horizon > 1 needs planner.env_model learned or simulator, not none")
+    actor = config.actor
+    predicts = actor.next_observation_coefficient > 0 and actor.reward_coefficient > 0
+    if policy.kind == "mlp" and (actor.next_observation_coefficient > 0 or actor.reward_coefficient > 0):
+        raise ConfigError("policy.kind mlp predicts no observations or rewards: set actor.next_observation_coefficient=0 actor.reward_coefficient=0")
+    imagines = config.planner.planning_horizon > 1 or config.evaluation.lookahead_horizon > 1
+    if config.planner.candidates > 1 and imagines and config.planner.env_model != "simulator" and not predicts:
+        raise ConfigError(
+            "a look-ahead with the learned env_model needs actor.next_observation_coefficient and actor.reward_coefficient above 0"
+        )
+    needs_critic = config.actor.inverse_temperature > 0 or config.actor.q_coefficient > 0 or config.planner.candidates > 1
+    if needs_critic and config.critic.gradient_steps == 0:
+        raise ConfigError(
+            "critic.gradient_steps is 0, but actor.inverse_temperature, actor.q_coefficient or planner.candidates uses the critic"
+        )
+    if not config.task.candidate_returns:
+        raise ConfigError("task.candidate_returns must name at least one return")
+
+
+def config_from_yaml(text: str) -> Config:
+    """Read what `Config.to_yaml` wrote, with the same checks."""
+    values: dict[str, Any] = {}
+    _apply(values, yaml.safe_load(text), "stored configuration")
+    config: Config = _build(Config, values)
+    return config

@@ -1,0 +1,62 @@
+"""The critic as one module: networks, target networks, and the questions others ask of it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from vdt.config import CriticConfig
+from vdt.critic.losses import CriticLosses, compute_q_loss, compute_q_targets, compute_value_loss
+from vdt.critic.networks import TwinQ, ValueNetwork
+from vdt.data.batches import TransitionBatch
+
+
+class Critic(nn.Module):
+    """Twin Q, their slowly following targets, and V (M1, M2). All observations are normalised."""
+
+    def __init__(self, observation_size: int, action_size: int, config: CriticConfig) -> None:
+        super().__init__()
+        self.config = config
+        shape = (config.hidden_size, config.hidden_layers, config.activation)
+        self.q = TwinQ(observation_size, action_size, *shape)
+        self.value = ValueNetwork(observation_size, *shape)
+        self.target_q = copy.deepcopy(self.q).requires_grad_(False)
+
+    def compute_losses(self, batch: TransitionBatch) -> CriticLosses:
+        """M1 and M2 on one batch."""
+        with torch.no_grad():
+            target_q = self.target_q(batch.observations, batch.actions)
+            bootstrap_values = self.value(batch.bootstrap_observations)
+        value = self.value(batch.observations)
+        targets = compute_q_targets(batch.n_step_rewards, batch.bootstrap_discounts, bootstrap_values)
+        min_q = target_q.amin(0)
+        advantage = min_q - value.detach()
+        return CriticLosses(
+            value_loss=compute_value_loss(target_q, value, self.config.expectile),
+            q_loss=compute_q_loss(self.q(batch.observations, batch.actions), targets),
+            q_mean=min_q.mean(),
+            advantage_mean=advantage.mean(),
+            advantage_std=advantage.std(correction=0),
+        )
+
+    def compute_min_q(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """The smaller target Q: (..., S), (..., A) -> (...)."""
+        smaller: Tensor = self.target_q(observations, actions).amin(0)
+        return smaller
+
+    @torch.no_grad()
+    def compute_advantages(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """min_i target Q - V at given actions: (..., S), (..., A) -> (...)."""
+        advantages: Tensor = self.compute_min_q(observations, actions) - self.value(observations)
+        return advantages
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Q and V, without the targets."""
+        return [*self.q.parameters(), *self.value.parameters()]
+
+    @torch.no_grad()
+    def update_targets(self) -> None:
+        """Move the target networks by `target_update_rate` towards Q."""
+        torch._foreach_lerp_(list(self.target_q.parameters()), list(self.q.parameters()), self.config.target_update_rate)

@@ -1,0 +1,61 @@
+"""Twin Q and V networks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTIVATIONS = {"relu": F.relu, "mish": F.mish}
+
+
+class MLPEnsemble(nn.Module):
+    """Several multilayer perceptrons with one scalar output each, evaluated as one batched matrix product."""
+
+    def __init__(self, members: int, input_size: int, hidden_size: int, hidden_layers: int, activation: str) -> None:
+        super().__init__()
+        sizes = [input_size] + [hidden_size] * hidden_layers + [1]
+        self.activation = ACTIVATIONS[activation]
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+            bound = 1.0 / math.sqrt(inputs)  # torch.nn.Linear's default
+            self.weights.append(nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound)))
+            self.biases.append(nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound)))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, inputs) -> (members, B)."""
+        hidden = inputs.unsqueeze(0).expand(self.weights[0].shape[0], -1, -1)
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = torch.baddbmm(bias, hidden, weight)
+            if layer < last:
+                hidden = self.activation(hidden)
+        return hidden.squeeze(-1)
+
+
+class TwinQ(nn.Module):
+    """Two independent estimates of the discounted return after taking an action."""
+
+    def __init__(self, observation_size: int, action_size: int, hidden_size: int, hidden_layers: int, activation: str) -> None:
+        super().__init__()
+        self.ensemble = MLPEnsemble(2, observation_size + action_size, hidden_size, hidden_layers, activation)
+
+    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """(..., S) and (..., A) -> (2, ...)."""
+        inputs = torch.cat([observations, actions], dim=-1)
+        return self.ensemble(inputs.flatten(0, -2)).unflatten(1, inputs.shape[:-1])
+
+
+class ValueNetwork(nn.Module):
+    """Expectile estimate of the discounted return from an observation."""
+
+    def __init__(self, observation_size: int, hidden_size: int, hidden_layers: int, activation: str) -> None:
+        super().__init__()
+        self.ensemble = MLPEnsemble(1, observation_size, hidden_size, hidden_layers, activation)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(..., S) -> (...)."""
+        return self.ensemble(observations.flatten(0, -2))[0].unflatten(0, observations.shape[:-1])

@@ -1,0 +1,49 @@
+"""What the samplers hand to the networks. Observations are normalised, rewards and returns scaled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TransitionBatch:
+    """Independent n-step transitions for the critic.
+
+    Attributes:
+        observations: (B, S).
+        actions: (B, A).
+        n_step_rewards: (B,) sum of discount^k r_{t+k} over the k < n steps really taken.
+        bootstrap_observations: (B, S) observation after the last of those steps.
+        bootstrap_discounts: (B,) discount^k for k steps taken, or 0 after a real end, so the critic needs no flags.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    n_step_rewards: Tensor
+    bootstrap_observations: Tensor
+    bootstrap_discounts: Tensor
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """Sub-trajectories for the policy, padded **on the right**; padding is zero everywhere.
+
+    Attributes:
+        observations: (B, K, S).
+        actions: (B, K, A).
+        rewards: (B, K), divided by the policy's return scale.
+        returns_to_go: (B, K), undiscounted, divided by the policy's return scale.
+        timesteps: (B, K) int64, steps since the start of the episode.
+        mask: (B, K) float, 1 for a real step, 0 for padding.
+        next_observations: (B, K, S) observation after each step.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    returns_to_go: Tensor
+    timesteps: Tensor
+    mask: Tensor
+    next_observations: Tensor

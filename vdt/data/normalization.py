@@ -1,0 +1,63 @@
+"""The one place where raw observations become normalised ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vdt.data.trajectory import FloatArray, TrajectoryDataset
+
+MIN_STD = 1e-6  # a dimension that never moves is only centred
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """Per-dimension centring and scaling, frozen after the offline phase.
+
+    Attributes:
+        mean: (S,).
+        std: (S,), 1 where the data never moves.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def fit(cls, dataset: TrajectoryDataset) -> Normalizer:
+        """Mean and standard deviation over all rows of a data set."""
+        mean = dataset.observations.mean(axis=0, dtype=np.float64)
+        std = dataset.observations.std(axis=0, dtype=np.float64)
+        std = np.where(std < MIN_STD, 1.0, std)
+        return cls(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
+
+    def normalize(self, observations: Tensor) -> Tensor:
+        """(…, S) in environment units -> (…, S) normalised."""
+        return (observations - self.mean) / self.std
+
+    def denormalize(self, observations: Tensor) -> Tensor:
+        """Inverse of `normalize`."""
+        return observations * self.std + self.mean
+
+    def to(self, device: torch.device) -> Normalizer:
+        """A copy on `device`."""
+        return Normalizer(self.mean.to(device), self.std.to(device))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For checkpoints."""
+        return {"mean": self.mean, "std": self.std}
+
+
+def compute_reward_scale(scaling: str, episode_returns: FloatArray) -> float:
+    """Factor that brings the critic's advantages to O(1).
+
+    Args:
+        scaling: "return_range" for 1000 / (best - worst episode return), IQL's rule for the gym tasks; "none" for 1.
+        episode_returns: undiscounted, (E,).
+    """
+    if scaling == "none":
+        return 1.0
+    spread = float(episode_returns.max() - episode_returns.min())
+    return 1000.0 / spread if spread > 0 else 1.0

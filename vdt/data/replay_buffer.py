@@ -1,0 +1,173 @@
+"""Trajectories as one growing matrix on the training device: the store that every batch comes from."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vdt.data.normalization import Normalizer
+from vdt.data.trajectory import FloatArray, Trajectory
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """How stored rewards become targets.
+
+    Attributes:
+        discount: of the critic's returns (M2).
+        n_step: longest sum of rewards before the bootstrap (M2).
+        reward_scale: factor on the critic's rewards.
+        reward_shift: added to the critic's rewards before scaling, in environment units.
+        return_scale: divisor of the policy's rewards and returns-to-go.
+    """
+
+    discount: float
+    n_step: int
+    reward_scale: float
+    reward_shift: float
+    return_scale: float
+
+
+def compute_returns_to_go(rewards: FloatArray) -> FloatArray:
+    """Undiscounted sum of this and all later rewards: (T,) -> (T,) (M4, hindsight)."""
+    return np.cumsum(rewards[::-1], dtype=np.float64)[::-1].astype(np.float32)
+
+
+def compute_n_step_targets(
+    rewards: FloatArray, terminated: bool, discount: float, n_step: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """n-step reward sums and where they bootstrap (M2).
+
+    Near the end of an episode fewer than n steps are left; the discount is that of the steps really taken.
+
+    Args:
+        rewards: (T,).
+        terminated: True if nothing follows the last step; a time limit is False.
+        discount: in [0, 1].
+        n_step: n >= 1.
+
+    Returns:
+        sums of discount^k r_{t+k}, (T,); steps k from t to the bootstrap observation, (T,);
+        bootstrap discounts, discount^k or 0 where the episode really ended within the n steps, (T,).
+    """
+    steps = len(rewards)
+    taken = np.minimum(n_step, steps - np.arange(steps))
+    padded = np.concatenate([rewards.astype(np.float64), np.zeros(n_step)])
+    sums = np.zeros(steps)
+    for k in range(min(n_step, steps)):
+        sums += discount**k * padded[k : k + steps]
+    discounts = discount ** taken.astype(np.float64)
+    if terminated:
+        discounts[np.arange(steps) + taken == steps] = 0.0
+    return sums.astype(np.float32), taken.astype(np.float32), discounts.astype(np.float32)
+
+
+class TrajectoryReplayBuffer:
+    """First-in-first-out store of whole trajectories, normalised and with their targets, in one matrix.
+
+    Each row holds one observation with what follows it: [observation, action, reward, return-to-go, n-step reward, steps
+    to the bootstrap, bootstrap discount]. A trajectory of T steps owns T + 1 rows, so next observations are the rows
+    below. The matrix doubles when full, so adding does not copy what is held except then; evicted rows are reclaimed at
+    that moment. The offline set and the online buffer are the same class: the former just never evicts.
+    """
+
+    TAIL = 5  # reward, return-to-go, n-step reward, steps to the bootstrap, bootstrap discount
+
+    def __init__(
+        self,
+        normalizer: Normalizer,
+        settings: TargetSettings,
+        *,
+        action_size: int,
+        capacity: int | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """Start empty; `capacity` counts trajectories, None means no limit."""
+        self.normalizer = normalizer
+        self.settings = settings
+        self.capacity = capacity
+        self.device = device or torch.device("cpu")
+        self.observation_size = len(normalizer.mean)
+        self.action_size = action_size
+        self.columns = self.observation_size + action_size + self.TAIL
+        self.trajectories: deque[Trajectory] = deque()
+        self.matrix = torch.zeros(0, self.columns, device=self.device)
+        self._starts: deque[int] = deque()
+        self._end = 0
+        self._index: tuple[Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Number of trajectories."""
+        return len(self.trajectories)
+
+    @property
+    def steps(self) -> int:
+        """Actions held."""
+        return sum(len(t) for t in self.trajectories)
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Append one trajectory; the oldest goes when the buffer is full."""
+        self.extend([trajectory])
+
+    def extend(self, trajectories: Iterable[Trajectory]) -> None:
+        """Append trajectories in order, keeping the newest `capacity`.
+
+        Raises:
+            ValueError: if sizes differ from the buffer's.
+        """
+        new = list(trajectories)
+        if self.capacity is not None:
+            new = new[-self.capacity :]
+        for trajectory in new:
+            sizes = (trajectory.observations.shape[1], trajectory.actions.shape[1])
+            if sizes != (self.observation_size, self.action_size):
+                raise ValueError(f"trajectory of sizes {sizes}, buffer of {(self.observation_size, self.action_size)}")
+        while self.capacity is not None and len(self.trajectories) + len(new) > self.capacity:
+            self.trajectories.popleft()
+            self._starts.popleft()
+        self._reserve(sum(len(t) + 1 for t in new))
+        for trajectory in new:
+            self._write(trajectory)
+        self._index = None
+
+    def _reserve(self, rows: int) -> None:
+        """Make room for `rows` more, dropping evicted rows and doubling when the matrix is full."""
+        if self._end + rows <= len(self.matrix):
+            return
+        first = self._starts[0] if self._starts else self._end
+        live = self._end - first
+        grown = torch.zeros(max(2 * live, live + rows) if live else rows, self.columns, device=self.device)
+        grown[:live] = self.matrix[first : self._end]
+        self.matrix = grown
+        self._starts = deque(start - first for start in self._starts)
+        self._end = live
+
+    def _write(self, trajectory: Trajectory) -> None:
+        steps, split = len(trajectory), self.observation_size + self.action_size
+        settings = self.settings
+        scaled = (trajectory.rewards + settings.reward_shift) * settings.reward_scale
+        targets = compute_n_step_targets(scaled, trajectory.terminated, settings.discount, settings.n_step)
+        to_go = compute_returns_to_go(trajectory.rewards)
+        tail = np.stack([trajectory.rewards / settings.return_scale, to_go / settings.return_scale, *targets], axis=1)
+        rows = self.matrix[self._end : self._end + steps + 1]
+        observations = torch.from_numpy(np.ascontiguousarray(trajectory.observations)).to(self.device)
+        rows[:, : self.observation_size] = self.normalizer.normalize(observations)
+        rows[:, self.observation_size :] = 0.0
+        rows[:steps, self.observation_size : split] = torch.from_numpy(np.ascontiguousarray(trajectory.actions)).to(self.device)
+        rows[:steps, split:] = torch.from_numpy(tail.astype(np.float32)).to(self.device)
+        self.trajectories.append(trajectory)
+        self._starts.append(self._end)
+        self._end += steps + 1
+
+    def index(self) -> tuple[Tensor, Tensor]:
+        """First row (E,) and steps (E,) of each trajectory held, oldest first, int64."""
+        if self._index is None:
+            starts = torch.tensor(list(self._starts), dtype=torch.int64, device=self.device)
+            lengths = torch.tensor([len(t) for t in self.trajectories], dtype=torch.int64, device=self.device)
+            self._index = (starts, lengths)
+        return self._index

@@ -1,0 +1,256 @@
+"""Snapshots: a data set is written once, checked, versioned by DVC, and read by every later step.
+
+`python -m vdt.data.snapshot --env walker2d-medium-v2` makes one from the command line (stage `snapshot` of dvc.yaml).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vdt.config import Config, load_yaml
+from vdt.data.card import describe, format_card, make_card
+from vdt.data.sources import choose_source, get_snapshot_path
+from vdt.data.sources.recording import Choice, DataError
+from vdt.data.trajectory import TrajectoryDataset
+from vdt.files import atomic_write, compute_file_digest, write_text
+from vdt.runtime import FolderError, check_folders
+
+FORMAT = "vdt-trajectories-1"
+ARRAYS = {  # name: (dimensions, dtype)
+    "observations": (2, np.dtype(np.float32)),
+    "actions": (2, np.dtype(np.float32)),
+    "rewards": (1, np.dtype(np.float32)),
+    "offsets": (1, np.dtype(np.int64)),
+    "terminated": (1, np.dtype(np.bool_)),
+}
+WAIT_REPORT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What later steps need to know of a data set; plain values, so that it can be stored anywhere.
+
+    Attributes:
+        env: task name.
+        source: "collected", "d4rl" or "path".
+        reason: why this source was taken.
+        path: absolute path of the HDF5 file.
+        md5: DVC's digest of the file.
+        size: bytes.
+        card: the dataset card.
+    """
+
+    env: str
+    source: str
+    reason: str
+    path: str
+    md5: str
+    size: int
+    card: dict[str, Any]
+
+
+def write_trajectories(path: Path, dataset: TrajectoryDataset, card: Mapping[str, Any] | None = None) -> None:
+    """Write a data set atomically as one HDF5 file of contiguous arrays; the same data and card give the same bytes."""
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        for name in ARRAYS:
+            file.create_dataset(name, data=getattr(dataset, name), track_times=False)
+        file.create_dataset("format", data=np.bytes_(FORMAT), track_times=False)
+        file.create_dataset("card", data=np.bytes_(json.dumps(card or {}, sort_keys=True)), track_times=False)
+    with atomic_write(path) as target:
+        target.write(memory.getbuffer())
+
+
+def load_snapshot(path: Path) -> TrajectoryDataset:
+    """Read what `write_trajectories` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DataError: if the file is damaged or something else.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[TrajectoryDataset, dict[str, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no snapshot at {path}")
+    try:
+        with h5py.File(path, "r") as file:
+            if "format" not in file or file["format"][()] != FORMAT.encode():
+                raise DataError(f"{path} is not a snapshot of this version ({FORMAT})")
+            for name, (dimensions, dtype) in ARRAYS.items():
+                found = file[name]
+                if (found.ndim, found.dtype) != (dimensions, dtype) or found.nbytes > path.stat().st_size:
+                    raise DataError(
+                        f"{path}: {name} is {found.dtype} of shape {found.shape}, not {dtype} in {dimensions}-d"
+                    )
+            return TrajectoryDataset(**{name: file[name][()] for name in ARRAYS}), json.loads(file["card"][()])
+    except DataError:
+        raise
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path} is not a whole snapshot ({error}); delete it and run again") from error
+
+
+def make_snapshot(config: Config, home: Path) -> Snapshot:
+    """Resolve the source, then load, check, write and version the data, unless that was done before.
+
+    Processes that want the same snapshot wait for the first one to make it.
+
+    Args:
+        config: `data` and `task` say what is wanted.
+        home: folder below which the snapshot is written.
+
+    Raises:
+        FolderError: if the data folder cannot be written.
+        DataError: if no source is within reach, or its data is not what the task needs; nothing is written then.
+    """
+    check_folders(home)
+    choice = choose_source(config, home)
+    _announce(config, choice)
+    path = get_snapshot_path(home, config.env, choice.key)
+    with _locked(home / ".vdt" / "locks" / f"{config.env}-{choice.key}.lock"):
+        if path.is_file():
+            _check_unchanged(path)
+            dataset, card = _read(path)
+        else:
+            recording = choice.load()
+            dataset = recording.dataset
+            _check(config, dataset)
+            card = make_card(config.env, config.task, choice.source, recording)
+            _write(path, dataset, card)
+        md5, size = _add_to_dvc(home, path)
+    print(f"data: {describe(dataset, card)}, md5 {md5}", flush=True)
+    card = {**card, "reason": choice.reason}
+    return Snapshot(config.env, choice.source, choice.reason, str(path), md5, size, card)
+
+
+def _announce(config: Config, choice: Choice) -> None:
+    """Say loudly what is taken and why."""
+    what = f"DATA  {config.env}  from source {choice.source.upper()}"
+    if choice.source != "d4rl":
+        what += "  (not D4RL's own file: its scores are not D4RL scores)"
+    print("\n".join(["=" * 100, what, f"why   {choice.reason}", "=" * 100]), flush=True)
+
+
+def _check(config: Config, dataset: TrajectoryDataset) -> None:
+    """What every source must have kept; the last check before anything is written."""
+    task = config.task
+    sizes = (dataset.observation_size, dataset.action_size)
+    if sizes != (task.observation_size, task.action_size):
+        raise DataError(
+            f"{config.env}: the data has {sizes[0]} observations and {sizes[1]} actions; "
+            f"accepted are {task.observation_size} and {task.action_size}"
+        )
+    for name in ("observations", "actions", "rewards"):
+        if not np.isfinite(getattr(dataset, name)).all():
+            raise DataError(f"{config.env}: {name} has values that are not finite; accepted are finite float32")
+    if np.abs(dataset.actions).max() > 1.0:
+        raise DataError(f"{config.env}: actions reach {np.abs(dataset.actions).max()}; accepted is [-1, 1]")
+
+
+def _write(path: Path, dataset: TrajectoryDataset, card: Mapping[str, Any]) -> None:
+    try:
+        write_trajectories(path, dataset, card)
+    except OSError as error:
+        raise FolderError(
+            f"cannot write {path} ({error.strerror}); set VDT_HOME to a folder that you can write to"
+        ) from None
+
+
+def _check_unchanged(path: Path) -> None:
+    """A snapshot that was edited after it was versioned must not be used in silence."""
+    record = path.with_name(f"{path.name}.dvc")
+    if not record.is_file():
+        return  # the process was killed between writing and versioning; the file itself was written whole
+    recorded = load_yaml(record)["outs"][0]["md5"]
+    found = compute_file_digest(path, "md5")
+    if found != recorded:
+        raise DataError(
+            f"{path} has md5 {found}, but {record.name} records {recorded}: it was changed after it was made. "
+            f"Run `dvc checkout {record}`, or delete {path.parent}"
+        )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `path` among all processes of this machine; says so while it waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        reported = 0.0
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() - reported > WAIT_REPORT_SECONDS:
+                    reported = time.monotonic()
+                    print(f"data: another process works on {path.stem}; waiting for it", flush=True)
+                time.sleep(0.1)
+        yield  # closing the file releases the lock
+
+
+def _add_to_dvc(home: Path, path: Path) -> tuple[str, int]:
+    """`dvc add`, without git commands; works without a git repository, and makes the DVC repository if there is none.
+
+    Returns:
+        DVC's md5 of the file, and its size in bytes.
+    """
+    os.environ["DVC_NO_ANALYTICS"] = "1"
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    settings: dict[str, Any] = {"core": {"autostage": False, "analytics": False}}
+    if not (home / ".git").exists():
+        settings["core"]["no_scm"] = True
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    try:
+        with _locked(home / ".vdt" / "locks" / "dvc.lock"), quiet:
+            if not (home / ".dvc").is_dir():
+                Repo.init(str(home), no_scm=True).close()  # with git, init would stage files there
+            with Repo(str(home), config=settings, _wait_for_lock=True) as repo:
+                out = repo.add([str(path)])[0].outs[0]
+                return str(out.hash_info.value), int(out.meta.size)
+    except DvcException as error:
+        raise DataError(f"DVC cannot version {path}: {error}") from error
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make a snapshot and write its md5 and card to REPORTS/ENV/dataset.json."""
+    import argparse
+
+    from vdt.config import resolve_config
+    from vdt.runtime import home
+
+    parser = argparse.ArgumentParser(prog="python -m vdt.data.snapshot", description=main.__doc__)
+    parser.add_argument("--env", default="walker2d-medium-v2", help="D4RL name of a task")
+    parser.add_argument("--preset", default="laptop")
+    parser.add_argument("--source", default="auto", help="auto, collected, d4rl or path:FILE")
+    parser.add_argument("--set", default="", dest="overrides", help='e.g. "data.steps=50000"')
+    options = parser.parse_args(arguments)
+    try:
+        config = resolve_config(options.env, preset=options.preset, source=options.source, overrides=options.overrides)
+        snapshot = make_snapshot(config, home())
+    except (ValueError, FolderError) as error:
+        parser.exit(1, f"error: {error}\n")
+    folder = home() / "reports" / config.env
+    stable = {"md5": snapshot.md5, "size": snapshot.size, "source": snapshot.source}
+    card = {name: value for name, value in snapshot.card.items() if name != "reason"}  # differs from run to run
+    write_text(folder / "dataset.json", json.dumps({**stable, "card": card}, indent=2, sort_keys=True) + "\n")
+    write_text(folder / "dataset.md", format_card(snapshot.card))
+    print(f"data: {folder / 'dataset.json'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

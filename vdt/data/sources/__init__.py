@@ -1,0 +1,99 @@
+"""Data sources and the choice between them.
+
+`auto` takes the first that is there: a snapshot made before, a D4RL file in the cache folder, D4RL by network, and the
+built-in source `collected`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vdt.config import Config
+from vdt.data.sources.collected import collect_recording, find_ladder, make_collected_key, make_recipe
+from vdt.data.sources.d4rl import get_cache_file, load_d4rl, make_d4rl_key, probe
+from vdt.data.sources.path import choose_path
+from vdt.data.sources.recording import Choice, DataError, Recording
+
+__all__ = ["Choice", "DataError", "Recording", "choose_source", "get_snapshot_path"]
+
+
+def get_snapshot_path(home: Path, env: str, key: str) -> Path:
+    """The file of a snapshot: HOME/data/ENV/KEY/trajectories.hdf5."""
+    return home / "data" / env / key / "trajectories.hdf5"
+
+
+def choose_source(config: Config, home: Path) -> Choice:
+    """Decide where the data comes from, without loading it.
+
+    Args:
+        config: `data.source` says auto, collected, d4rl or path:FILE.
+        home: below it, earlier snapshots are looked for.
+
+    Raises:
+        DataError: if the source asked for, or with `auto` every source, is out of reach; it says what remains.
+    """
+    source = config.data.source
+    if source.startswith("path:"):
+        return choose_path(config)
+    if source == "d4rl":
+        return _choose_d4rl(config, home)
+    if source == "collected":
+        return _choose_collected(config, "--source collected was given")
+    return _choose_any(config, home)
+
+
+def _choose_any(config: Config, home: Path) -> Choice:
+    """`auto`."""
+    d4rl_key, ladder = make_d4rl_key(config), find_ladder(config)
+    if get_snapshot_path(home, config.env, d4rl_key).is_file():
+        return _d4rl(config, "auto: a snapshot of the D4RL file is here already", fetch=False)
+    if ladder is not None:
+        key = make_collected_key(make_recipe(config, ladder))
+        if get_snapshot_path(home, config.env, key).is_file():
+            return _choose_collected(config, "auto: a snapshot collected with these settings is here already")
+    cached = get_cache_file(config.task.d4rl_url)
+    if cached.is_file():
+        return _d4rl(config, f"auto: no snapshot yet, and D4RL's file is in the cache ({cached})", fetch=False)
+    problem = probe(config.task.d4rl_url)
+    if problem is None:
+        return _d4rl(config, f"auto: no snapshot, not in the cache, and {config.task.d4rl_url} answers", fetch=True)
+    missing = f"no D4RL file at {cached}, {config.task.d4rl_url} cannot be reached ({problem})"
+    if ladder is not None:
+        return _choose_collected(config, f"auto: no snapshot yet, {missing}, so the built-in source takes its place")
+    raise DataError(
+        f"{config.env}: no data. {missing}, and there is no behaviour policy for {config.task.environment_id} "
+        f"(task.collected.ladder is {config.task.collected.ladder!r}). Put the file there (or set D4RL_DATASET_DIR), "
+        f"or use --source path:FILE"
+    )
+
+
+def _choose_d4rl(config: Config, home: Path) -> Choice:
+    if get_snapshot_path(home, config.env, make_d4rl_key(config)).is_file():
+        return _d4rl(config, "--source d4rl was given; its snapshot is here already", fetch=False)
+    cached = get_cache_file(config.task.d4rl_url)
+    if cached.is_file():
+        return _d4rl(config, f"--source d4rl was given; the file is in the cache ({cached})", fetch=False)
+    problem = probe(config.task.d4rl_url)
+    if problem is None:
+        return _d4rl(config, f"--source d4rl was given; fetched from {config.task.d4rl_url}", fetch=True)
+    raise DataError(
+        f"--source d4rl: no file at {cached}, and {config.task.d4rl_url} cannot be reached ({problem}). "
+        f"Put the file there (or set D4RL_DATASET_DIR), or use --source collected or path:FILE"
+    )
+
+
+def _d4rl(config: Config, reason: str, *, fetch: bool) -> Choice:
+    return Choice("d4rl", make_d4rl_key(config), reason, lambda: load_d4rl(config, fetch=fetch))
+
+
+def _choose_collected(config: Config, reason: str) -> Choice:
+    ladder = find_ladder(config)
+    if ladder is None:
+        raise DataError(
+            f"--source collected: there is no behaviour policy for {config.task.environment_id} "
+            f"(task.collected.ladder is {config.task.collected.ladder!r}). Put D4RL's file at "
+            f"{get_cache_file(config.task.d4rl_url)} and use --source d4rl, or use --source path:FILE, "
+            f"or train a ladder with flows/behavior_flow.py"
+        )
+    key = make_collected_key(make_recipe(config, ladder))
+    return Choice("collected", key, reason, lambda: collect_recording(config, ladder))

@@ -1,0 +1,196 @@
+"""D4RL's HDF5 schema, read as if written by an enemy, and turned into episodes.
+
+The schema is flat: `observations` (N, S), `actions` (N, A), `rewards` (N,), `terminals` (N,), and optionally
+`timeouts` (N,) and `next_observations` (N, S). Row i is the step taken from observation i. How ends are read:
+
+- An episode ends where `terminals` or `timeouts` is set. Where the file sets no timeout at all, it also ends after
+  `horizon` steps.
+- A step that carries both flags is a real end, except at the horizon, where it is the time limit: recorders of that age
+  raised the same `done` for both, and bootstrapping there costs nothing while a false end biases all values.
+- The final observation is that of `next_observations`. Without them, a truncated episode loses its last step (the last
+  recorded observation becomes the final one), and a terminated one repeats its last observation, which is never used.
+- Rows after the last end are a truncated episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from vdt.config import TaskConfig
+from vdt.data.sources.recording import DataError, Recording
+from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
+
+MAX_BYTES = 4 * 2**30  # of one array in memory; D4RL's largest is 0.25 GiB
+FLAGS = ("terminals", "timeouts")
+OPTIONAL = ("timeouts", "next_observations")
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The flat arrays of a file, checked."""
+
+    observations: FloatArray
+    actions: FloatArray
+    rewards: FloatArray
+    terminals: npt.NDArray[np.bool_]
+    timeouts: npt.NDArray[np.bool_]
+    next_observations: FloatArray | None
+
+
+def read_recording(path: Path, task: TaskConfig, recipe: Mapping[str, Any]) -> Recording:
+    """Check and convert one file.
+
+    Args:
+        path: HDF5 file in D4RL's schema.
+        task: sizes and horizon that the file must fit.
+        recipe: what the caller knows about the file's origin; stored in the card.
+
+    Raises:
+        DataError: naming the file, the data set, what was found and what is accepted.
+    """
+    steps = _read_steps(path, task)
+    executed = np.clip(steps.actions, -1.0, 1.0)
+    clipped = int((executed != steps.actions).sum())
+    trajectories, notes = _split(steps, executed, task.horizon)
+    if not trajectories:
+        raise DataError(
+            f"{path}: no episode is left of {len(steps.rewards)} steps; accepted is at least one whole step"
+        )
+    if clipped:
+        notes.append(f"{clipped} of {executed.size} action components were outside [-1, 1] and were clipped")
+    return Recording(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped, notes)
+
+
+def _read_steps(path: Path, task: TaskConfig) -> _Steps:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; accepted is an HDF5 file in D4RL's schema")
+    shapes = {
+        "observations": (task.observation_size,),
+        "actions": (task.action_size,),
+        "rewards": (),
+        "terminals": (),
+        "timeouts": (),
+        "next_observations": (task.observation_size,),
+    }
+    try:
+        with h5py.File(path, "r") as file:
+            nodes = {name: _find(path, file, name, tail) for name, tail in shapes.items()}
+            length = _check_lengths(path, nodes)
+            arrays = {name: _read(path, name, node) for name, node in nodes.items() if node is not None}
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not a whole HDF5 file ({reason}); is it truncated, or of another format?") from None
+    flags = {name: _read_flags(path, name, arrays.get(name), length) for name in FLAGS}
+    values = {name: arrays.get(name) for name in shapes if name not in FLAGS}
+    return _Steps(**values, **flags)  # type: ignore[arg-type]  # the required ones are there: _find
+
+
+def _find(path: Path, file: h5py.File, name: str, tail: tuple[int, ...]) -> h5py.Dataset | None:
+    """The data set `name`, checked without reading it."""
+    link = file.get(name, getlink=True)
+    if link is None:
+        if name in OPTIONAL:
+            return None
+        raise DataError(
+            f"{path}: data set {name!r} is missing; found: {', '.join(map(ascii, list(file)[:20])) or 'nothing'}"
+        )
+    node = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(node, h5py.Dataset) or node.external or node.is_virtual:
+        raise DataError(f"{path}: {name!r} is not a data set stored in this file; accepted is a plain array")
+    wanted = "(N, " + ", ".join(map(str, tail)) + ")" if tail else "(N,)"
+    if node.dtype.kind not in "fiub" or node.shape is None:
+        raise DataError(f"{path}: {name!r} has dtype {node.dtype}; accepted are real numbers of shape {wanted}")
+    if node.ndim != 1 + len(tail) or node.shape[1:] != tail:
+        raise DataError(f"{path}: {name!r} has shape {node.shape}; this task accepts {wanted}")
+    if node.size * max(node.dtype.itemsize, 4) > MAX_BYTES:
+        raise DataError(
+            f"{path}: {name!r} of shape {node.shape} would need more than {MAX_BYTES} bytes; accepted is less"
+        )
+    return node
+
+
+def _check_lengths(path: Path, nodes: Mapping[str, h5py.Dataset | None]) -> int:
+    lengths = {name: len(node) for name, node in nodes.items() if node is not None}
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise DataError(f"{path}: lengths are {found}; accepted is the same length of at least 1 for all")
+    return lengths["rewards"]
+
+
+def _read(path: Path, name: str, node: h5py.Dataset) -> FloatArray:
+    with np.errstate(over="ignore"):
+        values = np.asarray(node[()]).astype(np.float32)
+    bad = ~np.isfinite(values)
+    if bad.any():
+        where = int(np.argmax(bad.any(axis=tuple(range(1, values.ndim)))))
+        raise DataError(
+            f"{path}: {name!r} has {int(bad.sum())} values that are not finite, the first in row {where}; "
+            f"accepted are finite float32"
+        )
+    return values
+
+
+def _read_flags(path: Path, name: str, values: FloatArray | None, length: int) -> npt.NDArray[np.bool_]:
+    if values is None:
+        return np.zeros(length, np.bool_)
+    odd = values[(values != 0.0) & (values != 1.0)]
+    if len(odd):
+        raise DataError(f"{path}: {name!r} holds {float(odd[0])}; accepted are 0 and 1")
+    return np.asarray(values, dtype=np.bool_)
+
+
+def _find_ends(steps: _Steps, horizon: int) -> list[int]:
+    """Index of each episode's last step, rising; the last entry is the last row."""
+    ends = np.flatnonzero(steps.terminals | steps.timeouts).tolist()
+    last = len(steps.rewards) - 1
+    if not ends or ends[-1] != last:
+        ends.append(last)
+    if steps.timeouts.any():
+        return ends
+    cut: list[int] = []
+    start = 0
+    for end in ends:
+        cut += [*range(start + horizon - 1, end, horizon), end]
+        start = end + 1
+    return cut
+
+
+def _split(steps: _Steps, actions: FloatArray, horizon: int) -> tuple[list[Trajectory], list[str]]:
+    """Episodes and notes on what was changed."""
+    trajectories: list[Trajectory] = []
+    lost = limits = dropped = 0
+    start = 0
+    for end in _find_ends(steps, horizon):
+        stop = end + 1
+        at_limit = bool(steps.terminals[end] and steps.timeouts[end]) and stop - start == horizon
+        terminated = bool(steps.terminals[end]) and not at_limit
+        limits += at_limit
+        if steps.next_observations is not None:
+            final = steps.next_observations[end]
+        elif terminated:
+            final = steps.observations[end]
+        else:
+            final, stop, lost = steps.observations[end], end, lost + 1
+        if stop > start:
+            observations = np.concatenate([steps.observations[start:stop], final[None]])
+            trajectories.append(Trajectory(observations, actions[start:stop], steps.rewards[start:stop], terminated))
+        else:
+            dropped += 1
+        start = end + 1
+    notes = []
+    if lost:
+        notes.append(f"{lost} truncated episodes lost their last step, whose final observation is not in the file")
+    if dropped:
+        notes.append(f"{dropped} truncated episodes of one step were dropped with it")
+    if limits:
+        notes.append(f"{limits} ends with both flags at the horizon were read as time limits")
+    if not steps.timeouts.any():
+        notes.append(f"the file sets no timeouts: episodes were cut after {horizon} steps")
+    return trajectories, notes

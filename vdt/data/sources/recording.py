@@ -1,0 +1,47 @@
+"""What every data source hands over, and the error they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from vdt.data.trajectory import TrajectoryDataset
+
+
+class DataError(ValueError):
+    """Data is not what the task needs, or cannot be had: names the file, what was found and what is accepted."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A data set with what is known about its making.
+
+    Attributes:
+        dataset: checked: finite, of the task's sizes, actions in [-1, 1].
+        recipe: settings that made it; plain values, the same for the same data.
+        clipped_actions: action components that were outside [-1, 1].
+        notes: what was changed on the way in, one sentence each.
+    """
+
+    dataset: TrajectoryDataset
+    recipe: dict[str, Any]
+    clipped_actions: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where the data comes from, decided but not yet loaded.
+
+    Attributes:
+        source: "collected", "d4rl" or "path".
+        key: folder name of the snapshot: the same settings give the same key, other settings another.
+        reason: why this source was taken, one sentence.
+        load: makes or reads the data; may take long.
+    """
+
+    source: str
+    key: str
+    reason: str
+    load: Callable[[], Recording]

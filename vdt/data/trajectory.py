@@ -1,0 +1,150 @@
+"""What an episode is, and many of them as contiguous arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One episode in environment units: T actions, T+1 observations.
+
+    Attributes:
+        observations: (T+1, S); the last one is the observation after the last action.
+        actions: (T, A).
+        rewards: (T,).
+        terminated: True if the task really ended (no value after the last step). False if a time limit or the end
+            of the recording cut it (the value after the last step is that of the final observation).
+
+    Raises:
+        ValueError: if the lengths do not fit together or there is no step.
+    """
+
+    observations: FloatArray
+    actions: FloatArray
+    rewards: FloatArray
+    terminated: bool
+
+    def __post_init__(self) -> None:
+        steps = len(self.rewards)
+        if steps == 0 or len(self.actions) != steps or len(self.observations) != steps + 1:
+            raise ValueError(
+                f"a trajectory of T >= 1 steps has T actions, T rewards and T+1 observations, "
+                f"not {len(self.actions)}, {steps} and {len(self.observations)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    def __repr__(self) -> str:
+        return (
+            f"Trajectory(steps={len(self)}, observations={self.observations.shape}, actions={self.actions.shape}, "
+            f"episode_return={self.episode_return:.2f}, {'terminated' if self.terminated else 'truncated'})"
+        )
+
+    @property
+    def episode_return(self) -> float:
+        """Undiscounted sum of rewards."""
+        return float(self.rewards.sum(dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class TrajectoryDataset:
+    """Episodes laid end to end in contiguous arrays. Episode e owns T_e + 1 rows, the last of them its final observation.
+
+    Attributes:
+        observations: (R, S) with R = sum of T_e + 1.
+        actions: (R, A); zero in each episode's last row.
+        rewards: (R,); zero in each episode's last row.
+        offsets: (E+1,) first row of each episode; the last entry is R.
+        terminated: (E,) bool, as in `Trajectory`.
+
+    Raises:
+        ValueError: if the arrays do not fit together, or an episode has no step.
+    """
+
+    observations: FloatArray
+    actions: FloatArray
+    rewards: FloatArray
+    offsets: npt.NDArray[np.int64]
+    terminated: npt.NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        rows = len(self.observations)
+        if len(self.actions) != rows or len(self.rewards) != rows:
+            raise ValueError(
+                f"lengths differ: {rows} observations, {len(self.actions)} actions, {len(self.rewards)} rewards"
+            )
+        if len(self.offsets) != len(self.terminated) + 1 or len(self.terminated) == 0:
+            raise ValueError(f"{len(self.offsets)} offsets do not fit {len(self.terminated)} episodes")
+        if self.offsets[0] != 0 or self.offsets[-1] != rows or (np.diff(self.offsets) < 2).any():
+            raise ValueError("offsets must rise from 0 to the number of rows by at least 2 rows an episode")
+
+    @classmethod
+    def from_trajectories(cls, trajectories: Iterable[Trajectory]) -> TrajectoryDataset:
+        """Lay trajectories end to end in the order given."""
+        items = list(trajectories)
+        if not items:
+            raise ValueError("a data set needs at least one trajectory")
+        offsets = np.concatenate([[0], np.cumsum([len(t) + 1 for t in items])]).astype(np.int64)
+        rows, (observation_size, action_size) = int(offsets[-1]), (items[0].observations.shape[1], items[0].actions.shape[1])
+        observations = np.empty((rows, observation_size), np.float32)
+        actions = np.zeros((rows, action_size), np.float32)
+        rewards = np.zeros(rows, np.float32)
+        for start, item in zip(offsets, items, strict=False):
+            observations[start : start + len(item) + 1] = item.observations
+            actions[start : start + len(item)] = item.actions
+            rewards[start : start + len(item)] = item.rewards
+        return cls(observations, actions, rewards, offsets, np.array([t.terminated for t in items], np.bool_))
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self.terminated)
+
+    def __getitem__(self, episode: int) -> Trajectory:
+        """One episode as views of the arrays."""
+        start, stop = int(self.offsets[episode]), int(self.offsets[episode + 1])
+        return Trajectory(
+            self.observations[start:stop],
+            self.actions[start : stop - 1],
+            self.rewards[start : stop - 1],
+            bool(self.terminated[episode]),
+        )
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return (self[episode] for episode in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"TrajectoryDataset(episodes={len(self)}, steps={self.steps}, S={self.observation_size}, A={self.action_size})"
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Steps of each episode, (E,)."""
+        return np.diff(self.offsets) - 1
+
+    @property
+    def steps(self) -> int:
+        """Actions in all episodes together."""
+        return int(self.offsets[-1]) - len(self)
+
+    @property
+    def observation_size(self) -> int:
+        """S."""
+        return self.observations.shape[1]
+
+    @property
+    def action_size(self) -> int:
+        """A."""
+        return self.actions.shape[1]
+
+    @cached_property
+    def episode_returns(self) -> npt.NDArray[np.float64]:
+        """Undiscounted return of each episode, (E,)."""
+        return np.add.reduceat(self.rewards.astype(np.float64), self.offsets[:-1])

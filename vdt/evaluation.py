@@ -1,0 +1,127 @@
+"""Scores of finished policies: same seeds for every policy and look-ahead setting."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vdt.agent import Agent, Brain, PlannerSettings
+from vdt.config import Config
+from vdt.environments import make_environment
+from vdt.rollout import collect_trajectories
+from vdt.runtime import choose_device
+from vdt.scores import compute_normalized_score
+from vdt.tracking import Tracker
+from vdt.training.checkpoint import load_state
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Deterministic episodes of one policy with one look-ahead setting.
+
+    Attributes:
+        label: what was evaluated.
+        candidate_returns: first returns-to-go, environment units.
+        planning_horizon: E.
+        env_model: source of imagined steps.
+        episode_returns: one per episode, environment units.
+        episode_lengths: steps of each episode.
+        normalized_scores: one per episode, 0-100 between D4RL's random and expert returns.
+        normalized_score_mean: over episodes.
+        normalized_score_standard_error: over episodes (of this one trained policy, not over seeds).
+        environment_steps: real steps taken, those of a simulator look-ahead included.
+        seconds: wall time.
+        chosen_candidates: share of steps at which each candidate won.
+    """
+
+    label: str
+    candidate_returns: list[float]
+    planning_horizon: int
+    env_model: str
+    episode_returns: list[float]
+    episode_lengths: list[int]
+    normalized_scores: list[float]
+    normalized_score_mean: float
+    normalized_score_standard_error: float
+    environment_steps: int
+    seconds: float
+    chosen_candidates: list[float]
+
+
+def evaluate(brain: Brain, settings: PlannerSettings, config: Config, label: str) -> EvaluationReport:
+    """Run `evaluation.episodes` deterministic episodes side by side."""
+    task, started = config.task, time.monotonic()
+    count = config.evaluation.episodes
+    environments = [make_environment(task.environment_id, task.horizon) for _ in range(count)]
+    agent = Agent(brain, settings)
+    seeds = [config.evaluation.seed + i for i in range(count)]
+    limit = config.evaluation.max_episode_steps or None
+    trajectories = collect_trajectories(agent, environments, seeds, max_steps=limit, label=f"evaluate {label}")
+    for environment in environments:
+        environment.close()
+    returns = [t.episode_return for t in trajectories]
+    scores = [compute_normalized_score(r, task.reference_return_min, task.reference_return_max) for r in returns]
+    steps = sum(len(t) for t in trajectories)
+    report = EvaluationReport(
+        label=label,
+        candidate_returns=list(settings.candidate_returns),
+        planning_horizon=settings.planning_horizon,
+        env_model=settings.env_model,
+        episode_returns=returns,
+        episode_lengths=[len(t) for t in trajectories],
+        normalized_scores=scores,
+        normalized_score_mean=float(np.mean(scores)),
+        normalized_score_standard_error=float(np.std(scores, ddof=1) / np.sqrt(count)) if count > 1 else 0.0,
+        environment_steps=steps + agent.imagined_environment_steps,
+        seconds=time.monotonic() - started,
+        chosen_candidates=(agent.chosen / max(1, agent.chosen.sum())).tolist(),
+    )
+    error = report.normalized_score_standard_error
+    print(
+        f"evaluate {label}: normalized_score {report.normalized_score_mean:.1f} ± {error:.1f} (standard error, {count} "
+        f"episodes)  return {np.mean(returns):.0f}  {report.seconds:.0f} s",
+        flush=True,
+    )
+    return report
+
+
+def make_evaluation_settings(config: Config) -> dict[str, PlannerSettings]:
+    """The look-ahead settings that are compared: one return, all candidates by Q, and imagined steps."""
+    returns = config.task.candidate_returns[: config.planner.candidates]
+    settings = {"single": PlannerSettings(returns[:1])}
+    if len(returns) > 1:
+        settings["candidates"] = PlannerSettings(returns)
+        horizon = max(config.planner.planning_horizon, config.evaluation.lookahead_horizon)
+        if horizon > 1:
+            model = config.planner.env_model if config.planner.env_model != "none" else "learned"
+            settings["lookahead"] = PlannerSettings(returns, horizon, model)
+    return settings
+
+
+def evaluate_agents(config: Config, agents: Mapping[str, Path], tracker: Tracker) -> dict[str, Any]:
+    """Evaluate each agent checkpoint under each look-ahead setting.
+
+    Args:
+        config: task and evaluation settings.
+        agents: name ("offline", "online") -> checkpoint of `train_actor` or `tune_online`.
+        tracker: takes `eval/<name>_<setting>_normalized_score` and links it to the checkpoint.
+
+    Returns:
+        {"policies": {name: {setting: EvaluationReport as a dict}}}.
+    """
+    policies: dict[str, dict[str, Any]] = {}
+    for name, path in agents.items():
+        brain = Brain.from_state(load_state(path)["brain"], choose_device(config))
+        reports: dict[str, Any] = {}
+        for setting, planner in make_evaluation_settings(config).items():
+            reports[setting] = asdict(evaluate(brain, planner, config, f"{name}/{setting}"))
+        metrics = {f"eval/{name}_{key}_normalized_score": r["normalized_score_mean"] for key, r in reports.items()}
+        tracker.log(brain.gradient_steps, metrics)
+        tracker.log_checkpoint(f"evaluated-{name}", path, brain.gradient_steps, metrics)
+        policies[name] = reports
+    return {"policies": policies}

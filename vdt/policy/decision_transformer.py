@@ -1,0 +1,76 @@
+"""Decision Transformer: actions from returns-to-go, observations and past actions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vdt.config import PolicyConfig
+from vdt.policy.transformer import CausalTransformer
+
+
+@dataclass(frozen=True)
+class PolicyOutput:
+    """What a policy predicts at each step of a sub-trajectory.
+
+    Attributes:
+        actions: (B, K, A) in [-1, 1], from everything up to and including that step's observation.
+        next_observations: (B, K, S) normalised, from everything up to that step's action; None if not predicted.
+        rewards: (B, K) divided by the return scale, likewise.
+    """
+
+    actions: Tensor
+    next_observations: Tensor | None = None
+    rewards: Tensor | None = None
+
+
+class DecisionTransformer(nn.Module):
+    """Three tokens a step: return-to-go, observation, action.
+
+    The observation token predicts the action; the action token predicts reward and change of the observation, which makes
+    the policy its own environment model (M6).
+    """
+
+    def __init__(self, observation_size: int, action_size: int, horizon: int, config: PolicyConfig) -> None:
+        """`horizon` bounds the timesteps that have an embedding; later ones share the last."""
+        super().__init__()
+        width = config.embedding_size
+        self.context_length = config.context_length
+        self.horizon = horizon
+        self.embed_timestep = nn.Embedding(horizon + 1, width)
+        self.embed_return = nn.Linear(1, width)
+        self.embed_observation = nn.Linear(observation_size, width)
+        self.embed_action = nn.Linear(action_size, width)
+        self.transformer = CausalTransformer(width, config.layers, config.heads, config.dropout)
+        self.predict_action = nn.Sequential(nn.Linear(width, action_size), nn.Tanh())
+        self.predict_change = nn.Linear(width, observation_size)
+        self.predict_reward = nn.Linear(width, 1)
+        nn.init.normal_(self.embed_timestep.weight, std=0.02)
+
+    def forward(self, observations: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> PolicyOutput:
+        """Predict at every step.
+
+        Args:
+            observations: (B, K, S), normalised.
+            actions: (B, K, A); what stands at the last real step does not change that step's action prediction.
+            returns_to_go: (B, K), divided by the return scale.
+            timesteps: (B, K) int64.
+        """
+        time = self.embed_timestep(timesteps.clamp(max=self.horizon))
+        tokens = torch.stack(
+            [
+                self.embed_return(returns_to_go.unsqueeze(-1)) + time,
+                self.embed_observation(observations) + time,
+                self.embed_action(actions) + time,
+            ],
+            dim=2,
+        )  # (B, K, 3, D)
+        out = self.transformer(tokens.flatten(1, 2)).unflatten(1, (-1, 3))
+        after_observation, after_action = out[:, :, 1], out[:, :, 2]
+        return PolicyOutput(
+            actions=self.predict_action(after_observation),
+            next_observations=observations + self.predict_change(after_action),
+            rewards=self.predict_reward(after_action).squeeze(-1),
+        )

@@ -1,0 +1,67 @@
+"""What an acting policy remembers: the last K steps of several episodes that run in step (M4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class History:
+    """Observations, actions and returns-to-go of N episodes that started together.
+
+    Each episode carries M returns-to-go, one per candidate; observations and actions are shared by the candidates.
+    """
+
+    def __init__(self, candidate_returns: Tensor, context_length: int) -> None:
+        """Start with no step.
+
+        Args:
+            candidate_returns: (N, M) first returns-to-go, divided by the return scale.
+            context_length: K, how many steps are remembered.
+        """
+        self.context_length = context_length
+        self.timestep = -1
+        self._next_returns = candidate_returns
+        self.observations: Tensor | None = None  # (N, L, S)
+        self.actions: Tensor | None = None  # (N, L, A); zero at the current step until `set_action`
+        self.returns_to_go: Tensor | None = None  # (N, M, L)
+
+    def append_observation(self, observations: Tensor, action_size: int) -> None:
+        """Begin a step: (N, S) normalised observations; its action is still open."""
+        self.timestep += 1
+        blank = observations.new_zeros(len(observations), 1, action_size)
+        self.observations = self._push(self.observations, observations[:, None], 1)
+        self.actions = self._push(self.actions, blank, 1)
+        self.returns_to_go = self._push(self.returns_to_go, self._next_returns[:, :, None], 2)
+
+    def set_action(self, actions: Tensor) -> None:
+        """Fill in the action that was taken, (N, A)."""
+        assert self.actions is not None
+        self.actions = torch.cat([self.actions[:, :-1], actions[:, None]], 1)
+
+    def align_returns(self, rewards: Tensor) -> None:
+        """Subtract the reward that was really received from every candidate's return-to-go (M4).
+
+        Args:
+            rewards: (N,), divided by the return scale.
+        """
+        self._next_returns = self._next_returns - rewards[:, None]
+
+    def keep(self, active: Tensor) -> None:
+        """Drop finished episodes: `active` is (N,) bool."""
+        assert self.observations is not None and self.actions is not None and self.returns_to_go is not None
+        self.observations, self.actions = self.observations[active], self.actions[active]
+        self.returns_to_go, self._next_returns = self.returns_to_go[active], self._next_returns[active]
+
+    def timesteps(self) -> Tensor:
+        """(L,) int64, the timestep of each remembered step."""
+        assert self.observations is not None
+        length = self.observations.shape[1]
+        return torch.arange(self.timestep + 1 - length, self.timestep + 1, device=self.observations.device)
+
+    def _push(self, held: Tensor | None, new: Tensor, dim: int) -> Tensor:
+        """Append along `dim` and forget what is older than the context."""
+        if held is None:
+            return new
+        start = max(0, held.shape[dim] + 1 - self.context_length)
+        return torch.cat([held.narrow(dim, start, held.shape[dim] - start), new], dim)

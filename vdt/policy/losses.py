@@ -1,0 +1,138 @@
+"""The policy's equations: M3 of docs/method.md and the losses of the heads that the look-ahead uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AdvantageWeighting:
+    """Turns advantages into weights of mean 1 over the data (M3).
+
+    Attributes:
+        inverse_temperature: per unit of advantage; 0 gives uniform weights.
+        max_weight: clip of exp(inverse_temperature * advantage).
+        mean_weight: mean of the clipped weights over the data; weights are divided by it.
+    """
+
+    inverse_temperature: float
+    max_weight: float
+    mean_weight: float
+
+    def compute_weights(self, advantages: Tensor) -> Tensor:
+        """min(exp(eta A), w_max) / mean, same shape as `advantages`."""
+        return compute_advantage_weights(advantages, self.inverse_temperature, self.max_weight) / self.mean_weight
+
+
+@dataclass(frozen=True)
+class PolicyLosses:
+    """Losses of one policy update; scalars.
+
+    Attributes:
+        total: what is minimised.
+        behavior: weighted squared action error, summed over action dimensions.
+        q_term: mean of min_i target Q at the policy's actions, in units of its own gradient.
+        next_observation: squared error of the predicted next observation.
+        reward: squared error of the predicted reward.
+    """
+
+    total: Tensor
+    behavior: Tensor
+    q_term: Tensor
+    next_observation: Tensor
+    reward: Tensor
+
+
+def compute_advantage_weights(advantages: Tensor, inverse_temperature: float, max_weight: float) -> Tensor:
+    """min(exp(eta A), w_max), same shape as `advantages` (M3); computed so that nothing overflows."""
+    return (inverse_temperature * advantages).clamp(max=torch.log(torch.tensor(max_weight)).item()).exp()
+
+
+def compute_effective_sample_fraction(weights: Tensor) -> float:
+    """(sum w)^2 / (N sum w^2): 1 for uniform weights, 1/N if a single one counts."""
+    weights = weights.double()
+    return float(weights.sum().square() / (weights.numel() * weights.square().sum()))
+
+
+def calibrate_advantage_weighting(
+    advantages: Tensor, inverse_temperature: float, max_weight: float, min_effective_sample_fraction: float
+) -> AdvantageWeighting:
+    """Fit the weighting to the spread of the advantages, so that its settings mean the same on every task (M3, ours).
+
+    The temperature is per standard deviation of the advantages, and is lowered by bisection until the effective sample
+    fraction is at least the one asked for.
+
+    Args:
+        advantages: a large sample from the data, (N,).
+        inverse_temperature: eta, per standard deviation; 0 for uniform weights.
+        max_weight: w_max.
+        min_effective_sample_fraction: in [0, 1].
+    """
+    if inverse_temperature == 0:
+        return AdvantageWeighting(0.0, max_weight, 1.0)
+    highest = inverse_temperature / max(float(advantages.std()), 1e-8)
+
+    def fraction(eta: float) -> float:
+        return compute_effective_sample_fraction(compute_advantage_weights(advantages, eta, max_weight))
+
+    eta = highest
+    if fraction(highest) < min_effective_sample_fraction:
+        low, high = 0.0, highest
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if fraction(middle) >= min_effective_sample_fraction else (low, middle)
+        eta = low
+    mean = float(compute_advantage_weights(advantages, eta, max_weight).double().mean())
+    return AdvantageWeighting(eta, max_weight, mean)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over real steps: both (B, K), mask 1 where real. Padding changes neither value nor gradient."""
+    return (values * mask).sum() / mask.sum().clamp(min=1.0)
+
+
+def compute_behavior_loss(predicted: Tensor, actions: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+    """Mean over real steps of w ||pi - a||^2 (M3, first term).
+
+    Args:
+        predicted: (B, K, A).
+        actions: (B, K, A) the data's.
+        weights: (B, K), one per step, no gradient.
+        mask: (B, K), 1 where real.
+    """
+    return masked_mean(weights.detach() * (predicted - actions).square().sum(-1), mask)
+
+
+def compute_q_term(min_q: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
+    """Mean over real steps of min_i target Q(s, pi) in units of its own action gradient (M3, second term).
+
+    Q is divided by g, the root mean square over real steps of ||dQ/da||, held constant. Then
+    argmin ||a - b||^2 - lambda Q(a)/g lies lambda/2 away from b along the gradient: lambda is a distance in action units,
+    whatever the task's rewards.
+
+    Args:
+        min_q: (B, K), computed from `actions`.
+        actions: (B, K, A) the policy's, with gradient.
+        mask: (B, K), 1 where real.
+
+    Returns:
+        A scalar of that value, whose gradient with respect to `actions` is the mean's.
+    """
+    (gradient,) = torch.autograd.grad((min_q * mask).sum(), actions, retain_graph=True)
+    scale = masked_mean(gradient.square().sum(-1), mask).sqrt().clamp(min=1e-8)
+    value = masked_mean(min_q.detach(), mask) / scale
+    moved = masked_mean((gradient / scale * actions).sum(-1), mask)
+    return value + moved - moved.detach()
+
+
+def compute_next_observation_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Squared error of the next observation, mean over dimensions and real steps: (B, K, S) twice, mask (B, K)."""
+    return masked_mean((predicted - target).square().mean(-1), mask)
+
+
+def compute_reward_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Squared error of the reward in units of the return scale, mean over real steps: all (B, K)."""
+    return masked_mean((predicted - target).square(), mask)

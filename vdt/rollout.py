@@ -1,0 +1,86 @@
+"""The only rollout: several episodes in step, one batched decision for all that still run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from vdt.data.trajectory import FloatArray, Trajectory
+from vdt.environments import Environment, get_action_bounds
+
+REPORT_EVERY_SECONDS = 10.0
+
+
+class Actor(Protocol):
+    """Decides for N episodes that started together and of which finished ones drop out."""
+
+    def start(self, environments: Sequence[Environment]) -> None:
+        """New episodes begin, one per environment."""
+
+    def act(self, observations: FloatArray) -> FloatArray:
+        """Raw observations (N, S) of the episodes that still run -> actions (N, A)."""
+
+    def observe(self, actions: FloatArray, rewards: FloatArray, active: np.ndarray) -> None:  # type: ignore[type-arg]
+        """What was executed (N, A), what it paid (N,), and which of the N go on (N,) bool."""
+
+
+def collect_trajectories(
+    actor: Actor,
+    environments: Sequence[Environment],
+    seeds: Sequence[int],
+    *,
+    noise: float = 0.0,
+    max_steps: int | None = None,
+    label: str = "",
+) -> list[Trajectory]:
+    """Run one episode per environment, to its end.
+
+    Args:
+        actor: decides.
+        environments: one per episode; reset here.
+        seeds: one per episode, for the environment's reset and for the action noise, so that an episode does not depend on
+            which others run beside it.
+        noise: standard deviation of Gaussian action noise, in halves of the action range.
+        max_steps: cut episodes (as truncated) after this many steps.
+        label: names the rollout in progress lines, which appear every 10 s.
+
+    Returns:
+        Trajectories in the order of `seeds`, with actions as executed (clipped to the action range).
+    """
+    low, high = get_action_bounds(environments[0])
+    generators = [np.random.default_rng([seed, 7919]) for seed in seeds]
+    observations: list[list[FloatArray]] = []
+    for environment, seed in zip(environments, seeds, strict=True):
+        observations.append([np.asarray(environment.reset(seed=seed)[0], dtype=np.float32)])
+    actions: list[list[FloatArray]] = [[] for _ in seeds]
+    rewards: list[list[float]] = [[] for _ in seeds]
+    terminated = [False] * len(seeds)
+    running = list(range(len(seeds)))
+    actor.start(environments)
+    reported = started = time.monotonic()
+    while running:
+        decided = actor.act(np.stack([observations[i][-1] for i in running]))
+        if noise > 0:
+            decided = decided + noise * (high - low) / 2 * np.stack([generators[i].standard_normal(len(low)) for i in running])
+        executed = np.clip(decided, low, high).astype(np.float32)
+        active = np.ones(len(running), np.bool_)
+        for k, i in enumerate(running):
+            observation, reward, ended, cut, _ = environments[i].step(executed[k])
+            observations[i].append(np.asarray(observation, dtype=np.float32))
+            actions[i].append(executed[k])
+            rewards[i].append(float(reward))
+            terminated[i] = bool(ended)
+            active[k] = not (ended or cut or len(rewards[i]) == max_steps)
+        actor.observe(executed, np.array([rewards[i][-1] for i in running], np.float32), active)
+        running = [i for k, i in enumerate(running) if active[k]]
+        now = time.monotonic()
+        if now - reported > REPORT_EVERY_SECONDS:
+            reported, steps = now, sum(map(len, rewards))
+            print(f"{label}: {len(running)}/{len(seeds)} episodes running, {steps / (now - started):.0f} steps/s", flush=True)
+    return [
+        Trajectory(np.stack(o), np.stack(a), np.array(r, np.float32), t)
+        for o, a, r, t in zip(observations, actions, rewards, terminated, strict=True)
+    ]

@@ -1,0 +1,169 @@
+"""From a training run's snapshots to the committed ladder: choose rungs, measure them, write npz and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vdt.config import PARAMS, ConfigError, load_yaml, suggest
+from vdt.data.behavior_policy import BehaviorLadder, save_ladder
+from vdt.data.sources.collected import collect_dataset
+from vdt.files import compute_file_digest, write_text
+from vdt.scores import compute_normalized_score
+from vdt.training.behavior import BehaviorTraining, train_behavior_ladder
+
+FOLDER = PARAMS / "behavior"
+PACKAGES = ("gymnasium", "mujoco", "numpy", "stable-baselines3", "torch")
+
+
+OWN: dict[str, type] = {"horizon": int, "reference_returns": tuple, "keep": tuple}
+KINDS = {"environment_id": str, **{f.name: type(f.default) for f in dataclasses.fields(BehaviorTraining)[1:]}, **OWN}
+
+
+@dataclass(frozen=True)
+class LadderSettings:
+    """A file of `params/behavior/`.
+
+    Attributes:
+        training: the PPO run.
+        horizon: time limit of the episodes that measure the rungs.
+        reference_returns: returns of normalized_score 0 and 100.
+        keep: snapshots of the run that become rungs, rising; all of them if empty.
+    """
+
+    training: BehaviorTraining
+    horizon: int
+    reference_returns: tuple[float, float]
+    keep: tuple[int, ...]
+
+
+def load_settings(name: str) -> LadderSettings:
+    """Read a file of `params/behavior/`.
+
+    Raises:
+        ConfigError: if the file, one of its keys or one of its values is not what is accepted.
+    """
+    path = FOLDER / f"{name}.yaml"
+    known = sorted(p.stem for p in FOLDER.glob("*.yaml"))
+    if name not in known:
+        raise ConfigError(
+            f"unknown behaviour settings {name!r}{suggest(name, known)} Known: {', '.join(known)} ({FOLDER})"
+        )
+    values = load_yaml(path)
+    for key, value in values.items():
+        if key not in KINDS:
+            raise ConfigError(f"{path}: unknown key {key!r}{suggest(key, KINDS)}")
+        try:
+            values[key] = KINDS[key](value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{path}: {key} must be {KINDS[key].__name__}, not {value!r}") from None
+    if missing := [key for key in ("environment_id", *OWN) if key not in values]:
+        raise ConfigError(f"{path}: no value for {', '.join(missing)}")
+    own = {key: values.pop(key) for key in OWN}
+    return LadderSettings(BehaviorTraining(**values), **own)
+
+
+def change_settings(settings: LadderSettings, *, keep: str, environment_steps: int) -> LadderSettings:
+    """Other rungs ("0,10,33") or another length of the run; empty and 0 change nothing.
+
+    Raises:
+        ConfigError: if `keep` is not a list of whole numbers.
+    """
+    if keep:
+        try:
+            settings = dataclasses.replace(settings, keep=tuple(int(item) for item in keep.split(",")))
+        except ValueError:
+            raise ConfigError(f"--keep must be whole numbers with commas between them, not {keep!r}") from None
+    if environment_steps:
+        training = dataclasses.replace(settings.training, environment_steps=environment_steps)
+        settings = dataclasses.replace(settings, training=training)
+    return settings
+
+
+def keep_rungs(ladder: BehaviorLadder, rungs: Sequence[int]) -> BehaviorLadder:
+    """The ladder with only some of its rungs, in rising order; with all of them if `rungs` is empty.
+
+    Raises:
+        ConfigError: if a rung does not exist, or they do not rise.
+    """
+    count = len(ladder.policies)
+    kept = list(rungs) or list(range(count))
+    if kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= count:
+        raise ConfigError(f"keep must name rising rungs between 0 and {count - 1}, not {kept}")
+    policies = tuple(ladder.policies[rung] for rung in kept)
+    return BehaviorLadder(policies, ladder.environment_steps[kept], ladder.episode_returns[kept])
+
+
+def measure_rungs(ladder: BehaviorLadder, settings: LadderSettings, steps: int) -> list[dict[str, float]]:
+    """Roll each rung out with its noise, for at least `steps` environment steps."""
+    measured = []
+    for rung in range(len(ladder.policies)):
+        dataset = collect_dataset(
+            ladder,
+            [rung],
+            environment_id=settings.training.environment_id,
+            horizon=settings.horizon,
+            steps=steps,
+            seed=0,
+        )
+        scores = compute_normalized_score(dataset.episode_returns, *settings.reference_returns)
+        error = float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else 0.0
+        measured.append(
+            {
+                "rung": rung,
+                "environment_steps": int(ladder.environment_steps[rung]),
+                "episodes": len(dataset),
+                "normalized_score_mean": round(float(scores.mean()), 2),
+                "normalized_score_standard_error": round(error, 2),
+                "episode_length_mean": round(float(dataset.lengths.mean()), 1),
+            }
+        )
+        print(f"rung {rung}: {measured[-1]}", flush=True)
+    return measured
+
+
+def make_ladder(folder: Path, name: str, settings: LadderSettings, measure_steps: int) -> Path:
+    """Train, keep the chosen snapshots, measure them, and write NAME.npz and NAME.json (how it was made).
+
+    Returns:
+        Path of the npz file.
+    """
+    started = time.monotonic()
+    full = train_behavior_ladder(settings.training)
+    trained = time.monotonic() - started
+    kept = keep_rungs(full, settings.keep)
+    path = folder / f"{name}.npz"
+    save_ladder(path, kept)
+    story: dict[str, Any] = {
+        "command": f"python flows/behavior_flow.py run --ladder {name}",
+        "settings": dataclasses.asdict(settings),
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "training_seconds": round(trained),
+        "npz_sha256": compute_file_digest(path, "sha256"),
+        "rungs": measure_rungs(kept, settings, measure_steps),
+        "curve": {
+            "environment_steps": full.environment_steps.tolist(),
+            "training_returns": [round(float(value), 1) for value in full.episode_returns],
+        },
+    }
+    write_text(folder / f"{name}.json", json.dumps(story) + "\n")
+    return path
+
+
+def check_extra() -> None:
+    """Fail early where stable-baselines3 is not installed.
+
+    Raises:
+        ConfigError: saying how to install it.
+    """
+    if importlib.util.find_spec("stable_baselines3") is None:
+        raise ConfigError("training behaviour policies needs stable-baselines3: pip install -e '.[behavior]'")

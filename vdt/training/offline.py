@@ -1,0 +1,186 @@
+"""The offline phase: critic first, then the policy against the frozen critic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vdt.agent import Brain
+from vdt.config import Config
+from vdt.critic.critic import Critic
+from vdt.data.normalization import Normalizer, compute_reward_scale
+from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
+from vdt.data.sampling import Sampler
+from vdt.data.trajectory import TrajectoryDataset
+from vdt.policy.losses import AdvantageWeighting, calibrate_advantage_weighting
+from vdt.policy.mlp_policy import make_policy
+from vdt.runtime import choose_device
+from vdt.tracking import Tracker
+from vdt.training.checkpoint import CheckpointStore, State, load_state
+from vdt.training.loop import run_gradient_steps
+from vdt.training.update import (
+    compute_learning_rate,
+    make_critic_optimizer,
+    make_policy_optimizer,
+    set_learning_rate,
+    update_critic,
+    update_policy,
+)
+
+CALIBRATION_STEPS = 50_000  # steps whose advantages set the weights' temperature
+CALIBRATION_CHUNK = 10_000
+
+
+def make_target_settings(config: Config, reward_scale: float) -> TargetSettings:
+    """How rewards become targets, for the offline set and the online buffer alike."""
+    task, critic = config.task, config.critic
+    return TargetSettings(critic.discount, critic.n_step, reward_scale, task.reward_shift, task.return_scale)
+
+
+def make_sampler(
+    config: Config, buffer: TrajectoryReplayBuffer, seed_offset: int, generator_state: torch.Tensor | None = None
+) -> Sampler:
+    """A sampler with its own random stream, fresh or continued."""
+    generator = torch.Generator(device=buffer.device)
+    generator.manual_seed(config.seed * 1009 + seed_offset)
+    if generator_state is not None:
+        generator.set_state(generator_state)
+    return Sampler(buffer, config.data.trajectory_weighting, generator)
+
+
+def make_offline_buffer(config: Config, dataset: TrajectoryDataset, normalizer: Normalizer, reward_scale: float) -> TrajectoryReplayBuffer:
+    """The whole data set on the training device."""
+    settings = make_target_settings(config, reward_scale)
+    device = normalizer.mean.device
+    buffer = TrajectoryReplayBuffer(normalizer, settings, action_size=config.task.action_size, device=device)
+    buffer.extend(dataset)
+    return buffer
+
+
+def get_random_state(sampler: Sampler) -> dict[str, Any]:
+    """All random streams of a stage, for its checkpoint."""
+    return {"sampler": sampler.generator.get_state(), "torch": torch.get_rng_state()}
+
+
+def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker, checkpoints: CheckpointStore) -> Path:
+    """Train twin Q and V on the data (M1, M2).
+
+    Returns:
+        The final checkpoint: {"critic", "optimizer", "normalizer", "reward_scale", "config", "step", "random"}.
+    """
+    device = choose_device(config)
+    torch.manual_seed(config.seed)
+    critic = Critic(config.task.observation_size, config.task.action_size, config.critic).to(device)
+    optimizer = make_critic_optimizer(critic, config.critic.learning_rate)
+    normalizer = Normalizer.fit(dataset).to(device)
+    reward_scale = compute_reward_scale(config.task.reward_scaling, dataset.episode_returns)
+    state, start = checkpoints.load_latest(), 0
+    if state is not None:
+        critic.load_state_dict(state["critic"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"]["torch"])
+        start = state["step"]
+    buffer = make_offline_buffer(config, dataset, normalizer, reward_scale)
+    sampler = make_sampler(config, buffer, 1, state["random"]["sampler"] if state else None)
+
+    def get_state(step: int) -> State:
+        return {
+            "critic": critic.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "normalizer": normalizer.state_dict(),
+            "reward_scale": reward_scale,
+            "config": config.to_yaml(),
+            "step": step,
+            "random": get_random_state(sampler),
+        }
+
+    total = config.critic.gradient_steps
+    print(f"critic: {total:,} gradient steps on {buffer.steps:,} transitions, reward scale {reward_scale:.4g}", flush=True)
+    values = run_gradient_steps(
+        "critic",
+        total,
+        start,
+        lambda step: update_critic(critic, optimizer, sampler.sample_transitions(config.critic.batch_size)),
+        get_state,
+        tracker,
+        checkpoints,
+    )
+    tracker.flush()
+    path = checkpoints.finish(total, get_state(total))
+    tracker.log_checkpoint(f"critic-{total}", path, total, values)
+    return path
+
+
+def calibrate_weighting(config: Config, critic: Critic, sampler: Sampler) -> AdvantageWeighting:
+    """Fit the advantage weights to the spread of the advantages in the sampler's buffer (M3)."""
+    actor = config.actor
+    if actor.inverse_temperature == 0:
+        return AdvantageWeighting(0.0, actor.max_advantage_weight, 1.0)
+    chunks = []
+    for _ in range(0, CALIBRATION_STEPS, CALIBRATION_CHUNK):
+        batch = sampler.sample_transitions(CALIBRATION_CHUNK)
+        chunks.append(critic.compute_advantages(batch.observations, batch.actions))
+    return calibrate_advantage_weighting(
+        torch.cat(chunks), actor.inverse_temperature, actor.max_advantage_weight, actor.min_effective_sample_fraction
+    )
+
+
+def train_actor(
+    config: Config, dataset: TrajectoryDataset, critic_path: Path, tracker: Tracker, checkpoints: CheckpointStore
+) -> Path:
+    """Train the policy against the frozen critic (M3).
+
+    Returns:
+        The final checkpoint: {"brain", "optimizer", "step", "random"}.
+    """
+    device = choose_device(config)
+    torch.manual_seed(config.seed + 1)
+    source = load_state(critic_path)
+    task = config.task
+    critic = Critic(task.observation_size, task.action_size, config.critic).to(device)
+    critic.load_state_dict(source["critic"])
+    critic.requires_grad_(False)
+    normalizer = Normalizer(**source["normalizer"]).to(device)
+    buffer = make_offline_buffer(config, dataset, normalizer, source["reward_scale"])
+    sampler = make_sampler(config, buffer, 2)
+    policy = make_policy(task.observation_size, task.action_size, task.horizon, config.policy).to(device)
+    weighting = calibrate_weighting(config, critic, sampler)
+    brain = Brain(config, policy, critic, normalizer, source["reward_scale"], weighting)
+    optimizer = make_policy_optimizer(policy, config.actor.learning_rate, config.actor.weight_decay)
+    state, start = checkpoints.load_latest(), 0
+    if state is not None:
+        brain.policy.load_state_dict(state["brain"]["policy"])
+        brain.weighting = AdvantageWeighting(**state["brain"]["weighting"])
+        optimizer.load_state_dict(state["optimizer"])
+        sampler.generator.set_state(state["random"]["sampler"])
+        torch.set_rng_state(state["random"]["torch"])
+        brain.gradient_steps = start = state["step"]
+    actor = config.actor
+
+    def update(step: int) -> Any:
+        rate = compute_learning_rate(step, actor.gradient_steps, actor.warmup_steps, actor.learning_rate)
+        set_learning_rate(optimizer, rate)
+        return update_policy(brain, optimizer, sampler.sample_sequences(actor.batch_size, config.policy.context_length), actor)
+
+    def get_state(step: int) -> State:
+        return {
+            "brain": brain.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "random": get_random_state(sampler),
+        }
+
+    total = actor.gradient_steps
+    parameters = sum(p.numel() for p in policy.parameters())
+    print(
+        f"actor: {total:,} gradient steps, {parameters:,} parameters, "
+        f"inverse temperature {brain.weighting.inverse_temperature:.4g} per unit of advantage",
+        flush=True,
+    )
+    values = run_gradient_steps("actor", total, start, update, get_state, tracker, checkpoints)
+    tracker.flush()
+    path = checkpoints.finish(total, get_state(total))
+    tracker.log_checkpoint(f"actor-{total}", path, total, values)
+    return path

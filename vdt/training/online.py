@@ -1,0 +1,176 @@
+"""The online phase: seed a buffer, then roll out, align, store, sample and update."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vdt.agent import Agent, Brain, PlannerSettings
+from vdt.config import Config
+from vdt.data.replay_buffer import TrajectoryReplayBuffer
+from vdt.data.sampling import Sampler
+from vdt.data.snapshot import load_snapshot, write_trajectories
+from vdt.data.trajectory import Trajectory, TrajectoryDataset
+from vdt.environments import Environment, make_environment
+from vdt.rollout import collect_trajectories
+from vdt.runtime import choose_device
+from vdt.scores import compute_normalized_score
+from vdt.tracking import Tracker
+from vdt.training.checkpoint import CheckpointStore, State, load_state
+from vdt.training.loop import Progress, read_metrics
+from vdt.training.offline import calibrate_weighting, get_random_state, make_sampler, make_target_settings
+from vdt.training.update import make_critic_optimizer, make_policy_optimizer, update_critic, update_policy
+
+ROLLOUT_SEED = 100_000_000  # online episodes never share seeds with evaluation
+
+
+def select_best_trajectories(dataset: TrajectoryDataset, count: int) -> list[Trajectory]:
+    """The `count` highest-return trajectories, worst first, so that first in, first out drops the worst first."""
+    order = np.argsort(dataset.episode_returns, kind="stable")
+    return [dataset[int(episode)] for episode in order[-count:]]
+
+
+def seed_buffer(config: Config, dataset: TrajectoryDataset, path: Path) -> Path:
+    """Write the highest-return offline trajectories that fit the online buffer to `path`."""
+    best = TrajectoryDataset.from_trajectories(select_best_trajectories(dataset, config.online.buffer_trajectories))
+    returns = best.episode_returns
+    print(f"buffer: {len(best)} of {len(dataset)} trajectories, returns {returns.min():.0f} to {returns.max():.0f}", flush=True)
+    write_trajectories(path, best)
+    return path
+
+
+class OnlineTuner:
+    """State of the online phase and its two halves: collect and update."""
+
+    def __init__(self, config: Config, brain: Brain, buffer: TrajectoryReplayBuffer, sampler: Sampler) -> None:
+        """Tune `brain` with what `buffer` holds."""
+        self.config, self.brain, self.buffer, self.sampler = config, brain, buffer, sampler
+        online = config.online
+        brain.critic.requires_grad_(True)
+        brain.critic.target_q.requires_grad_(False)
+        self.critic_optimizer = make_critic_optimizer(brain.critic, config.critic.learning_rate)
+        self.policy_optimizer = make_policy_optimizer(brain.policy, online.actor_learning_rate, config.actor.weight_decay)
+        self.environment_steps = 0
+        self.episodes = 0
+        self.environments: list[Environment] = []
+
+    def collect(self) -> list[Trajectory]:
+        """Roll out the exploring policy for one iteration and store what it did."""
+        config, online = self.config, self.config.online
+        while len(self.environments) < online.episodes_per_iteration:
+            self.environments.append(make_environment(config.task.environment_id, config.task.horizon))
+        agent = Agent(self.brain, PlannerSettings.from_config(config))
+        first = ROLLOUT_SEED + config.seed * 1_000_000 + self.episodes
+        trajectories = collect_trajectories(
+            agent,
+            self.environments,
+            range(first, first + online.episodes_per_iteration),
+            noise=online.exploration_noise,
+            max_steps=config.evaluation.max_episode_steps or None,
+            label="online rollout",
+        )
+        self.buffer.extend(trajectories)
+        self.episodes += len(trajectories)
+        self.environment_steps += sum(len(t) for t in trajectories) + agent.imagined_environment_steps
+        return trajectories
+
+    def update(self) -> dict[str, float]:
+        """The gradient steps of one iteration: critic, then the weights' calibration, then the policy."""
+        config, online = self.config, self.config.online
+        metrics: dict[str, Any] = {}
+        for _ in range(online.critic_steps_per_iteration):
+            batch = self.sampler.sample_transitions(config.critic.batch_size)
+            metrics.update(update_critic(self.brain.critic, self.critic_optimizer, batch))
+        self.brain.weighting = calibrate_weighting(config, self.brain.critic, self.sampler)
+        for _ in range(online.actor_steps_per_iteration):
+            sequences = self.sampler.sample_sequences(config.actor.batch_size, config.policy.context_length)
+            metrics.update(update_policy(self.brain, self.policy_optimizer, sequences, config.actor))
+        return read_metrics("online", self.environment_steps, metrics)
+
+    def state_dict(self) -> State:
+        """Everything needed to go on, the buffer included."""
+        held = TrajectoryDataset.from_trajectories(self.buffer.trajectories)
+        return {
+            "brain": self.brain.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "policy_optimizer": self.policy_optimizer.state_dict(),
+            "buffer": {name: torch.from_numpy(np.asarray(array)) for name, array in vars(held).items()},
+            "environment_steps": self.environment_steps,
+            "episodes": self.episodes,
+            "step": self.environment_steps,
+            "random": get_random_state(self.sampler),
+        }
+
+    def load_optimizers_and_counters(self, state: State) -> None:
+        """Continue where `state` stopped; networks and buffer were restored by the caller."""
+        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self.policy_optimizer.load_state_dict(state["policy_optimizer"])
+        self.environment_steps, self.episodes = state["environment_steps"], state["episodes"]
+        torch.set_rng_state(state["random"]["torch"])
+
+
+def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State | None) -> OnlineTuner:
+    """A tuner at the start of the online phase, or where `state` left it."""
+    device = choose_device(config)
+    torch.manual_seed(config.seed + 2)
+    brain = Brain.from_state((state or load_state(agent_path))["brain"], device)
+    if state is None:
+        held = load_snapshot(buffer_path)
+    else:
+        held = TrajectoryDataset(**{name: tensor.numpy() for name, tensor in state["buffer"].items()})
+    buffer = TrajectoryReplayBuffer(
+        brain.normalizer,
+        make_target_settings(config, brain.reward_scale),
+        action_size=config.task.action_size,
+        capacity=config.online.buffer_trajectories,
+        device=device,
+    )
+    buffer.extend(held)
+    sampler = make_sampler(config, buffer, 3, state["random"]["sampler"] if state else None)
+    tuner = OnlineTuner(config, brain, buffer, sampler)
+    if state is not None:
+        tuner.load_optimizers_and_counters(state)
+    return tuner
+
+
+def tune_online(
+    config: Config, agent_path: Path, buffer_path: Path, tracker: Tracker, checkpoints: CheckpointStore
+) -> Path:
+    """Improve policy and critic with real interaction until the budget of environment steps is used.
+
+    Args:
+        config: resolved configuration; `online.environment_steps` 0 leaves the policy as it is.
+        agent_path: final checkpoint of `train_actor`.
+        buffer_path: what `seed_buffer` wrote.
+        tracker: takes `online/…` on the environment-step axis.
+        checkpoints: of this step.
+
+    Returns:
+        The final checkpoint; its "brain" is the tuned agent.
+    """
+    tuner = make_tuner(config, agent_path, buffer_path, checkpoints.load_latest())
+    budget, task = config.online.environment_steps, config.task
+    progress = Progress("online", tuner.environment_steps, budget, "environment step")
+    values: dict[str, float] = {}
+    while tuner.environment_steps < budget:
+        trajectories = tuner.collect()
+        values = tuner.update()
+        mean_return = float(np.mean([t.episode_return for t in trajectories]))
+        score = compute_normalized_score(mean_return, task.reference_return_min, task.reference_return_max)
+        values["online/episode_return"], values["online/normalized_score"] = mean_return, score
+        values["online/buffer_return"] = float(np.mean([t.episode_return for t in tuner.buffer.trajectories]))
+        step = tuner.environment_steps
+        tracker.log(step, values)
+        if checkpoints.due(step) and step < budget:
+            tracker.flush()
+            path = checkpoints.save(step, tuner.state_dict())
+            tracker.log_checkpoint(f"online-{step}", path, step, values)
+        progress.report(step, lambda: {k.split("/")[1]: v for k, v in values.items() if "score" in k or k.endswith("q_loss")})
+    tracker.flush()
+    final = tuner.environment_steps
+    path = checkpoints.finish(final, tuner.state_dict())
+    tracker.log_checkpoint(f"online-{final}", path, final, values)
+    return path
