@@ -97,18 +97,16 @@ def open_cells(arguments: Mapping[str, str], flow_run: str) -> list[dict[str, An
 def check_command_line(argv: Sequence[str]) -> None:
     """Check the arguments of `run` before Metaflow starts anything; ends the process with one line if wrong."""
     os.environ[COMMAND] = shlex.join([_python(), argv[0]])
-    if "run" not in argv[1:]:
-        return
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name, default in DEFAULTS.items():
         parser.add_argument(f"--{name}", default=os.environ.get(f"METAFLOW_RUN_{name.upper()}", default))
     parser.add_argument("--max-workers")
     parser.add_argument("--help", action="store_true")
-    given, _ = parser.parse_known_args(argv[argv.index("run", 1) + 1 :])
-    if given.help:
-        return
+    given, others = parser.parse_known_args(argv[1:])
     if given.max_workers:
         os.environ["METAFLOW_RUN_MAX_WORKERS"] = given.max_workers  # so that steps know how many run at once
+    if given.help or "run" not in others:
+        return
     try:
         resolve_cells(vars(given))
         check_folders(home())

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from environments_for_tests import COUNTDOWN
 
+from environments_for_tests import COUNTDOWN
 from vdt.agent import Brain
 from vdt.config import Config, resolve_config
 from vdt.critic.critic import Critic
@@ -71,7 +71,10 @@ TINY: dict[str, Any] = {  # everything that a tiny run depends on, so that prese
 
 def make_config(settings: Mapping[str, Any] | None = None, *, method: str = "vdt", seed: int = 0) -> Config:
     """A configuration small enough for seconds; `settings` are dotted keys."""
-    merged = {**{key: value for key, value in TINY.items() if method == "vdt" or key in _METHOD_FREE}, **(settings or {})}
+    merged = {
+        **{key: value for key, value in TINY.items() if method == "vdt" or key in _METHOD_FREE},
+        **(settings or {}),
+    }
     text = " ".join(f"{key}='{value}'" for key, value in merged.items())
     return resolve_config("walker2d-medium-v2", preset="smoke", method=method, seed=seed, overrides=text)
 

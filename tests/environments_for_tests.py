@@ -38,6 +38,17 @@ class ConstantRewardEnv(gymnasium.Env[Array, Array]):
         return self._observe(), 1.0, self.steps == self.ends_after, False, {}
 
 
+class PayActionEnv(ConstantRewardEnv):
+    """Pays 0.5 + a for the action a, four times, and really ends: the return is 4 for a = 0.5 and 0 for a = -0.5."""
+
+    def __init__(self) -> None:
+        super().__init__(ends_after=4)
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, 0.5 + float(action[0]), terminated, truncated, info
+
+
 class CountdownEnv(gymnasium.Env[Array, Array]):
     """Really ends after 2 + seed % 5 steps, so episodes of several seeds end at different times.
 
@@ -66,9 +77,11 @@ class CountdownEnv(gymnasium.Env[Array, Array]):
 
 CONSTANT = "VDTTest/Constant-v0"  # never ends by itself
 CONSTANT_ENDING = "VDTTest/ConstantEnding-v0"  # really ends after 10 steps
+PAY_ACTION = "VDTTest/PayAction-v0"
 COUNTDOWN = "VDTTest/Countdown-v0"
 
 if CONSTANT not in gymnasium.registry:
     gymnasium.register(CONSTANT, entry_point=ConstantRewardEnv)
     gymnasium.register(CONSTANT_ENDING, entry_point=ConstantRewardEnv, kwargs={"ends_after": 10})
+    gymnasium.register(PAY_ACTION, entry_point=PayActionEnv)
     gymnasium.register(COUNTDOWN, entry_point=CountdownEnv)

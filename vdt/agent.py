@@ -91,7 +91,13 @@ class Brain:
         normalizer = Normalizer(**state["normalizer"]).to(device)
         weighting = AdvantageWeighting(**state["weighting"])
         return cls(
-            config, policy.to(device), critic.to(device), normalizer, state["reward_scale"], weighting, state["gradient_steps"]
+            config,
+            policy.to(device),
+            critic.to(device),
+            normalizer,
+            state["reward_scale"],
+            weighting,
+            state["gradient_steps"],
         )
 
 

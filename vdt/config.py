@@ -1,4 +1,4 @@
-"""The whole configuration as frozen dataclasses, merged from YAML and validated before any work.
+"""The whole configuration, merged from YAML and validated before any work. Its sections: `vdt/schema.py`.
 
 Merge order: `params/vdt.yaml` <- task <- preset <- method <- `--set`. Every value is checked where it enters, so that an
 error names the file or option it came from.
@@ -13,11 +13,25 @@ import shlex
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from vdt.schema import (
+    ActorConfig,
+    CheckpointConfig,
+    CriticConfig,
+    DataConfig,
+    EvaluationConfig,
+    OnlineConfig,
+    PlannerConfig,
+    PolicyConfig,
+    RuntimeConfig,
+    TaskConfig,
+    knob,
+)
 
 PARAMS = Path(__file__).resolve().parents[1] / "params"
 MAX_YAML_BYTES = 2**20
@@ -27,145 +41,7 @@ class ConfigError(ValueError):
     """A configuration value is unknown, of the wrong type, or outside its range."""
 
 
-def knob(*, low: float | None = None, high: float | None = None, choices: tuple[str, ...] | None = None) -> Any:
-    """A field with an inclusive range, or a closed set of words."""
-    return field(metadata={"low": low, "high": high, "choices": choices})
-
-
-@dataclass(frozen=True)
-class CollectedRecipe:
-    """How the built-in data source stands in for a D4RL data set."""
-
-    ladder: str | None  # file of params/behavior/ without suffix; none where no behaviour policy exists
-    snapshots: tuple[int, ...]  # rungs of the ladder, each given an equal share of the steps, in this order
-
-
-@dataclass(frozen=True)
-class TaskConfig:
-    """Facts about one task (params/tasks/)."""
-
-    family: str
-    environment_id: str
-    observation_size: int = knob(low=1, high=100_000)
-    action_size: int = knob(low=1, high=10_000)
-    horizon: int = knob(low=1, high=1_000_000)
-    reference_return_min: float
-    reference_return_max: float
-    return_scale: float = knob(low=1e-9)
-    reward_scaling: str = knob(choices=("return_range", "none"))
-    reward_shift: float
-    candidate_returns: tuple[float, ...]
-    d4rl_url: str
-    licence: str
-    collected: CollectedRecipe
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the data comes from and how sub-trajectories are drawn."""
-
-    source: str
-    steps: int = knob(low=100, high=100_000_000)
-    seed: int = knob(low=0)
-    trajectory_weighting: str = knob(choices=("length", "uniform"))
-
-
-@dataclass(frozen=True)
-class CriticConfig:
-    """Twin Q and V (M1, M2)."""
-
-    gradient_steps: int = knob(low=0)
-    batch_size: int = knob(low=1)
-    hidden_size: int = knob(low=1)
-    hidden_layers: int = knob(low=1)
-    activation: str = knob(choices=("relu", "mish"))
-    learning_rate: float = knob(low=0.0)
-    discount: float = knob(low=0.0, high=1.0)
-    n_step: int = knob(low=1, high=1000)
-    expectile: float = knob(low=0.0, high=1.0)
-    target_update_rate: float = knob(low=0.0, high=1.0)
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """The network that proposes actions."""
-
-    kind: str = knob(choices=("transformer", "mlp"))
-    context_length: int = knob(low=1, high=1000)
-    embedding_size: int = knob(low=1)
-    layers: int = knob(low=1)
-    heads: int = knob(low=1)
-    dropout: float = knob(low=0.0, high=0.9)
-
-
-@dataclass(frozen=True)
-class ActorConfig:
-    """Policy training (M3)."""
-
-    gradient_steps: int = knob(low=1)
-    batch_size: int = knob(low=1)
-    learning_rate: float = knob(low=0.0)
-    warmup_steps: int = knob(low=0)
-    weight_decay: float = knob(low=0.0)
-    gradient_clip: float = knob(low=0.0)
-    inverse_temperature: float = knob(low=0.0)
-    max_advantage_weight: float = knob(low=1.0)
-    min_effective_sample_fraction: float = knob(low=0.0, high=1.0)
-    q_coefficient: float = knob(low=0.0)
-    next_observation_coefficient: float = knob(low=0.0)
-    reward_coefficient: float = knob(low=0.0)
-
-
-@dataclass(frozen=True)
-class PlannerConfig:
-    """Choice between candidate returns while acting (M5, M6)."""
-
-    candidates: int = knob(low=1)
-    planning_horizon: int = knob(low=1, high=100)
-    env_model: str = knob(choices=("learned", "simulator", "none"))
-
-
-@dataclass(frozen=True)
-class OnlineConfig:
-    """Tuning with real interaction."""
-
-    environment_steps: int = knob(low=0)
-    episodes_per_iteration: int = knob(low=1)
-    buffer_trajectories: int = knob(low=1)
-    critic_steps_per_iteration: int = knob(low=0)
-    actor_steps_per_iteration: int = knob(low=0)
-    actor_learning_rate: float = knob(low=0.0)
-    exploration_noise: float = knob(low=0.0)
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """Deterministic rollouts of a finished policy."""
-
-    episodes: int = knob(low=1)
-    seed: int = knob(low=0)
-    max_episode_steps: int = knob(low=0)
-    lookahead_horizon: int = knob(low=0, high=100)
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """How often training is made safe."""
-
-    interval_seconds: float = knob(low=0.0)
-    interval_steps: int = knob(low=1)
-    keep: int = knob(low=1)
-
-
-@dataclass(frozen=True)
-class RuntimeConfig:
-    """The machine."""
-
-    device: str = knob(choices=("auto", "cpu", "cuda"))
-    threads: int = knob(low=0)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything a run needs to know, resolved."""
 
@@ -398,22 +274,32 @@ def _check_together(config: Config) -> None:
     source = config.data.source
     if source not in ("auto", "collected", "d4rl") and not (source.startswith("path:") and len(source) > 5):
         accepted = ("auto", "collected", "d4rl", "path:FILE")
-        raise ConfigError(f"--source must be {', '.join(accepted[:-1])} or {accepted[-1]}, not {source!r}{suggest(source, accepted)}")
+        raise ConfigError(
+            f"--source must be {', '.join(accepted[:-1])} or {accepted[-1]}, not {source!r}{suggest(source, accepted)}"
+        )
     policy = config.policy
     if policy.kind == "transformer" and policy.embedding_size % policy.heads:
-        raise ConfigError(f"policy.embedding_size ({policy.embedding_size}) must be a multiple of policy.heads ({policy.heads})")
+        raise ConfigError(
+            f"policy.embedding_size ({policy.embedding_size}) must be a multiple of policy.heads ({policy.heads})"
+        )
     if config.planner.planning_horizon > 1 and config.planner.env_model == "none":
         raise ConfigError("planner.planning_horizon > 1 needs planner.env_model learned or simulator, not none")
     actor = config.actor
     predicts = actor.next_observation_coefficient > 0 and actor.reward_coefficient > 0
     if policy.kind == "mlp" and (actor.next_observation_coefficient > 0 or actor.reward_coefficient > 0):
-        raise ConfigError("policy.kind mlp predicts no observations or rewards: set actor.next_observation_coefficient=0 actor.reward_coefficient=0")
+        raise ConfigError(
+            "policy.kind mlp predicts no observations or rewards: "
+            "set actor.next_observation_coefficient=0 actor.reward_coefficient=0"
+        )
     imagines = config.planner.planning_horizon > 1 or config.evaluation.lookahead_horizon > 1
     if config.planner.candidates > 1 and imagines and config.planner.env_model != "simulator" and not predicts:
         raise ConfigError(
-            "a look-ahead with the learned env_model needs actor.next_observation_coefficient and actor.reward_coefficient above 0"
+            "a look-ahead with the learned env_model needs "
+            "actor.next_observation_coefficient and actor.reward_coefficient above 0"
         )
-    needs_critic = config.actor.inverse_temperature > 0 or config.actor.q_coefficient > 0 or config.planner.candidates > 1
+    needs_critic = (
+        config.actor.inverse_temperature > 0 or config.actor.q_coefficient > 0 or config.planner.candidates > 1
+    )
     if needs_critic and config.critic.gradient_steps == 0:
         raise ConfigError(
             "critic.gradient_steps is 0, but actor.inverse_temperature, actor.q_coefficient or planner.candidates uses the critic"

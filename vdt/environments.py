@@ -28,7 +28,7 @@ def make_environment(environment_id: str, horizon: int) -> Environment:
         with warnings.catch_warnings():  # -v4 is deprecated and is the version that matches D4RL's physics
             warnings.filterwarnings("ignore", message=".*is out of date.*", category=DeprecationWarning)
             warnings.filterwarnings("ignore", message=".*deprecated.*", category=DeprecationWarning)
-            environment: Any = gymnasium.make(environment_id, max_episode_steps=horizon)
+            environment: Environment = gymnasium.make(environment_id, max_episode_steps=horizon)
     except gymnasium.error.Error as error:
         raise ValueError(f"task.environment_id: Gymnasium cannot make {environment_id!r}: {error}") from error
     for name in ("observation_space", "action_space"):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from vdt.data.trajectory import FloatArray, Trajectory
 from vdt.environments import Environment, get_action_bounds
@@ -23,7 +24,7 @@ class Actor(Protocol):
     def act(self, observations: FloatArray) -> FloatArray:
         """Raw observations (N, S) of the episodes that still run -> actions (N, A)."""
 
-    def observe(self, actions: FloatArray, rewards: FloatArray, active: np.ndarray) -> None:  # type: ignore[type-arg]
+    def observe(self, actions: FloatArray, rewards: FloatArray, active: npt.NDArray[np.bool_]) -> None:
         """What was executed (N, A), what it paid (N,), and which of the N go on (N,) bool."""
 
 
@@ -64,7 +65,8 @@ def collect_trajectories(
     while running:
         decided = actor.act(np.stack([observations[i][-1] for i in running]))
         if noise > 0:
-            decided = decided + noise * (high - low) / 2 * np.stack([generators[i].standard_normal(len(low)) for i in running])
+            standard = np.stack([generators[i].standard_normal(len(low), dtype=np.float32) for i in running])
+            decided = decided + (noise * (high - low) / 2 * standard).astype(np.float32)
         executed = np.clip(decided, low, high).astype(np.float32)
         active = np.ones(len(running), np.bool_)
         for k, i in enumerate(running):
@@ -79,7 +81,10 @@ def collect_trajectories(
         now = time.monotonic()
         if now - reported > REPORT_EVERY_SECONDS:
             reported, steps = now, sum(map(len, rewards))
-            print(f"{label}: {len(running)}/{len(seeds)} episodes running, {steps / (now - started):.0f} steps/s", flush=True)
+            print(
+                f"{label}: {len(running)}/{len(seeds)} episodes running, {steps / (now - started):.0f} steps/s",
+                flush=True,
+            )
     return [
         Trajectory(np.stack(o), np.stack(a), np.array(r, np.float32), t)
         for o, a, r, t in zip(observations, actions, rewards, terminated, strict=True)

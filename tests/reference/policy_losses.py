@@ -24,13 +24,17 @@ def decision_transformer_loss_loop(output: PolicyOutput, batch: SequenceBatch) -
     return total
 
 
-def behavior_loss_loop(predicted: Tensor, actions: Tensor, advantages: Tensor, mask: Tensor, eta: float, w_max: float) -> float:
+def behavior_loss_loop(
+    predicted: Tensor, actions: Tensor, advantages: Tensor, mask: Tensor, eta: float, w_max: float
+) -> float:
     """Mean over real steps of min(exp(eta A), w_max) ||pi - a||^2."""
     total, count = 0.0, 0
     for b, row in enumerate(mask.tolist()):
         for k, real in enumerate(row):
             if real:
                 weight = min(math.exp(eta * float(advantages[b, k])), w_max)
-                total += weight * sum((p - a) ** 2 for p, a in zip(predicted[b, k].tolist(), actions[b, k].tolist(), strict=True))
+                total += weight * sum(
+                    (p - a) ** 2 for p, a in zip(predicted[b, k].tolist(), actions[b, k].tolist(), strict=True)
+                )
                 count += 1
     return total / count

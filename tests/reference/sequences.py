@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from reference.targets import returns_to_go_loop
 
+from reference.targets import returns_to_go_loop
 from vdt.data.trajectory import Trajectory
 
 

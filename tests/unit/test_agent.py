@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
+
 from builders_for_tests import assert_identical, make_brain, make_config, make_dataset
 from environments_for_tests import CONSTANT, COUNTDOWN
-
 from vdt.agent import Agent, Brain, PlannerSettings
 from vdt.config import Config
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
@@ -23,7 +23,9 @@ def make_lively_brain(config: Config) -> Brain:
     return brain
 
 
-def act(brain: Brain, returns: tuple[float, ...], seeds: list[int], horizon: int = 9, kind: str = COUNTDOWN) -> list[Trajectory]:
+def act(
+    brain: Brain, returns: tuple[float, ...], seeds: list[int], horizon: int = 9, kind: str = COUNTDOWN
+) -> list[Trajectory]:
     environments = [make_environment(kind, horizon) for _ in seeds]
     return collect_trajectories(Agent(brain, PlannerSettings(returns)), environments, seeds)
 
@@ -122,7 +124,6 @@ def test_simulator_steps_are_counted() -> None:
 
 def _pendulum_dataset() -> object:
     from builders_for_tests import make_trajectory
-
     from vdt.data.trajectory import TrajectoryDataset
 
     return TrajectoryDataset.from_trajectories([make_trajectory(9, observation_size=4)])

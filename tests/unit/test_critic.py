@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from builders_for_tests import clone_state, make_config
-from reference.networks import make_separate_networks
 from torch import nn
 
+from builders_for_tests import clone_state, make_config
+from reference.networks import make_separate_networks
 from vdt.critic.critic import Critic
 from vdt.critic.losses import compute_expectile_loss, compute_q_loss, compute_q_targets, compute_value_loss
-from vdt.critic.networks import MLPEnsemble, TwinQ, ValueNetwork
+from vdt.critic.networks import MLPEnsemble, TwinQ, ValueNetwork, mish
 from vdt.data.batches import TransitionBatch
 
 CONFIG = make_config().critic
@@ -28,7 +28,9 @@ def make_critic(seed: int = 0, **changes: object) -> Critic:
 def make_batch(size: int = 16, seed: int = 1) -> TransitionBatch:
     torch.manual_seed(seed)
     discounts = torch.where(torch.rand(size) < 0.3, 0.0, 0.81)
-    return TransitionBatch(torch.randn(size, 3), torch.randn(size, 2), torch.randn(size), torch.randn(size, 3), discounts)
+    return TransitionBatch(
+        torch.randn(size, 3), torch.randn(size, 2), torch.randn(size), torch.randn(size, 3), discounts
+    )
 
 
 # M1
@@ -117,6 +119,16 @@ def test_ensemble_equals_separate_networks(activation: str, layer: type[nn.Modul
     expected = torch.stack([net(inputs)[:, 0] for net in make_separate_networks(ensemble, layer)])
     torch.testing.assert_close(ensemble(inputs), expected)
     assert not torch.allclose(expected[0], expected[1])  # members start different
+
+
+def test_mish_equals_torchs_with_its_gradient() -> None:
+    z = torch.cat([torch.linspace(-30, 30, 601), torch.tensor([-1e4, -100.0, 19.9, 20.1, 100.0, 1e4])]).requires_grad_()
+    ours, builtin = mish(z), torch.nn.functional.mish(z)
+    torch.testing.assert_close(ours, builtin, atol=1e-6, rtol=1e-5)
+    incoming = torch.linspace(-2, 3, len(z))
+    (mine,) = torch.autograd.grad(ours, z, incoming)
+    (expected,) = torch.autograd.grad(builtin, z, incoming)
+    torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_initial_weights_are_spread_like_torchs_linear_layers() -> None:

@@ -107,5 +107,7 @@ def test_a_fallen_candidate_is_stepped_no_more() -> None:
     counted = model.environment_steps
     seen, rewards, alive = model.predict(make_sequences([observation] * 2, actions))
     assert model.environment_steps == counted + 1 and alive.tolist() == [0, 1]
-    assert float(rewards[0]) == 0 and torch.equal(seen[0], make_sequences([observation], actions[:1]).observations[0, 0])
+    assert float(rewards[0]) == 0 and torch.equal(
+        seen[0], make_sequences([observation], actions[:1]).observations[0, 0]
+    )
     environment.close()

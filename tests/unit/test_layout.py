@@ -34,6 +34,7 @@ LAYERS = {
     "files": 0,
     "runtime": 0,
     "config": 0,
+    "schema": 0,
     "scores": 0,
     "environments": 0,
     "rollout": 0,

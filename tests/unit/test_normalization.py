@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from builders_for_tests import make_dataset
 
+from builders_for_tests import make_dataset
 from vdt.data.normalization import Normalizer, compute_reward_scale
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 

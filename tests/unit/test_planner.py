@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from builders_for_tests import make_config
-from reference.planner import score_candidate_loop
 from torch import Tensor, nn
 
+from builders_for_tests import make_config
+from reference.planner import score_candidate_loop
 from vdt.critic.critic import Critic
 from vdt.planning.env_model import LearnedModel, Sequences
 from vdt.planning.planner import Plan, expand_candidates, plan

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from builders_for_tests import make_config
-from reference.policy_losses import behavior_loss_loop
 from torch import Tensor
 
+from builders_for_tests import make_config
+from reference.policy_losses import behavior_loss_loop
 from vdt.critic.critic import Critic
 from vdt.policy.losses import (
     AdvantageWeighting,

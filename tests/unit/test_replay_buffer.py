@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+
 from builders_for_tests import SETTINGS, make_buffer, make_dataset, make_tiny_sampler, make_trajectory
 from reference.targets import n_step_target_loop, returns_to_go_loop
-
 from vdt.data.normalization import Normalizer
 from vdt.data.replay_buffer import (
     TargetSettings,

@@ -4,15 +4,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from builders_for_tests import LinearActor
 from environments_for_tests import CONSTANT, CONSTANT_ENDING, COUNTDOWN
-
 from vdt.data.trajectory import Trajectory
 from vdt.environments import make_environment
 from vdt.rollout import collect_trajectories
 
 
-def collect(environment_id: str, seeds: list[int], horizon: int = 50, gain: float = 0.3, **settings: Any) -> list[Trajectory]:
+def collect(
+    environment_id: str, seeds: list[int], horizon: int = 50, gain: float = 0.3, **settings: Any
+) -> list[Trajectory]:
     environments = [make_environment(environment_id, horizon) for _ in seeds]
     return collect_trajectories(LinearActor(gain), environments, seeds, **settings)
 

@@ -60,13 +60,15 @@ def test_folders_are_made_and_tried(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the parent's death signal")
 def test_a_step_dies_with_its_parent(tmp_path: Path) -> None:
-    child = "from vdt.runtime import die_with_parent; import time; die_with_parent(); print('ready', flush=True); time.sleep(60)"
+    child = "import time, vdt.runtime as r; r.die_with_parent(); print('ready', flush=True); time.sleep(60)"
     parent = (
         f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE);"
         "p.stdout.readline(); print(p.pid, flush=True); import time; time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": str(runtime.ROOT)}
-    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         orphan = int(process.stdout.readline())
         process.send_signal(signal.SIGKILL)
@@ -86,7 +88,13 @@ def test_cores_are_divided_among_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "count_cores", lambda: 8)
     before = torch.get_num_threads()
     try:
-        for cells, explicit, limit, threads in ((1, 0, "", 8), (3, 0, "", 2), (20, 0, "", 1), (4, 5, "", 5), (1, 0, "4", 4)):
+        for cells, explicit, limit, threads in (
+            (1, 0, "", 8),
+            (3, 0, "", 2),
+            (20, 0, "", 1),
+            (4, 5, "", 5),
+            (1, 0, "4", 4),
+        ):
             monkeypatch.setenv("OMP_NUM_THREADS", limit)
             assert runtime.set_threads(cells, explicit) == threads
             assert torch.get_num_threads() == threads
@@ -115,5 +123,5 @@ def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
         config = resolve_config(ENV, overrides=f"runtime.device={wanted}")
         assert runtime.choose_device(config).type == device
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="runtime.device is cuda"):
+    with pytest.raises(ConfigError, match=r"runtime\.device is cuda"):
         runtime.choose_device(resolve_config(ENV, overrides="runtime.device=cuda"))

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
+
 from builders_for_tests import SETTINGS, make_buffer, make_dataset, make_tiny_sampler, make_trajectory
 from reference.sequences import gather_sequence_loop
 from reference.targets import n_step_target_loop
-from scipy.stats import chisquare
-
 from vdt.data.normalization import Normalizer
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
 

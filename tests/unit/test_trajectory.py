@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from builders_for_tests import make_dataset, make_trajectory
 
+from builders_for_tests import make_dataset, make_trajectory
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 
 
@@ -16,7 +16,9 @@ def test_a_trajectory_has_one_observation_more_than_actions() -> None:
         trajectory.terminated = True  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("observations", "actions", "rewards"), [(1, 0, 0), (4, 4, 4), (6, 4, 4), (5, 3, 4), (5, 4, 5)])
+@pytest.mark.parametrize(
+    ("observations", "actions", "rewards"), [(1, 0, 0), (4, 4, 4), (6, 4, 4), (5, 3, 4), (5, 4, 5)]
+)
 def test_lengths_that_do_not_fit_are_refused(observations: int, actions: int, rewards: int) -> None:
     with pytest.raises(ValueError, match=rf"T\+1 observations, not {actions}, {rewards} and {observations}"):
         Trajectory(np.zeros((observations, 2)), np.zeros((actions, 1)), np.zeros(rewards), False)  # type: ignore[arg-type]

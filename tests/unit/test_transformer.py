@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from builders_for_tests import make_config
-from reference.networks import attend_explicitly
 from torch import Tensor
 
+from builders_for_tests import make_config
+from reference.networks import attend_explicitly
 from vdt.policy.decision_transformer import DecisionTransformer
 from vdt.policy.mlp_policy import MLPPolicy, make_policy
 from vdt.policy.transformer import Block, CausalSelfAttention, CausalTransformer
@@ -67,9 +67,11 @@ def test_the_future_does_not_leak(name: str) -> None:
     later[name][:, 3:] += 1
     before, after = model(**inputs), model(**later)
     for field in ("actions", "next_observations", "rewards"):
-        difference = (getattr(before, field) - getattr(after, field)).abs().flatten(2).sum(2) if field != "rewards" else (
-            before.rewards - after.rewards
-        ).abs()
+        difference = (
+            (getattr(before, field) - getattr(after, field)).abs().flatten(2).sum(2)
+            if field != "rewards"
+            else (before.rewards - after.rewards).abs()
+        )
         assert (difference[:, :3] == 0).all(), field
         assert (difference[:, 4] > 0).all(), field  # and the past is seen
 
@@ -104,7 +106,9 @@ def test_predicted_change_is_added_to_the_observation() -> None:
     model, inputs = make_model(), make_inputs()
     model.predict_change.weight.data.zero_()
     model.predict_change.bias.data.copy_(torch.tensor([1.0, 2.0, 3.0]))
-    torch.testing.assert_close(model(**inputs).next_observations, inputs["observations"] + torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(
+        model(**inputs).next_observations, inputs["observations"] + torch.tensor([1.0, 2.0, 3.0])
+    )
 
 
 def test_actions_stay_in_range() -> None:

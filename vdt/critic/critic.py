@@ -7,10 +7,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from vdt.config import CriticConfig
 from vdt.critic.losses import CriticLosses, compute_q_loss, compute_q_targets, compute_value_loss
 from vdt.critic.networks import TwinQ, ValueNetwork
 from vdt.data.batches import TransitionBatch
+from vdt.schema import CriticConfig
 
 
 class Critic(nn.Module):
@@ -59,4 +59,6 @@ class Critic(nn.Module):
     @torch.no_grad()
     def update_targets(self) -> None:
         """Move the target networks by `target_update_rate` towards Q."""
-        torch._foreach_lerp_(list(self.target_q.parameters()), list(self.q.parameters()), self.config.target_update_rate)
+        torch._foreach_lerp_(
+            list(self.target_q.parameters()), list(self.q.parameters()), self.config.target_update_rate
+        )

@@ -42,7 +42,7 @@ class BehaviorPolicy:
 
     def sample_action(self, observations: FloatArray, noise: FloatArray) -> FloatArray:
         """Stochastic action: `noise` holds standard normal numbers, (B, A)."""
-        return self.mean_action(observations) + np.exp(self.log_std) * noise
+        return np.asarray(self.mean_action(observations) + np.exp(self.log_std) * noise, dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vdt.config import TaskConfig
 from vdt.data.sources.recording import Recording
 from vdt.data.trajectory import TrajectoryDataset
+from vdt.schema import TaskConfig
 from vdt.scores import compute_normalized_score
 
 QUANTILES = {"min": 0.0, "10%": 0.1, "25%": 0.25, "50%": 0.5, "75%": 0.75, "90%": 0.9, "max": 1.0}
@@ -26,7 +26,7 @@ def make_card(env: str, task: TaskConfig, source: str, recording: Recording) -> 
     return {
         "env": env,
         "source": source,
-        "licence": task.licence,
+        "licence": task.licence if source != "path" else "that of the file given",
         "episodes": len(dataset),
         "steps": dataset.steps,
         "observation_size": dataset.observation_size,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vdt.data.trajectory import FloatArray, TrajectoryDataset
+from vdt.data.trajectory import TrajectoryDataset
 
 MIN_STD = 1e-6  # a dimension that never moves is only centred
 
@@ -50,7 +51,7 @@ class Normalizer:
         return {"mean": self.mean, "std": self.std}
 
 
-def compute_reward_scale(scaling: str, episode_returns: FloatArray) -> float:
+def compute_reward_scale(scaling: str, episode_returns: npt.NDArray[np.float64]) -> float:
     """Factor that brings the critic's advantages to O(1).
 
     Args:

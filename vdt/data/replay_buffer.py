@@ -158,7 +158,9 @@ class TrajectoryReplayBuffer:
         observations = torch.from_numpy(np.ascontiguousarray(trajectory.observations)).to(self.device)
         rows[:, : self.observation_size] = self.normalizer.normalize(observations)
         rows[:, self.observation_size :] = 0.0
-        rows[:steps, self.observation_size : split] = torch.from_numpy(np.ascontiguousarray(trajectory.actions)).to(self.device)
+        rows[:steps, self.observation_size : split] = torch.from_numpy(np.ascontiguousarray(trajectory.actions)).to(
+            self.device
+        )
         rows[:steps, split:] = torch.from_numpy(tail.astype(np.float32)).to(self.device)
         self.trajectories.append(trajectory)
         self._starts.append(self._end)

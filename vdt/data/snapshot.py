@@ -10,6 +10,7 @@ import fcntl
 import io
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -122,15 +123,15 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
     path = get_snapshot_path(home, config.env, choice.key)
     with _locked(home / ".vdt" / "locks" / f"{config.env}-{choice.key}.lock"):
         if path.is_file():
-            _check_unchanged(path)
             dataset, card = _read(path)
         else:
+            _check_writable(path)
             recording = choice.load()
             dataset = recording.dataset
             _check(config, dataset)
             card = make_card(config.env, config.task, choice.source, recording)
             _write(path, dataset, card)
-        md5, size = _add_to_dvc(home, path)
+        md5, size = _find_version(path) or _add_to_dvc(home, path)
     print(f"data: {describe(dataset, card)}, md5 {md5}", flush=True)
     card = {**card, "reason": choice.reason}
     return Snapshot(config.env, choice.source, choice.reason, str(path), md5, size, card)
@@ -160,27 +161,43 @@ def _check(config: Config, dataset: TrajectoryDataset) -> None:
         raise DataError(f"{config.env}: actions reach {np.abs(dataset.actions).max()}; accepted is [-1, 1]")
 
 
+def _check_writable(path: Path) -> None:
+    """Try the nearest folder above `path` that exists, so that collecting or fetching is not in vain."""
+    folder = next(parent for parent in path.parents if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _make_folder_error(path, error) from None
+
+
 def _write(path: Path, dataset: TrajectoryDataset, card: Mapping[str, Any]) -> None:
     try:
         write_trajectories(path, dataset, card)
-    except OSError as error:
-        raise FolderError(
-            f"cannot write {path} ({error.strerror}); set VDT_HOME to a folder that you can write to"
-        ) from None
+    except OSError as error:  # e.g. the disk is full
+        raise _make_folder_error(path, error) from None
 
 
-def _check_unchanged(path: Path) -> None:
-    """A snapshot that was edited after it was versioned must not be used in silence."""
+def _make_folder_error(path: Path, error: OSError) -> FolderError:
+    return FolderError(f"cannot write to {path} ({error.strerror}); set VDT_HOME to a folder that you can write to")
+
+
+def _find_version(path: Path) -> tuple[str, int] | None:
+    """md5 and size of a file that is versioned already; None if it is not, e.g. after a kill between writing and that.
+
+    Raises:
+        DataError: if the file was changed afterwards: it must not be used, or versioned anew, in silence.
+    """
     record = path.with_name(f"{path.name}.dvc")
     if not record.is_file():
-        return  # the process was killed between writing and versioning; the file itself was written whole
+        return None
     recorded = load_yaml(record)["outs"][0]["md5"]
     found = compute_file_digest(path, "md5")
     if found != recorded:
         raise DataError(
-            f"{path} has md5 {found}, but {record.name} records {recorded}: it was changed after it was made. "
+            f"{path} has md5 {found}, but {record.name} records {recorded}: it is not the file that was versioned. "
             f"Run `dvc checkout {record}`, or delete {path.parent}"
         )
+    return found, path.stat().st_size
 
 
 @contextlib.contextmanager
@@ -234,7 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
     from vdt.runtime import home
 
     parser = argparse.ArgumentParser(prog="python -m vdt.data.snapshot", description=main.__doc__)
-    parser.add_argument("--env", default="walker2d-medium-v2", help="D4RL name of a task")
+    parser.add_argument("--env", required=True, help="D4RL name of a task")
     parser.add_argument("--preset", default="laptop")
     parser.add_argument("--source", default="auto", help="auto, collected, d4rl or path:FILE")
     parser.add_argument("--set", default="", dest="overrides", help='e.g. "data.steps=50000"')

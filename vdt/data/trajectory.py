@@ -94,7 +94,10 @@ class TrajectoryDataset:
         if not items:
             raise ValueError("a data set needs at least one trajectory")
         offsets = np.concatenate([[0], np.cumsum([len(t) + 1 for t in items])]).astype(np.int64)
-        rows, (observation_size, action_size) = int(offsets[-1]), (items[0].observations.shape[1], items[0].actions.shape[1])
+        rows, (observation_size, action_size) = (
+            int(offsets[-1]),
+            (items[0].observations.shape[1], items[0].actions.shape[1]),
+        )
         observations = np.empty((rows, observation_size), np.float32)
         actions = np.zeros((rows, action_size), np.float32)
         rewards = np.zeros(rows, np.float32)
@@ -137,12 +140,12 @@ class TrajectoryDataset:
     @property
     def observation_size(self) -> int:
         """S."""
-        return self.observations.shape[1]
+        return int(self.observations.shape[1])
 
     @property
     def action_size(self) -> int:
         """A."""
-        return self.actions.shape[1]
+        return int(self.actions.shape[1])
 
     @cached_property
     def episode_returns(self) -> npt.NDArray[np.float64]:

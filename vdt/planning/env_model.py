@@ -111,7 +111,10 @@ class SimulatorModel:
     def predict(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
         """Step the scratch environment once from each candidate's state."""
         inner = self.scratch.unwrapped
-        observations, rewards = sequences.observations[:, -1].clone(), sequences.returns_to_go.new_zeros(len(self.states))
+        observations, rewards = (
+            sequences.observations[:, -1].clone(),
+            sequences.returns_to_go.new_zeros(len(self.states)),
+        )
         for k, state in enumerate(self.states):
             if not self.alive[k]:
                 continue
@@ -120,6 +123,8 @@ class SimulatorModel:
             observation, reward, terminated, _, _ = inner.step(sequences.actions[k, -1].double().cpu().numpy())
             self.environment_steps += 1
             self.states[k], self.alive[k] = self._get_state(self.scratch), not terminated
-            observations[k] = self.normalizer.normalize(torch.as_tensor(observation, dtype=torch.float32).to(observations))
+            observations[k] = self.normalizer.normalize(
+                torch.as_tensor(observation, dtype=torch.float32).to(observations)
+            )
             rewards[k] = float(reward) / self.return_scale
         return observations, rewards, torch.tensor(self.alive, dtype=torch.float32, device=observations.device)

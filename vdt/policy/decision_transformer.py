@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vdt.config import PolicyConfig
 from vdt.policy.transformer import CausalTransformer
+from vdt.schema import PolicyConfig
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from vdt.config import PolicyConfig
 from vdt.policy.decision_transformer import PolicyOutput
+from vdt.schema import PolicyConfig
 
 HIDDEN_SIZE = 256  # two hidden layers, as in the value-based baselines (IQL, TD3+BC)
 

@@ -48,30 +48,20 @@ class RunSender:
     def _send_checkpoint(self, record: Record) -> None:
         from mlflow.entities import Metric
 
-        path = Path(record["path"])
-        filters = f"name = '{record['name']}' AND source_run_id = '{self.run_id}'"
-        known = self.client.search_logged_models([self.experiment_id], filters)
+        path, tags = Path(record["path"]), {key: str(record[key]) for key in ("path", "sha256", "step")}
+        where = f"name = '{record['name']}' AND source_run_id = '{self.run_id}'"
+        known = self.client.search_logged_models([self.experiment_id], where)
         if known and known[0].tags.get("sha256") == record["sha256"] and str(known[0].status) == "READY":
             return
-        tags = {"path": record["path"], "sha256": record["sha256"], "step": str(record["step"])}
-        model = (
-            known[0]
-            if known
-            else self.client.create_logged_model(
-                self.experiment_id, record["name"], self.run_id, tags, model_type="checkpoint"
-            )
-        )
-        if known:
-            self.client.set_logged_model_tags(model.model_id, tags)
+        model = known[0] if known else self.client.create_logged_model(self.experiment_id, record["name"], self.run_id)
+        self.client.set_logged_model_tags(model.model_id, tags)
         if is_final(path):
             self.client.log_model_artifact(model.model_id, str(path))
-        self.client.finalize_logged_model(model.model_id, "READY")
+        metrics = record["metrics"].items()
         self._send_metrics(
-            [
-                Metric(f"checkpoint/{key}", value, record["time"], record["step"], model_id=model.model_id)
-                for key, value in record["metrics"].items()
-            ]
+            [Metric(f"checkpoint/{k}", v, record["time"], record["step"], model_id=model.model_id) for k, v in metrics]
         )
+        self.client.finalize_logged_model(model.model_id, "READY")  # last: what is ready is complete
 
 
 def is_final(path: Path) -> bool:

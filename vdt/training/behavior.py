@@ -93,7 +93,7 @@ def train_behavior_ladder(settings: BehaviorTraining) -> BehaviorLadder:
             self.started = self.reported = time.monotonic()
 
         def _on_rollout_start(self) -> None:
-            episodes = self.model.ep_info_buffer or []
+            episodes: Any = self.model.ep_info_buffer or []
             mean_return = float(np.mean([e["r"] for e in episodes])) if episodes else 0.0
             if self.num_timesteps >= len(taken) * settings.snapshot_every:
                 taken.append((self.num_timesteps, mean_return, _snapshot(model, normalizer)))

@@ -27,16 +27,18 @@ class Progress:
         self.name, self.start, self.total, self.unit = name, start, total, unit
         self.began = self.reported = time.monotonic()
 
-    def report(self, step: int, metrics: Callable[[], Mapping[str, float]]) -> None:
-        """Print if it is time; `metrics` is only called then."""
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Print if it is time."""
         now = time.monotonic()
         if now - self.reported < REPORT_EVERY_SECONDS and step < self.total:
             return
         self.reported = now
         rate = (step - self.start) / max(now - self.began, 1e-9)
         left = (self.total - step) / max(rate, 1e-9)
-        numbers = "  ".join(f"{key} {value:.4g}" for key, value in metrics().items())
-        print(f"{self.name}: {self.unit} {step:,}/{self.total:,}  {rate:.1f}/s  {left:.0f} s left  {numbers}", flush=True)
+        numbers = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
+        print(
+            f"{self.name}: {self.unit} {step:,}/{self.total:,}  {rate:.1f}/s  {left:.0f} s left  {numbers}", flush=True
+        )
 
 
 def read_metrics(name: str, step: int, metrics: Mapping[str, Tensor]) -> dict[str, float]:
@@ -89,5 +91,5 @@ def run_gradient_steps(
             tracker.flush()
             path = checkpoints.save(step, get_state(step))
             tracker.log_checkpoint(f"{name}-{step}", path, step, values)
-        progress.report(step, lambda: {k.split("/")[1]: v for k, v in values.items() if "loss" in k or "std" in k})
+        progress.report(step, {k.split("/")[1]: v for k, v in values.items() if "loss" in k or "std" in k})
     return values

@@ -50,7 +50,9 @@ def make_sampler(
     return Sampler(buffer, config.data.trajectory_weighting, generator)
 
 
-def make_offline_buffer(config: Config, dataset: TrajectoryDataset, normalizer: Normalizer, reward_scale: float) -> TrajectoryReplayBuffer:
+def make_offline_buffer(
+    config: Config, dataset: TrajectoryDataset, normalizer: Normalizer, reward_scale: float
+) -> TrajectoryReplayBuffer:
     """The whole data set on the training device."""
     settings = make_target_settings(config, reward_scale)
     device = normalizer.mean.device
@@ -97,7 +99,9 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
         }
 
     total = config.critic.gradient_steps
-    print(f"critic: {total:,} gradient steps on {buffer.steps:,} transitions, reward scale {reward_scale:.4g}", flush=True)
+    print(
+        f"critic: {total:,} gradient steps on {buffer.steps:,} transitions, reward scale {reward_scale:.4g}", flush=True
+    )
     values = run_gradient_steps(
         "critic",
         total,
@@ -162,7 +166,9 @@ def train_actor(
     def update(step: int) -> Any:
         rate = compute_learning_rate(step, actor.gradient_steps, actor.warmup_steps, actor.learning_rate)
         set_learning_rate(optimizer, rate)
-        return update_policy(brain, optimizer, sampler.sample_sequences(actor.batch_size, config.policy.context_length), actor)
+        return update_policy(
+            brain, optimizer, sampler.sample_sequences(actor.batch_size, config.policy.context_length), actor
+        )
 
     def get_state(step: int) -> State:
         return {

@@ -37,7 +37,10 @@ def seed_buffer(config: Config, dataset: TrajectoryDataset, path: Path) -> Path:
     """Write the highest-return offline trajectories that fit the online buffer to `path`."""
     best = TrajectoryDataset.from_trajectories(select_best_trajectories(dataset, config.online.buffer_trajectories))
     returns = best.episode_returns
-    print(f"buffer: {len(best)} of {len(dataset)} trajectories, returns {returns.min():.0f} to {returns.max():.0f}", flush=True)
+    print(
+        f"buffer: {len(best)} of {len(dataset)} trajectories, returns {returns.min():.0f} to {returns.max():.0f}",
+        flush=True,
+    )
     write_trajectories(path, best)
     return path
 
@@ -52,7 +55,9 @@ class OnlineTuner:
         brain.critic.requires_grad_(True)
         brain.critic.target_q.requires_grad_(False)
         self.critic_optimizer = make_critic_optimizer(brain.critic, config.critic.learning_rate)
-        self.policy_optimizer = make_policy_optimizer(brain.policy, online.actor_learning_rate, config.actor.weight_decay)
+        self.policy_optimizer = make_policy_optimizer(
+            brain.policy, online.actor_learning_rate, config.actor.weight_decay
+        )
         self.environment_steps = 0
         self.episodes = 0
         self.environments: list[Environment] = []
@@ -168,7 +173,8 @@ def tune_online(
             tracker.flush()
             path = checkpoints.save(step, tuner.state_dict())
             tracker.log_checkpoint(f"online-{step}", path, step, values)
-        progress.report(step, lambda: {k.split("/")[1]: v for k, v in values.items() if "score" in k or k.endswith("q_loss")})
+        shown = {k.split("/")[1]: v for k, v in values.items() if "score" in k or k.endswith("q_loss")}
+        progress.report(step, shown)
     tracker.flush()
     final = tuner.environment_steps
     path = checkpoints.finish(final, tuner.state_dict())

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from vdt.agent import Brain
-from vdt.config import ActorConfig
 from vdt.critic.critic import Critic
 from vdt.data.batches import SequenceBatch, TransitionBatch
 from vdt.policy.losses import (
@@ -20,6 +19,7 @@ from vdt.policy.losses import (
     compute_q_term,
     compute_reward_loss,
 )
+from vdt.schema import ActorConfig
 
 Metrics = Mapping[str, Tensor]
 
@@ -91,9 +91,7 @@ def compute_policy_losses(brain: Brain, batch: SequenceBatch, config: ActorConfi
     return PolicyLosses(total, behavior, q_term, next_observation, reward), weights
 
 
-def update_policy(
-    brain: Brain, optimizer: torch.optim.Optimizer, batch: SequenceBatch, config: ActorConfig
-) -> Metrics:
+def update_policy(brain: Brain, optimizer: torch.optim.Optimizer, batch: SequenceBatch, config: ActorConfig) -> Metrics:
     """One step on the policy's losses; the critic is not changed."""
     brain.policy.train()
     losses, weights = compute_policy_losses(brain, batch, config)

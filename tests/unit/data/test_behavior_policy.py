@@ -40,11 +40,13 @@ def test_action_by_hand() -> None:
     # (2 - 1) / 4 = 0.25;  tanh(0.25 * 2 + 0.5) = tanh(1) = 0.761594;  0.761594 * 3 - 1 = 1.284783, not clipped
     np.testing.assert_allclose(policy.mean_action(observation), [[1.284783]], atol=1e-5)
     # noise 2 at standard deviation 0.5: + 1
-    np.testing.assert_allclose(policy.sample_action(observation, np.array([[2.0]], np.float32)), [[2.284783]], atol=1e-5)
+    noise = np.array([[2.0]], np.float32)
+    np.testing.assert_allclose(policy.sample_action(observation, noise), [[2.284783]], atol=1e-5)
 
 
 def test_normalised_observations_are_clipped_at_ten() -> None:
-    policy = dataclasses.replace(make_policy(), observation_mean=np.zeros(3, np.float32), observation_std=np.ones(3, np.float32))
+    mean, std = np.zeros(3, np.float32), np.ones(3, np.float32)
+    policy = dataclasses.replace(make_policy(), observation_mean=mean, observation_std=std)
     far, limit = np.full((1, 3), 500.0, np.float32), np.full((1, 3), 10.0, np.float32)
     assert np.array_equal(policy.mean_action(far), policy.mean_action(limit))
 

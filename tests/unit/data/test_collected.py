@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_for_tests import make_data_config
 
+from data_for_tests import make_data_config
 from vdt.config import PARAMS, Config
 from vdt.data.behavior_policy import load_ladder
 from vdt.data.sources.collected import (
@@ -24,7 +24,9 @@ LADDER = PARAMS / "behavior" / "walker2d.npz"
 ARRAYS = ("observations", "actions", "rewards", "offsets", "terminated")
 
 
-def collect(rungs: tuple[int, ...], steps: int, seed: int = 0, parallel: int = 3, horizon: int = 40) -> TrajectoryDataset:
+def collect(
+    rungs: tuple[int, ...], steps: int, seed: int = 0, parallel: int = 3, horizon: int = 40
+) -> TrajectoryDataset:
     return collect_dataset(
         load_ladder(LADDER),
         rungs,
@@ -91,7 +93,7 @@ def test_recording_says_how_it_was_made() -> None:
     config = make_data_config("collected", data__steps=120, task__horizon=40)
     recording = collect_recording(config, LADDER)
     assert recording.dataset.steps >= 120
-    assert recording.recipe["snapshots"] == config.task.collected.snapshots
+    assert recording.recipe["snapshots"] == list(config.task.collected.snapshots)
     assert {"seed", "steps", "environment_id", "ladder_sha256", "mujoco"} <= set(recording.recipe)
     assert "not the D4RL data set" in recording.notes[0]
 
@@ -120,7 +122,7 @@ def test_other_settings_are_another_snapshot(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rungs", ["[99]", "[-1]", "[]"])
 def test_a_rung_that_is_not_there(rungs: str) -> None:
     config = make_data_config("collected", task__collected__snapshots=rungs)
-    with pytest.raises(DataError, match=r"task\.collected\.snapshots is .* holds rungs 0 to 10"):
+    with pytest.raises(DataError, match=r"task\.collected\.snapshots is .* holds rungs 0 to 11"):
         collect_recording(config, LADDER)
 
 

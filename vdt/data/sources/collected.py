@@ -9,7 +9,6 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +144,8 @@ def make_recipe(config: Config, ladder_path: Path) -> dict[str, Any]:
         "horizon": config.task.horizon,
         "steps": config.data.steps,
         "seed": config.data.seed,
-        **asdict(config.task.collected),
+        "ladder": config.task.collected.ladder,
+        "snapshots": list(config.task.collected.snapshots),
         "ladder_sha256": compute_file_digest(ladder_path, "sha256"),
     }
 

@@ -23,9 +23,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from vdt.config import TaskConfig
 from vdt.data.sources.recording import DataError, Recording
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
+from vdt.schema import TaskConfig
 
 MAX_BYTES = 4 * 2**30  # of one array in memory; D4RL's largest is 0.25 GiB
 FLAGS = ("terminals", "timeouts")

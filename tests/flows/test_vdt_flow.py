@@ -1,0 +1,161 @@
+"""The whole pipeline on the smoke preset, with the real Metaflow, MLflow, DVC and MuJoCo."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from metaflow import Runner
+from mlflow import MlflowClient
+
+from flow_for_tests import ENV, FLOW, make_variables
+from vdt.config import resolve_config
+from vdt.files import compute_file_digest
+from vdt.tracking import open_store
+from vdt.training.checkpoint import load_state
+
+CELL_STEPS = ["fetch_dataset", "pretrain_critic", "train_actor", "seed_buffer", "tune_online", "evaluate"]
+STEPS = ["start", *CELL_STEPS, "report", "end"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("smoke")
+
+
+@pytest.fixture(scope="module")
+def variables(folder: Path) -> Iterator[dict[str, str]]:
+    """The flow's environment, in this process too: Runner loads the flow file here."""
+    values = make_variables(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name, value)
+        yield values
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, variables: dict[str, str]) -> Any:
+    """One finished run of two cells."""
+    with Runner(str(FLOW), pylint=False, show_output=False, env=variables, cwd=str(folder)) as runner:
+        result = runner.run(env=ENV, preset="smoke", source="collected", seeds="0,1")
+        assert result.status == "successful", result.stdout + result.stderr
+        return result.run
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path, run: Any) -> MlflowClient:
+    return open_store(folder / "home")
+
+
+def get_artifacts(run: Any, step: str) -> list[Any]:
+    """The step's tasks' artifacts, by seed."""
+    return sorted((task.data for task in run[step]), key=lambda data: data.cell["number"])
+
+
+def test_steps_are_those_of_the_design(run: Any) -> None:
+    assert {step.id for step in run} == set(STEPS)
+    for step in run:
+        assert len(list(step)) == (2 if step.id in CELL_STEPS else 1), step.id
+
+
+def test_artifacts_are_small_and_their_files_are_there(run: Any, folder: Path) -> None:
+    for data in get_artifacts(run, "evaluate"):
+        assert set(data.agents) == {"offline", "online"}
+        for file in (data.critic, data.buffer, *data.agents.values()):
+            path = Path(file["path"])
+            assert path.is_relative_to(folder / "home" / ".vdt" / "checkpoints" / "VDTFlow" / run.id)
+            assert compute_file_digest(path, "sha256") == file["sha256"]
+        assert load_state(Path(data.critic["path"]))["step"] == 60  # critic.gradient_steps of the smoke preset
+        assert set(data.seconds) == set(CELL_STEPS)
+        assert data.evaluation["policies"]["offline"]["single"]["episode_lengths"]
+    largest = max(artifact.size for step in run for task in step for artifact in task)
+    assert largest < 20_000, "bytes: artifacts hold paths and small tables, never tensors"
+
+
+def test_cells_share_data_and_differ_by_seed(run: Any) -> None:
+    first, second = get_artifacts(run, "evaluate")
+    assert first.snapshot["md5"] == second.snapshot["md5"]
+    assert first.critic["sha256"] != second.critic["sha256"]
+    assert [yaml.safe_load(data.cell["config_yaml"])["seed"] for data in (first, second)] == [0, 1]
+
+
+def test_mlflow_has_one_finished_run_per_cell(run: Any, client: MlflowClient) -> None:
+    for seed, data in enumerate(get_artifacts(run, "evaluate")):
+        logged = client.get_run(data.mlflow_run_id)
+        assert logged.info.status == "FINISHED"
+        assert logged.info.run_name == f"{ENV}-collected-vdt-s{seed}"
+        assert logged.data.tags["metaflow.run_id"] == run.id
+        config = resolve_config(ENV, preset="smoke", source="collected", seed=seed)
+        assert logged.data.params == {key: str(value) for key, value in config.flatten().items()}
+    experiment = client.get_experiment_by_name("vdt")
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id])) == 2
+
+
+def test_mlflow_has_the_curves(run: Any, client: MlflowClient) -> None:
+    for data in get_artifacts(run, "evaluate"):
+        logged = client.get_run(data.mlflow_run_id)
+        assert {key.split("/")[0] for key in logged.data.metrics} >= {"critic", "actor", "online", "eval"}
+        for key, steps in (("critic/q_loss", 60), ("actor/total_loss", 40)):
+            history = client.get_metric_history(data.mlflow_run_id, key)
+            assert sorted(m.step for m in history) == list(range(1, steps + 1)), key
+
+
+def test_mlflow_has_every_checkpoint_with_its_metrics(run: Any, client: MlflowClient) -> None:
+    for data in get_artifacts(run, "evaluate"):
+        experiment = client.get_run(data.mlflow_run_id).info.experiment_id
+        found = client.search_logged_models([experiment], f"source_run_id = '{data.mlflow_run_id}'")
+        models = {model.name: model for model in found}
+        assert {"critic-20", "critic-40", "critic-60", "actor-20", "actor-40"} <= set(models)  # every 20 steps
+        assert all(model.metrics for model in found)
+        final = models["actor-40"]
+        assert final.tags["sha256"] == data.offline_agent["sha256"]
+        assert [f.path for f in client.list_logged_model_artifacts(final.model_id)] == [Path(final.tags["path"]).name]
+
+
+def test_dataset_digest_is_dvcs(run: Any, client: MlflowClient) -> None:
+    for data in get_artifacts(run, "evaluate"):
+        path = Path(data.snapshot["path"])
+        dvc = yaml.safe_load(path.with_name(f"{path.name}.dvc").read_text())
+        (entry,) = client.get_run(data.mlflow_run_id).inputs.dataset_inputs
+        assert entry.dataset.digest == dvc["outs"][0]["md5"] == compute_file_digest(path, "md5")
+        assert entry.dataset.name == f"{ENV}-collected"
+
+
+def test_report_is_written_logged_and_shown(run: Any, client: MlflowClient, folder: Path) -> None:
+    report = folder / "home" / "reports" / run.id
+    content = json.loads((report / "report.json").read_text())
+    assert json.loads((folder / "home" / "reports" / ENV / "report.json").read_text()) == content
+    text = (report / "report.md").read_text()
+    assert ENV in text and "collected" in text
+    for data in get_artifacts(run, "evaluate"):
+        logged = {Path(f.path).name for f in client.list_artifacts(data.mlflow_run_id, "report")}
+        assert logged == {f.name for f in report.iterdir()}
+    from metaflow.cards import get_cards
+
+    (card,) = get_cards(run["report"].task)
+    assert "normalized_score" in card.get()
+
+
+def test_running_a_finished_step_again_keeps_the_old_result(
+    run: Any, client: MlflowClient, variables: dict[str, str], folder: Path
+) -> None:
+    before = {d.mlflow_run_id: client.get_run(d.mlflow_run_id) for d in get_artifacts(run, "evaluate")}
+    with Runner(str(FLOW), pylint=False, show_output=False, env=variables, cwd=str(folder)) as runner:
+        result = runner.resume(step_to_rerun="train_actor", origin_run_id=run.id)
+        assert result.status == "successful", result.stdout + result.stderr
+    assert "continuing from step" not in result.stdout, "a finished step does not find its own result"
+    for old, new in zip(get_artifacts(run, "evaluate"), get_artifacts(result.run, "evaluate"), strict=True):
+        assert new.mlflow_run_id not in before
+        logged = client.get_run(new.mlflow_run_id)
+        assert logged.data.tags["vdt.forked_from"] == old.mlflow_run_id
+        assert logged.info.status == "FINISHED"
+        assert "critic/q_loss" not in logged.data.metrics and "actor/total_loss" in logged.data.metrics
+        assert new.critic == old.critic
+        assert new.offline_agent["sha256"] == old.offline_agent["sha256"], "same inputs, same seed, same result"
+        assert new.offline_agent["path"] != old.offline_agent["path"]
+    for run_id, old_run in before.items():
+        assert client.get_run(run_id).info.to_proto() == old_run.info.to_proto()
+        assert client.get_run(run_id).data.metrics == old_run.data.metrics

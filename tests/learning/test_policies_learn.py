@@ -1,0 +1,167 @@
+"""Policies trained for seconds on tasks whose best behaviour is known."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from builders_for_tests import make_config, make_store
+from environments_for_tests import PAY_ACTION
+from vdt.agent import Agent, Brain, PlannerSettings
+from vdt.config import Config
+from vdt.data.trajectory import Trajectory, TrajectoryDataset
+from vdt.environments import make_environment
+from vdt.evaluation import evaluate
+from vdt.rollout import collect_trajectories
+from vdt.tracking import NullTracker
+from vdt.training.checkpoint import load_state
+from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.online import seed_buffer, tune_online
+
+pytestmark = pytest.mark.learning
+TASK: dict[str, Any] = {
+    "task.environment_id": PAY_ACTION,
+    "task.horizon": 10,
+    "task.return_scale": 4.0,
+    "task.candidate_returns": [4, 0],
+    "planner.candidates": 2,
+    "planner.planning_horizon": 1,
+    "planner.env_model": "none",
+    "critic.gradient_steps": 600,
+    "critic.batch_size": 128,
+    "critic.hidden_size": 32,
+    "critic.target_update_rate": 0.05,
+    "policy.dropout": 0.0,
+    "actor.gradient_steps": 300,
+    "actor.batch_size": 64,
+    "actor.learning_rate": 0.003,
+    "actor.warmup_steps": 10,
+    "actor.q_coefficient": 0.0,
+    "actor.inverse_temperature": 0.0,
+    "evaluation.episodes": 1,
+    "evaluation.lookahead_horizon": 0,
+}
+PLAIN = ("planner.", "critic.gradient_steps")
+
+
+def train(
+    dataset: TrajectoryDataset, folder: Path, settings: dict[str, Any], method: str = "vdt"
+) -> tuple[Brain, Path]:
+    base = TASK if method == "vdt" else {k: v for k, v in TASK.items() if not k.startswith(PLAIN)}
+    config = make_config({**base, **settings}, method=method)
+    critic = pretrain_critic(config, dataset, NullTracker(), make_store(folder / "critic"))
+    path = train_actor(config, dataset, critic, NullTracker(), make_store(folder / "actor"))
+    return Brain.from_state(load_state(path)["brain"], torch.device("cpu")), path
+
+
+def act(brain: Brain, *returns: float) -> Trajectory:
+    environment = make_environment(PAY_ACTION, 10)
+    return collect_trajectories(Agent(brain, PlannerSettings(returns)), [environment], [0])[0]
+
+
+def make_episodes(actions: np.ndarray) -> TrajectoryDataset:
+    """Episodes of `PayActionEnv` with given actions (E, 4)."""
+    observations = np.stack([np.arange(5) / 10, np.ones(5)], 1).astype(np.float32)
+    return TrajectoryDataset.from_trajectories(
+        Trajectory(observations, row[:, None].astype(np.float32), (0.5 + row).astype(np.float32), True)
+        for row in actions
+    )
+
+
+def make_good_and_bad(count: int = 60) -> TrajectoryDataset:
+    """Half of the episodes act 0.5 (return 4), half -0.5 (return 0)."""
+    return make_episodes(np.repeat([[0.5], [-0.5]], count // 2, 0) * np.ones((1, 4)))
+
+
+@pytest.mark.parametrize("method", ["bc", "dt", "vdt"])
+def test_the_datas_behaviour_is_learnt(method: str, tmp_path: Path) -> None:
+    # the action is a function of the observation: 0.8 - 2 t / 10 after t steps
+    brain, _ = train(make_episodes(np.repeat([[0.8, 0.6, 0.4, 0.2]], 20, 0)), tmp_path, {}, method)
+    np.testing.assert_allclose(act(brain, 4.0).actions[:, 0], [0.8, 0.6, 0.4, 0.2], atol=0.05)
+
+
+def test_without_weights_good_and_bad_are_averaged(tmp_path: Path) -> None:
+    brain, _ = train(make_good_and_bad(), tmp_path, {}, "bc")
+    assert np.abs(act(brain, 4.0).actions).max() < 0.15
+
+
+def test_weights_prefer_the_better_of_two_actions(tmp_path: Path) -> None:
+    # memoryless, so that neither a target nor its own past tells it what to do
+    settings = {
+        "policy.kind": "mlp",
+        "actor.next_observation_coefficient": 0,
+        "actor.reward_coefficient": 0,
+        "planner.candidates": 1,
+        "actor.inverse_temperature": 1.5,
+        "actor.min_effective_sample_fraction": 0.3,
+    }
+    brain, _ = train(make_good_and_bad(), tmp_path, settings)
+    actions = act(brain, 4.0).actions
+    assert actions.min() > 0.3  # 0.5 tanh(1.5) = 0.45 for advantages of one standard deviation
+    assert actions.max() < 0.6  # weighting stays within the data
+
+
+def test_a_high_target_gets_the_better_action_and_a_low_one_the_worse(tmp_path: Path) -> None:
+    brain, _ = train(make_good_and_bad(), tmp_path, {})
+    high, low = act(brain, 4.0), act(brain, 0.0)
+    assert high.actions.min() > 0.4 and low.actions.max() < -0.4
+    assert high.episode_return > 3.5 and low.episode_return < 0.5
+
+
+@pytest.mark.parametrize("order", [(4, 0), (0, 4)])
+def test_the_critic_chooses_the_better_target(order: tuple[int, int], tmp_path: Path) -> None:
+    brain, _ = train(make_good_and_bad(), tmp_path, {})
+    report = evaluate(brain, PlannerSettings(tuple(map(float, order))), brain.config, "x")
+    assert report.chosen_candidates[order.index(4)] == 1.0
+    assert report.episode_returns[0] > 3.5
+
+
+def test_imagined_steps_choose_the_better_target(tmp_path: Path) -> None:
+    brain, _ = train(make_good_and_bad(), tmp_path, {})
+    report = evaluate(brain, PlannerSettings((0.0, 4.0), 3, "learned"), brain.config, "x")
+    assert report.chosen_candidates[1] >= 0.75 and report.episode_returns[0] > 3.0
+
+
+def test_heads_predict_the_next_observation_and_reward(tmp_path: Path) -> None:
+    brain, _ = train(make_good_and_bad(), tmp_path, {"actor.gradient_steps": 600})
+    trajectory = act(brain, 4.0)
+    seen = brain.normalizer.normalize(torch.from_numpy(trajectory.observations))
+    to_go = torch.tensor([[4.0, 3.0, 2.0, 1.0]]) / 4
+    with torch.no_grad():
+        output = brain.policy(seen[None, :4], torch.from_numpy(trajectory.actions)[None], to_go, torch.arange(4)[None])
+    np.testing.assert_allclose(output.next_observations[0], seen[1:], atol=0.15)
+    np.testing.assert_allclose(output.rewards[0] * 4, trajectory.rewards, atol=0.15)
+
+
+def test_q_term_moves_actions_towards_higher_q(tmp_path: Path) -> None:
+    # actions of all sizes around 0; the reward grows with the action, so lambda = 0.4 moves the policy by about 0.2
+    actions = np.random.default_rng(0).uniform(-0.8, 0.8, (80, 4))
+    brain, _ = train(make_episodes(actions), tmp_path, {"actor.q_coefficient": 0.4})
+    plain, _ = train(make_episodes(actions), tmp_path / "plain", {})
+    moved = act(brain, 2.0).actions.mean() - act(plain, 2.0).actions.mean()
+    assert moved == pytest.approx(0.2, abs=0.1)
+
+
+def test_online_tuning_improves_on_the_data(tmp_path: Path) -> None:
+    actions = np.random.default_rng(0).uniform(-0.5, 0.5, (80, 4))
+    settings = {
+        "actor.q_coefficient": 0.2,
+        "actor.inverse_temperature": 1.0,
+        "online.environment_steps": 480,
+        "online.episodes_per_iteration": 4,
+        "online.buffer_trajectories": 60,
+        "online.critic_steps_per_iteration": 10,
+        "online.actor_steps_per_iteration": 10,
+        "online.actor_learning_rate": 0.001,
+        "online.exploration_noise": 0.2,
+        "checkpoint.interval_steps": 1000000,
+    }
+    dataset = make_episodes(actions)
+    before, path = train(dataset, tmp_path, settings)
+    config: Config = before.config
+    buffer = seed_buffer(config, dataset, tmp_path / "buffer.hdf5")
+    tuned = tune_online(config, path, buffer, NullTracker(), make_store(tmp_path / "online"))
+    after = Brain.from_state(load_state(tuned)["brain"], torch.device("cpu"))
+    assert act(after, 4.0).episode_return > act(before, 4.0).episode_return + 0.3

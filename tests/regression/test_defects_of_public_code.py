@@ -1,0 +1,352 @@
+"""One test for each defect known from public code of this method: none of them may come back here.
+
+Each test watches real components from outside: hooks on the networks record what they were really given while acting.
+"""
+
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from builders_for_tests import (
+    LinearActor,
+    make_brain,
+    make_buffer,
+    make_config,
+    make_dataset,
+    make_store,
+    make_tiny_sampler,
+    make_trajectory,
+)
+from environments_for_tests import CONSTANT, COUNTDOWN
+from vdt.agent import Agent, Brain, PlannerSettings
+from vdt.config import load_tasks
+from vdt.data.replay_buffer import TrajectoryReplayBuffer
+from vdt.data.trajectory import Trajectory, TrajectoryDataset
+from vdt.environments import make_environment
+from vdt.evaluation import evaluate
+from vdt.policy.losses import AdvantageWeighting
+from vdt.rollout import collect_trajectories
+from vdt.tracking import NullTracker
+from vdt.training.checkpoint import load_state
+from vdt.training.offline import make_target_settings, pretrain_critic, train_actor
+from vdt.training.online import make_tuner, seed_buffer, select_best_trajectories
+from vdt.training.update import compute_learning_rate, compute_policy_losses
+
+PENDULUM = {"task.environment_id": "InvertedPendulum-v5", "task.observation_size": 4, "task.horizon": 6}
+POLICY_INPUTS = ("observations", "actions", "returns_to_go", "timesteps")
+
+
+def make_lively_brain(settings: dict[str, Any] | None = None) -> Brain:
+    """Networks whose outputs differ clearly, and a normaliser that really moves things."""
+    config = make_config(settings)
+    size = config.task.observation_size
+    dataset = TrajectoryDataset.from_trajectories(
+        [make_trajectory(20, seed=s, observation_size=size) for s in range(3)]
+    )
+    brain = make_brain(config, dataset)
+    for parameter in [*brain.policy.parameters(), *brain.critic.target_q.parameters()]:
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return brain
+
+
+def record(module: nn.Module) -> list[tuple[torch.Tensor, ...]]:
+    """Fills with the inputs of every call of a network."""
+    calls: list[tuple[torch.Tensor, ...]] = []
+    module.register_forward_pre_hook(lambda _, inputs: calls.append(tuple(t.clone() for t in inputs)))
+    return calls
+
+
+def roll_out(brain: Brain, settings: PlannerSettings, seed: int = 3) -> Trajectory:
+    task = brain.config.task
+    environment = make_environment(task.environment_id, task.horizon)
+    return collect_trajectories(Agent(brain, settings), [environment], [seed])[0]
+
+
+# 1. The look-ahead restored a simulator state saved before reset, and did not count its steps
+
+
+def test_lookahead_starts_from_present_state() -> None:
+    brain = make_lively_brain(PENDULUM)
+    agent = Agent(brain, PlannerSettings((4.0, 2.0), 2, "simulator"))
+    scored = record(brain.critic.target_q)
+    chosen: list[int] = []
+    before = agent.chosen.copy()
+
+    class Watched:
+        def start(self, environments: Any) -> None:
+            agent.start(environments)
+
+        def act(self, observations: Any) -> Any:
+            actions = agent.act(observations)
+            chosen.append(int((agent.chosen - before).argmax()))
+            before[:] = agent.chosen
+            return actions
+
+        def observe(self, *told: Any) -> None:
+            agent.observe(*told)
+
+    environment = make_environment("InvertedPendulum-v5", 6)
+    (trajectory,) = collect_trajectories(Watched(), [environment], [3])
+    assert len(trajectory) == len(chosen) == 6 and len(scored) == 2 * 6  # E = 2 scores per step
+    seen = brain.normalizer.normalize(torch.from_numpy(trajectory.observations))
+    for step, candidate in enumerate(chosen):
+        now, imagined = scored[2 * step][0], scored[2 * step + 1][0]
+        torch.testing.assert_close(now, seen[step].expand(2, -1), atol=1e-5, rtol=1e-4)
+        # the oracle imagined for the winner exactly what then happened
+        torch.testing.assert_close(imagined[candidate], seen[step + 1], atol=1e-4, rtol=1e-3)
+
+
+def test_lookahead_steps_are_counted() -> None:
+    config = make_config({**PENDULUM, "evaluation.episodes": 1})
+    report = evaluate(make_lively_brain(PENDULUM), PlannerSettings((4.0, 2.0), 3, "simulator"), config, "x")
+    assert report.environment_steps == 6 + 6 * 2 * 2  # taken, and imagined: 2 candidates, E - 1 = 2 steps
+
+
+# 2. The look-ahead's score had no discount and used the online Q
+
+
+@pytest.mark.parametrize("discount", [0.5, 0.9])
+def test_discounted_score(discount: float) -> None:
+    brain = make_lively_brain({"critic.discount": discount})
+    for parameter in brain.critic.target_q.parameters():
+        parameter.data.zero_()
+    brain.critic.target_q.ensemble.biases[-1].data.fill_(1.0)  # Q is 1 everywhere
+    environment = make_environment(COUNTDOWN, 8)
+    agent = Agent(brain, PlannerSettings((12.0, 6.0), 3, "learned"))
+    agent.start([environment])
+    from vdt.planning import planner
+
+    scores: list[torch.Tensor] = []
+    original = planner.plan
+
+    def watched(*arguments: Any, **settings: Any) -> Any:
+        result = original(*arguments, **settings)
+        scores.append(result.scores)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vdt.agent.plan", watched)
+        agent.act(environment.reset(seed=0)[0][None])
+    assert scores[0][0].tolist() == pytest.approx([1 + discount + discount**2] * 2)
+
+
+def test_target_networks_used() -> None:
+    brain = make_lively_brain()
+    settings = PlannerSettings((12.0, 6.0, 3.0), 3, "learned")
+    batch = make_tiny_sampler(make_buffer(make_dataset())).sample_sequences(8, 4)
+    before, loss = roll_out(brain, settings), compute_policy_losses(brain, batch, brain.config.actor)[0].total
+    for parameter in brain.critic.q.parameters():
+        parameter.data.fill_(float("nan"))  # nobody may ask the online networks
+    brain.policy.eval()
+    after, again = roll_out(brain, settings), compute_policy_losses(brain, batch, brain.config.actor)[0].total
+    assert (before.actions == after.actions).all()
+    assert loss.isfinite() and again.isfinite()
+
+
+# 3. The look-ahead fed raw observations to the policy and normalised ones to Q
+
+
+@pytest.mark.parametrize("env_model", ["learned", "simulator"])
+def test_policy_and_critic_see_same_normalised_observations(env_model: str) -> None:
+    brain = make_lively_brain(PENDULUM)
+    proposals, scored = record(brain.policy), record(brain.critic.target_q)
+    trajectory = roll_out(brain, PlannerSettings((4.0, 2.0), 3, env_model))
+    # a learned model is the policy itself: it is asked twice per imagined step, to act and then to imagine
+    per_step = 3 if env_model == "simulator" else 5
+    asked = [call for i, call in enumerate(proposals) if env_model == "simulator" or i % per_step in (0, 2, 4)]
+    assert len(asked) == len(scored) == 3 * len(trajectory)
+    for (observations, *_), (judged, _) in zip(asked, scored, strict=True):
+        assert torch.equal(observations[:, -1], judged)
+    seen = brain.normalizer.normalize(torch.from_numpy(trajectory.observations))
+    for step in range(len(trajectory)):
+        torch.testing.assert_close(scored[3 * step][0], seen[step].expand(2, -1))
+
+
+# 4. The return-to-go was divided by the discount at every step
+
+
+def test_returns_to_go_not_divided_by_discount() -> None:
+    brain = make_lively_brain({"task.environment_id": CONSTANT, "critic.discount": 0.5})
+    asked = record(brain.policy)
+    trajectory = roll_out(brain, PlannerSettings((20.0,)))
+    assert len(trajectory) == len(asked) == 8
+    for step, inputs in enumerate(asked):
+        first = max(0, step - 3)  # K = 4
+        expected = [(20 - t) / 10 for t in range(first, step + 1)]  # a reward of 1 each, return scale 10
+        assert inputs[2][0].tolist() == pytest.approx(expected)
+
+
+# 5. While acting, action tokens stood one step away from where they stood in training
+
+
+def test_action_alignment_training_vs_inference() -> None:
+    brain = make_lively_brain()
+    asked = record(brain.policy)
+    trajectory = roll_out(brain, PlannerSettings((12.0,)), seed=4)
+    buffer = TrajectoryReplayBuffer(brain.normalizer, make_target_settings(brain.config, 1.0), action_size=1)
+    buffer.add(trajectory)
+    sampler, steps = make_tiny_sampler(buffer), len(trajectory)
+    assert steps == 6
+    for step, (observations, actions, _, timesteps) in enumerate(asked):
+        start = max(0, step - 3)
+        place = (torch.tensor([start]), torch.tensor([start]), torch.tensor([steps - start]))
+        window, length = sampler.gather_sequences(*place, 4), step + 1 - start
+        torch.testing.assert_close(observations[0], window.observations[0, :length])
+        assert torch.equal(actions[0, :-1], window.actions[0, : length - 1])  # beside their own observations
+        assert not actions[0, -1].any()  # and the present one, unknown, is the last
+        assert torch.equal(timesteps[0], window.timesteps[0, :length])
+
+
+# 6. Next observations were not normalised, or with other statistics
+
+
+def test_next_observations_normalised_alike() -> None:
+    dataset = make_dataset((6, 5))
+    buffer = make_buffer(dataset)
+    sampler = make_tiny_sampler(buffer)
+    batch = sampler.gather_sequences(torch.tensor([0]), torch.tensor([0]), torch.tensor([6]), 6)
+    assert torch.equal(batch.next_observations[:, :-1], batch.observations[:, 1:])
+    transitions = sampler.gather_transitions(torch.tensor([0, 3, 5]))
+    seen = buffer.normalizer.normalize(torch.from_numpy(dataset[0].observations))
+    torch.testing.assert_close(transitions.bootstrap_observations, seen[[3, 6, 6]])
+
+
+def test_online_data_is_normalised_with_the_offline_statistics(agent_files: tuple[Path, Path]) -> None:
+    tuner = make_tuner(make_config(), *agent_files, None)
+    stored = load_state(agent_files[0])["brain"]["normalizer"]
+    (*_, last) = tuner.collect()
+    start = int(tuner.buffer.index()[0][-1])
+    rows = tuner.buffer.matrix[start : start + len(last) + 1, :2]
+    torch.testing.assert_close(rows, (torch.from_numpy(last.observations) - stored["mean"]) / stored["std"])
+
+
+# 7. Every rollout ended with a terminal flag, and a time limit bootstrapped into itself
+
+
+def test_time_limit_is_not_a_real_end() -> None:
+    (trajectory,) = collect_trajectories(LinearActor(), [make_environment(CONSTANT, 4)], [0])
+    assert len(trajectory) == 4 and not trajectory.terminated
+    buffer = make_buffer(TrajectoryDataset.from_trajectories([trajectory]))
+    batch = make_tiny_sampler(buffer).gather_transitions(torch.arange(4))
+    assert batch.bootstrap_discounts.tolist() == pytest.approx([0.9**3, 0.9**3, 0.9**2, 0.9])
+    last = buffer.normalizer.denormalize(batch.bootstrap_observations[-1])
+    assert last.tolist() == pytest.approx([0.4, 1.0])  # the observation after the last step, not the one before it
+
+
+# 8. Online rollouts were deterministic and followed one fixed target
+
+
+def test_exploration_noise_online(agent_files: tuple[Path, Path]) -> None:
+    def collect(noise: float) -> list[Trajectory]:
+        return make_tuner(make_config({"online.exploration_noise": noise}), *agent_files, None).collect()
+
+    plain, again, noisy = collect(0.0), collect(0.0), collect(0.3)
+    assert all((a.actions == b.actions).all() for a, b in zip(plain, again, strict=True))
+    assert all((a.actions != b.actions).all() for a, b in zip(plain, noisy, strict=True))
+
+
+def test_online_rollouts_follow_several_targets(agent_files: tuple[Path, Path]) -> None:
+    tuner = make_tuner(make_config(), *agent_files, None)
+    asked = record(tuner.brain.policy)
+    tuner.collect()
+    first = asked[0][2].reshape(2, 3)  # 2 episodes, 3 candidates
+    torch.testing.assert_close(
+        first, torch.tensor([[1.2, 0.6, 0.3]] * 2)
+    )  # task.candidate_returns over the scale of 10
+
+
+# 9. The cosine rose again after its end
+
+
+def test_learning_rate_never_rises_after_horizon() -> None:
+    rates = [compute_learning_rate(step, 100, 10, 1.0) for step in range(10, 400)]
+    assert all(later <= earlier for earlier, later in pairwise(rates))
+    assert rates[-1] == rates[90] == pytest.approx(0.0)
+
+
+# 10. The replay buffer grew or failed where its capacity is no multiple of what is added, and shared its contents
+
+
+@pytest.mark.parametrize("capacity", [7, 8])
+def test_buffer_capacity_not_multiple(capacity: int) -> None:
+    buffer = make_buffer(make_dataset((2,)), capacity=capacity)
+    for i in range(20):
+        buffer.extend([make_trajectory(1 + (i + k) % 5) for k in range(3)])
+        assert len(buffer) == min(capacity, 1 + 3 * (i + 1)) == len(buffer.index()[0])
+    expected = [1 + (i + k) % 5 for i in range(20) for k in range(3)][-capacity:]
+    assert buffer.index()[1].tolist() == expected
+
+
+def test_worst_offline_trajectories_leave_first() -> None:
+    returns = [t.episode_return for t in select_best_trajectories(make_dataset((5, 3, 7, 2, 6)), 4)]
+    assert returns == sorted(returns)  # and the buffer drops the oldest first
+
+
+# 11. Every task was given 1000 steps
+
+
+def test_horizon_from_task() -> None:
+    for horizon in (3, 5):
+        config = make_config({"task.environment_id": CONSTANT, "task.horizon": horizon, "evaluation.episodes": 1})
+        brain = make_brain(config, make_dataset())
+        assert evaluate(brain, PlannerSettings((3.0,)), config, "x").episode_lengths == [horizon]
+        assert brain.policy.embed_timestep.num_embeddings == horizon + 1
+    assert all("task.horizon" in facts for facts in load_tasks().values())
+
+
+# 12. Devices and threads were fixed in the code; checkpoints lacked optimizer, schedule, buffer and random state
+
+
+@pytest.fixture(scope="module")
+def agent_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder, config, dataset = tmp_path_factory.mktemp("agent"), make_config(), make_dataset((5, 4, 7, 3))
+    critic = pretrain_critic(config, dataset, NullTracker(), make_store(folder / "critic"))
+    agent = train_actor(config, dataset, critic, NullTracker(), make_store(folder / "actor"))
+    return agent, seed_buffer(config, dataset, folder / "buffer.hdf5")
+
+
+def test_checkpoint_complete(agent_files: tuple[Path, Path]) -> None:
+    tuner = make_tuner(make_config(), *agent_files, None)
+    tuner.collect()
+    tuner.update()
+    state = tuner.state_dict()
+    brain = {"config", "policy", "critic", "normalizer", "reward_scale", "weighting", "gradient_steps"}
+    assert set(state["brain"]) == brain == set(load_state(agent_files[0])["brain"])
+    assert {"sampler", "torch"} == set(state["random"]) == set(load_state(agent_files[0])["random"])
+    for optimizer in (state["critic_optimizer"], state["policy_optimizer"], load_state(agent_files[0])["optimizer"]):
+        assert optimizer["state"] and all("exp_avg_sq" in moments for moments in optimizer["state"].values())
+    assert len(state["buffer"]["terminated"]) == len(tuner.buffer)
+    assert {"environment_steps", "episodes", "step"} <= set(state)
+
+
+def test_importing_the_library_changes_no_settings() -> None:
+    code = (
+        "import os, torch; before = dict(os.environ), torch.get_num_threads(), torch.get_rng_state();"
+        "import vdt.training.online, vdt.evaluation;"
+        "assert before[0] == dict(os.environ) and before[1] == torch.get_num_threads();"
+        "assert torch.equal(before[2], torch.get_rng_state())"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2], timeout=300)
+
+
+# Later versions: the advantage weight was computed and overwritten, or came from another batch
+
+
+def test_advantage_weights_belong_to_the_policys_own_tokens() -> None:
+    brain = make_lively_brain({"actor.q_coefficient": 0.0, "policy.dropout": 0.0})
+    brain.weighting = AdvantageWeighting(2.0, 50.0, 1.0)
+    batch = make_tiny_sampler(make_buffer(make_dataset())).sample_sequences(8, 4)
+    losses, weights = compute_policy_losses(brain, batch, brain.config.actor)
+    expected = (2.0 * brain.critic.compute_advantages(batch.observations, batch.actions)).exp().clamp(max=50.0)
+    torch.testing.assert_close(weights, expected)
+    assert np.unique(weights[batch.mask > 0].numpy()).size > 8  # one per token
+    brain.weighting = AdvantageWeighting(0.0, 50.0, 1.0)
+    uniform, _ = compute_policy_losses(brain, batch, brain.config.actor)
+    assert losses.total.item() != pytest.approx(uniform.total.item(), rel=1e-3)  # the temperature is read

@@ -1,0 +1,224 @@
+"""The online phase: what is collected, stored and updated, and that a kill costs nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from builders_for_tests import (
+    Interrupted,
+    InterruptingTracker,
+    RecordingTracker,
+    assert_identical,
+    clone_state,
+    make_config,
+    make_dataset,
+    make_store,
+)
+from reference.targets import returns_to_go_loop
+from vdt.data.snapshot import load_snapshot
+from vdt.tracking import NullTracker
+from vdt.training.checkpoint import load_state
+from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.online import OnlineTuner, make_tuner, seed_buffer, select_best_trajectories, tune_online
+
+DATASET = make_dataset((5, 1, 7, 3, 6, 2, 4, 4))
+CONFIG = make_config({"online.buffer_trajectories": 6})
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An offline agent and its buffer file."""
+    folder = tmp_path_factory.mktemp("offline")
+    critic = pretrain_critic(CONFIG, DATASET, NullTracker(), make_store(folder / "critic"))
+    agent = train_actor(CONFIG, DATASET, critic, NullTracker(), make_store(folder / "actor"))
+    return agent, seed_buffer(CONFIG, DATASET, folder / "buffer.hdf5")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, paths: tuple[Path, Path]) -> dict[str, Any]:
+    path = tune_online(CONFIG, *paths, NullTracker(), make_store(tmp_path_factory.mktemp("online")))
+    return load_state(path)
+
+
+def make(paths: tuple[Path, Path], **settings: Any) -> OnlineTuner:
+    config = make_config({"online.buffer_trajectories": 6, **{f"online.{k}": v for k, v in settings.items()}})
+    return make_tuner(config, *paths, None)
+
+
+# The buffer
+
+
+def test_best_trajectories_come_worst_first() -> None:
+    best = select_best_trajectories(DATASET, 3)
+    expected = sorted(DATASET.episode_returns)[-3:]
+    np.testing.assert_allclose([t.episode_return for t in best], expected)
+    assert len(select_best_trajectories(DATASET, 99)) == len(DATASET)
+
+
+def test_buffer_file_holds_what_fits(tmp_path: Path) -> None:
+    held = load_snapshot(seed_buffer(CONFIG, DATASET, tmp_path / "buffer.hdf5"))
+    np.testing.assert_allclose(held.episode_returns, sorted(DATASET.episode_returns)[-6:])
+
+
+def test_new_trajectories_push_out_the_worst_offline_ones(paths: tuple[Path, Path]) -> None:
+    tuner = make(paths)
+    before = list(tuner.buffer.trajectories)
+    new = tuner.collect()
+    assert len(new) == 2
+    after = list(tuner.buffer.trajectories)
+    assert all(a is b for a, b in zip(after, [*before[2:], *new], strict=True))
+    assert min(t.episode_return for t in before[:2]) == min(t.episode_return for t in before)
+
+
+def test_stored_returns_to_go_are_those_really_received(paths: tuple[Path, Path]) -> None:
+    tuner = make(paths)
+    *_, last = tuner.collect()  # acted for a target of 12, which this task does not pay
+    start = int(tuner.buffer.index()[0][-1])
+    to_go = tuner.buffer.matrix[start : start + len(last), 2 + 1 + 1]
+    np.testing.assert_allclose(to_go, np.array(returns_to_go_loop(list(last.rewards))) / 10.0, rtol=1e-5)
+
+
+# Collecting
+
+
+def test_environment_steps_and_seeds_are_counted(paths: tuple[Path, Path]) -> None:
+    tuner = make(paths)
+    first, second = tuner.collect(), tuner.collect()
+    assert tuner.environment_steps == sum(len(t) for t in [*first, *second])
+    assert tuner.episodes == 4
+    # seeds run on, so episodes do: lengths 2 + seed % 5, seeds 100000000 to 100000003
+    assert [len(t) for t in [*first, *second]] == [2, 3, 4, 5]
+
+
+def test_budget_counts_environment_steps(undisturbed: dict[str, Any]) -> None:
+    budget = CONFIG.online.environment_steps
+    assert budget <= undisturbed["environment_steps"] < budget + 2 * 6  # the last iteration's episodes are finished
+    assert undisturbed["step"] == undisturbed["environment_steps"]
+
+
+def test_simulator_steps_are_paid_from_the_budget(tmp_path: Path) -> None:
+    settings = {
+        "task.environment_id": "InvertedPendulum-v5",
+        "task.observation_size": 4,
+        "task.horizon": 5,
+        "planner.env_model": "simulator",
+        "planner.candidates": 2,
+    }
+    config = make_config(settings)
+    from builders_for_tests import make_trajectory
+    from vdt.data.trajectory import TrajectoryDataset
+
+    dataset = TrajectoryDataset.from_trajectories([make_trajectory(6, seed=s, observation_size=4) for s in range(3)])
+    critic = pretrain_critic(config, dataset, NullTracker(), make_store(tmp_path / "critic"))
+    agent = train_actor(config, dataset, critic, NullTracker(), make_store(tmp_path / "actor"))
+    tuner = make_tuner(config, agent, seed_buffer(config, dataset, tmp_path / "b.hdf5"), None)
+    steps = sum(len(t) for t in tuner.collect())
+    assert tuner.environment_steps == steps + steps * 2 * 1  # each step imagines E - 1 = 1 step for 2 candidates
+
+
+# Updating
+
+
+def test_update_trains_policy_and_critic_but_not_what_is_frozen(paths: tuple[Path, Path]) -> None:
+    tuner = make(paths)
+    brain = tuner.brain
+    policy, critic = clone_state(brain.policy), clone_state(brain.critic)
+    normalizer, scale = {k: v.clone() for k, v in brain.normalizer.state_dict().items()}, brain.reward_scale
+    tuner.collect()
+    metrics = tuner.update()
+    for network, before in ((brain.policy, policy), (brain.critic, critic)):
+        for name, value in network.state_dict().items():
+            assert not torch.equal(value, before[name]), name  # Q, V and the targets too
+    assert_identical(brain.normalizer.state_dict(), normalizer)
+    assert tuner.buffer.normalizer is brain.normalizer and brain.reward_scale == scale
+    assert brain.gradient_steps == CONFIG.actor.gradient_steps + 2
+    assert {"online/q_loss", "online/value_loss", "online/behavior_loss", "online/q_term"} <= set(metrics)
+
+
+def test_policy_update_leaves_no_gradient_in_the_critic(paths: tuple[Path, Path]) -> None:
+    tuner = make(paths, critic_steps_per_iteration=0)
+    before = clone_state(tuner.brain.critic)
+    tuner.update()
+    assert_identical(clone_state(tuner.brain.critic), before)
+    assert all(p.grad is None for p in tuner.brain.critic.parameters())
+    assert not any(p.requires_grad for p in tuner.brain.critic.target_q.parameters())
+
+
+def test_weights_are_calibrated_to_the_buffer_as_it_is(paths: tuple[Path, Path]) -> None:
+    tuner = make(paths)
+    before = tuner.brain.weighting
+    tuner.collect()
+    tuner.update()
+    assert tuner.brain.weighting != before
+    rows = torch.cat([s + torch.arange(n) for s, n in zip(*(t.tolist() for t in tuner.buffer.index()), strict=True)])
+    batch = tuner.sampler.gather_transitions(rows)
+    # the policy steps came after the calibration, but they leave the critic alone
+    weights = tuner.brain.weighting.compute_weights(
+        tuner.brain.critic.compute_advantages(batch.observations, batch.actions)
+    )
+    assert float(weights.mean()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_no_budget_leaves_the_agent_as_it_is(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    config = make_config({"online.environment_steps": 0, "online.buffer_trajectories": 6})
+    tuned = load_state(tune_online(config, *paths, NullTracker(), make_store(tmp_path)))
+    offline = load_state(paths[0])
+    assert_identical(tuned["brain"], offline["brain"])
+    assert tuned["environment_steps"] == 0
+
+
+# Seeds and kills
+
+
+def test_same_seed_gives_bitwise_equal_checkpoints(
+    undisturbed: dict[str, Any], paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    torch.manual_seed(77)
+    assert_identical(load_state(tune_online(CONFIG, *paths, NullTracker(), make_store(tmp_path))), undisturbed)
+
+
+def test_another_seed_acts_and_learns_differently(
+    undisturbed: dict[str, Any], paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = load_state(tune_online(CONFIG.with_seed(1), *paths, NullTracker(), make_store(tmp_path)))
+    assert not torch.equal(other["buffer"]["actions"], undisturbed["buffer"]["actions"])
+
+
+def test_interrupted_and_resumed_tuning_is_the_undisturbed_one(
+    undisturbed: dict[str, Any], paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    every = 12  # environment steps between checkpoints
+    with pytest.raises(Interrupted):
+        tune_online(CONFIG, *paths, InterruptingTracker(40), make_store(tmp_path, every=every))
+    torch.manual_seed(77)
+    tracker = RecordingTracker()
+    resumed = tune_online(CONFIG, *paths, tracker, make_store(tmp_path, every=every))
+    assert 12 < tracker.metrics[0][0] <= 52  # it went on, and repeated what came after the checkpoint
+    assert_identical(load_state(resumed), undisturbed)
+
+
+def test_resumed_buffer_is_the_stored_one_not_the_offline_one(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    tuner = make(paths)
+    tuner.collect()
+    torch.save(tuner.state_dict(), tmp_path / "state.pt")
+    again = make_tuner(CONFIG, *paths, torch.load(tmp_path / "state.pt", weights_only=True))
+    for first, second in zip(again.buffer.trajectories, tuner.buffer.trajectories, strict=True):
+        assert (first.observations == second.observations).all() and (first.rewards == second.rewards).all()
+        assert first.terminated == second.terminated
+    assert_identical(again.state_dict(), tuner.state_dict())
+
+
+def test_metrics_are_on_the_axis_of_environment_steps(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    tracker = RecordingTracker()
+    tune_online(CONFIG, *paths, tracker, make_store(tmp_path, every=20))
+    steps = [step for step, _ in tracker.metrics]
+    assert steps == sorted(set(steps)) and steps[-1] >= CONFIG.online.environment_steps
+    for _, numbers in tracker.metrics:
+        # reference returns 0 and 10: the score is ten times the return
+        assert numbers["online/normalized_score"] == pytest.approx(10 * numbers["online/episode_return"])
+        assert all(name.startswith("online/") for name in numbers)
+    names = [name for name, *_ in tracker.checkpoints]
+    assert names[-1] == f"online-{steps[-1]}" and len(names) >= 2
