@@ -103,9 +103,10 @@ def check_command_line(argv: Sequence[str]) -> None:
     parser.add_argument("--max-workers")
     parser.add_argument("--help", action="store_true")
     given, others = parser.parse_known_args(argv[1:])
+    command = next((word for word in others if word in ("run", "resume", "step", "spin")), "")
     if given.max_workers:
         os.environ["METAFLOW_RUN_MAX_WORKERS"] = given.max_workers  # so that steps know how many run at once
-    if given.help or "run" not in others:
+    if given.help or command != "run":
         return
     try:
         resolve_cells(vars(given))

@@ -5,6 +5,7 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch and NumPy are imported; tests may share their cores with others
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["METAFLOW_USER"] = "test"  # read while metaflow is imported
 
 from isolation_for_tests import make_environment_variables
 

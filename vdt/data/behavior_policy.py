@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,8 +82,17 @@ def load_ladder(path: Path) -> BehaviorLadder:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if an array is missing, far too large, or not finite.
+        ValueError: if it is no npz file, an array is missing or not finite, or it would unpack to far too much.
     """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(item.file_size for item in archive.infolist())
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is not an npz file: {error}") from error
+    if size > MAX_ARRAY_BYTES:
+        raise ValueError(
+            f"{path} is not a behaviour ladder: {size} bytes unpacked, at most {MAX_ARRAY_BYTES} are accepted"
+        )
     with np.load(path, allow_pickle=False) as file:
         try:
             arrays = {name: file[name] for name in file.files}
@@ -100,8 +110,6 @@ def load_ladder(path: Path) -> BehaviorLadder:
             )
         except KeyError as error:
             raise ValueError(f"{path} is not a behaviour ladder: array {error} is missing") from None
-    if sum(array.nbytes for array in arrays.values()) > MAX_ARRAY_BYTES:
-        raise ValueError(f"{path} is not a behaviour ladder: larger than {MAX_ARRAY_BYTES} bytes")
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise ValueError(f"{path} holds numbers that are not finite")
     return BehaviorLadder(policies, arrays["environment_steps"], arrays["episode_returns"])

@@ -88,3 +88,17 @@ def test_committed_ladder_is_the_documented_one(path: Path) -> None:
     assert [rung["environment_steps"] for rung in story["rungs"]] == ladder.environment_steps.tolist()
     assert 8 <= len(ladder.policies) <= 12
     assert path.stat().st_size < 500_000
+
+
+def test_a_ladder_that_is_no_npz_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ladder.npz"
+    path.write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(ValueError, match="not an npz file"):
+        load_ladder(path)
+
+
+def test_a_ladder_that_unpacks_to_far_too_much_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "ladder.npz"
+    np.savez_compressed(path, environment_steps=np.zeros(9 * 2**20))  # 72 MiB of zeros in 70 kB
+    with pytest.raises(ValueError, match="bytes unpacked"):
+        load_ladder(path)
