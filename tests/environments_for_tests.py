@@ -16,7 +16,8 @@ class ConstantRewardEnv(gymnasium.Env[Array, Array]):
 
     With `ends_after` 0 it never ends by itself: under a time limit every value is 1 / (1 - discount). With `ends_after` T it
     really ends after T steps, and k steps before the end the value is (1 - discount^k) / (1 - discount).
-    The observation is [steps taken / 10, 1].
+    The observation is [steps taken / 10, 1]; without an end it repeats every 5 steps, so that no observation, the final one
+    included, tells how long the episode has run.
     """
 
     def __init__(self, ends_after: int = 0) -> None:
@@ -26,7 +27,8 @@ class ConstantRewardEnv(gymnasium.Env[Array, Array]):
         self.steps = 0
 
     def _observe(self) -> Array:
-        return np.array([self.steps / 10, 1.0], np.float32)
+        shown = self.steps if self.ends_after else self.steps % 5
+        return np.array([shown / 10, 1.0], np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         super().reset(seed=seed)

@@ -311,6 +311,11 @@ def _check_together(config: Config) -> None:
 def config_from_yaml(text: str) -> Config:
     """Read what `Config.to_yaml` wrote, with the same checks."""
     values: dict[str, Any] = {}
-    _apply(values, yaml.safe_load(text), "stored configuration")
+    try:
+        loaded = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"stored configuration is not plain YAML: {error}") from None
+    _apply(values, loaded, "stored configuration")
     config: Config = _build(Config, values)
+    _check_together(config)
     return config

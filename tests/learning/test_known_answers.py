@@ -30,7 +30,7 @@ def collect(kind: str) -> TrajectoryDataset:
 
 
 def train(dataset: TrajectoryDataset, folder: Path, **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
-    """V (11,) after 0 to 10 steps, and min target Q (10,) of the action 0 after 0 to 9 steps."""
+    """V at the observations 0, 0.1 ... 0.9 and min target Q of the action 0 there, each (10,)."""
     config = make_config(
         {
             "critic.gradient_steps": 1500,
@@ -46,10 +46,10 @@ def train(dataset: TrajectoryDataset, folder: Path, **settings: object) -> tuple
     state = load_state(pretrain_critic(config, dataset, NullTracker(), make_store(folder)))
     critic = Critic(2, 1, config.critic)
     critic.load_state_dict(state["critic"])
-    steps = torch.arange(11) / 10
-    seen = Normalizer(**state["normalizer"]).normalize(torch.stack([steps, torch.ones(11)], 1))
+    observations = torch.stack([torch.arange(10) / 10, torch.ones(10)], 1)
+    seen = Normalizer(**state["normalizer"]).normalize(observations)
     with torch.no_grad():
-        return critic.value(seen), critic.compute_min_q(seen[:10], torch.zeros(10, 1))
+        return critic.value(seen), critic.compute_min_q(seen, torch.zeros(10, 1))
 
 
 @pytest.mark.parametrize("n_step", [1, 4])
@@ -58,8 +58,8 @@ def test_a_time_limit_gives_the_endless_value(tmp_path: Path, n_step: int) -> No
     assert not dataset.terminated.any() and set(dataset.lengths) == {10}
     value, q = train(dataset, tmp_path, n_step=n_step)
     endless = 1 / (1 - DISCOUNT)
-    np.testing.assert_allclose(value, endless, rtol=0.05)  # at the last observation too
-    np.testing.assert_allclose(q, endless, rtol=0.05)
+    np.testing.assert_allclose(value[:5], endless, rtol=0.05)  # all that this kind shows, the final observation included
+    np.testing.assert_allclose(q[:5], endless, rtol=0.05)
 
 
 def test_a_real_end_does_not(tmp_path: Path) -> None:
@@ -68,19 +68,18 @@ def test_a_real_end_does_not(tmp_path: Path) -> None:
     value, q = train(dataset, tmp_path)
     left = 10 - np.arange(10)
     expected = (1 - DISCOUNT**left) / (1 - DISCOUNT)  # 6.5 at the start, 1 before the last step
-    np.testing.assert_allclose(value[:10], expected, atol=0.35)
+    np.testing.assert_allclose(value, expected, atol=0.35)
     np.testing.assert_allclose(q, expected, atol=0.35)
 
 
 def test_a_time_limit_mistaken_for_a_real_end_gives_the_wrong_value(tmp_path: Path) -> None:
     wrong = [Trajectory(t.observations, t.actions, t.rewards, True) for t in collect(CONSTANT)]
     value, _ = train(TrajectoryDataset.from_trajectories(wrong), tmp_path)
-    assert float(value[:10].max()) < 0.75 / (1 - DISCOUNT)
-    assert float(value[9]) < 2
+    assert float(value[:5].max()) < 0.75 / (1 - DISCOUNT)
 
 
 def test_reward_scale_and_shift_reach_the_value(tmp_path: Path) -> None:
     # (1 - 3) a step for ever; all returns are equal, so the scale stays 1
     value, q = train(collect(CONSTANT), tmp_path, reward_shift=-3.0, reward_scaling="return_range")
-    np.testing.assert_allclose(value, -2 / (1 - DISCOUNT), rtol=0.05)
-    np.testing.assert_allclose(q, -2 / (1 - DISCOUNT), rtol=0.05)
+    np.testing.assert_allclose(value[:5], -2 / (1 - DISCOUNT), rtol=0.05)
+    np.testing.assert_allclose(q[:5], -2 / (1 - DISCOUNT), rtol=0.05)

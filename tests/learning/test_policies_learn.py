@@ -43,6 +43,12 @@ TASK: dict[str, Any] = {
     "evaluation.episodes": 1,
     "evaluation.lookahead_horizon": 0,
 }
+MEMORYLESS: dict[str, Any] = {  # neither a target nor its own past tells it what to do
+    "policy.kind": "mlp",
+    "actor.next_observation_coefficient": 0,
+    "actor.reward_coefficient": 0,
+    "planner.candidates": 1,
+}
 PLAIN = ("planner.", "critic.gradient_steps")
 
 
@@ -88,18 +94,11 @@ def test_without_weights_good_and_bad_are_averaged(tmp_path: Path) -> None:
 
 
 def test_weights_prefer_the_better_of_two_actions(tmp_path: Path) -> None:
-    # memoryless, so that neither a target nor its own past tells it what to do
-    settings = {
-        "policy.kind": "mlp",
-        "actor.next_observation_coefficient": 0,
-        "actor.reward_coefficient": 0,
-        "planner.candidates": 1,
-        "actor.inverse_temperature": 1.5,
-        "actor.min_effective_sample_fraction": 0.3,
-    }
-    brain, _ = train(make_good_and_bad(), tmp_path, settings)
+    settings = {"actor.inverse_temperature": 1.5, "actor.min_effective_sample_fraction": 0.3}
+    brain, _ = train(make_good_and_bad(), tmp_path, {**MEMORYLESS, **settings})
     actions = act(brain, 4.0).actions
-    assert actions.min() > 0.3  # 0.5 tanh(1.5) = 0.45 for advantages of one standard deviation
+    # 0.5 tanh(1.5) = 0.45 for advantages of one standard deviation; less before the last step, where less is at stake
+    assert actions.mean() > 0.35 and actions.min() > 0.2
     assert actions.max() < 0.6  # weighting stays within the data
 
 
@@ -138,8 +137,8 @@ def test_heads_predict_the_next_observation_and_reward(tmp_path: Path) -> None:
 def test_q_term_moves_actions_towards_higher_q(tmp_path: Path) -> None:
     # actions of all sizes around 0; the reward grows with the action, so lambda = 0.4 moves the policy by about 0.2
     actions = np.random.default_rng(0).uniform(-0.8, 0.8, (80, 4))
-    brain, _ = train(make_episodes(actions), tmp_path, {"actor.q_coefficient": 0.4})
-    plain, _ = train(make_episodes(actions), tmp_path / "plain", {})
+    brain, _ = train(make_episodes(actions), tmp_path, {**MEMORYLESS, "actor.q_coefficient": 0.4})
+    plain, _ = train(make_episodes(actions), tmp_path / "plain", MEMORYLESS)
     moved = act(brain, 2.0).actions.mean() - act(plain, 2.0).actions.mean()
     assert moved == pytest.approx(0.2, abs=0.1)
 

@@ -208,7 +208,7 @@ def test_yaml_cannot_make_objects(tmp_path: Path, text: str) -> None:
 def test_stored_configuration_cannot_make_objects() -> None:
     text = resolve_config(ENV).to_yaml()
     assert f"env: {ENV}" in text
-    with pytest.raises((ConfigError, yaml.YAMLError)):
+    with pytest.raises(ConfigError, match="not plain YAML"):
         config_from_yaml(text.replace(f"env: {ENV}", "env: !!python/object/apply:os.getcwd []"))
 
 
@@ -226,7 +226,7 @@ def test_round_trip_checks_what_it_reads() -> None:
     again = config_from_yaml(config.to_yaml())
     assert again == config
     with pytest.raises(ConfigError, match=r"stored configuration: critic.expectile must be"):
-        config_from_yaml(config.to_yaml().replace("expectile: 0.7", "expectile: 7"))
+        config_from_yaml(config.to_yaml().replace(f"expectile: {config.critic.expectile}", "expectile: 7"))
 
 
 def test_flat_configuration_holds_every_leaf() -> None:
