@@ -2,7 +2,6 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from vdt.tracking import (
     log_files,
     open_store,
 )
-from vdt.tracking.delivery import BATCH, Delivery, Record, read_records
+from vdt.tracking.delivery import read_records
 from vdt.tracking.runs import backlog_of
 from vdt.training.checkpoint import CheckpointStore
 
@@ -57,121 +56,6 @@ def make_run(store: Path, config: Config = CONFIG, flow_run: str = "101") -> str
 
 def get_points(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
     return sorted((m.step, m.value) for m in client.get_metric_history(run_id, key))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-class FlakyStore:
-    """Takes records, unless told to fail or to hang."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.largest, self.calls = 0, 0
-        self.failing = False
-        self.go_on = threading.Event()
-        self.go_on.set()
-
-    def __call__(self, records: Sequence[Record]) -> None:
-        self.calls += 1
-        self.go_on.wait()
-        if self.failing:
-            raise ConnectionError("store is down\nwith details")
-        self.largest = max(self.largest, len(records))
-        self.records += records
-
-    @property
-    def numbers(self) -> list[int]:
-        return [record["n"] for record in self.records]
-
-
-@pytest.fixture
-def flaky() -> Iterator[FlakyStore]:
-    store = FlakyStore()
-    yield store
-    store.go_on.set()
-
-
-def test_delivery_keeps_the_order_and_sends_in_batches(flaky: FlakyStore, tmp_path: Path) -> None:
-    delivery = Delivery(flaky, tmp_path / "backlog.jsonl", interval=60)
-    count = 2 * BATCH + 1
-    for n in range(count):
-        delivery.put({"n": n})
-    assert delivery.flush()
-    assert flaky.numbers == list(range(count))
-    assert flaky.largest == BATCH
-    delivery.put({"n": count})
-    assert delivery.close()
-    assert flaky.numbers[-1] == count
-    assert not (tmp_path / "backlog.jsonl").exists()
-
-
-def test_delivery_happens_in_the_background(flaky: FlakyStore, tmp_path: Path) -> None:
-    delivery = Delivery(flaky, tmp_path / "backlog.jsonl", interval=0.01)
-    delivery.put({"n": 1})
-    wait_for(lambda: flaky.numbers == [1])
-    delivery.close()
-
-
-def test_a_failing_store_is_reported_and_nothing_is_lost(
-    flaky: FlakyStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    backlog = tmp_path / "folder" / "backlog.jsonl"
-    flaky.failing = True
-    delivery = Delivery(flaky, backlog, interval=0.01, first_pause=0.01)
-    delivery.put({"n": 1})
-    wait_for(lambda: flaky.calls > 2)
-    assert not delivery.flush()
-    assert read_records(backlog) == [{"n": 1}], "flush makes it safe although the store is down"
-    delivery.put({"n": 2})
-    assert not delivery.flush()
-    assert "WARNING: tracking: delivery failed (ConnectionError: store is down)" in capsys.readouterr().out
-    flaky.failing = False
-    wait_for(lambda: flaky.numbers == [1, 2])
-    delivery.put({"n": 3})
-    assert delivery.close()
-    assert flaky.numbers == [1, 2, 3]
-    assert list(backlog.parent.iterdir()) == []
-    assert "answers again" in capsys.readouterr().out
-
-
-def test_what_a_dead_process_left_is_sent_first_by_the_next(
-    flaky: FlakyStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    backlog = tmp_path / "backlog.jsonl"
-    flaky.failing = True
-    delivery = Delivery(flaky, backlog, interval=60, first_pause=60)
-    delivery.put({"n": 1})
-    assert not delivery.close()
-    assert str(backlog) in capsys.readouterr().out
-    backlog.with_suffix(".sending.jsonl").write_text('{"n": 0}\n')  # killed while it sent these
-    with open(backlog, "a") as file:
-        file.write('{"n": 2')  # killed while it wrote this
-    flaky.failing = False
-    following = Delivery(flaky, backlog, interval=60)
-    following.put({"n": 3})
-    assert following.close()
-    assert flaky.numbers == [0, 1, 3]
-    assert "line 2 of" in capsys.readouterr().out
-
-
-def test_a_hanging_store_holds_training_up_for_the_timeout_only(flaky: FlakyStore, tmp_path: Path) -> None:
-    backlog = tmp_path / "backlog.jsonl"
-    flaky.go_on.clear()
-    delivery = Delivery(flaky, backlog, interval=60)
-    delivery.put({"n": 1})
-    began = time.monotonic()
-    assert not delivery.flush(timeout=0.2)
-    assert time.monotonic() - began < 5
-    assert read_records(backlog) == [{"n": 1}]
-    flaky.go_on.set()
-    delivery.put({"n": 2})
-    assert delivery.close()
-    assert sorted(flaky.numbers) == [1, 1, 2], "sent twice, which the receiver takes as once"
 
 
 def test_null_tracker_does_nothing(tmp_path: Path) -> None:
