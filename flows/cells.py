@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,9 +94,11 @@ def open_cells(arguments: Mapping[str, str], flow_run: str) -> list[dict[str, An
     return cells
 
 
-def check_command_line(argv: Sequence[str]) -> None:
-    """Check the arguments of `run` before Metaflow starts anything; ends the process with one line if wrong."""
-    os.environ[COMMAND] = shlex.join([_python(), argv[0]])
+def check_command_line(argv: list[str]) -> None:
+    """Check the arguments of `run` before Metaflow starts anything; ends the process with one line if wrong.
+
+    The script's own name becomes absolute in `argv`: Metaflow starts tasks by it, and they may change their folder.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name, default in DEFAULTS.items():
         parser.add_argument(f"--{name}", default=os.environ.get(f"METAFLOW_RUN_{name.upper()}", default))
@@ -104,6 +106,9 @@ def check_command_line(argv: Sequence[str]) -> None:
     parser.add_argument("--help", action="store_true")
     given, others = parser.parse_known_args(argv[1:])
     command = next((word for word in others if word in ("run", "resume", "step", "spin")), "")
+    if command in ("run", "resume"):
+        os.environ[COMMAND] = shlex.join([_python(), argv[0]])
+    argv[0] = os.path.abspath(argv[0])
     if given.max_workers:
         os.environ["METAFLOW_RUN_MAX_WORKERS"] = given.max_workers  # so that steps know how many run at once
     if given.help or command != "run":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +27,7 @@ def make_report(inputs: Iterable[Any]) -> tuple[str, list[str]]:
     from vdt.reporting import write_report
     from vdt.tracking import continue_run, finish_runs, log_files
 
+    os.chdir(home())  # Metaflow keeps cards below the current folder, whatever its datastore's root is
     cells = [_describe_cell(branch) for branch in inputs]
     path = write_report(cells, home() / "reports" / str(current.run_id))
     text = path.read_text()
