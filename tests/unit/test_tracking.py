@@ -254,6 +254,31 @@ def test_a_finished_run_is_kept_and_a_deliberate_repeat_gets_its_own(store: Path
     assert find_runs(store, "302") == [repeat]
 
 
+def test_cells_enter_the_same_data_set_at_the_same_moment(store: Path, client: MlflowClient) -> None:
+    errors: list[BaseException] = []
+    runs = [make_run(store, CONFIG.with_seed(seed), "501") for seed in range(4)]
+    digests = [f"{number:032x}" for number in range(5)]
+    together = threading.Barrier(len(runs))
+
+    def enter(run_id: str) -> None:
+        for digest in digests:
+            together.wait()
+            try:
+                log_dataset(store, run_id, CONFIG, {**SNAPSHOT, "md5": digest})
+            except BaseException as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=enter, args=(run_id,)) for run_id in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    for run_id in runs:
+        entries = client.get_run(run_id).inputs.dataset_inputs
+        assert sorted(entry.dataset.digest for entry in entries) == digests
+
+
 def test_those_who_race_for_a_fresh_store_share_it(tmp_path: Path) -> None:
     errors: list[BaseException] = []
 

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +56,7 @@ def open_store(base: Path) -> MlflowClient:
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
-    with open(folder / "mlflow.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # processes that race on a fresh database break it
+    with _one_at_a_time(base):  # processes that race on a fresh database break it
         if uri.startswith("sqlite:////"):
             _create_database(Path(uri.removeprefix("sqlite:///")), folder / "mlartifacts")
         from mlflow import MlflowClient
@@ -67,6 +66,14 @@ def open_store(base: Path) -> MlflowClient:
             artifacts = (folder / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
             client.create_experiment(EXPERIMENT, artifacts)
     return client
+
+
+@contextlib.contextmanager
+def _one_at_a_time(base: Path) -> Iterator[None]:
+    """Hold the lock of a home folder's store."""
+    with open(base / ".vdt" / "mlflow.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _create_database(path: Path, artifacts: Path) -> None:
@@ -191,7 +198,9 @@ def log_dataset(base: Path, run_id: str, config: Config, snapshot: Mapping[str, 
         source=json.dumps(source),
         profile=json.dumps(snapshot["card"]),
     )
-    client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    entry = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+    with _one_at_a_time(base):  # MLflow fails where two processes enter the same new data set at once
+        client.log_inputs(run_id, datasets=[entry])
     client.log_dict(run_id, {**source, "card": snapshot["card"]}, "dataset_card.json")
     client.set_tag(run_id, "data_source", snapshot["source"])
     client.set_tag(run_id, "data_md5", snapshot["md5"])
