@@ -87,20 +87,20 @@ def test_lookahead_starts_from_present_state() -> None:
             actions = agent.act(observations)
             chosen.append(int((agent.chosen - before).argmax()))
             before[:] = agent.chosen
-            return actions
+            return actions if len(chosen) % 2 == 0 else -actions  # so that the present is not what was imagined
 
         def observe(self, *told: Any) -> None:
             agent.observe(*told)
 
     environment = make_environment("InvertedPendulum-v5", 6)
     (trajectory,) = collect_trajectories(Watched(), [environment], [3])
-    assert len(trajectory) == len(chosen) >= 3 and len(scored) == 2 * len(chosen)  # E = 2 scores per step
+    assert len(trajectory) == len(chosen) >= 4 and len(scored) == 2 * len(chosen)  # E = 2 scores per step
     seen = brain.normalizer.normalize(torch.from_numpy(trajectory.observations))
     for step, candidate in enumerate(chosen):
         now, imagined = scored[2 * step][0], scored[2 * step + 1][0]
         torch.testing.assert_close(now, seen[step].expand(2, -1), atol=1e-5, rtol=1e-4)
-        # the oracle imagined for the winner exactly what then happened
-        torch.testing.assert_close(imagined[candidate], seen[step + 1], atol=1e-4, rtol=1e-3)
+        if step % 2 == 1:  # the oracle imagined for the winner exactly what then happened
+            torch.testing.assert_close(imagined[candidate], seen[step + 1], atol=1e-4, rtol=1e-3)
 
 
 def test_lookahead_steps_are_counted() -> None:

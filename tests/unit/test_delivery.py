@@ -97,17 +97,21 @@ def test_what_a_dead_process_left_is_sent_first_by_the_next(
     flaky.failing = True
     delivery = Delivery(flaky, backlog, interval=60, first_pause=60)
     delivery.put({"n": 1})
+    delivery.put({"n": 2})
     assert not delivery.close()
     assert str(backlog) in capsys.readouterr().out
     backlog.with_suffix(".sending.jsonl").write_text('{"n": 0}\n')  # killed while it sent these
     with open(backlog, "a") as file:
-        file.write('{"n": 2')  # killed while it wrote this
+        file.write('\n{"n": 3')  # killed while it wrote this
+    second = Delivery(flaky, backlog, interval=60, first_pause=60)
+    second.put({"n": 4})
+    assert not second.close()
     flaky.failing = False
-    following = Delivery(flaky, backlog, interval=60)
-    following.put({"n": 3})
-    assert following.close()
-    assert flaky.numbers == [0, 1, 3]
-    assert "line 2 of" in capsys.readouterr().out
+    third = Delivery(flaky, backlog, interval=60)
+    third.put({"n": 5})
+    assert third.close()
+    assert flaky.numbers == [0, 1, 2, 4, 5]
+    assert "is incomplete and left out" in capsys.readouterr().out
 
 
 def test_a_hanging_store_holds_training_up_for_the_timeout_only(flaky: FlakyStore, tmp_path: Path) -> None:

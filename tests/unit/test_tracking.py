@@ -185,30 +185,33 @@ def test_an_undelivered_backlog_is_sent_before_a_run_goes_on(store: Path, client
 
 def test_every_checkpoint_is_a_model_with_its_metrics(store: Path, client: MlflowClient, tmp_path: Path) -> None:
     run_id = make_run(store)
-    checkpoints = CheckpointStore(tmp_path, interval_seconds=1e9, interval_steps=1, keep=1)
+    checkpoints = CheckpointStore(tmp_path, interval_seconds=1e9, interval_steps=1, keep=2)
     tracker = MLflowTracker(store, run_id, interval=60)
     tracker.log(20, {"actor/loss": 0.5})
     middle = checkpoints.save(20, {"step": 20})
     tracker.log_checkpoint("actor/20", middle, 20, {"actor/loss": 0.5})
+    tracker.log_checkpoint("actor-30", checkpoints.save(30, {"step": 30}), 30, {"actor/loss": 0.375})
     final = checkpoints.finish(40, {"step": 40})  # drops the file of step 20, which is still in the queue
+    assert not middle.exists()
     tracker.log_checkpoint("actor-40", final, 40, {"actor/loss": 0.25})
     tracker.log_checkpoint("actor-40", final, 40, {"actor/loss": 0.25})
     tracker.close()
     experiment = client.get_run(run_id).info.experiment_id
     found = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
     models = {model.name: model for model in found}
-    assert len(found) == 2 and set(models) == {"actor-20", "actor-40"}
+    assert len(found) == 3 and set(models) == {"actor-20", "actor-30", "actor-40"}
     assert models["actor-40"].tags["path"] == str(final)
     assert models["actor-40"].tags["sha256"] == compute_file_digest(final, "sha256")
     assert models["actor-40"].tags["step"] == "40"
-    assert {m.name: str(m.status) for m in found} == {"actor-20": "READY", "actor-40": "READY"}
+    assert {str(m.status) for m in found} == {"READY"}
     assert [(m.key, m.value, m.step) for m in models["actor-40"].metrics] == [("checkpoint/actor/loss", 0.25, 40)]
     assert get_points(client, run_id, "actor/loss") == [(20, 0.5)], "a checkpoint adds no point to a curve"
     assert [f.path for f in client.list_logged_model_artifacts(models["actor-40"].model_id)] == [final.name]
     assert client.list_logged_model_artifacts(models["actor-20"].model_id) == []
+    assert client.list_logged_model_artifacts(models["actor-30"].model_id) == [], "only the last file is copied"
     order = [{"field_name": "metrics.checkpoint/actor/loss", "ascending": True}]
     ranked = client.search_logged_models([experiment], f"source_run_id = '{run_id}'", order_by=order)
-    assert [m.name for m in ranked] == ["actor-40", "actor-20"]
+    assert [m.name for m in ranked] == ["actor-40", "actor-30", "actor-20"]
 
 
 def test_artifacts_are_copied(store: Path, client: MlflowClient, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def read_records(path: Path) -> list[Record]:
     records: list[Record] = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
-            records.append(json.loads(line))
+            records += [json.loads(line)] if line else []
         except json.JSONDecodeError:
             print(f"warning: tracking: line {number} of {path} is incomplete and left out", flush=True)
     return records
@@ -173,7 +173,7 @@ class Delivery:
         if records:
             self.backlog.parent.mkdir(parents=True, exist_ok=True)
             with open(self.backlog, "a") as file:
-                file.writelines(json.dumps(record) + "\n" for record in records)
+                file.writelines("\n" + json.dumps(record) for record in records)  # a cut line spoils only itself
         self._queue.clear()
         self._sending = []
         self._settled = self._put
