@@ -7,6 +7,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch and NumPy are imported; test
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["METAFLOW_USER"] = "test"  # read while metaflow is imported
 
+import torch._dynamo  # noqa: F401  (before Metaflow's Runner, whose bundled typing_extensions changes `typing` under it)
+
 from isolation_for_tests import make_environment_variables
 
 

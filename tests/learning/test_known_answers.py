@@ -58,7 +58,9 @@ def test_a_time_limit_gives_the_endless_value(tmp_path: Path, n_step: int) -> No
     assert not dataset.terminated.any() and set(dataset.lengths) == {10}
     value, q = train(dataset, tmp_path, n_step=n_step)
     endless = 1 / (1 - DISCOUNT)
-    np.testing.assert_allclose(value[:5], endless, rtol=0.05)  # all that this kind shows, the final observation included
+    np.testing.assert_allclose(
+        value[:5], endless, rtol=0.05
+    )  # all that this kind shows, the final observation included
     np.testing.assert_allclose(q[:5], endless, rtol=0.05)
 
 

@@ -81,6 +81,12 @@ def make_good_and_bad(count: int = 60) -> TrajectoryDataset:
     return make_episodes(np.repeat([[0.5], [-0.5]], count // 2, 0) * np.ones((1, 4)))
 
 
+@pytest.fixture(scope="module")
+def brain_of_both(tmp_path_factory: pytest.TempPathFactory) -> Brain:
+    """Trained on good and bad episodes alike, with uniform weights and no Q term: only the target tells them apart."""
+    return train(make_good_and_bad(), tmp_path_factory.mktemp("both"), {"actor.gradient_steps": 500})[0]
+
+
 @pytest.mark.parametrize("method", ["bc", "dt", "vdt"])
 def test_the_datas_behaviour_is_learnt(method: str, tmp_path: Path) -> None:
     # the action is a function of the observation: 0.8 - 2 t / 10 after t steps
@@ -102,29 +108,26 @@ def test_weights_prefer_the_better_of_two_actions(tmp_path: Path) -> None:
     assert actions.max() < 0.6  # weighting stays within the data
 
 
-def test_a_high_target_gets_the_better_action_and_a_low_one_the_worse(tmp_path: Path) -> None:
-    brain, _ = train(make_good_and_bad(), tmp_path, {})
-    high, low = act(brain, 4.0), act(brain, 0.0)
+def test_a_high_target_gets_the_better_action_and_a_low_one_the_worse(brain_of_both: Brain) -> None:
+    high, low = act(brain_of_both, 4.0), act(brain_of_both, 0.0)
     assert high.actions.min() > 0.4 and low.actions.max() < -0.4
     assert high.episode_return > 3.5 and low.episode_return < 0.5
 
 
 @pytest.mark.parametrize("order", [(4, 0), (0, 4)])
-def test_the_critic_chooses_the_better_target(order: tuple[int, int], tmp_path: Path) -> None:
-    brain, _ = train(make_good_and_bad(), tmp_path, {})
-    report = evaluate(brain, PlannerSettings(tuple(map(float, order))), brain.config, "x")
+def test_the_critic_chooses_the_better_target(order: tuple[int, int], brain_of_both: Brain) -> None:
+    report = evaluate(brain_of_both, PlannerSettings(tuple(map(float, order))), brain_of_both.config, "x")
     assert report.chosen_candidates[order.index(4)] == 1.0
     assert report.episode_returns[0] > 3.5
 
 
-def test_imagined_steps_choose_the_better_target(tmp_path: Path) -> None:
-    brain, _ = train(make_good_and_bad(), tmp_path, {})
-    report = evaluate(brain, PlannerSettings((0.0, 4.0), 3, "learned"), brain.config, "x")
+def test_imagined_steps_choose_the_better_target(brain_of_both: Brain) -> None:
+    report = evaluate(brain_of_both, PlannerSettings((0.0, 4.0), 3, "learned"), brain_of_both.config, "x")
     assert report.chosen_candidates[1] >= 0.75 and report.episode_returns[0] > 3.0
 
 
-def test_heads_predict_the_next_observation_and_reward(tmp_path: Path) -> None:
-    brain, _ = train(make_good_and_bad(), tmp_path, {"actor.gradient_steps": 600})
+def test_heads_predict_the_next_observation_and_reward(brain_of_both: Brain) -> None:
+    brain = brain_of_both
     trajectory = act(brain, 4.0)
     seen = brain.normalizer.normalize(torch.from_numpy(trajectory.observations))
     to_go = torch.tensor([[4.0, 3.0, 2.0, 1.0]]) / 4

@@ -186,6 +186,8 @@ def test_an_undelivered_backlog_is_sent_before_a_run_goes_on(store: Path, client
 def test_every_checkpoint_is_a_model_with_its_metrics(store: Path, client: MlflowClient, tmp_path: Path) -> None:
     run_id = make_run(store)
     checkpoints = CheckpointStore(tmp_path, interval_seconds=1e9, interval_steps=1, keep=2)
+    experiment = client.get_run(run_id).info.experiment_id
+    client.create_logged_model(experiment, "actor-20", run_id)  # a process was killed at this point
     tracker = MLflowTracker(store, run_id, interval=60)
     tracker.log(20, {"actor/loss": 0.5})
     middle = checkpoints.save(20, {"step": 20})
@@ -194,9 +196,9 @@ def test_every_checkpoint_is_a_model_with_its_metrics(store: Path, client: Mlflo
     final = checkpoints.finish(40, {"step": 40})  # drops the file of step 20, which is still in the queue
     assert not middle.exists()
     tracker.log_checkpoint("actor-40", final, 40, {"actor/loss": 0.25})
+    time.sleep(0.01)  # another timestamp
     tracker.log_checkpoint("actor-40", final, 40, {"actor/loss": 0.25})
     tracker.close()
-    experiment = client.get_run(run_id).info.experiment_id
     found = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
     models = {model.name: model for model in found}
     assert len(found) == 3 and set(models) == {"actor-20", "actor-30", "actor-40"}
@@ -206,6 +208,7 @@ def test_every_checkpoint_is_a_model_with_its_metrics(store: Path, client: Mlflo
     assert {str(m.status) for m in found} == {"READY"}
     assert [(m.key, m.value, m.step) for m in models["actor-40"].metrics] == [("checkpoint/actor/loss", 0.25, 40)]
     assert get_points(client, run_id, "actor/loss") == [(20, 0.5)], "a checkpoint adds no point to a curve"
+    assert [step for step, _ in get_points(client, run_id, "checkpoint/actor/loss")] == [20, 30, 40]
     assert [f.path for f in client.list_logged_model_artifacts(models["actor-40"].model_id)] == [final.name]
     assert client.list_logged_model_artifacts(models["actor-20"].model_id) == []
     assert client.list_logged_model_artifacts(models["actor-30"].model_id) == [], "only the last file is copied"
