@@ -120,7 +120,7 @@ class Agent:
             return None
         task = self.brain.config.task
         if self.settings.env_model == "simulator":
-            scratch = make_environment(task.environment_id, task.horizon)
+            scratch = make_environment(task)
             return SimulatorModel(scratch, self.brain.normalizer, task.return_scale)
         return LearnedModel(self.brain.policy)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import shlex
 import types
@@ -82,10 +83,11 @@ def _plain(value: Any) -> Any:
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name not in KNOBS:
+            flat.update(_flatten(value, f"{name}."))
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[name] = value
     return flat
 
 
@@ -157,11 +159,24 @@ def _check_range(key: str, value: Any, metadata: Mapping[str, Any], where: str) 
         raise ConfigError(f"{where}: {key} must be {bounds}, not {value!r}")
 
 
+def _make_json_mapping(key: str, value: Any, where: str) -> str:
+    """The text of a JSON mapping, given as such or as a YAML mapping."""
+    try:
+        mapping = json.loads(value) if isinstance(value, str) else value
+        if isinstance(mapping, Mapping):
+            return json.dumps(mapping, sort_keys=True)
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(f"{where}: {key} must be a mapping of plain values, not {value!r}")
+
+
 def _apply(values: dict[str, Any], patch: Mapping[str, Any], where: str) -> None:
     """Lay a nested mapping over `values` (dotted), checking each key and value."""
     for key, value in _flatten(patch).items():
         if key not in KNOBS:
             raise ConfigError(f"{where}: unknown key {key!r}{suggest(key, KNOBS)}")
+        if KNOBS[key].metadata.get("json_mapping"):
+            value = _make_json_mapping(key, value, where)
         coerced = _coerce(key, value, KNOBS[key].type, where)
         _check_range(key, coerced, KNOBS[key].metadata, where)
         values[key] = coerced

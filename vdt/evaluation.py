@@ -57,7 +57,7 @@ def evaluate(brain: Brain, settings: PlannerSettings, config: Config, label: str
     """Run `evaluation.episodes` deterministic episodes side by side."""
     task, started = config.task, time.monotonic()
     count = config.evaluation.episodes
-    environments = [make_environment(task.environment_id, task.horizon) for _ in range(count)]
+    environments = [make_environment(task) for _ in range(count)]
     agent = Agent(brain, settings)
     seeds = [config.evaluation.seed + i for i in range(count)]
     limit = config.evaluation.max_episode_steps or None

@@ -6,9 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def knob(*, low: float | None = None, high: float | None = None, choices: tuple[str, ...] | None = None) -> Any:
-    """A field with an inclusive range, or a closed set of words."""
-    return field(metadata={"low": low, "high": high, "choices": choices})
+def knob(
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    json_mapping: bool = False,
+) -> Any:
+    """A field with an inclusive range, a closed set of words, or a JSON mapping kept as text."""
+    return field(metadata={"low": low, "high": high, "choices": choices, "json_mapping": json_mapping})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +31,7 @@ class TaskConfig:
 
     family: str
     environment_id: str
+    environment_kwargs: str = knob(json_mapping=True)  # of gymnasium.make, e.g. '{"ctrl_cost_weight": 0.1}'
     observation_size: int = knob(low=1, high=100_000)
     action_size: int = knob(low=1, high=10_000)
     horizon: int = knob(low=1, high=1_000_000)

@@ -11,7 +11,7 @@ from environments_for_tests import CONSTANT, CONSTANT_ENDING
 from vdt.critic.critic import Critic
 from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
-from vdt.environments import make_environment
+from vdt.environments import make_gymnasium_environment
 from vdt.rollout import collect_trajectories
 from vdt.tracking import NullTracker
 from vdt.training.checkpoint import load_state
@@ -23,7 +23,7 @@ DISCOUNT = 0.9
 
 def collect(kind: str) -> TrajectoryDataset:
     """40 episodes of 10 steps with random actions: 10 is the time limit of one kind and the real end of the other."""
-    environments = [make_environment(kind, 10) for _ in range(40)]
+    environments = [make_gymnasium_environment(kind, 10) for _ in range(40)]
     return TrajectoryDataset.from_trajectories(
         collect_trajectories(LinearActor(0.0), environments, range(40), noise=0.5)
     )

@@ -12,7 +12,7 @@ from environments_for_tests import PAY_ACTION
 from vdt.agent import Agent, Brain, PlannerSettings
 from vdt.config import Config
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
-from vdt.environments import make_environment
+from vdt.environments import make_gymnasium_environment
 from vdt.evaluation import evaluate
 from vdt.rollout import collect_trajectories
 from vdt.tracking import NullTracker
@@ -63,7 +63,7 @@ def train(
 
 
 def act(brain: Brain, *returns: float) -> Trajectory:
-    environment = make_environment(PAY_ACTION, 10)
+    environment = make_gymnasium_environment(PAY_ACTION, 10)
     return collect_trajectories(Agent(brain, PlannerSettings(returns)), [environment], [0])[0]
 
 

@@ -27,7 +27,7 @@ from vdt.agent import Agent, Brain, PlannerSettings
 from vdt.config import load_tasks
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
-from vdt.environments import make_environment
+from vdt.environments import make_environment, make_gymnasium_environment
 from vdt.evaluation import evaluate
 from vdt.policy.losses import AdvantageWeighting
 from vdt.rollout import collect_trajectories
@@ -63,7 +63,7 @@ def record(module: nn.Module) -> list[tuple[torch.Tensor, ...]]:
 
 def roll_out(brain: Brain, settings: PlannerSettings, seed: int = 3) -> Trajectory:
     task = brain.config.task
-    environment = make_environment(task.environment_id, task.horizon)
+    environment = make_environment(task)
     return collect_trajectories(Agent(brain, settings), [environment], [seed])[0]
 
 
@@ -90,7 +90,7 @@ def test_lookahead_starts_from_present_state() -> None:
         def observe(self, *told: Any) -> None:
             agent.observe(*told)
 
-    environment = make_environment("InvertedPendulum-v5", 6)
+    environment = make_gymnasium_environment("InvertedPendulum-v5", 6)
     (trajectory,) = collect_trajectories(Watched(), [environment], [3])
     assert len(trajectory) == len(chosen) >= 4 and len(scored) == 2 * len(chosen)  # E = 2 scores per step
     seen = brain.normalizer.normalize(torch.from_numpy(trajectory.observations))
@@ -117,7 +117,7 @@ def test_discounted_score(discount: float) -> None:
     for parameter in brain.critic.target_q.parameters():
         parameter.data.zero_()
     brain.critic.target_q.ensemble.biases[-1].data.fill_(1.0)  # Q is 1 everywhere
-    environment = make_environment(COUNTDOWN, 8)
+    environment = make_gymnasium_environment(COUNTDOWN, 8)
     agent = Agent(brain, PlannerSettings((12.0, 6.0), 3, "learned"))
     agent.start([environment])
     from vdt.planning import planner
@@ -230,7 +230,7 @@ def test_online_data_is_normalised_with_the_offline_statistics(agent_files: tupl
 
 
 def test_time_limit_is_not_a_real_end() -> None:
-    (trajectory,) = collect_trajectories(LinearActor(), [make_environment(CONSTANT, 4)], [0])
+    (trajectory,) = collect_trajectories(LinearActor(), [make_gymnasium_environment(CONSTANT, 4)], [0])
     assert len(trajectory) == 4 and not trajectory.terminated
     buffer = make_buffer(TrajectoryDataset.from_trajectories([trajectory]))
     batch = make_tiny_sampler(buffer).gather_transitions(torch.arange(4))

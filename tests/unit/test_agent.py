@@ -10,7 +10,7 @@ from vdt.config import Config
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import Trajectory
-from vdt.environments import make_environment
+from vdt.environments import make_gymnasium_environment
 from vdt.rollout import collect_trajectories
 from vdt.training.offline import make_target_settings
 
@@ -26,7 +26,7 @@ def make_lively_brain(config: Config) -> Brain:
 def act(
     brain: Brain, returns: tuple[float, ...], seeds: list[int], horizon: int = 9, kind: str = COUNTDOWN
 ) -> list[Trajectory]:
-    environments = [make_environment(kind, horizon) for _ in seeds]
+    environments = [make_gymnasium_environment(kind, horizon) for _ in seeds]
     return collect_trajectories(Agent(brain, PlannerSettings(returns)), environments, seeds)
 
 
@@ -66,10 +66,10 @@ def test_episodes_in_a_batch_equal_episodes_alone() -> None:
 def test_lookahead_in_a_batch_equals_alone_with_imagined_steps() -> None:
     brain = make_lively_brain(make_config())
     settings = PlannerSettings((12.0, 6.0), 3, "learned")
-    environments = [make_environment(COUNTDOWN, 9) for _ in range(3)]
+    environments = [make_gymnasium_environment(COUNTDOWN, 9) for _ in range(3)]
     together = collect_trajectories(Agent(brain, settings), environments, [4, 0, 3])
     for seed, trajectory in zip([4, 0, 3], together, strict=True):
-        (alone,) = collect_trajectories(Agent(brain, settings), [make_environment(COUNTDOWN, 9)], [seed])
+        (alone,) = collect_trajectories(Agent(brain, settings), [make_gymnasium_environment(COUNTDOWN, 9)], [seed])
         np.testing.assert_allclose(trajectory.actions, alone.actions, atol=1e-5)
 
 
@@ -83,7 +83,7 @@ def test_one_candidate_and_equal_candidates_act_alike() -> None:
 
 def test_an_agent_can_start_again() -> None:
     brain = make_lively_brain(make_config())
-    agent, environment = Agent(brain, PlannerSettings((6.0,))), make_environment(COUNTDOWN, 9)
+    agent, environment = Agent(brain, PlannerSettings((6.0,))), make_gymnasium_environment(COUNTDOWN, 9)
     first, _, again = (collect_trajectories(agent, [environment], [seed])[0] for seed in (4, 1, 4))
     assert (first.actions == again.actions).all()
 
@@ -91,7 +91,7 @@ def test_an_agent_can_start_again() -> None:
 def test_choices_are_counted_once_per_step() -> None:
     brain = make_lively_brain(make_config())
     agent = Agent(brain, PlannerSettings((12.0, 6.0, 3.0)))
-    environments = [make_environment(COUNTDOWN, 9) for _ in range(3)]
+    environments = [make_gymnasium_environment(COUNTDOWN, 9) for _ in range(3)]
     trajectories = collect_trajectories(agent, environments, [0, 4, 2])
     assert agent.chosen.sum() == sum(len(t) for t in trajectories) == 12  # 2 + 6 + 4
 
@@ -114,11 +114,11 @@ def test_simulator_steps_are_counted() -> None:
     )
     brain = make_brain(config, _pendulum_dataset())
     agent = Agent(brain, PlannerSettings((4.0, 2.0), 3, "simulator"))
-    (trajectory,) = collect_trajectories(agent, [make_environment("InvertedPendulum-v5", 4)], [0])
+    (trajectory,) = collect_trajectories(agent, [make_gymnasium_environment("InvertedPendulum-v5", 4)], [0])
     assert len(trajectory) == 4
     assert agent.imagined_environment_steps == 4 * 2 * 2  # steps x candidates x (E - 1)
     plain = Agent(brain, PlannerSettings((4.0, 2.0), 3, "learned"))
-    collect_trajectories(plain, [make_environment("InvertedPendulum-v5", 4)], [0])
+    collect_trajectories(plain, [make_gymnasium_environment("InvertedPendulum-v5", 4)], [0])
     assert plain.imagined_environment_steps == 0
 
 

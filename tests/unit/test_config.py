@@ -245,3 +245,15 @@ def test_configuration_is_frozen_and_seeds_make_copies() -> None:
     other: Config = config.with_seed(5)
     assert (config.seed, other.seed) == (0, 5)
     assert other.with_seed(0) == config
+
+
+def test_environment_kwargs_are_kept_as_json_text() -> None:
+    config = resolve_config(ENV, overrides="""task.environment_kwargs='{"ctrl_cost_weight": 0.5}'""")
+    assert config.task.environment_kwargs == '{"ctrl_cost_weight": 0.5}'
+    assert config_from_yaml(config.to_yaml()) == config
+    assert resolve_config(ENV).task.environment_kwargs == "{}"
+    for wrong in ("[1]", "3", "text"):
+        with pytest.raises(
+            ConfigError, match=r"--set: task\.environment_kwargs must be a mapping of plain values, not"
+        ):
+            resolve_config(ENV, overrides=f"task.environment_kwargs={wrong}")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vdt.data.normalization import Normalizer
-from vdt.environments import Environment, get_action_bounds, make_environment
+from vdt.environments import Environment, get_action_bounds, make_gymnasium_environment
 from vdt.planning.env_model import Sequences, SimulatorModel
 
 KINDS = [("InvertedPendulum-v5", 4, 1), ("Walker2d-v4", 17, 6)]
@@ -13,7 +13,7 @@ KINDS = [("InvertedPendulum-v5", 4, 1), ("Walker2d-v4", 17, 6)]
 
 def start(kind: str, seed: int = 5, steps: int = 7) -> tuple[Environment, np.ndarray]:
     """An environment in the middle of an episode."""
-    environment = make_environment(kind, 1000)
+    environment = make_gymnasium_environment(kind, 1000)
     observation, _ = environment.reset(seed=seed)
     rng = np.random.default_rng(seed)
     for _ in range(steps):
@@ -35,7 +35,7 @@ def make_sequences(observations: list[np.ndarray], actions: np.ndarray) -> Seque
 
 def make_model(kind: str, size: int) -> SimulatorModel:
     normalizer = Normalizer(torch.ones(size), torch.full((size,), 2.0))
-    return SimulatorModel(make_environment(kind, 1000), normalizer, return_scale=10.0)
+    return SimulatorModel(make_gymnasium_environment(kind, 1000), normalizer, return_scale=10.0)
 
 
 @pytest.mark.parametrize(("kind", "size", "width"), KINDS)

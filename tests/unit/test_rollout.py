@@ -5,17 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders_for_tests import LinearActor
+from builders_for_tests import LinearActor, make_config
 from environments_for_tests import CONSTANT, CONSTANT_ENDING, COUNTDOWN
 from vdt.data.trajectory import Trajectory
-from vdt.environments import make_environment
+from vdt.environments import make_environment, make_gymnasium_environment
 from vdt.rollout import collect_trajectories
 
 
 def collect(
     environment_id: str, seeds: list[int], horizon: int = 50, gain: float = 0.3, **settings: Any
 ) -> list[Trajectory]:
-    environments = [make_environment(environment_id, horizon) for _ in seeds]
+    environments = [make_gymnasium_environment(environment_id, horizon) for _ in seeds]
     return collect_trajectories(LinearActor(gain), environments, seeds, **settings)
 
 
@@ -62,13 +62,13 @@ def test_an_episode_in_a_batch_equals_the_episode_alone() -> None:
 
 def test_finished_episodes_drop_out() -> None:
     actor = LinearActor()
-    environments = [make_environment(COUNTDOWN, 50) for _ in range(3)]
+    environments = [make_gymnasium_environment(COUNTDOWN, 50) for _ in range(3)]
     collect_trajectories(actor, environments, [0, 4, 2])  # 2, 6, 4 steps
     assert actor.batch_sizes == [3, 3, 2, 2, 1, 1]
 
 
 def test_same_seed_same_episode_even_in_a_used_environment() -> None:
-    environment = make_environment(COUNTDOWN, 50)
+    environment = make_gymnasium_environment(COUNTDOWN, 50)
     first, other, second = (collect_trajectories(LinearActor(), [environment], [s], noise=0.5)[0] for s in (3, 8, 3))
     assert_same(first, second)
     assert (first.actions != other.actions).any()  # 3 and 8 start alike (mod 5); the noise differs
@@ -100,7 +100,7 @@ def test_what_the_actor_is_told() -> None:
             self.told.append((actions[:, 0].tolist(), rewards.tolist(), active.tolist()))
 
     actor = Listener()
-    trajectories = collect_trajectories(actor, [make_environment(COUNTDOWN, 50) for _ in range(2)], [0, 1])
+    trajectories = collect_trajectories(actor, [make_gymnasium_environment(COUNTDOWN, 50) for _ in range(2)], [0, 1])
     assert [active for _, _, active in actor.told] == [[True, True], [False, True], [False]]
     assert [rewards for _, rewards, _ in actor.told] == [
         [float(t.rewards[k]) for t in trajectories if len(t) > k] for k in range(3)
@@ -108,3 +108,12 @@ def test_what_the_actor_is_told() -> None:
     assert [actions for actions, _, _ in actor.told] == [
         [float(t.actions[k, 0]) for t in trajectories if len(t) > k] for k in range(3)
     ]
+
+
+def test_environment_of_a_task_gets_its_arguments() -> None:
+    for weight in (0.0, 5.0):
+        settings = {"task.environment_id": "Hopper-v4", "task.environment_kwargs": f'{{"ctrl_cost_weight": {weight}}}'}
+        environment = make_environment(make_config(settings).task)
+        assert environment.unwrapped._ctrl_cost_weight == weight  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"Gymnasium cannot make 'Hopper-v4': .*no_such_argument"):
+        make_environment(make_config({**settings, "task.environment_kwargs": '{"no_such_argument": 1}'}).task)

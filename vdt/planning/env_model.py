@@ -120,7 +120,7 @@ class SimulatorModel:
                 continue
             self._mujoco.mj_setState(inner.model, inner.data, state, self._what)
             self._mujoco.mj_forward(inner.model, inner.data)
-            observation, reward, terminated, _, _ = inner.step(sequences.actions[k, -1].double().cpu().numpy())
+            observation, reward, terminated, _, _ = self.scratch.step(sequences.actions[k, -1].double().cpu().numpy())
             self.environment_steps += 1
             self.states[k], self.alive[k] = self._get_state(self.scratch), not terminated
             observations[k] = self.normalizer.normalize(

@@ -17,6 +17,7 @@ import numpy as np
 from vdt.config import PARAMS, ConfigError, load_yaml, suggest
 from vdt.data.behavior_policy import BehaviorLadder, save_ladder
 from vdt.data.sources.collected import collect_dataset
+from vdt.environments import make_gymnasium_environment
 from vdt.files import compute_file_digest, write_text
 from vdt.scores import compute_normalized_score
 from vdt.training.behavior import BehaviorTraining, train_behavior_ladder
@@ -110,8 +111,7 @@ def measure_rungs(ladder: BehaviorLadder, settings: LadderSettings, steps: int) 
         dataset = collect_dataset(
             ladder,
             [rung],
-            environment_id=settings.training.environment_id,
-            horizon=settings.horizon,
+            lambda: make_gymnasium_environment(settings.training.environment_id, settings.horizon),
             steps=steps,
             seed=0,
         )

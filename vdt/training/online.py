@@ -66,7 +66,7 @@ class OnlineTuner:
         """Roll out the exploring policy for one iteration and store what it did."""
         config, online = self.config, self.config.online
         while len(self.environments) < online.episodes_per_iteration:
-            self.environments.append(make_environment(config.task.environment_id, config.task.horizon))
+            self.environments.append(make_environment(config.task))
         agent = Agent(self.brain, PlannerSettings.from_config(config))
         first = ROLLOUT_SEED + config.seed * 1_000_000 + self.episodes
         trajectories = collect_trajectories(

@@ -18,7 +18,7 @@ from vdt.data.sources.collected import (
 )
 from vdt.data.sources.recording import DataError
 from vdt.data.trajectory import TrajectoryDataset
-from vdt.environments import make_environment
+from vdt.environments import make_gymnasium_environment
 
 LADDER = PARAMS / "behavior" / "walker2d.npz"
 ARRAYS = ("observations", "actions", "rewards", "offsets", "terminated")
@@ -30,8 +30,7 @@ def collect(
     return collect_dataset(
         load_ladder(LADDER),
         rungs,
-        environment_id="Walker2d-v4",
-        horizon=horizon,
+        lambda: make_gymnasium_environment("Walker2d-v4", horizon),
         steps=steps,
         seed=seed,
         parallel=parallel,
@@ -76,7 +75,7 @@ def test_a_repeated_rung_gives_other_episodes() -> None:
 def test_actions_are_recorded_as_executed() -> None:
     dataset = collect((0,), 60)
     assert np.abs(dataset.actions).max() <= 1.0
-    environment = make_environment("Walker2d-v4", 40)
+    environment = make_gymnasium_environment("Walker2d-v4", 40)
     seed = int(np.random.SeedSequence([0, 0, 0]).generate_state(1)[0])  # (seed, position, episode)
     episode = dataset[0]
     observation, _ = environment.reset(seed=seed)

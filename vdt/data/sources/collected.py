@@ -19,7 +19,7 @@ from vdt.config import PARAMS, Config
 from vdt.data.behavior_policy import BehaviorLadder, BehaviorPolicy, load_ladder
 from vdt.data.sources.recording import DataError, Recording
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
-from vdt.environments import Environment, make_environment
+from vdt.environments import Environment, EnvironmentFactory, make_environment
 from vdt.files import compute_file_digest
 from vdt.rollout import collect_trajectories
 
@@ -99,9 +99,8 @@ def _collect_share(
 def collect_dataset(
     ladder: BehaviorLadder,
     snapshots: Sequence[int],
+    make: EnvironmentFactory,
     *,
-    environment_id: str,
-    horizon: int,
     steps: int,
     seed: int,
     parallel: int = PARALLEL_EPISODES,
@@ -111,8 +110,7 @@ def collect_dataset(
     Args:
         ladder: the policies.
         snapshots: rungs, each given an equal share of the steps, in this order; a rung may stand twice.
-        environment_id: Gymnasium id.
-        horizon: time limit of an episode.
+        make: makes one environment, with its time limit.
         steps: at least this many in all, in whole episodes.
         seed: the data is a function of it, not of `parallel`.
         parallel: episodes stepped together with one call of the policy.
@@ -121,7 +119,7 @@ def collect_dataset(
     progress = _Progress(share * len(snapshots))
     trajectories: list[Trajectory] = []
     with contextlib.ExitStack() as stack:
-        environments = [make_environment(environment_id, horizon) for _ in range(parallel)]
+        environments = [make() for _ in range(parallel)]
         for environment in environments:
             stack.callback(environment.close)
         for position, rung in enumerate(snapshots):
@@ -138,7 +136,9 @@ def find_ladder(config: Config) -> Path | None:
 
 def make_recipe(config: Config, ladder_path: Path) -> dict[str, Any]:
     """Everything that the collected data is a function of, apart from the physics engine's version."""
+    settings = json.loads(config.task.environment_kwargs)
     return {
+        **({"environment_kwargs": settings} if settings else {}),
         "version": RECIPE_VERSION,
         "environment_id": config.task.environment_id,
         "horizon": config.task.horizon,
@@ -176,8 +176,7 @@ def collect_recording(config: Config, ladder_path: Path) -> Recording:
     dataset = collect_dataset(
         ladder,
         rungs,
-        environment_id=task.environment_id,
-        horizon=task.horizon,
+        lambda: make_environment(task),
         steps=config.data.steps,
         seed=config.data.seed,
     )
