@@ -22,9 +22,14 @@ def make_data_config(source: str, env: str = "walker2d-medium-v2", url: str = NO
     return resolve_config(env, preset="smoke", source=source, overrides=text)
 
 
-def make_small_config(source: str, url: str = NOWHERE, horizon: int = 5) -> Config:
+def make_small_config(source: str, url: str = NOWHERE, horizon: int = 5, d4rl_sha256: str = "") -> Config:
     """A task of two observations, one action and episodes of at most `horizon` steps."""
-    sizes = {"task__observation_size": 2, "task__action_size": 1, "task__horizon": horizon}
+    sizes = {
+        "task__observation_size": 2,
+        "task__action_size": 1,
+        "task__horizon": horizon,
+        "task__d4rl_sha256": f"\"'{d4rl_sha256}'\"",
+    }
     return make_data_config(source, url=url, **sizes)
 
 

@@ -42,6 +42,7 @@ class TaskConfig:
     reward_shift: float
     candidate_returns: tuple[float, ...]
     d4rl_url: str
+    d4rl_sha256: str
     licence: str
     collected: CollectedRecipe
 

@@ -11,7 +11,8 @@ import pytest
 
 from data_for_tests import NOWHERE, make_data_config, make_small_config, make_steps, write_hdf5
 from vdt.data.sources import choose_source, get_snapshot_path
-from vdt.data.sources.d4rl import download, get_cache_file, make_d4rl_key, probe
+from vdt.data.sources.d4rl import get_cache_file, make_d4rl_key
+from vdt.data.sources.download import probe
 from vdt.data.sources.recording import DataError
 
 
@@ -63,31 +64,6 @@ def test_probe(address: str) -> None:
     started = time.monotonic()
     assert probe(f"{address}/slow.hdf5", seconds=0.3) is not None
     assert time.monotonic() - started < 2
-
-
-def test_download(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Handler, "content", b"x" * 3_000_000)
-    target = tmp_path / "cache" / "file.hdf5"
-    download(f"{address}/file.hdf5", target)
-    assert target.read_bytes() == Handler.content
-    assert list(target.parent.iterdir()) == [target]
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("short", "3000 bytes came, 4000 were announced; nothing was kept"),
-        ("unsized", "announces a size of None"),
-        ("gone", r"download to .* failed \(HTTP Error 404"),
-    ],
-)
-def test_failed_download_leaves_nothing(
-    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch, path: str, message: str
-) -> None:
-    monkeypatch.setattr(Handler, "content", b"x" * 3000)
-    with pytest.raises(DataError, match=message):
-        download(f"{address}/{path}.hdf5", tmp_path / "cache" / "file.hdf5")
-    assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
 
 
 def put_into_cache(url: str) -> Path:

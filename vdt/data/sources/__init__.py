@@ -10,7 +10,8 @@ from pathlib import Path
 
 from vdt.config import Config
 from vdt.data.sources.collected import collect_recording, find_ladder, make_collected_key, make_recipe
-from vdt.data.sources.d4rl import get_cache_file, load_d4rl, make_d4rl_key, probe
+from vdt.data.sources.d4rl import get_cache_file, load_d4rl, make_d4rl_key
+from vdt.data.sources.download import probe
 from vdt.data.sources.path import choose_path
 from vdt.data.sources.recording import Choice, DataError, Recording
 

@@ -14,7 +14,8 @@ The schema is flat: `observations` (N, S), `actions` (N, A), `rewards` (N,), `te
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,19 @@ def read_recording(path: Path, task: TaskConfig, recipe: Mapping[str, Any]) -> R
     return Recording(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped, notes)
 
 
-def _read_steps(path: Path, task: TaskConfig) -> _Steps:
+def check_schema(path: Path, task: TaskConfig) -> None:
+    """Check a file's data sets without reading them.
+
+    Raises:
+        DataError: as `read_recording`.
+    """
+    with _open(path, task):
+        pass
+
+
+@contextlib.contextmanager
+def _open(path: Path, task: TaskConfig) -> Iterator[tuple[dict[str, h5py.Dataset | None], int]]:
+    """The data sets of a file by name, checked, and their length."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; accepted is an HDF5 file in D4RL's schema")
     shapes = {
@@ -82,13 +95,17 @@ def _read_steps(path: Path, task: TaskConfig) -> _Steps:
     try:
         with h5py.File(path, "r") as file:
             nodes = {name: _find(path, file, name, tail) for name, tail in shapes.items()}
-            length = _check_lengths(path, nodes)
-            arrays = {name: _read(path, name, node) for name, node in nodes.items() if node is not None}
+            yield nodes, _check_lengths(path, nodes)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: not a whole HDF5 file ({reason}); is it truncated, or of another format?") from None
+
+
+def _read_steps(path: Path, task: TaskConfig) -> _Steps:
+    with _open(path, task) as (nodes, length):
+        arrays = {name: _read(path, name, node) for name, node in nodes.items() if node is not None}
     flags = {name: _read_flags(path, name, arrays.get(name), length) for name in FLAGS}
-    values = {name: arrays.get(name) for name in shapes if name not in FLAGS}
+    values = {name: arrays.get(name) for name in nodes if name not in FLAGS}
     return _Steps(**values, **flags)  # type: ignore[arg-type]  # the required ones are there: _find
 
 
