@@ -1,13 +1,15 @@
 """Trains the behaviour policies that the built-in data source `collected` rolls out.
 
-    python flows/behavior_flow.py run --ladder walker2d
+    python flows/behavior_flow.py run
 
-reads params/behavior/walker2d.yaml and writes walker2d.npz (the ladder) and walker2d.json (how it was made) beside it.
-Needs stable-baselines3: pip install -e '.[behavior]'
+reads params/behavior/NAME.yaml for each ladder and writes NAME.npz (the ladder) and NAME.json (how it was made) beside
+it. Needs stable-baselines3: pip install -e '.[behavior]'
 """
 
+import contextlib
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works with or without an install
 
@@ -15,49 +17,75 @@ from vdt import runtime
 
 runtime.prepare()
 
-from metaflow import FlowSpec, Parameter, step  # noqa: E402  (reads the environment that prepare() sets)
+from metaflow import FlowSpec, Parameter, current, exit_hook, step  # noqa: E402  (reads what prepare() sets)
+
+from flows.cells import remember_command  # noqa: E402
 
 
+@exit_hook(on_error=["flows.hooks.on_error"])
 class BehaviorFlow(FlowSpec):
-    """Settings -> one PPO run with snapshots -> a ladder of some of them, measured.
+    """Settings -> training runs with snapshots -> ladders of some of them, measured.
 
-    start: reads and checks the settings.
+    start: reads and checks the settings, fans out over ladders.
     train: trains, keeps the chosen snapshots, measures each, writes NAME.npz and NAME.json.
-    end: prints where they are.
+    report, end: print where they are.
     """
 
-    ladder = Parameter("ladder", help="file of params/behavior/ without suffix", default="walker2d")
+    ladder = Parameter("ladder", help="files of params/behavior/ without suffix, with commas; empty: all", default="")
     output = Parameter("output", help="folder of the results; empty: params/behavior", default="")
-    keep = Parameter("keep", help="snapshots to keep, e.g. '0,10,33'; empty: those of the settings", default="")
+    keep = Parameter("keep", help="snapshots to keep, e.g. '0,10,33', or 'all'; empty: those of the file", default="")
     environment_steps = Parameter("environment_steps", help="steps of the run; 0: those of the settings", default=0)
     measure_steps = Parameter("measure_steps", help="environment steps that measure each rung", default=40_000)
+    seed = Parameter("seed", help="of environments, network and sampling; -1: that of the settings", default=-1)
 
     @step
     def start(self) -> None:
         """Read and check the settings."""
-        from vdt.training.ladder import FOLDER, change_settings, check_extra, load_settings
+        from flows.cells import open_behavior_cells
+        from flows.stages import clear_errors
+        from vdt.training.ladder import FOLDER, change_settings, check_extra, list_ladders, load_settings
 
-        check_extra()
-        settings = load_settings(self.ladder)
-        self.settings = change_settings(settings, keep=self.keep, environment_steps=self.environment_steps)
+        with clear_errors():
+            check_extra()
+            changes = {"keep": self.keep, "environment_steps": self.environment_steps, "seed": self.seed}
+            names = self.ladder.split(",") if self.ladder else list_ladders()
+            self.settings = {name: change_settings(load_settings(name), **changes) for name in names}
+            self.cells = open_behavior_cells(self.settings, current.run_id)
         self.folder = str(Path(self.output).resolve() if self.output else FOLDER)
-        self.next(self.train)
+        self.next(self.train, foreach="cells")
 
     @step
     def train(self) -> None:
         """Train, keep, measure, write."""
-        from vdt.training.ladder import make_ladder
+        from flows.stages import clear_errors, open_checkpoints, open_tracker
+        from vdt.training.ladder import CHECKPOINTS, make_ladder
 
         runtime.die_with_parent()
-        runtime.set_threads(1, threads=1)  # the networks are too small for more
-        self.path = str(make_ladder(Path(self.folder), self.ladder, self.settings, self.measure_steps))
+        runtime.set_threads(len(self.cells), threads=1)  # the networks are too small for more
+        self.cell, self.mlflow_run_id = self.input, self.input["mlflow_run_id"]
+        name = self.cell["key"]
+        with clear_errors(), contextlib.closing(open_tracker(self)) as tracker:
+            checkpoints = open_checkpoints(name, CHECKPOINTS)
+            path = make_ladder(Path(self.folder), name, self.settings[name], self.measure_steps, tracker, checkpoints)
+            self.path = str(path)
+        self.next(self.report)
+
+    @step
+    def report(self, inputs: Any) -> None:
+        """Collect the paths."""
+        self.paths = [part.path for part in inputs]
+        self.mlflow_run_ids = [part.mlflow_run_id for part in inputs]
         self.next(self.end)
 
     @step
     def end(self) -> None:
         """Say where the results are."""
-        print(f"ladder: {self.path}", flush=True)
+        from vdt.tracking import finish_runs
+
+        finish_runs(runtime.home(), self.mlflow_run_ids, "FINISHED")
+        print("\n".join(f"ladder: {path}" for path in self.paths), flush=True)
 
 
 if __name__ == "__main__":
+    remember_command(sys.argv)
     BehaviorFlow()

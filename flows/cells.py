@@ -94,6 +94,21 @@ def open_cells(arguments: Mapping[str, str], flow_run: str) -> list[dict[str, An
     return cells
 
 
+def open_behavior_cells(settings: Mapping[str, Any], flow_run: str) -> list[dict[str, Any]]:
+    """Open an MLflow run for each ladder that is to be trained; `settings` are `LadderSettings` by name."""
+    from vdt.tracking import create_named_run
+
+    check_folders(home())
+    cells = []
+    for number, (name, ladder) in enumerate(settings.items()):
+        tags = {"ladder": name, "env": ladder.training.environment_id, "seed": str(ladder.training.seed)}
+        params, command = asdict(ladder.training), os.environ.get(COMMAND, "flows/behavior_flow.py")
+        run_id = create_named_run(home(), f"behavior-{name}-s{tags['seed']}", tags, params, flow_run, command)
+        cells.append({"key": name, "number": number, "mlflow_run_id": run_id})
+        print(f"ladder {name}: MLflow run {run_id}", flush=True)
+    return cells
+
+
 def check_command_line(argv: list[str]) -> None:
     """Check the arguments of `run` before Metaflow starts anything; ends the process with one line if wrong.
 
@@ -107,8 +122,7 @@ def check_command_line(argv: list[str]) -> None:
     given, others = parser.parse_known_args(argv[1:])
     command = next((word for word in others if word in ("run", "resume", "step", "spin")), "")
     if command in ("run", "resume"):
-        os.environ[COMMAND] = shlex.join([_python(), argv[0]])
-    argv[0] = os.path.abspath(argv[0])
+        remember_command(argv)
     if given.max_workers:
         os.environ["METAFLOW_RUN_MAX_WORKERS"] = given.max_workers  # so that steps know how many run at once
     if given.help or command != "run":
@@ -119,6 +133,12 @@ def check_command_line(argv: list[str]) -> None:
     except (ConfigError, FolderError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def remember_command(argv: list[str]) -> None:
+    """Keep how the flow was called for messages, and make the script's name absolute: tasks may change their folder."""
+    os.environ[COMMAND] = shlex.join([_python(), argv[0]])
+    argv[0] = os.path.abspath(argv[0])
 
 
 def make_resume_command(run_id: str) -> str:

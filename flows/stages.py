@@ -17,6 +17,7 @@ from flows.lineage import get_unfinished_ancestors
 from vdt import runtime
 from vdt.config import Config, ConfigError, config_from_yaml
 from vdt.files import compute_file_digest
+from vdt.schema import CheckpointConfig
 from vdt.tracking import MLflowTracker, NullTracker, Tracker, continue_run, finish_runs, log_dataset
 
 if TYPE_CHECKING:
@@ -52,27 +53,12 @@ class Stage:
     @property
     def folder(self) -> Path:
         """Where this step of this cell writes."""
-        return self._get_folder(str(current.run_id))
+        return _get_folder(str(current.run_id), self.flow.cell["key"])
 
     @property
     def checkpoints(self) -> CheckpointStore:
         """This step's checkpoints, with those of the runs that it continues."""
-        from vdt.training.checkpoint import CheckpointStore
-
-        key, settings = self.flow.cell["key"], self.config.checkpoint
-        ancestors = get_unfinished_ancestors(current.flow_name, current.origin_run_id, current.step_name, key)
-        return CheckpointStore(
-            self.folder,
-            [self._get_folder(run_id) for run_id in ancestors],
-            interval_seconds=settings.interval_seconds,
-            interval_steps=settings.interval_steps,
-            keep=settings.keep,
-            continue_finished=True,  # an ancestor that left its last checkpoint died before its step was complete
-        )
-
-    def _get_folder(self, run_id: str) -> Path:
-        step, key = str(current.step_name), self.flow.cell["key"]
-        return Path(runtime.home(), ".vdt", "checkpoints", current.flow_name, run_id, step, key)
+        return open_checkpoints(self.flow.cell["key"], self.config.checkpoint)
 
     def fetch_snapshot(self) -> dict[str, Any]:
         """Make or find the cell's snapshot and enter it in MLflow."""
@@ -115,6 +101,25 @@ class Stage:
         return path
 
 
+def _get_folder(run_id: str, key: str) -> Path:
+    return Path(runtime.home(), ".vdt", "checkpoints", str(current.flow_name), run_id, str(current.step_name), key)
+
+
+def open_checkpoints(key: str, settings: CheckpointConfig) -> CheckpointStore:
+    """The running step's checkpoints for the cell `key`, with those of the runs that it continues."""
+    from vdt.training.checkpoint import CheckpointStore
+
+    ancestors = get_unfinished_ancestors(current.flow_name, current.origin_run_id, current.step_name, key)
+    return CheckpointStore(
+        _get_folder(str(current.run_id), key),
+        [_get_folder(run_id, key) for run_id in ancestors],
+        interval_seconds=settings.interval_seconds,
+        interval_steps=settings.interval_steps,
+        keep=settings.keep,
+        continue_finished=True,  # an ancestor that left its last checkpoint died before its step was complete
+    )
+
+
 def get_config(flow: Any) -> Config:
     """The resolved configuration of a running step's cell."""
     return config_from_yaml(flow.cell["config_yaml"])
@@ -134,14 +139,15 @@ def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
     runtime.claim_gpu(flow.cell["number"])
     runtime.set_threads(runtime.count_cells_in_parallel(len(flow.cells)), get_config(flow).runtime.threads)
     with clear_errors():
-        tracker = _open_tracker(flow) if track else NullTracker()
+        tracker = open_tracker(flow) if track else NullTracker()
         with contextlib.closing(tracker):
             yield Stage(flow, tracker)
     flow.seconds = {**getattr(flow, "seconds", {}), step: round(time.monotonic() - began, 1)}
     gc.freeze()  # the process is about to end; nothing need be searched for
 
 
-def _open_tracker(flow: Any) -> Tracker:
+def open_tracker(flow: Any) -> Tracker:
+    """The tracker of a running step's MLflow run; a step that is run again after its run was finished gets a new one."""
     with runtime.quick_imports():
         flow.mlflow_run_id = continue_run(runtime.home(), flow.mlflow_run_id, str(current.run_id))
         return MLflowTracker(runtime.home(), flow.mlflow_run_id)

@@ -1,10 +1,11 @@
-"""Behaviour policies that the built-in data source rolls out: a ladder of small tanh networks in one npz file."""
+"""Behaviour policies that the built-in data source rolls out: a ladder of small networks in one npz file."""
 
 from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,37 +14,57 @@ from vdt.files import atomic_write
 
 FloatArray = npt.NDArray[np.float32]
 
-MAX_ARRAY_BYTES = 64 * 2**20  # a ladder is a few hundred kB; anything near this is not one
+MAX_ARRAY_BYTES = 64 * 2**20  # a ladder is a megabyte or two; anything near this is not one
+LOG_STD_RANGE = (-20.0, 2.0)  # SAC's
 
 
 @dataclass(frozen=True)
 class BehaviorPolicy:
-    """Gaussian policy with a state-independent standard deviation, evaluated in NumPy.
+    """Gaussian policy, evaluated in NumPy, in the two forms that the field's algorithms train.
+
+    With `log_std` (PPO): tanh layers, the last one gives the mean, the noise does not depend on the observation.
+    Without (SAC): ReLU layers, the last one gives mean and log standard deviation side by side, tanh squashes the sum.
 
     Attributes:
         weights: one (inputs, outputs) matrix per layer.
         biases: one (outputs,) vector per layer.
-        log_std: log standard deviation of the action noise, (A,).
         observation_mean: (S,).
         observation_std: (S,).
+        log_std: log standard deviation of the action noise, (A,), or none.
     """
 
     weights: tuple[FloatArray, ...]
     biases: tuple[FloatArray, ...]
-    log_std: FloatArray
     observation_mean: FloatArray
     observation_std: FloatArray
+    log_std: FloatArray | None = None
 
-    def mean_action(self, observations: FloatArray) -> FloatArray:
-        """Deterministic action for raw observations: (B, S) -> (B, A), not clipped."""
-        hidden = np.clip((observations - self.observation_mean) / self.observation_std, -10.0, 10.0)
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            hidden = np.tanh(hidden @ weight + bias)
-        return np.asarray(hidden @ self.weights[-1] + self.biases[-1], dtype=np.float32)
+    @property
+    def observation_size(self) -> int:
+        """S."""
+        return int(self.weights[0].shape[0])
+
+    @property
+    def action_size(self) -> int:
+        """A."""
+        outputs = int(self.weights[-1].shape[1])
+        return outputs if self.log_std is not None else outputs // 2
 
     def sample_action(self, observations: FloatArray, noise: FloatArray) -> FloatArray:
-        """Stochastic action: `noise` holds standard normal numbers, (B, A)."""
-        return np.asarray(self.mean_action(observations) + np.exp(self.log_std) * noise, dtype=np.float32)
+        """Action for raw observations (..., S); `noise` holds standard normal numbers, (..., A), or 0 for the mode.
+
+        Returns:
+            (..., A); of the form with `log_std` not clipped.
+        """
+        hidden = np.clip((observations - self.observation_mean) / self.observation_std, -10.0, 10.0)
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            hidden = hidden @ weight + bias
+            hidden = np.tanh(hidden) if self.log_std is not None else np.maximum(hidden, 0.0)
+        output = hidden @ self.weights[-1] + self.biases[-1]
+        if self.log_std is not None:
+            return np.asarray(output + np.exp(self.log_std) * noise, dtype=np.float32)
+        mean, log_std = np.split(output, 2, axis=-1)
+        return np.asarray(np.tanh(mean + np.exp(np.clip(log_std, *LOG_STD_RANGE)) * noise), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -61,20 +82,46 @@ class BehaviorLadder:
     episode_returns: FloatArray
 
 
-def save_ladder(path: Path, ladder: BehaviorLadder) -> None:
-    """Write a ladder as one npz file (stacked float32 arrays, no pickle), atomically."""
-    arrays: dict[str, npt.NDArray[np.generic]] = {
+def stack_ladder(ladder: BehaviorLadder) -> dict[str, npt.NDArray[Any]]:
+    """A ladder as named arrays, rungs along the first axis: what the npz file holds."""
+    arrays: dict[str, npt.NDArray[Any]] = {
         "environment_steps": ladder.environment_steps,
         "episode_returns": ladder.episode_returns,
-        "log_std": np.stack([p.log_std for p in ladder.policies]),
-        "observation_mean": np.stack([p.observation_mean for p in ladder.policies]),
-        "observation_std": np.stack([p.observation_std for p in ladder.policies]),
     }
+    if noise := [p.log_std for p in ladder.policies if p.log_std is not None]:
+        arrays["log_std"] = np.stack(noise)
+    arrays["observation_mean"] = np.stack([p.observation_mean for p in ladder.policies])
+    arrays["observation_std"] = np.stack([p.observation_std for p in ladder.policies])
     for layer in range(len(ladder.policies[0].weights)):
         arrays[f"w{layer}"] = np.stack([p.weights[layer] for p in ladder.policies])
         arrays[f"b{layer}"] = np.stack([p.biases[layer] for p in ladder.policies])
+    return arrays
+
+
+def unstack_ladder(arrays: dict[str, npt.NDArray[Any]]) -> BehaviorLadder:
+    """The ladder that `stack_ladder` took apart.
+
+    Raises:
+        KeyError: if an array is missing.
+    """
+    layers = sum(name.startswith("w") for name in arrays)
+    policies = tuple(
+        BehaviorPolicy(
+            weights=tuple(arrays[f"w{i}"][k] for i in range(layers)),
+            biases=tuple(arrays[f"b{i}"][k] for i in range(layers)),
+            observation_mean=arrays["observation_mean"][k],
+            observation_std=arrays["observation_std"][k],
+            log_std=arrays["log_std"][k] if "log_std" in arrays else None,
+        )
+        for k in range(len(arrays["environment_steps"]))
+    )
+    return BehaviorLadder(policies, arrays["environment_steps"], arrays["episode_returns"])
+
+
+def save_ladder(path: Path, ladder: BehaviorLadder) -> None:
+    """Write a ladder as one npz file (stacked arrays, no pickle), atomically."""
     with atomic_write(path) as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **stack_ladder(ladder))
 
 
 def load_ladder(path: Path) -> BehaviorLadder:
@@ -94,22 +141,11 @@ def load_ladder(path: Path) -> BehaviorLadder:
             f"{path} is not a behaviour ladder: {size} bytes unpacked, at most {MAX_ARRAY_BYTES} are accepted"
         )
     with np.load(path, allow_pickle=False) as file:
-        try:
-            arrays = {name: file[name] for name in file.files}
-            layers = sum(name.startswith("w") for name in arrays)
-            count = len(arrays["environment_steps"])
-            policies = tuple(
-                BehaviorPolicy(
-                    weights=tuple(arrays[f"w{i}"][k] for i in range(layers)),
-                    biases=tuple(arrays[f"b{i}"][k] for i in range(layers)),
-                    log_std=arrays["log_std"][k],
-                    observation_mean=arrays["observation_mean"][k],
-                    observation_std=arrays["observation_std"][k],
-                )
-                for k in range(count)
-            )
-        except KeyError as error:
-            raise ValueError(f"{path} is not a behaviour ladder: array {error} is missing") from None
+        arrays = {name: file[name] for name in file.files}
+    try:
+        ladder = unstack_ladder(arrays)
+    except KeyError as error:
+        raise ValueError(f"{path} is not a behaviour ladder: array {error} is missing") from None
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise ValueError(f"{path} holds numbers that are not finite")
-    return BehaviorLadder(policies, arrays["environment_steps"], arrays["episode_returns"])
+    return ladder

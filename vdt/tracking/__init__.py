@@ -3,6 +3,7 @@
 from vdt.tracking.runs import (
     RunIdentity,
     continue_run,
+    create_named_run,
     create_run,
     find_runs,
     finish_runs,
@@ -18,6 +19,7 @@ __all__ = [
     "RunIdentity",
     "Tracker",
     "continue_run",
+    "create_named_run",
     "create_run",
     "find_runs",
     "finish_runs",

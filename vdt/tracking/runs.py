@@ -110,15 +110,26 @@ def create_run(base: Path, config: Config, flow_run: str, command: str) -> str:
         flow_run: id of the flow's run.
         command: what the user typed, without secrets.
     """
-    from mlflow.entities import Param
-
-    client = open_store(base)
     tags = {
         "env": config.env,
         "method": config.method,
         "preset": config.preset,
         "seed": str(config.seed),
         "source": config.data.source,
+    }
+    run_id = create_named_run(base, RunIdentity(config).name, tags, config.flatten(), flow_run, command)
+    open_store(base).log_text(run_id, config.to_yaml(), "config.yaml")
+    return run_id
+
+
+def create_named_run(
+    base: Path, name: str, tags: Mapping[str, str], params: Mapping[str, Any], flow_run: str, command: str
+) -> str:
+    """Create a run of any flow, see `create_run`; returns its id."""
+    from mlflow.entities import Param
+
+    client = open_store(base)
+    more = {
         FLOW_RUN: flow_run,
         "metaflow.first_run_id": flow_run,
         "mlflow.source.name": command,
@@ -126,13 +137,11 @@ def create_run(base: Path, config: Config, flow_run: str, command: str) -> str:
     }
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None  # open_store makes it
-    run = client.create_run(
-        experiment.experiment_id, tags={k: v for k, v in tags.items() if v}, run_name=RunIdentity(config).name
-    )
-    params = [Param(key, str(value)) for key, value in config.flatten().items()]
-    for start in range(0, len(params), PARAMS_PER_CALL):
-        client.log_batch(run.info.run_id, params=params[start : start + PARAMS_PER_CALL])
-    client.log_text(run.info.run_id, config.to_yaml(), "config.yaml")
+    given = {key: value for key, value in {**tags, **more}.items() if value}
+    run = client.create_run(experiment.experiment_id, tags=given, run_name=name)
+    entries = [Param(key, str(value)) for key, value in params.items()]
+    for start in range(0, len(entries), PARAMS_PER_CALL):
+        client.log_batch(run.info.run_id, params=entries[start : start + PARAMS_PER_CALL])
     return str(run.info.run_id)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +20,29 @@ from vdt.data.behavior_policy import BehaviorLadder, save_ladder
 from vdt.data.sources.collected import collect_dataset
 from vdt.environments import make_gymnasium_environment
 from vdt.files import compute_file_digest, write_text
+from vdt.schema import CheckpointConfig
 from vdt.scores import compute_normalized_score
-from vdt.training.behavior import BehaviorTraining, train_behavior_ladder
+from vdt.tracking import Tracker
+from vdt.training.behavior import ALGORITHMS, BehaviorRun, BehaviorTraining
+from vdt.training.checkpoint import CheckpointStore
 
 FOLDER = PARAMS / "behavior"
+CHECKPOINTS = CheckpointConfig(interval_seconds=60.0, interval_steps=10**9, keep=1)  # one may hold a replay buffer
 PACKAGES = ("gymnasium", "mujoco", "numpy", "stable-baselines3", "torch")
 
 
-OWN: dict[str, type] = {"horizon": int, "reference_returns": tuple, "keep": tuple}
-KINDS = {"environment_id": str, **{f.name: type(f.default) for f in dataclasses.fields(BehaviorTraining)[1:]}, **OWN}
+OWN: dict[str, type] = {"horizon": int, "reference_returns": list, "keep": list}
+KINDS: dict[str, type] = {
+    "environment_id": str,
+    "algorithm": str,
+    "arguments": dict,
+    "normalize": bool,
+    "seed": int,
+    "environment_steps": int,
+    "snapshot_every": int,
+    "parallel_environments": int,
+    **OWN,
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +50,7 @@ class LadderSettings:
     """A file of `params/behavior/`.
 
     Attributes:
-        training: the PPO run.
+        training: the run.
         horizon: time limit of the episodes that measure the rungs.
         reference_returns: returns of normalized_score 0 and 100.
         keep: snapshots of the run that become rungs, rising; all of them if empty.
@@ -47,6 +62,11 @@ class LadderSettings:
     keep: tuple[int, ...]
 
 
+def list_ladders() -> list[str]:
+    """Names of all files of `params/behavior/`."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
 def load_settings(name: str) -> LadderSettings:
     """Read a file of `params/behavior/`.
 
@@ -54,7 +74,7 @@ def load_settings(name: str) -> LadderSettings:
         ConfigError: if the file, one of its keys or one of its values is not what is accepted.
     """
     path = FOLDER / f"{name}.yaml"
-    known = sorted(p.stem for p in FOLDER.glob("*.yaml"))
+    known = list_ladders()
     if name not in known:
         raise ConfigError(
             f"unknown behaviour settings {name!r}{suggest(name, known)} Known: {', '.join(known)} ({FOLDER})"
@@ -63,31 +83,34 @@ def load_settings(name: str) -> LadderSettings:
     for key, value in values.items():
         if key not in KINDS:
             raise ConfigError(f"{path}: unknown key {key!r}{suggest(key, KINDS)}")
-        try:
-            values[key] = KINDS[key](value)
-        except (TypeError, ValueError):
-            raise ConfigError(f"{path}: {key} must be {KINDS[key].__name__}, not {value!r}") from None
-    if missing := [key for key in ("environment_id", *OWN) if key not in values]:
+        if type(value) is not KINDS[key]:
+            raise ConfigError(f"{path}: {key} must be {KINDS[key].__name__}, not {value!r}")
+    if missing := [key for key in KINDS if key not in values]:
         raise ConfigError(f"{path}: no value for {', '.join(missing)}")
-    own = {key: values.pop(key) for key in OWN}
-    return LadderSettings(BehaviorTraining(**values), **own)
+    if values["algorithm"] not in ALGORITHMS:
+        raise ConfigError(f"{path}: algorithm must be {' or '.join(ALGORITHMS)}, not {values['algorithm']!r}")
+    horizon, (low, high), keep = (values.pop(key) for key in OWN)
+    return LadderSettings(BehaviorTraining(**values), horizon, (float(low), float(high)), tuple(keep))
 
 
-def change_settings(settings: LadderSettings, *, keep: str, environment_steps: int) -> LadderSettings:
-    """Other rungs ("0,10,33") or another length of the run; empty and 0 change nothing.
+def change_settings(settings: LadderSettings, *, keep: str, environment_steps: int, seed: int) -> LadderSettings:
+    """Other rungs ("0,10,33" or "all"), another length or seed of the run; empty, 0 and -1 change nothing.
 
     Raises:
         ConfigError: if `keep` is not a list of whole numbers.
     """
     if keep:
         try:
-            settings = dataclasses.replace(settings, keep=tuple(int(item) for item in keep.split(",")))
+            rungs = () if keep == "all" else tuple(int(item) for item in keep.split(","))
         except ValueError:
-            raise ConfigError(f"--keep must be whole numbers with commas between them, not {keep!r}") from None
+            raise ConfigError(f"--keep must be 'all' or whole numbers with commas between them, not {keep!r}") from None
+        settings = dataclasses.replace(settings, keep=rungs)
+    training = settings.training
     if environment_steps:
-        training = dataclasses.replace(settings.training, environment_steps=environment_steps)
-        settings = dataclasses.replace(settings, training=training)
-    return settings
+        training = dataclasses.replace(training, environment_steps=environment_steps)
+    if seed >= 0:
+        training = dataclasses.replace(training, seed=seed)
+    return dataclasses.replace(settings, training=training)
 
 
 def keep_rungs(ladder: BehaviorLadder, rungs: Sequence[int]) -> BehaviorLadder:
@@ -131,31 +154,45 @@ def measure_rungs(ladder: BehaviorLadder, settings: LadderSettings, steps: int) 
     return measured
 
 
-def make_ladder(folder: Path, name: str, settings: LadderSettings, measure_steps: int) -> Path:
+def make_ladder(
+    folder: Path,
+    name: str,
+    settings: LadderSettings,
+    measure_steps: int,
+    tracker: Tracker,
+    checkpoints: CheckpointStore,
+) -> Path:
     """Train, keep the chosen snapshots, measure them, and write NAME.npz and NAME.json (how it was made).
 
     Returns:
         Path of the npz file.
     """
     started = time.monotonic()
-    full = train_behavior_ladder(settings.training)
+    run = BehaviorRun(settings.training, tracker, checkpoints)
+    full = run.train()
     trained = time.monotonic() - started
     kept = keep_rungs(full, settings.keep)
     path = folder / f"{name}.npz"
     save_ladder(path, kept)
+    rungs = measure_rungs(kept, settings, measure_steps)
+    for rung in rungs:
+        tracker.log(int(rung["environment_steps"]), {"behavior/normalized_score": rung["normalized_score_mean"]})
     story: dict[str, Any] = {
         "command": f"python flows/behavior_flow.py run --ladder {name}",
         "settings": dataclasses.asdict(settings),
+        "continued_from_step": run.start,
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         "training_seconds": round(trained),
         "npz_sha256": compute_file_digest(path, "sha256"),
-        "rungs": measure_rungs(kept, settings, measure_steps),
+        "rungs": rungs,
         "curve": {
             "environment_steps": full.environment_steps.tolist(),
             "training_returns": [round(float(value), 1) for value in full.episode_returns],
         },
     }
-    write_text(folder / f"{name}.json", json.dumps(story) + "\n")
+    text = json.dumps(story, indent=1)
+    text = re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers.group().split()), text)  # short lists on one line
+    write_text(folder / f"{name}.json", text + "\n")
     return path
 
 

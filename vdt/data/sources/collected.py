@@ -39,7 +39,7 @@ class _BehaviorActor:
 
     def act(self, observations: FloatArray) -> FloatArray:
         """(N, S) -> (N, A), noise included."""
-        size = len(self.policy.log_std)
+        size = self.policy.action_size
         noise = np.stack([generator.standard_normal(size, dtype=np.float32) for generator in self.generators])
         # One product per row, (N, 1, S) @ (S, H): a row's action must not depend on how many others there are.
         return self.policy.sample_action(observations[:, None], noise[:, None])[:, 0]
@@ -167,7 +167,7 @@ def collect_recording(config: Config, ladder_path: Path) -> Recording:
     count, policy = len(ladder.policies), ladder.policies[0]
     if not rungs or any(not 0 <= rung < count for rung in rungs):
         raise DataError(f"task.collected.snapshots is {list(rungs)}, but {ladder_path} holds rungs 0 to {count - 1}")
-    sizes = (policy.weights[0].shape[0], policy.weights[-1].shape[1])
+    sizes = (policy.observation_size, policy.action_size)
     if sizes != (task.observation_size, task.action_size):
         raise DataError(
             f"{ladder_path} maps {sizes[0]} observations to {sizes[1]} actions; "
