@@ -31,18 +31,20 @@ class PlannerSettings:
         candidate_returns: first returns-to-go in environment units; one means no choice.
         planning_horizon: E, terms of the look-ahead score.
         env_model: "none", "learned" or "simulator".
+        context_length: steps of history to act upon; 0 means the policy's own K.
     """
 
     candidate_returns: tuple[float, ...]
     planning_horizon: int = 1
     env_model: str = "none"
+    context_length: int = 0
 
     @classmethod
     def from_config(cls, config: Config) -> PlannerSettings:
         """The settings that online tuning acts with."""
         planner = config.planner
         returns = config.task.candidate_returns[: planner.candidates]
-        return cls(returns, planner.planning_horizon, planner.env_model)
+        return cls(returns, planner.planning_horizon, planner.env_model, planner.context_length)
 
 
 @dataclass
@@ -130,7 +132,8 @@ class Agent:
         self.brain.policy.eval()
         self.environments = list(environments)
         returns = torch.tensor(self.settings.candidate_returns, device=self.device) / task.return_scale
-        self._history = History(returns.repeat(len(environments), 1), self.brain.config.policy.context_length)
+        context_length = self.settings.context_length or self.brain.config.policy.context_length
+        self._history = History(returns.repeat(len(environments), 1), context_length)
 
     def act(self, observations: FloatArray) -> FloatArray:
         """Raw observations (N, S) -> actions (N, A)."""

@@ -297,6 +297,11 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"policy.embedding_size ({policy.embedding_size}) must be a multiple of policy.heads ({policy.heads})"
         )
+    if config.planner.context_length > policy.context_length:
+        raise ConfigError(
+            f"planner.context_length ({config.planner.context_length}) must not exceed what the policy is trained on, "
+            f"policy.context_length ({policy.context_length})"
+        )
     if config.planner.planning_horizon > 1 and config.planner.env_model == "none":
         raise ConfigError("planner.planning_horizon > 1 needs planner.env_model learned or simulator, not none")
     actor = config.actor

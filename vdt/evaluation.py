@@ -93,13 +93,14 @@ def evaluate(brain: Brain, settings: PlannerSettings, config: Config, label: str
 def make_evaluation_settings(config: Config) -> dict[str, PlannerSettings]:
     """The look-ahead settings that are compared: one return, all candidates by Q, and imagined steps."""
     returns = config.task.candidate_returns[: config.planner.candidates]
-    settings = {"single": PlannerSettings(returns[:1])}
+    context = config.planner.context_length
+    settings = {"single": PlannerSettings(returns[:1], context_length=context)}
     if len(returns) > 1:
-        settings["candidates"] = PlannerSettings(returns)
+        settings["candidates"] = PlannerSettings(returns, context_length=context)
         horizon = max(config.planner.planning_horizon, config.evaluation.lookahead_horizon)
         if horizon > 1:
             model = config.planner.env_model if config.planner.env_model != "none" else "learned"
-            settings["lookahead"] = PlannerSettings(returns, horizon, model)
+            settings["lookahead"] = PlannerSettings(returns, horizon, model, context)
     return settings
 
 

@@ -110,6 +110,7 @@ class PlannerConfig:
     candidates: int = knob(low=1)
     planning_horizon: int = knob(low=1, high=100)
     env_model: str = knob(choices=("learned", "simulator", "none"))
+    context_length: int = knob(low=0, high=1000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,5 +139,18 @@ def test_a_brain_is_rebuilt_from_its_state() -> None:
 
 
 def test_settings_come_from_the_configuration() -> None:
-    config = make_config({"planner.candidates": 2, "planner.planning_horizon": 4})
-    assert PlannerSettings.from_config(config) == PlannerSettings((12.0, 6.0), 4, "learned")
+    config = make_config({"planner.candidates": 2, "planner.planning_horizon": 4, "planner.context_length": 2})
+    assert PlannerSettings.from_config(config) == PlannerSettings((12.0, 6.0), 4, "learned", 2)
+
+
+def test_a_shorter_context_forgets_what_is_older() -> None:
+    brain = make_lively_brain(make_config())
+    brief_config = make_config({"policy.context_length": 1}).to_yaml()
+    brief = Brain.from_state({**brain.state_dict(), "config": brief_config}, torch.device("cpu"))
+    settings = PlannerSettings((6.0,), context_length=1)
+
+    def roll_out(acting: Brain, planner: PlannerSettings) -> np.ndarray:
+        return collect_trajectories(Agent(acting, planner), [make_environment(COUNTDOWN, 9)], [4])[0].actions
+
+    assert (roll_out(brain, settings) == roll_out(brief, PlannerSettings((6.0,)))).all()
+    assert (roll_out(brain, settings) != roll_out(brain, PlannerSettings((6.0,)))).any()

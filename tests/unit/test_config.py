@@ -145,6 +145,10 @@ def test_methods_share_data_and_budget() -> None:
             {"overrides": "planner.planning_horizon=2 planner.env_model=none"},
             r"planning_horizon > 1 needs planner.env_model",
         ),
+        (
+            {"overrides": "planner.context_length=11"},
+            r"planner.context_length \(11\) must not exceed what the policy is trained on, policy.context_length \(10\)",
+        ),
         ({"overrides": "critic.gradient_steps=0"}, r"critic.gradient_steps is 0, but .* uses the critic"),
         ({"overrides": "task.candidate_returns=[]"}, r"task.candidate_returns must name at least one return"),
         (

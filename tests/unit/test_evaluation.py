@@ -82,6 +82,14 @@ def test_episodes_can_be_cut_short() -> None:
         ),
         ({"planner.candidates": 1}, {"single": PlannerSettings((12.0,))}),
         (
+            {"planner.context_length": 1},
+            {
+                "single": PlannerSettings((12.0,), context_length=1),
+                "candidates": PlannerSettings((12.0, 6.0, 3.0), context_length=1),
+                "lookahead": PlannerSettings((12.0, 6.0, 3.0), 3, "learned", 1),
+            },
+        ),
+        (
             {
                 "planner.candidates": 2,
                 "evaluation.lookahead_horizon": 0,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vdt.config import ConfigError
 from vdt.data.behavior_policy import BehaviorLadder, BehaviorPolicy, stack_ladder, unstack_ladder
 from vdt.tracking import Tracker
 from vdt.training.checkpoint import CheckpointStore, State
@@ -76,7 +77,11 @@ class BehaviorRun:
     """
 
     def __init__(self, settings: BehaviorTraining, tracker: Tracker, checkpoints: CheckpointStore) -> None:
-        """Make environments and networks, or bring back those of the last checkpoint."""
+        """Make environments and networks, or bring back those of the last checkpoint.
+
+        Raises:
+            ConfigError: if the environment's action range does not fit the snapshots' form.
+        """
         import stable_baselines3
         from stable_baselines3.common.env_util import make_vec_env
         from stable_baselines3.common.vec_env import VecNormalize
@@ -86,6 +91,9 @@ class BehaviorRun:
         self.start = int(state["step"]) if state else 0
         seed = settings.seed + self.start  # a continued run must not draw the same numbers again
         environments = make_vec_env(settings.environment_id, settings.parallel_environments, seed=seed)
+        limits = environments.action_space
+        if settings.algorithm == "SAC" and not (np.all(limits.low == -1) and np.all(limits.high == 1)):
+            raise ConfigError(f"SAC's snapshots act from -1 to 1; {settings.environment_id} takes {limits}: use PPO")
         self.normalizer = VecNormalize(environments) if settings.normalize else None
         algorithm = getattr(stable_baselines3, settings.algorithm)
         self.model = algorithm(
