@@ -91,7 +91,7 @@ class BehaviorRun:
         self.start = int(state["step"]) if state else 0
         seed = settings.seed + self.start  # a continued run must not draw the same numbers again
         environments = make_vec_env(settings.environment_id, settings.parallel_environments, seed=seed)
-        limits = environments.action_space
+        limits: Any = environments.action_space
         if settings.algorithm == "SAC" and not (np.all(limits.low == -1) and np.all(limits.high == 1)):
             raise ConfigError(f"SAC's snapshots act from -1 to 1; {settings.environment_id} takes {limits}: use PPO")
         self.normalizer = VecNormalize(environments) if settings.normalize else None
