@@ -75,8 +75,8 @@ def resolve_cells(arguments: Mapping[str, str]) -> list[Config]:
 
 def _check_source(source: str) -> None:
     path = Path(source.removeprefix("path:"))
-    if source.startswith("path:") and not path.expanduser().is_file():
-        raise ConfigError(f"--source path: there is no file {path}")
+    if source.startswith("path:") and not path.expanduser().exists():
+        raise ConfigError(f"--source path: there is no file or folder {path}")
 
 
 def open_cells(arguments: Mapping[str, str], flow_run: str) -> list[dict[str, Any]]:
@@ -87,7 +87,7 @@ def open_cells(arguments: Mapping[str, str], flow_run: str) -> list[dict[str, An
     check_folders(home())
     cells = []
     for number, config in enumerate(configs):
-        key = f"{config.env}-{config.method}-s{config.seed}"
+        key = f"{config.file_name}-{config.method}-s{config.seed}"
         run_id = create_run(home(), config, flow_run, os.environ.get(COMMAND, "flows/vdt_flow.py"))
         cells.append(asdict(Cell(key, number, config.to_yaml(), run_id)))
         print(f"cell {key}: MLflow run {run_id}", flush=True)

@@ -12,6 +12,7 @@ from metaflow import current
 from metaflow.cards import Image, Markdown
 
 from vdt.config import config_from_yaml
+from vdt.files import make_file_name
 from vdt.runtime import home
 
 
@@ -39,7 +40,7 @@ def make_report(inputs: Iterable[Any]) -> tuple[str, list[str]]:
     for cell in cells:
         continue_run(home(), cell["mlflow_run_id"], str(current.run_id), fork=False)
         log_files(home(), cell["mlflow_run_id"], files, "report")
-    _keep_as_newest(path, {cell["config"]["env"] for cell in cells})
+    _keep_as_newest(path, {make_file_name(cell["config"]["env"]) for cell in cells})
     run_ids = [cell["mlflow_run_id"] for cell in cells]
     finish_runs(home(), run_ids, "FINISHED")
     return str(path), run_ids

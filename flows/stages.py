@@ -71,7 +71,11 @@ class Stage:
         return snapshot
 
     def load_dataset(self) -> TrajectoryDataset:
-        """Read the snapshot, having checked that its content is what was fetched.
+        """The episodes to train on; raises as `load_episodes`."""
+        return self.load_episodes()[0]
+
+    def load_episodes(self) -> tuple[TrajectoryDataset, TrajectoryDataset | None]:
+        """The episodes to train on and those held out, having checked that the snapshot is what was fetched.
 
         Raises:
             ConfigError: if the file changed since.
@@ -81,7 +85,8 @@ class Stage:
         path = Path(self.flow.snapshot["path"])
         if not path.is_file() or compute_file_digest(path, "md5") != self.flow.snapshot["md5"]:
             raise ConfigError(f"{path} is no longer the data set that this run began with; start a new run")
-        return load_snapshot(path)
+        data = self.config.data
+        return load_snapshot(path).split(data.held_out_fraction, data.seed)
 
     def describe(self, path: Path) -> dict[str, str]:
         """A file as an artifact: where it is and what is in it."""

@@ -33,11 +33,11 @@ class VDTFlow(FlowSpec):
     end              where everything lies
     """
 
-    env = Parameter("env", help="D4RL task names, separated by commas", required=True)
+    env = Parameter("env", help="task names, minari:NAMESPACE/NAME-vN, data:PATH; several with commas", required=True)
     preset = Parameter("preset", help="sizes and budgets: smoke, laptop, paper", default=DEFAULTS["preset"])
     method = Parameter("method", help="vdt, dt, bc; several separated by commas", default=DEFAULTS["method"])
     seeds = Parameter("seeds", help="whole numbers, separated by commas", default=DEFAULTS["seeds"])
-    source = Parameter("source", help="auto, collected, d4rl, or path:FILE", default=DEFAULTS["source"])
+    source = Parameter("source", help="auto, collected, d4rl, minari, or path:FILE", default=DEFAULTS["source"])
     overrides = Parameter("set", help='changes, e.g. "critic.expectile=0.8 online.environment_steps=0"', default="")
 
     @step
@@ -110,7 +110,8 @@ class VDTFlow(FlowSpec):
             from vdt.evaluation import evaluate_agents
 
             agents = {name: stage.check(file) for name, file in self.agents.items()}
-            self.evaluation = evaluate_agents(stage.config, agents, stage.tracker)
+            held_out = stage.load_episodes()[1] if stage.config.data.held_out_fraction else None
+            self.evaluation = evaluate_agents(stage.config, agents, stage.tracker, held_out)
         self.next(self.report)
 
     @card(type="blank")

@@ -7,11 +7,7 @@ error names the file or option it came from.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
-import math
 import shlex
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from vdt.files import make_file_name
 from vdt.schema import (
     ActorConfig,
     CheckpointConfig,
@@ -33,13 +30,14 @@ from vdt.schema import (
     TaskConfig,
     knob,
 )
+from vdt.values import ConfigError, check_range, coerce, make_json_mapping, suggest
+
+__all__ = ["Config", "ConfigError", "config_from_yaml", "load_tasks", "load_yaml", "resolve_config", "suggest"]
 
 PARAMS = Path(__file__).resolve().parents[1] / "params"
 MAX_YAML_BYTES = 2**20
-
-
-class ConfigError(ValueError):
-    """A configuration value is unknown, of the wrong type, or outside its range."""
+SOURCES = ("auto", "collected", "d4rl", "minari")
+DERIVED = ("minari", "data")  # kinds of --env whose facts come from the data: `minari:ID` and `data:PATH`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +58,16 @@ class Config:
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     runtime: RuntimeConfig
+
+    @property
+    def file_name(self) -> str:
+        """`env` as part of a file's or folder's name."""
+        return make_file_name(self.env)
+
+    @property
+    def has_environment(self) -> bool:
+        """False for data without one: no rollouts, neither to tune online nor to measure returns."""
+        return self.task.environment_id is not None
 
     def flatten(self) -> dict[str, Any]:
         """Dotted key -> value, e.g. for MLflow's params."""
@@ -113,72 +121,15 @@ def _knobs(cls: type, prefix: str = "") -> dict[str, _Knob]:
 KNOBS = _knobs(Config)
 
 
-def suggest(word: str, known: typing.Iterable[str]) -> str:
-    """`; did you mean 'a' or 'b'?` for near words, else an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-
-
-def _coerce(key: str, value: Any, hint: Any, where: str) -> Any:
-    """Bring a YAML value to its declared type (PyYAML reads `3e-4` as a string), or raise ConfigError."""
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        inner = typing.get_args(hint)[0]
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_coerce(key, item, inner, where) for item in items)
-    if origin is types.UnionType:  # only `T | None` is used
-        return None if value is None else _coerce(key, value, typing.get_args(hint)[0], where)
-    wrong = ConfigError(f"{where}: {key} must be {_type_name(hint)}, not {value!r} ({type(value).__name__})")
-    if hint is bool or isinstance(value, bool):
-        if hint is bool and isinstance(value, bool):
-            return value
-        raise wrong
-    if hint is str:
-        if isinstance(value, str):
-            return value
-        raise wrong
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise wrong from None
-    if not math.isfinite(number) or (hint is int and number != int(number)):
-        raise wrong
-    return int(number) if hint is int else number
-
-
-def _type_name(hint: Any) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(hint, str(hint))
-
-
-def _check_range(key: str, value: Any, metadata: Mapping[str, Any], where: str) -> None:
-    low, high, choices = metadata.get("low"), metadata.get("high"), metadata.get("choices")
-    if choices is not None and value not in choices:
-        raise ConfigError(f"{where}: {key} must be one of {', '.join(choices)}, not {value!r}{suggest(value, choices)}")
-    if (low is not None and value < low) or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise ConfigError(f"{where}: {key} must be {bounds}, not {value!r}")
-
-
-def _make_json_mapping(key: str, value: Any, where: str) -> str:
-    """The text of a JSON mapping, given as such or as a YAML mapping."""
-    try:
-        mapping = json.loads(value) if isinstance(value, str) else value
-        if isinstance(mapping, Mapping):
-            return json.dumps(mapping, sort_keys=True)
-    except (TypeError, ValueError):
-        pass
-    raise ConfigError(f"{where}: {key} must be a mapping of plain values, not {value!r}")
-
-
 def _apply(values: dict[str, Any], patch: Mapping[str, Any], where: str) -> None:
     """Lay a nested mapping over `values` (dotted), checking each key and value."""
     for key, value in _flatten(patch).items():
         if key not in KNOBS:
             raise ConfigError(f"{where}: unknown key {key!r}{suggest(key, KNOBS)}")
         if KNOBS[key].metadata.get("json_mapping"):
-            value = _make_json_mapping(key, value, where)
-        coerced = _coerce(key, value, KNOBS[key].type, where)
-        _check_range(key, coerced, KNOBS[key].metadata, where)
+            value = make_json_mapping(key, value, where)
+        coerced = coerce(key, value, KNOBS[key].type, where)
+        check_range(key, coerced, KNOBS[key].metadata, where)
         values[key] = coerced
 
 
@@ -256,27 +207,29 @@ def resolve_config(
     """Merge and validate everything a run needs.
 
     Args:
-        env: D4RL name of a task, e.g. "walker2d-medium-v2".
+        env: D4RL name of a task, e.g. "walker2d-medium-v2", or minari:NAMESPACE/NAME-vN, or data:PATH. Of the latter two,
+            and of source minari, the facts are read from the data, which must be within reach.
         preset: file of params/presets/ (sizes and budgets).
         method: file of params/methods/ (a patch of a few lines).
-        source: where the data comes from: auto, collected, d4rl, or path:FILE.
+        source: where the data comes from: auto, collected, d4rl, minari, or path:FILE.
         seed: seeds networks, sampling and online rollouts.
         overrides: `--set` text.
 
     Raises:
         ConfigError: naming what was given, what is accepted, and where.
     """
-    tasks = load_tasks()
-    if env not in tasks:
-        raise ConfigError(f"unknown env {env!r}{suggest(env, tasks)} Known: {', '.join(tasks)} (params/tasks/)")
+    given = parse_overrides(overrides)
+    env, facts = _find_task(env, source, given)
     preset_file = _named_file("presets", preset, "preset")
     method_file = _named_file("methods", method, "method")
     values: dict[str, Any] = {}
     _apply(values, load_yaml(PARAMS / "vdt.yaml"), "params/vdt.yaml")
-    _apply(values, tasks[env], f"params/tasks/ ({env})")
+    _apply(values, facts, f"params/tasks/ ({env})")
     _apply(values, load_yaml(preset_file), f"params/presets/{preset}.yaml")
     _apply(values, load_yaml(method_file), f"params/methods/{method}.yaml")
-    _apply(values, parse_overrides(overrides), "--set")
+    if values["task.environment_id"] is None:  # budgets of presets do not apply
+        _apply(values, {"online.environment_steps": 0}, "data without an environment")
+    _apply(values, given, "--set")
     identity = {"env": env, "preset": preset, "method": method, "seed": seed, "data.source": source}
     _apply(values, identity, "command line")
     config: Config = _build(Config, values)
@@ -284,14 +237,64 @@ def resolve_config(
     return config
 
 
+def _find_task(env: str, source: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The canonical name of a task and its facts: from params/tasks/, or from the data itself."""
+    kind, _, rest = env.partition(":")
+    if kind in DERIVED and source not in ("auto", kind):
+        raise ConfigError(f"--env {env} names its own data; leave --source away, not {source!r}")
+    tasks = load_tasks()
+    if kind not in DERIVED and env not in tasks:
+        raise ConfigError(
+            f"unknown env {env!r}{suggest(env, tasks)} Known: {', '.join(tasks)} (params/tasks/), "
+            f"minari:NAMESPACE/NAME-vN, data:PATH"
+        )
+    if kind not in DERIVED and source != "minari":
+        return env, tasks[env]
+    from vdt.data.sources.derive import derive_file_task, derive_minari_task, derive_named_task
+    from vdt.data.sources.recording import DataError
+
+    try:
+        if kind == "data":
+            path = Path(rest).expanduser().resolve()
+            return f"data:{path}", derive_file_task(path)
+        if kind == "minari":
+            return env, derive_minari_task(rest, given)
+        return env, {**tasks[env], **derive_named_task(env, tasks[env].get("task.minari_ids", []), given)}
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _check_environment(config: Config) -> None:
+    """What cannot be done on data without an environment, and the range of actions."""
+    task = config.task
+    if len(task.action_low) != len(task.action_high) or len(task.action_low) not in (0, task.action_size):
+        raise ConfigError(f"task.action_low and task.action_high need {task.action_size} numbers each, or none")
+    if any(low >= high for low, high in zip(task.action_low, task.action_high, strict=True)):
+        raise ConfigError("task.action_low must be below task.action_high in every component")
+    if config.has_environment:
+        return
+    if config.online.environment_steps > 0:
+        raise ConfigError(
+            f"online.environment_steps is {config.online.environment_steps}, but {config.env} has no environment: "
+            f"online tuning is not available; accepted is 0"
+        )
+    if config.planner.env_model == "simulator":
+        raise ConfigError(f"planner.env_model is simulator, but {config.env} has no environment")
+    if config.data.held_out_fraction == 0:
+        raise ConfigError(
+            f"data.held_out_fraction is 0, but {config.env} has no environment: nothing would be evaluated"
+        )
+
+
 def _check_together(config: Config) -> None:
     """Rules that span several keys."""
     source = config.data.source
-    if source not in ("auto", "collected", "d4rl") and not (source.startswith("path:") and len(source) > 5):
-        accepted = ("auto", "collected", "d4rl", "path:FILE")
+    if source not in SOURCES and not (source.startswith("path:") and len(source) > 5):
+        accepted = (*SOURCES, "path:FILE")
         raise ConfigError(
             f"--source must be {', '.join(accepted[:-1])} or {accepted[-1]}, not {source!r}{suggest(source, accepted)}"
         )
+    _check_environment(config)
     policy = config.policy
     if policy.kind == "transformer" and policy.embedding_size % policy.heads:
         raise ConfigError(

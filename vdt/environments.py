@@ -18,8 +18,53 @@ EnvironmentFactory = Callable[[], Environment]
 
 
 def make_environment(task: TaskConfig) -> Environment:
-    """Make the environment of a task; see `make_gymnasium_environment`."""
-    return make_gymnasium_environment(task.environment_id, task.horizon, json.loads(task.environment_kwargs))
+    """Make the environment of a task; its actions are those of the data, in [-1, 1], where the task gives their range.
+
+    Raises:
+        ValueError: if the task has no environment, or it cannot be made.
+    """
+    if task.environment_id is None:
+        raise ValueError("this data has no environment (task.environment_id is none)")
+    made = make_gymnasium_environment(task.environment_id, task.horizon, json.loads(task.environment_kwargs))
+    if not task.action_low:
+        return made
+    low, high = np.asarray(task.action_low, np.float32), np.asarray(task.action_high, np.float32)
+    unit = gymnasium.spaces.Box(-1.0, 1.0, low.shape, np.float32)
+    return gymnasium.wrappers.TransformAction(made, lambda action: low + (action + 1.0) / 2.0 * (high - low), unit)
+
+
+def flatten_observations(tree: Any, rows: tuple[int, ...] = ()) -> npt.NDArray[Any]:
+    """Nested dicts of arrays -> one array (*rows, S): keys in alphabetical order at every level, arrays row by row.
+
+    Args:
+        tree: an array (*rows, …), or a mapping of such.
+        rows: leading dimensions that stay as they are; none for one observation.
+    """
+    if isinstance(tree, Mapping):
+        return np.concatenate([flatten_observations(tree[key], rows) for key in sorted(tree)], axis=-1)
+    return np.asarray(tree).reshape(*rows, -1)
+
+
+def _flatten(environment: gymnasium.Env[Any, Any]) -> Environment:
+    """Wrap dict observations of Box (or a Box of several dimensions) into one vector."""
+    space = environment.observation_space
+    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
+        return environment
+    zeros = _make_zeros(space)
+    if zeros is None:
+        return environment
+    flat = gymnasium.spaces.Box(-np.inf, np.inf, flatten_observations(zeros).shape, np.float32)
+    return gymnasium.wrappers.TransformObservation(
+        environment, lambda observation: flatten_observations(observation).astype(np.float32), flat
+    )
+
+
+def _make_zeros(space: gymnasium.Space[Any]) -> Any:
+    """An observation of zeros; none if a part of the space is not Box."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        parts = {key: _make_zeros(part) for key, part in space.spaces.items()}
+        return None if any(part is None for part in parts.values()) else parts
+    return np.zeros(space.shape) if isinstance(space, gymnasium.spaces.Box) else None
 
 
 def make_gymnasium_environment(
@@ -28,7 +73,7 @@ def make_gymnasium_environment(
     """Make one environment that is truncated after `horizon` steps.
 
     Args:
-        environment_id: Gymnasium id with Box observations and actions, e.g. "Walker2d-v4".
+        environment_id: Gymnasium id with Box actions, and Box observations or nested dicts of Box, e.g. "Walker2d-v4".
         horizon: time limit in environment steps.
         settings: further arguments of `gymnasium.make`.
 
@@ -39,7 +84,7 @@ def make_gymnasium_environment(
         with warnings.catch_warnings():  # -v4 is deprecated and is the version that matches D4RL's physics
             warnings.filterwarnings("ignore", message=".*is out of date.*", category=DeprecationWarning)
             warnings.filterwarnings("ignore", message=".*deprecated.*", category=DeprecationWarning)
-            environment: Environment = gymnasium.make(environment_id, max_episode_steps=horizon, **(settings or {}))
+            environment = _flatten(gymnasium.make(environment_id, max_episode_steps=horizon, **(settings or {})))
     except (gymnasium.error.Error, TypeError) as error:
         raise ValueError(f"task.environment_id: Gymnasium cannot make {environment_id!r}: {error}") from error
     for name in ("observation_space", "action_space"):

@@ -12,7 +12,9 @@ import numpy as np
 
 from vdt.agent import Agent, Brain, PlannerSettings
 from vdt.config import Config
+from vdt.data.trajectory import TrajectoryDataset
 from vdt.environments import make_environment
+from vdt.held_out import evaluate_held_out
 from vdt.rollout import collect_trajectories
 from vdt.runtime import choose_device
 from vdt.scores import compute_normalized_score
@@ -31,7 +33,7 @@ class EvaluationReport:
         env_model: source of imagined steps.
         episode_returns: one per episode, environment units.
         episode_lengths: steps of each episode.
-        normalized_scores: one per episode, 0-100 between D4RL's random and expert returns.
+        normalized_scores: one per episode, 0-100 between the reference returns (`task.reference`).
         normalized_score_mean: over episodes.
         normalized_score_standard_error: over episodes (of this one trained policy, not over seeds).
         environment_steps: real steps taken, those of a simulator look-ahead included.
@@ -104,25 +106,35 @@ def make_evaluation_settings(config: Config) -> dict[str, PlannerSettings]:
     return settings
 
 
-def evaluate_agents(config: Config, agents: Mapping[str, Path], tracker: Tracker) -> dict[str, Any]:
-    """Evaluate each agent checkpoint under each look-ahead setting.
+def evaluate_agents(
+    config: Config, agents: Mapping[str, Path], tracker: Tracker, held_out: TrajectoryDataset | None = None
+) -> dict[str, Any]:
+    """Evaluate each agent checkpoint under each look-ahead setting, and on held-out episodes if there are any.
 
     Args:
         config: task and evaluation settings.
         agents: name ("offline", "online") -> checkpoint of `train_actor` or `tune_online`.
         tracker: takes `eval/<name>_<setting>_normalized_score` and links it to the checkpoint.
+        held_out: episodes that were not trained on; without an environment they are all there is to evaluate on.
 
     Returns:
-        {"policies": {name: {setting: EvaluationReport as a dict}}}.
+        {"policies": {name: {setting: EvaluationReport as a dict}}, "held_out": {name: HeldOutReport as a dict}}.
     """
     policies: dict[str, dict[str, Any]] = {}
+    measured: dict[str, dict[str, Any]] = {}
+    if not config.has_environment:
+        print(f"evaluate: {config.env} has no environment, so there are no returns, only held-out episodes", flush=True)
     for name, path in agents.items():
         brain = Brain.from_state(load_state(path)["brain"], choose_device(config))
         reports: dict[str, Any] = {}
-        for setting, planner in make_evaluation_settings(config).items():
+        for setting, planner in make_evaluation_settings(config).items() if config.has_environment else ():
             reports[setting] = asdict(evaluate(brain, planner, config, f"{name}/{setting}"))
         metrics = {f"eval/{name}_{key}_normalized_score": r["normalized_score_mean"] for key, r in reports.items()}
+        if held_out is not None:
+            measured[name] = asdict(evaluate_held_out(brain, held_out, name))
+            numbers = ((key, value) for key, value in measured[name].items() if isinstance(value, float))
+            metrics.update({f"eval/{name}_held_out_{key}": value for key, value in numbers})
         tracker.log(brain.gradient_steps, metrics)
         tracker.log_checkpoint(f"evaluated-{name}", path, brain.gradient_steps, metrics)
         policies[name] = reports
-    return {"policies": policies}
+    return {"policies": policies, "held_out": measured}

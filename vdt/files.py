@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,17 @@ def compute_file_digest(path: Path, algorithm: str) -> str:
     """Hexadecimal digest of a file's content, e.g. `compute_file_digest(path, "sha256")`."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def make_file_name(env: str) -> str:
+    """A task's name as part of a file's or folder's: D4RL's as it is, `minari:a/b-v0` and `data:PATH` without slashes."""
+    kind, separator, rest = env.partition(":")
+    if not separator:
+        return env
+    if kind == "minari":
+        return f"{kind}-{rest.replace('/', '.')}"  # Minari's names hold no dot: different ones stay different
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(rest).stem).strip("_")[:40] or "file"
+    return f"{kind}-{stem}-{hashlib.sha256(rest.encode()).hexdigest()[:6]}"
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -11,7 +11,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vdt.files import atomic_write, write_text
+from vdt.data.sources.recording import LABELS
+from vdt.files import atomic_write, make_file_name, write_text
 from vdt.results import (
     Cell,
     Change,
@@ -22,9 +23,10 @@ from vdt.results import (
     compute_estimate,
 )
 
-SOURCES = {"collected": "**collected** (not D4RL)", "d4rl": "D4RL", "path": "**own file** (not D4RL)"}
-NOT_D4RL = (
-    "**Results on data that is not D4RL's (collected, own file) are not comparable with published D4RL numbers.**"
+NOT_D4RL = "**Results on data that is not D4RL's (collected, minari, own file) are not comparable with published D4RL numbers.**"
+OFFLINE_ONLY = (
+    "no environment: online tuning and returns are not available. Evaluated offline, on held-out episodes; the critic's "
+    "values are its opinion, not measured returns."
 )
 
 
@@ -54,6 +56,7 @@ def write_report(cells: Sequence[Cell], folder: Path) -> Path:
         *_introduce(cells),
         *_tabulate_results("Results", results),
         *_tabulate_changes(changes),
+        *_tabulate_held_out(cells),
         *_tabulate_results("Results per cell", per_cell if len(per_cell) > len(results) else []),
         *_tabulate_config_differences(cells),
         *_tabulate_cells(cells),
@@ -117,18 +120,26 @@ def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], 
 
 
 def _name_source(source: str) -> str:
-    return SOURCES.get(source, f"**{source}** (not D4RL)")
+    name, _, rest = LABELS.get(source, f"{source} (not D4RL)").partition(" (")
+    return f"**{name}** ({rest}" if rest else name
 
 
 def _introduce(cells: Sequence[Cell]) -> Iterator[str]:
     yield from ("# Value-Guided Decision Transformer: report", "")
     reasons = {(cell["config"]["env"], cell["snapshot"]["source"], cell["snapshot"]["reason"]) for cell in cells}
     yield from (f"- {env}: data source {_name_source(source)}. {reason}" for env, source, reason in sorted(reasons))
+    without = sorted({str(cell["config"]["env"]) for cell in cells if not cell["evaluation"]["policies"]})
+    yield from (f"- {env}: {OFFLINE_ONLY}" for env in without)
     if any(cell["snapshot"]["source"] != "d4rl" for cell in cells):
         yield from ("", NOT_D4RL)
+    references = {cell["config"]["env"]: cell["config"].get("task.reference", "the task's reference") for cell in cells}
+    if len(set(references.values())) == 1:
+        meaning = next(iter(references.values()))
+    else:
+        meaning = "; ".join(f"for {env}: {reference}" for env, reference in references.items())
     yield from (
         "",
-        "normalized_score: 0 is D4RL's random policy, 100 its expert. ± is the standard error over seeds; "
+        f"normalized_score: 0 and 100 are {meaning}. ± is the standard error over seeds; "
         "where there is one seed, over its episodes (marked *episodes*). m: candidate returns, E: planning horizon.",
         "",
     )
@@ -183,6 +194,33 @@ def _tabulate_changes(changes: Sequence[Change]) -> Iterator[str]:
     return _table("Look-ahead and online tuning", header, rows, "Paired by seed and episode.")
 
 
+def _tabulate_held_out(cells: Sequence[Cell]) -> Iterator[str]:
+    header = (
+        "env|data|method|seed|policy|episodes|steps|action error (RMSE)|std of actions|value of policy's actions|"
+        "value of data's actions|discounted return of data|correlation"
+    )
+    keys = ("action_rmse", "action_std", "policy_value", "data_value", "monte_carlo_value", "value_correlation")
+    rows = [
+        (
+            cell["config"]["env"],
+            _name_source(cell["snapshot"]["source"]),
+            cell["config"]["method"],
+            cell["config"]["seed"],
+            policy,
+            report["episodes"],
+            report["steps"],
+            *("-" if report[key] is None else f"{report[key]:.4g}" for key in keys),
+        )
+        for cell in cells
+        for policy, report in cell["evaluation"].get("held_out", {}).items()
+    ]
+    note = (
+        "Episodes that were not trained on. Values are the critic's smaller target Q, discounted, in environment units; beside "
+        "them what the data's steps really earned, bootstrapped where an episode was cut."
+    )
+    return _table("Held-out episodes", header.split("|"), rows, note)
+
+
 def _tabulate_config_differences(cells: Sequence[Cell]) -> Iterator[str]:
     differences = compute_config_differences(cells)
     methods = list(dict.fromkeys(cell["config"]["method"] for cell in cells))
@@ -220,10 +258,10 @@ def _write_figures(results: Sequence[Result], folder: Path) -> list[Path]:
     paths = []
     for env, source in dict.fromkeys((r.env, r.source) for r in results):
         shown = [r for r in results if (r.env, r.source) == (env, source)]
-        paths.append(_save(_draw_scores(shown), folder / f"scores-{env}-{source}.png"))
+        paths.append(_save(_draw_scores(shown), folder / f"scores-{make_file_name(env)}-{source}.png"))
         choices = [r for r in shown if len(r.candidate_returns) > 1 and all(r.chosen_candidates)]
         if choices:
-            paths.append(_save(_draw_choices(choices), folder / f"candidates-{env}-{source}.png"))
+            paths.append(_save(_draw_choices(choices), folder / f"candidates-{make_file_name(env)}-{source}.png"))
     return paths
 
 

@@ -30,19 +30,23 @@ class TaskConfig:
     """Facts about one task (params/tasks/)."""
 
     family: str
-    environment_id: str
+    environment_id: str | None  # none: data without an environment
     environment_kwargs: str = knob(json_mapping=True)  # of gymnasium.make, e.g. '{"ctrl_cost_weight": 0.1}'
     observation_size: int = knob(low=1, high=100_000)
     action_size: int = knob(low=1, high=10_000)
+    action_low: tuple[float, ...]  # of the environment; mapped to -1. Empty: the range is [-1, 1]
+    action_high: tuple[float, ...]
     horizon: int = knob(low=1, high=1_000_000)
     reference_return_min: float
     reference_return_max: float
+    reference: str  # whose returns score 0 and 100 are
     return_scale: float = knob(low=1e-9)
     reward_scaling: str = knob(choices=("return_range", "none"))
     reward_shift: float
     candidate_returns: tuple[float, ...]
     d4rl_url: str
     d4rl_sha256: str
+    minari_ids: tuple[str, ...]
     licence: str
     collected: CollectedRecipe
 
@@ -54,6 +58,7 @@ class DataConfig:
     source: str
     steps: int = knob(low=100, high=100_000_000)
     seed: int = knob(low=0)
+    held_out_fraction: float = knob(low=0.0, high=0.5)
     trajectory_weighting: str = knob(choices=("length", "uniform"))
 
 

@@ -114,7 +114,10 @@ def test_methods_share_data_and_budget() -> None:
         ({"preset": "labtop"}, r"unknown preset 'labtop'; did you mean 'laptop'.*params/presets"),
         ({"method": "vdtt"}, r"unknown method 'vdtt'; did you mean 'vdt'.*Known: .*dt.*params/methods"),
         ({"method": "../vdt"}, r"unknown method '../vdt'"),
-        ({"source": "colected"}, r"--source must be auto, collected, d4rl or path:FILE, not 'colected'; did you mean"),
+        (
+            {"source": "colected"},
+            r"--source must be auto, collected, d4rl, minari or path:FILE, not 'colected'; did you mean",
+        ),
         ({"source": "path:"}, r"--source must be .* not 'path:'"),
         ({"seed": -1}, r"command line: seed must be at least 0, not -1"),
         (

@@ -29,6 +29,7 @@ CONFIG = resolve_config("walker2d-medium-v2", preset="smoke", seed=3, overrides=
 SNAPSHOT: dict[str, Any] = {
     "env": "walker2d-medium-v2",
     "source": "collected",
+    "label": "collected (not D4RL)",
     "reason": "for this test",
     "path": "/data/trajectories.hdf5",
     "md5": "0123456789abcdef0123456789abcdef",
@@ -102,6 +103,7 @@ def test_a_dataset_has_dvcs_digest_and_names_its_source(store: Path, client: Mlf
     run = client.get_run(run_id)
     (entry,) = run.inputs.dataset_inputs
     assert entry.dataset.name == "walker2d-medium-v2-collected"
+    assert run.data.tags["data_label"] == "collected (not D4RL)"
     assert entry.dataset.digest == SNAPSHOT["md5"] == run.data.tags["data_md5"]
     assert entry.dataset.source_type == "dvc"
     assert json.loads(entry.dataset.source)["reason"] == "for this test"

@@ -26,7 +26,8 @@ def make_card(env: str, task: TaskConfig, source: str, recording: Recording) -> 
     return {
         "env": env,
         "source": source,
-        "licence": task.licence if source != "path" else "that of the file given",
+        "licence": "that of the file given" if source == "path" else task.licence,
+        "reference": task.reference,
         "episodes": len(dataset),
         "steps": dataset.steps,
         "observation_size": dataset.observation_size,
@@ -71,6 +72,7 @@ def format_card(card: dict[str, Any]) -> str:
             f"observations of {card['observation_size']}, actions of {card['action_size']}",
             f"- mean return {card['return_mean']:,.1f}, mean normalized_score {card['normalized_score_mean']:.1f} "
             f"± {card['normalized_score_standard_error']:.1f} (standard error over episodes)",
+            f"- score 0 and 100 are {card['reference']}",
             f"- {card['terminated_share']:.1%} of the episodes really ended, the others were cut",
             f"- actions from {card['action_min']:.3f} to {card['action_max']:.3f}; "
             f"{card['clipped_actions']:,} components ({card['clipped_share']:.3%}) were clipped to [-1, 1]",

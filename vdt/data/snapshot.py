@@ -23,7 +23,8 @@ import numpy as np
 from vdt.config import Config, load_yaml
 from vdt.data.card import describe, format_card, make_card
 from vdt.data.sources import choose_source, get_snapshot_path
-from vdt.data.sources.recording import Choice, DataError
+from vdt.data.sources.facts import OWN_REFERENCE
+from vdt.data.sources.recording import LABELS, Choice, DataError
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.files import atomic_write, compute_file_digest, write_text
 from vdt.runtime import FolderError, check_folders
@@ -45,7 +46,8 @@ class Snapshot:
 
     Attributes:
         env: task name.
-        source: "collected", "d4rl" or "path".
+        source: "collected", "d4rl", "minari" or "path".
+        label: what results on it are to be called.
         reason: why this source was taken.
         path: absolute path of the HDF5 file.
         md5: DVC's digest of the file.
@@ -55,6 +57,7 @@ class Snapshot:
 
     env: str
     source: str
+    label: str
     reason: str
     path: str
     md5: str
@@ -120,8 +123,8 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
     check_folders(home)
     choice = choose_source(config, home)
     _announce(config, choice)
-    path = get_snapshot_path(home, config.env, choice.key)
-    with _locked(home / ".vdt" / "locks" / f"{config.env}-{choice.key}.lock"):
+    path = get_snapshot_path(home, config.file_name, choice.key)
+    with _locked(home / ".vdt" / "locks" / f"{config.file_name}-{choice.key}.lock"):
         if path.is_file():
             dataset, card = _read(path)
         else:
@@ -134,15 +137,20 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
         md5, size = _find_version(path) or _add_to_dvc(home, path)
     print(f"data: {describe(dataset, card)}, md5 {md5}", flush=True)
     card = {**card, "reason": choice.reason}
-    return Snapshot(config.env, choice.source, choice.reason, str(path), md5, size, card)
+    return Snapshot(config.env, choice.source, LABELS[choice.source], choice.reason, str(path), md5, size, card)
 
 
 def _announce(config: Config, choice: Choice) -> None:
     """Say loudly what is taken and why."""
     what = f"DATA  {config.env}  from source {choice.source.upper()}"
     if choice.source != "d4rl":
-        what += "  (not D4RL's own file: its scores are not D4RL scores)"
-    print("\n".join(["=" * 100, what, f"why   {choice.reason}", "=" * 100]), flush=True)
+        what += f"  {LABELS[choice.source]}: its scores are not D4RL scores"
+    lines = [what, f"why   {choice.reason}"]
+    if config.task.reference == OWN_REFERENCE:
+        lines.append(f"SCORE 0 and 100 are {config.task.reference}")
+    if not config.has_environment:
+        lines.append("NO ENVIRONMENT  online tuning and returns are not available; held-out episodes are evaluated on")
+    print("\n".join(["=" * 100, *lines, "=" * 100]), flush=True)
 
 
 def _check(config: Config, dataset: TrajectoryDataset) -> None:
@@ -251,9 +259,9 @@ def main(arguments: list[str] | None = None) -> None:
     from vdt.runtime import home
 
     parser = argparse.ArgumentParser(prog="python -m vdt.data.snapshot", description=main.__doc__)
-    parser.add_argument("--env", required=True, help="D4RL name of a task")
+    parser.add_argument("--env", required=True, help="name of a task, minari:NAMESPACE/NAME-vN, or data:PATH")
     parser.add_argument("--preset", default="laptop")
-    parser.add_argument("--source", default="auto", help="auto, collected, d4rl or path:FILE")
+    parser.add_argument("--source", default="auto", help="auto, collected, d4rl, minari or path:FILE")
     parser.add_argument("--set", default="", dest="overrides", help='e.g. "data.steps=50000"')
     options = parser.parse_args(arguments)
     try:
@@ -261,7 +269,7 @@ def main(arguments: list[str] | None = None) -> None:
         snapshot = make_snapshot(config, home())
     except (ValueError, FolderError) as error:
         parser.exit(1, f"error: {error}\n")
-    folder = home() / "reports" / config.env
+    folder = home() / "reports" / config.file_name
     stable = {"md5": snapshot.md5, "size": snapshot.size, "source": snapshot.source}
     card = {name: value for name, value in snapshot.card.items() if name != "reason"}  # differs from run to run
     write_text(folder / "dataset.json", json.dumps({**stable, "card": card}, indent=2, sort_keys=True) + "\n")

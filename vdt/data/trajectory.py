@@ -107,6 +107,24 @@ class TrajectoryDataset:
             rewards[start : start + len(item)] = item.rewards
         return cls(observations, actions, rewards, offsets, np.array([t.terminated for t in items], np.bool_))
 
+    def split(self, fraction: float, seed: int) -> tuple[TrajectoryDataset, TrajectoryDataset | None]:
+        """Keep whole episodes apart, chosen by `seed`: at least one, and at least one stays.
+
+        Args:
+            fraction: of the episodes that is kept apart; 0 keeps none.
+            seed: the same seed chooses the same episodes.
+
+        Returns:
+            the rest, and what is kept apart (none for fraction 0), both in their order.
+        """
+        if fraction == 0:
+            return self, None
+        count = min(max(1, round(fraction * len(self))), len(self) - 1)
+        apart = set(np.random.default_rng([seed, 4099]).permutation(len(self))[:count].tolist())
+        parts = ([self[k] for k in range(len(self)) if (k in apart) == kept] for kept in (False, True))
+        rest, held = (TrajectoryDataset.from_trajectories(part) for part in parts)
+        return rest, held
+
     def __len__(self) -> int:
         """Number of episodes."""
         return len(self.terminated)

@@ -39,8 +39,8 @@ class RunIdentity:
 
     @property
     def name(self) -> str:
-        """`<env>-<source>-<method>-s<seed>`; without the source until it is known."""
-        parts = (self.config.env, self.source, self.config.method, f"s{self.config.seed}")
+        """`<env as a file's name>-<source>-<method>-s<seed>`; without the source until it is known."""
+        parts = (self.config.file_name, self.source, self.config.method, f"s{self.config.seed}")
         return "-".join(part for part in parts if part)
 
 
@@ -199,9 +199,9 @@ def log_dataset(base: Path, run_id: str, config: Config, snapshot: Mapping[str, 
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     client = open_store(base)
-    source = {key: snapshot[key] for key in ("path", "md5", "size", "source", "reason")}
+    source = {key: snapshot[key] for key in ("path", "md5", "size", "source", "label", "reason")}
     dataset = Dataset(
-        name=f"{config.env}-{snapshot['source']}",
+        name=f"{config.file_name}-{snapshot['source']}",
         digest=snapshot["md5"],
         source_type="dvc",
         source=json.dumps(source),
@@ -212,6 +212,7 @@ def log_dataset(base: Path, run_id: str, config: Config, snapshot: Mapping[str, 
         client.log_inputs(run_id, datasets=[entry])
     client.log_dict(run_id, {**source, "card": snapshot["card"]}, "dataset_card.json")
     client.set_tag(run_id, "data_source", snapshot["source"])
+    client.set_tag(run_id, "data_label", snapshot["label"])
     client.set_tag(run_id, "data_md5", snapshot["md5"])
     client.update_run(run_id, name=RunIdentity(config, snapshot["source"]).name)
 

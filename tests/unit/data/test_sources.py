@@ -127,5 +127,5 @@ def test_keys_separate_sources_and_contents(tmp_path: Path) -> None:
     assert first.source == "path" and first.key != second.key
     assert first.key.startswith("path-my_data-")
     assert make_d4rl_key(make_small_config("d4rl")) != make_d4rl_key(make_small_config("d4rl", horizon=6))
-    with pytest.raises(DataError, match=r"--source path:/nowhere/x\.hdf5: no such file"):
+    with pytest.raises(DataError, match=r"/nowhere/x\.hdf5: no such file; accepted is an HDF5 file"):
         choose_source(make_small_config("path:/nowhere/x.hdf5"), tmp_path)

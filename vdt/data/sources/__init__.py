@@ -6,12 +6,15 @@ built-in source `collected`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 from vdt.config import Config
 from vdt.data.sources.collected import collect_recording, find_ladder, make_collected_key, make_recipe
 from vdt.data.sources.d4rl import get_cache_file, load_d4rl, make_d4rl_key
 from vdt.data.sources.download import probe
+from vdt.data.sources.minari import open_sets, read_sets
 from vdt.data.sources.path import choose_path
 from vdt.data.sources.recording import Choice, DataError, Recording
 
@@ -27,15 +30,20 @@ def choose_source(config: Config, home: Path) -> Choice:
     """Decide where the data comes from, without loading it.
 
     Args:
-        config: `data.source` says auto, collected, d4rl or path:FILE.
+        config: `data.source` says auto, collected, d4rl, minari or path:FILE; `env` may name its data itself.
         home: below it, earlier snapshots are looked for.
 
     Raises:
         DataError: if the source asked for, or with `auto` every source, is out of reach; it says what remains.
     """
     source = config.data.source
+    if config.task.minari_ids and (source == "minari" or config.env.startswith("minari:")):
+        return _choose_minari(config)
+    if config.env.startswith("data:"):
+        return choose_path(config, config.env.removeprefix("data:"), "--env data:PATH was given")
     if source.startswith("path:"):
-        return choose_path(config)
+        given = source.removeprefix("path:")
+        return choose_path(config, given, f"--source path:{given} was given")
     if source == "d4rl":
         return _choose_d4rl(config, home)
     if source == "collected":
@@ -65,7 +73,19 @@ def _choose_any(config: Config, home: Path) -> Choice:
         f"{config.env}: no data. {missing}, and there is no behaviour policy for {config.task.environment_id} "
         f"(task.collected.ladder is {config.task.collected.ladder!r}). Put the file there (or set D4RL_DATASET_DIR), "
         f"or use --source path:FILE"
+        f"{' or --source minari' if config.task.minari_ids else ''}"
     )
+
+
+def _choose_minari(config: Config) -> Choice:
+    sets = open_sets(config.task.minari_ids)
+    digests = {minari_set.dataset_id: minari_set.compute_digest() for minari_set in sets}
+    task = config.task
+    recipe = {"minari": digests, "action_low": list(task.action_low), "action_high": list(task.action_high)}
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    where = f"evaluated in {task.environment_id}" if config.has_environment else "without an environment"
+    reason = f"Minari's {', '.join(digests)} from {sets[0].folder.parent}, {where}"
+    return Choice("minari", f"minari-{digest[:8]}", reason, lambda: read_sets(sets, task, recipe))
 
 
 def _choose_d4rl(config: Config, home: Path) -> Choice:

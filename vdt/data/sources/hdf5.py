@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from vdt.data.sources.facts import Facts, normalise_actions
 from vdt.data.sources.recording import DataError, Recording
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
 from vdt.schema import TaskConfig
@@ -57,8 +58,7 @@ def read_recording(path: Path, task: TaskConfig, recipe: Mapping[str, Any]) -> R
         DataError: naming the file, the data set, what was found and what is accepted.
     """
     steps = _read_steps(path, task)
-    executed = np.clip(steps.actions, -1.0, 1.0)
-    clipped = int((executed != steps.actions).sum())
+    executed, clipped = normalise_actions(steps.actions, task)
     trajectories, notes = _split(steps, executed, task.horizon)
     if not trajectories:
         raise DataError(
@@ -67,6 +67,21 @@ def read_recording(path: Path, task: TaskConfig, recipe: Mapping[str, Any]) -> R
     if clipped:
         notes.append(f"{clipped} of {executed.size} action components were outside [-1, 1] and were clipped")
     return Recording(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped, notes)
+
+
+def scan_file(path: Path) -> Facts:
+    """Sizes, ends and rewards of a file of any size of observations and actions.
+
+    Raises:
+        DataError: as `read_recording`.
+    """
+    with _open(path, None) as (nodes, length):
+        read = {name: _read(path, name, node) for name, node in nodes.items() if node and "observations" not in name}
+        size = nodes["observations"].shape[1]  # type: ignore[union-attr]  # it is there: _find
+    terminals, timeouts = (_read_flags(path, name, read.get(name), length) for name in FLAGS)
+    starts = np.array([0, *(end + 1 for end in _find_ends(terminals, timeouts, length))], np.int64)
+    returns = np.add.reduceat(read["rewards"].astype(np.float64), starts[:-1])
+    return Facts(size, read["actions"].shape[1], np.diff(starts), returns, np.abs(read["actions"]).max(axis=0))
 
 
 def check_schema(path: Path, task: TaskConfig) -> None:
@@ -80,17 +95,18 @@ def check_schema(path: Path, task: TaskConfig) -> None:
 
 
 @contextlib.contextmanager
-def _open(path: Path, task: TaskConfig) -> Iterator[tuple[dict[str, h5py.Dataset | None], int]]:
-    """The data sets of a file by name, checked, and their length."""
+def _open(path: Path, task: TaskConfig | None) -> Iterator[tuple[dict[str, h5py.Dataset | None], int]]:
+    """The data sets of a file by name, checked, and their length; without a task, of any sizes."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; accepted is an HDF5 file in D4RL's schema")
+    s, a = (task.observation_size, task.action_size) if task else (None, None)
     shapes = {
-        "observations": (task.observation_size,),
-        "actions": (task.action_size,),
+        "observations": (s,),
+        "actions": (a,),
         "rewards": (),
         "terminals": (),
         "timeouts": (),
-        "next_observations": (task.observation_size,),
+        "next_observations": (s,),
     }
     try:
         with h5py.File(path, "r") as file:
@@ -109,7 +125,7 @@ def _read_steps(path: Path, task: TaskConfig) -> _Steps:
     return _Steps(**values, **flags)  # type: ignore[arg-type]  # the required ones are there: _find
 
 
-def _find(path: Path, file: h5py.File, name: str, tail: tuple[int, ...]) -> h5py.Dataset | None:
+def _find(path: Path, file: h5py.File, name: str, tail: tuple[int | None, ...]) -> h5py.Dataset | None:
     """The data set `name`, checked without reading it."""
     link = file.get(name, getlink=True)
     if link is None:
@@ -124,7 +140,10 @@ def _find(path: Path, file: h5py.File, name: str, tail: tuple[int, ...]) -> h5py
     wanted = "(N, " + ", ".join(map(str, tail)) + ")" if tail else "(N,)"
     if node.dtype.kind not in "fiub" or node.shape is None:
         raise DataError(f"{path}: {name!r} has dtype {node.dtype}; accepted are real numbers of shape {wanted}")
-    if node.ndim != 1 + len(tail) or node.shape[1:] != tail:
+    fits = node.ndim == 1 + len(tail) and all(
+        want in (None, size) for want, size in zip(tail, node.shape[1:], strict=True)
+    )
+    if not fits or 0 in node.shape[1:]:
         raise DataError(f"{path}: {name!r} has shape {node.shape}; this task accepts {wanted}")
     if node.size * max(node.dtype.itemsize, 4) > MAX_BYTES:
         raise DataError(
@@ -163,13 +182,13 @@ def _read_flags(path: Path, name: str, values: FloatArray | None, length: int) -
     return np.asarray(values, dtype=np.bool_)
 
 
-def _find_ends(steps: _Steps, horizon: int) -> list[int]:
+def _find_ends(terminals: npt.NDArray[np.bool_], timeouts: npt.NDArray[np.bool_], horizon: int) -> list[int]:
     """Index of each episode's last step, rising; the last entry is the last row."""
-    ends = np.flatnonzero(steps.terminals | steps.timeouts).tolist()
-    last = len(steps.rewards) - 1
+    ends: list[int] = np.flatnonzero(terminals | timeouts).tolist()
+    last = len(terminals) - 1
     if not ends or ends[-1] != last:
         ends.append(last)
-    if steps.timeouts.any():
+    if timeouts.any():
         return ends
     cut: list[int] = []
     start = 0
@@ -184,7 +203,7 @@ def _split(steps: _Steps, actions: FloatArray, horizon: int) -> tuple[list[Traje
     trajectories: list[Trajectory] = []
     lost = limits = dropped = 0
     start = 0
-    for end in _find_ends(steps, horizon):
+    for end in _find_ends(steps.terminals, steps.timeouts, horizon):
         stop = end + 1
         at_limit = bool(steps.terminals[end] and steps.timeouts[end]) and stop - start == horizon
         terminated = bool(steps.terminals[end]) and not at_limit

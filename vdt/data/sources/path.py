@@ -1,4 +1,4 @@
-"""Source `path:FILE`: any HDF5 file in D4RL's schema."""
+"""Source `path:` and tasks `data:`: an HDF5 file in D4RL's schema, or a folder of npz episodes."""
 
 from __future__ import annotations
 
@@ -7,29 +7,32 @@ from pathlib import Path
 
 from vdt.config import Config
 from vdt.data.sources.hdf5 import read_recording
+from vdt.data.sources.npz import compute_folder_digest, list_episodes, read_folder
 from vdt.data.sources.recording import Choice, DataError
 from vdt.files import compute_file_digest
 
 
-def choose_path(config: Config) -> Choice:
-    """The file named by `--source path:FILE`; its content is part of the snapshot's key.
+def choose_path(config: Config, given: str, reason: str) -> Choice:
+    """A file or folder that the user named; its content is part of the snapshot's key.
 
     Raises:
-        DataError: if there is no such file.
+        DataError: if there is no such file or folder.
     """
-    given = config.data.source.removeprefix("path:")
-    path = Path(given).expanduser().resolve()
-    if not path.is_file():
-        raise DataError(f"--source path:{given}: no such file; accepted is an HDF5 file in D4RL's schema")
+    path, task = Path(given).expanduser().resolve(), config.task
     try:
-        digest = compute_file_digest(path, "sha256")
+        if path.is_dir():
+            digest = compute_folder_digest(list_episodes(path))
+        elif path.is_file():
+            digest = compute_file_digest(path, "sha256")
+        else:
+            raise DataError(
+                f"{given}: no such file; accepted is an HDF5 file in D4RL's schema or a folder of npz episodes"
+            )
     except OSError as error:
-        raise DataError(f"--source path:{given}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{given}: cannot be read ({error.strerror})") from None
+    read = read_folder if path.is_dir() else read_recording
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem).strip("._")[:40] or "file"
-    recipe = {"file": path.name, "sha256": digest, "horizon": config.task.horizon}
-    return Choice(
-        source="path",
-        key=f"path-{stem}-{digest[:8]}",
-        reason=f"--source path:{given} was given",
-        load=lambda: read_recording(path, config.task, recipe),
-    )
+    recipe = {"file": path.name, "sha256": digest, "horizon": task.horizon}
+    if task.action_low:
+        recipe.update(action_low=list(task.action_low), action_high=list(task.action_high))
+    return Choice("path", f"path-{stem}-{digest[:8]}", reason, lambda: read(path, task, recipe))

@@ -8,6 +8,13 @@ from typing import Any
 
 from vdt.data.trajectory import TrajectoryDataset
 
+LABELS = {  # what results on a source are to be called
+    "collected": "collected (not D4RL)",
+    "d4rl": "D4RL",
+    "minari": "minari (not comparable with D4RL)",
+    "path": "own file (not D4RL)",
+}
+
 
 class DataError(ValueError):
     """Data is not what the task needs, or cannot be had: names the file, what was found and what is accepted."""
@@ -35,7 +42,7 @@ class Choice:
     """Where the data comes from, decided but not yet loaded.
 
     Attributes:
-        source: "collected", "d4rl" or "path".
+        source: "collected", "d4rl", "minari" or "path".
         key: folder name of the snapshot: the same settings give the same key, other settings another.
         reason: why this source was taken, one sentence.
         load: makes or reads the data; may take long.

@@ -1,0 +1,113 @@
+"""What can be said of a policy without an environment: on episodes that were kept from training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vdt.agent import Brain
+from vdt.data.batches import SequenceBatch
+from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
+from vdt.data.sampling import Sampler
+from vdt.data.trajectory import TrajectoryDataset
+
+CHUNK = 256  # sub-trajectories in one forward
+
+
+@dataclass(frozen=True)
+class HeldOutReport:
+    """A policy and its critic on held-out episodes, the policy conditioned on the episodes' own returns-to-go.
+
+    The critic is asked for min_i target Q, in environment units of discounted reward; its numbers are none where it was
+    not trained. They are its opinion, not a measured return.
+
+    Attributes:
+        episodes: held out.
+        steps: in them.
+        action_rmse: root mean square difference between the policy's and the data's actions, in action units.
+        action_std: standard deviation of the data's actions about their mean, the same average: what a constant scores.
+        policy_value: mean value of the policy's actions.
+        data_value: mean value of the data's actions.
+        monte_carlo_value: mean discounted return from the data's steps on; after a cut, V of the final observation.
+        value_correlation: between data_value and monte_carlo_value, over steps.
+    """
+
+    episodes: int
+    steps: int
+    action_rmse: float
+    action_std: float
+    policy_value: float | None
+    data_value: float | None
+    monte_carlo_value: float | None
+    value_correlation: float | None
+
+
+@torch.no_grad()
+def evaluate_held_out(brain: Brain, episodes: TrajectoryDataset, label: str) -> HeldOutReport:
+    """Compare the policy's actions with the data's, and the critic's values with what the data earned."""
+    config, task = brain.config, brain.config.task
+    brain.policy.eval()
+    # The n-step sums of a horizon beyond every episode are Monte-Carlo returns, bootstrapped where an episode was cut.
+    longest = int(episodes.lengths.max())
+    settings = TargetSettings(config.critic.discount, longest, brain.reward_scale, task.reward_shift, task.return_scale)
+    device = brain.normalizer.mean.device
+    buffer = TrajectoryReplayBuffer(brain.normalizer, settings, action_size=task.action_size, device=device)
+    buffer.extend(episodes)
+    sampler = Sampler(buffer, config.data.trajectory_weighting, torch.Generator(device=device))
+    chunks = [_measure(brain, sampler, *part) for part in _tile(buffer, config.policy.context_length)]
+    predicted, taken, policy_value, data_value, earned = (
+        torch.cat(column).double() for column in zip(*chunks, strict=True)
+    )
+    half = torch.ones(task.action_size, dtype=torch.float64, device=device)
+    if task.action_low:
+        half = (half.new_tensor(task.action_high) - half.new_tensor(task.action_low)) / 2.0
+    values: tuple[float | None, ...] = (None, None, None, None)
+    if config.critic.gradient_steps > 0:
+        scale = brain.reward_scale
+        together = np.corrcoef(data_value.cpu().numpy(), earned.cpu().numpy()) if len(earned) > 1 else np.ones((2, 2))
+        values = (*(float(v.mean()) / scale for v in (policy_value, data_value, earned)), float(together[0, 1]))
+    report = HeldOutReport(
+        len(episodes),
+        episodes.steps,
+        float(((predicted - taken) * half).square().mean().sqrt()),
+        float((taken * half).var(dim=0, correction=0).mean().sqrt()),
+        *values,
+    )
+    shown = "" if report.policy_value is None else f", value {report.policy_value:.4g} (data's {report.data_value:.4g})"
+    print(
+        f"evaluate {label}: {report.episodes} held-out episodes, {report.steps} steps, action error "
+        f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g}){shown}",
+        flush=True,
+    )
+    return report
+
+
+def _tile(buffer: TrajectoryReplayBuffer, context_length: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Every step once, in consecutive sub-trajectories: chunks of (rows, timesteps, steps left)."""
+    starts, lengths = buffer.index()
+    pairs = [
+        (int(start) + first, first, int(length) - first)
+        for start, length in zip(starts, lengths, strict=True)
+        for first in range(0, int(length), context_length)
+    ]
+    rows = torch.tensor(pairs, dtype=torch.int64, device=starts.device)
+    return [(part[:, 0], part[:, 1], part[:, 2]) for part in rows.split(CHUNK)]
+
+
+def _measure(
+    brain: Brain, sampler: Sampler, rows: Tensor, timesteps: Tensor, left: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Of the real steps: predicted actions, the data's, the values of both, and what followed, discounted."""
+    length = brain.config.policy.context_length
+    batch: SequenceBatch = sampler.gather_sequences(rows, timesteps, left, length)
+    output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
+    real = batch.mask > 0
+    observations, predicted, taken = batch.observations[real], output.actions[real], batch.actions[real]
+    every = (rows[:, None] + torch.arange(length, device=rows.device))[real]
+    steps = sampler.gather_transitions(every)
+    earned = steps.n_step_rewards + steps.bootstrap_discounts * brain.critic.value(steps.bootstrap_observations)
+    compute = brain.critic.compute_min_q
+    return predicted, taken, compute(observations, predicted), compute(observations, taken), earned
