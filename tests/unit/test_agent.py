@@ -150,7 +150,7 @@ def test_a_shorter_context_forgets_what_is_older() -> None:
     settings = PlannerSettings((6.0,), context_length=1)
 
     def roll_out(acting: Brain, planner: PlannerSettings) -> np.ndarray:
-        return collect_trajectories(Agent(acting, planner), [make_environment(COUNTDOWN, 9)], [4])[0].actions
+        return collect_trajectories(Agent(acting, planner), [make_gymnasium_environment(COUNTDOWN, 9)], [4])[0].actions
 
     assert (roll_out(brain, settings) == roll_out(brief, PlannerSettings((6.0,)))).all()
     assert (roll_out(brain, settings) != roll_out(brain, PlannerSettings((6.0,)))).any()

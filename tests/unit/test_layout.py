@@ -18,7 +18,7 @@ FLOWS = sorted((ROOT / "flows").glob("*.py"))
 IMPORTERS = {
     "metaflow": (),
     "mlflow": ("tracking",),
-    "minari": ("data.sources", "data.snapshot"),
+    "minari": ("data.sources", "data.export"),
     "h5py": ("data.sources", "data.snapshot"),
     "dvc": ("data.snapshot",),
     "gymnasium": ("environments", "planning.env_model"),
