@@ -77,13 +77,29 @@ class CountdownEnv(gymnasium.Env[Array, Array]):
         return self._observe(), 1.0 + self.y, self.left == 0, False, {}
 
 
+class DictEnv(CountdownEnv):
+    """The same with nested observations, of which the keys do not stand in alphabetical order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        box = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        here = gymnasium.spaces.Dict(velocity=gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32), place=box)
+        self.observation_space = gymnasium.spaces.Dict([("left", box), ("here", here)])  # type: ignore[assignment]
+
+    def _observe(self) -> Any:
+        here = {"velocity": np.array([self.y, -self.y], np.float32), "place": np.array([self.y + 1], np.float32)}
+        return {"left": np.array([self.left], np.float32), "here": here}
+
+
 CONSTANT = "VDTTest/Constant-v0"  # never ends by itself
 CONSTANT_ENDING = "VDTTest/ConstantEnding-v0"  # really ends after 10 steps
 PAY_ACTION = "VDTTest/PayAction-v0"
 COUNTDOWN = "VDTTest/Countdown-v0"
+DICT = "VDTTest/Dict-v0"
 
 if CONSTANT not in gymnasium.registry:
     gymnasium.register(CONSTANT, entry_point=ConstantRewardEnv)
     gymnasium.register(CONSTANT_ENDING, entry_point=ConstantRewardEnv, kwargs={"ends_after": 10})
     gymnasium.register(PAY_ACTION, entry_point=PayActionEnv)
     gymnasium.register(COUNTDOWN, entry_point=CountdownEnv)
+    gymnasium.register(DICT, entry_point="environments_for_tests:DictEnv")  # by name: Minari keeps it as text

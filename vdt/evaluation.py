@@ -136,5 +136,6 @@ def evaluate_agents(
             metrics.update({f"eval/{name}_held_out_{key}": value for key, value in numbers})
         tracker.log(brain.gradient_steps, metrics)
         tracker.log_checkpoint(f"evaluated-{name}", path, brain.gradient_steps, metrics)
-        policies[name] = reports
+        if reports:
+            policies[name] = reports
     return {"policies": policies, "held_out": measured}

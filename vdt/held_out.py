@@ -66,9 +66,8 @@ def evaluate_held_out(brain: Brain, episodes: TrajectoryDataset, label: str) -> 
         half = (half.new_tensor(task.action_high) - half.new_tensor(task.action_low)) / 2.0
     values: tuple[float | None, ...] = (None, None, None, None)
     if config.critic.gradient_steps > 0:
-        scale = brain.reward_scale
-        together = np.corrcoef(data_value.cpu().numpy(), earned.cpu().numpy()) if len(earned) > 1 else np.ones((2, 2))
-        values = (*(float(v.mean()) / scale for v in (policy_value, data_value, earned)), float(together[0, 1]))
+        means = [float(value.mean()) / brain.reward_scale for value in (policy_value, data_value, earned)]
+        values = (*means, _compute_correlation(data_value, earned))
     report = HeldOutReport(
         len(episodes),
         episodes.steps,
@@ -83,6 +82,13 @@ def evaluate_held_out(brain: Brain, episodes: TrajectoryDataset, label: str) -> 
         flush=True,
     )
     return report
+
+
+def _compute_correlation(one: Tensor, other: Tensor) -> float | None:
+    """Pearson's; none where one of them never changes."""
+    if not (one != one[0]).any() or not (other != other[0]).any():
+        return None
+    return float(np.corrcoef(one.cpu().numpy(), other.cpu().numpy())[0, 1])
 
 
 def _tile(buffer: TrajectoryReplayBuffer, context_length: int) -> list[tuple[Tensor, Tensor, Tensor]]:

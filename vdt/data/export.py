@@ -77,6 +77,7 @@ def _make_buffer(episode: Trajectory) -> EpisodeBuffer:
         rewards=episode.rewards,
         terminations=ended,
         truncations=cut,
+        infos={},  # Minari's own printing of an episode wants a mapping
     )
 
 

@@ -26,7 +26,7 @@ class Facts:
         observation_size: S.
         action_size: A.
         lengths: steps of each episode, (E,).
-        returns: of each episode, (E,).
+        returns: of each episode that is left after steps without a final observation were dropped, at most (E,).
         action_limits: largest absolute value of each action component, (A,).
     """
 
@@ -97,7 +97,7 @@ def check_enough(name: object, facts: Facts) -> None:
     Raises:
         DataError: if there is one episode only.
     """
-    if len(facts.lengths) < 2:
+    if len(facts.returns) < 2:
         raise DataError(f"{name}: holds one episode; accepted are at least 2, since some are held out to evaluate on")
 
 

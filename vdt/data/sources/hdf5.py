@@ -79,9 +79,15 @@ def scan_file(path: Path) -> Facts:
         read = {name: _read(path, name, node) for name, node in nodes.items() if node and "observations" not in name}
         size = nodes["observations"].shape[1]  # type: ignore[union-attr]  # it is there: _find
     terminals, timeouts = (_read_flags(path, name, read.get(name), length) for name in FLAGS)
-    starts = np.array([0, *(end + 1 for end in _find_ends(terminals, timeouts, length))], np.int64)
-    returns = np.add.reduceat(read["rewards"].astype(np.float64), starts[:-1])
-    return Facts(size, read["actions"].shape[1], np.diff(starts), returns, np.abs(read["actions"]).max(axis=0))
+    ends = np.array(_find_ends(terminals, timeouts, length), np.int64)
+    lengths = np.diff(ends, prepend=-1)
+    rewards, kept = read["rewards"].astype(np.float64), np.ones(len(ends), np.bool_)
+    if nodes["next_observations"] is None:  # as `_split` will
+        lost = ~terminals[ends] | (timeouts[ends] & (lengths == lengths.max()))
+        rewards[ends[lost]] = 0.0
+        kept = (lengths > 1) | ~lost
+    returns = np.add.reduceat(rewards, ends - lengths + 1)[kept]
+    return Facts(size, read["actions"].shape[1], lengths, returns, np.abs(read["actions"]).max(axis=0))
 
 
 def check_schema(path: Path, task: TaskConfig) -> None:

@@ -60,7 +60,8 @@ def scan_folder(folder: Path) -> Facts:
     for path in list_episodes(folder):
         arrays = _read_episode(path, None)
         lengths.append(len(arrays["rewards"]))
-        returns.append(float(arrays["rewards"].sum(dtype=np.float64)))
+        episode = _make_trajectory(arrays, arrays["actions"])
+        returns += [episode.episode_return] if episode is not None else []
         limits.append(np.abs(arrays["actions"]).max(axis=0))
         if len({limit.shape for limit in limits}) > 1:
             raise DataError(
