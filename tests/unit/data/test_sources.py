@@ -109,11 +109,11 @@ def test_d4rl_by_network_is_cached(tmp_path: Path, address: str, monkeypatch: py
 def test_no_source_within_reach_says_what_remains(tmp_path: Path) -> None:
     put_here = str(tmp_path / "d4rl" / "file.hdf5")
     with pytest.raises(DataError) as caught:
-        choose_source(make_data_config("auto", env="hopper-medium-v2"), tmp_path)
+        choose_source(make_data_config("auto", env="hopper-medium-v2", task__collected__ladder="null"), tmp_path)
     for part in ("hopper-medium-v2: no data", put_here, "refused", "Hopper-v4", "--source path:FILE"):
         assert part in str(caught.value)
     with pytest.raises(DataError, match="--source collected: there is no behaviour policy for Hopper-v4") as caught:
-        choose_source(make_data_config("collected", env="hopper-medium-v2"), tmp_path)
+        choose_source(make_data_config("collected", env="hopper-medium-v2", task__collected__ladder="null"), tmp_path)
     assert put_here in str(caught.value)
     with pytest.raises(DataError, match=r"--source d4rl: no file at .*refused.*--source collected"):
         choose_source(make_data_config("d4rl"), tmp_path)

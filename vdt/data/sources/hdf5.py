@@ -15,7 +15,7 @@ The schema is flat: `observations` (N, S), `actions` (N, A), `rewards` (N,), `te
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ import numpy.typing as npt
 
 from vdt.data.sources.facts import Facts, normalise_actions
 from vdt.data.sources.recording import DataError, Recording
-from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
+from vdt.data.trajectory import FloatArray, TrajectoryDataset
 from vdt.schema import TaskConfig
 
 MAX_BYTES = 4 * 2**30  # of one array in memory; D4RL's largest is 0.25 GiB
 FLAGS = ("terminals", "timeouts")
+BLOCK_ROWS = 2**16
 OPTIONAL = ("timeouts", "next_observations")
 
 
@@ -43,7 +44,8 @@ class _Steps:
     rewards: FloatArray
     terminals: npt.NDArray[np.bool_]
     timeouts: npt.NDArray[np.bool_]
-    next_observations: FloatArray | None
+    ends: npt.NDArray[np.int64]  # each episode's last row, rising; the last entry is the last row
+    after_ends: FloatArray | None  # next observations of these rows
 
 
 def read_recording(path: Path, task: TaskConfig, recipe: Mapping[str, Any]) -> Recording:
@@ -59,14 +61,14 @@ def read_recording(path: Path, task: TaskConfig, recipe: Mapping[str, Any]) -> R
     """
     steps = _read_steps(path, task)
     executed, clipped = normalise_actions(steps.actions, task)
-    trajectories, notes = _split(steps, executed, task.horizon)
-    if not trajectories:
+    episodes, notes = _split(steps, task.horizon)
+    if not episodes:
         raise DataError(
             f"{path}: no episode is left of {len(steps.rewards)} steps; accepted is at least one whole step"
         )
     if clipped:
         notes.append(f"{clipped} of {executed.size} action components were outside [-1, 1] and were clipped")
-    return Recording(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped, notes)
+    return Recording(_lay_out(steps, executed, episodes), dict(recipe), clipped, notes)
 
 
 def scan_file(path: Path) -> Facts:
@@ -125,10 +127,12 @@ def _open(path: Path, task: TaskConfig | None) -> Iterator[tuple[dict[str, h5py.
 
 def _read_steps(path: Path, task: TaskConfig) -> _Steps:
     with _open(path, task) as (nodes, length):
-        arrays = {name: _read(path, name, node) for name, node in nodes.items() if node is not None}
-    flags = {name: _read_flags(path, name, arrays.get(name), length) for name in FLAGS}
-    values = {name: arrays.get(name) for name in nodes if name not in FLAGS}
-    return _Steps(**values, **flags)  # type: ignore[arg-type]  # the required ones are there: _find
+        after = nodes.pop("next_observations")
+        read = {name: _read(path, name, node) for name, node in nodes.items() if node is not None}
+        terminals, timeouts = (_read_flags(path, name, read.pop(name, None), length) for name in FLAGS)
+        ends = np.array(_find_ends(terminals, timeouts, task.horizon), np.int64)
+        after_ends = None if after is None else _read(path, "next_observations", after, ends)
+    return _Steps(**read, terminals=terminals, timeouts=timeouts, ends=ends, after_ends=after_ends)
 
 
 def _find(path: Path, file: h5py.File, name: str, tail: tuple[int | None, ...]) -> h5py.Dataset | None:
@@ -166,14 +170,24 @@ def _check_lengths(path: Path, nodes: Mapping[str, h5py.Dataset | None]) -> int:
     return lengths["rewards"]
 
 
-def _read(path: Path, name: str, node: h5py.Dataset) -> FloatArray:
-    with np.errstate(over="ignore"):
-        values = np.asarray(node[()]).astype(np.float32)
-    bad = ~np.isfinite(values)
-    if bad.any():
-        where = int(np.argmax(bad.any(axis=tuple(range(1, values.ndim)))))
+def _read(path: Path, name: str, node: h5py.Dataset, rows: npt.NDArray[np.int64] | None = None) -> FloatArray:
+    """A data set as float32, all of it checked block by block; only the rising `rows` of it if they are given."""
+    length = len(node)
+    kept = np.arange(length) if rows is None else rows
+    values = np.empty((len(kept), *node.shape[1:]), np.float32)
+    bad, first = 0, 0
+    for start in range(0, length, BLOCK_ROWS):
+        with np.errstate(over="ignore"):
+            block = np.asarray(node[start : start + BLOCK_ROWS]).astype(np.float32, copy=False)
+        wrong = ~np.isfinite(block)
+        if not bad and wrong.any():
+            first = start + int(np.argmax(wrong.any(axis=tuple(range(1, wrong.ndim)))))
+        bad += int(wrong.sum())
+        low, high = np.searchsorted(kept, (start, start + BLOCK_ROWS))
+        values[low:high] = block[kept[low:high] - start]
+    if bad:
         raise DataError(
-            f"{path}: {name!r} has {int(bad.sum())} values that are not finite, the first in row {where}; "
+            f"{path}: {name!r} has {bad} values that are not finite, the first in row {first}; "
             f"accepted are finite float32"
         )
     return values
@@ -204,25 +218,34 @@ def _find_ends(terminals: npt.NDArray[np.bool_], timeouts: npt.NDArray[np.bool_]
     return cut
 
 
-def _split(steps: _Steps, actions: FloatArray, horizon: int) -> tuple[list[Trajectory], list[str]]:
+@dataclass(frozen=True)
+class _Episode:
+    """Rows start … stop of the file, and what was observed after the last of them."""
+
+    start: int
+    stop: int
+    final: FloatArray
+    terminated: bool
+
+
+def _split(steps: _Steps, horizon: int) -> tuple[list[_Episode], list[str]]:
     """Episodes and notes on what was changed."""
-    trajectories: list[Trajectory] = []
+    episodes: list[_Episode] = []
     lost = limits = dropped = 0
     start = 0
-    for end in _find_ends(steps.terminals, steps.timeouts, horizon):
+    for number, end in enumerate(steps.ends.tolist()):
         stop = end + 1
         at_limit = bool(steps.terminals[end] and steps.timeouts[end]) and stop - start == horizon
         terminated = bool(steps.terminals[end]) and not at_limit
         limits += at_limit
-        if steps.next_observations is not None:
-            final = steps.next_observations[end]
+        if steps.after_ends is not None:
+            final = steps.after_ends[number]
         elif terminated:
             final = steps.observations[end]
         else:
             final, stop, lost = steps.observations[end], end, lost + 1
         if stop > start:
-            observations = np.concatenate([steps.observations[start:stop], final[None]])
-            trajectories.append(Trajectory(observations, actions[start:stop], steps.rewards[start:stop], terminated))
+            episodes.append(_Episode(start, stop, final, terminated))
         else:
             dropped += 1
         start = end + 1
@@ -235,4 +258,17 @@ def _split(steps: _Steps, actions: FloatArray, horizon: int) -> tuple[list[Traje
         notes.append(f"{limits} ends with both flags at the horizon were read as time limits")
     if not steps.timeouts.any():
         notes.append(f"the file sets no timeouts: episodes were cut after {horizon} steps")
-    return trajectories, notes
+    return episodes, notes
+
+
+def _lay_out(steps: _Steps, actions: FloatArray, episodes: Sequence[_Episode]) -> TrajectoryDataset:
+    """Episodes end to end; written in place, since large files must not stand in memory several times."""
+    offsets = np.concatenate([[0], np.cumsum([e.stop - e.start + 1 for e in episodes])]).astype(np.int64)
+    rows = int(offsets[-1])
+    observations = np.empty((rows, steps.observations.shape[1]), np.float32)
+    laid = np.zeros((rows, actions.shape[1]), np.float32)
+    rewards = np.zeros(rows, np.float32)
+    for at, last, e in zip(offsets, offsets[1:] - 1, episodes, strict=False):
+        observations[at:last], observations[last] = steps.observations[e.start : e.stop], e.final
+        laid[at:last], rewards[at:last] = actions[e.start : e.stop], steps.rewards[e.start : e.stop]
+    return TrajectoryDataset(observations, laid, rewards, offsets, np.array([e.terminated for e in episodes], np.bool_))
