@@ -220,3 +220,18 @@ def test_figures_are_written_and_shown(tmp_path: Path) -> None:
 def test_a_report_needs_a_cell(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one cell"):
         write_report([], tmp_path)
+
+
+def test_data_without_an_environment_is_reported_offline(tmp_path: Path) -> None:
+    measured = {"episodes": 2, "steps": 30, "action_rmse": 0.25, "action_std": 0.5, "value_correlation": None}
+    values = {"policy_value": 7.5, "data_value": 6.25, "monte_carlo_value": 6.0}
+    reference = {"env": "data:folder/mine.hdf5", "task.reference": "the data's own worst and best episode return"}
+    cell = make_cell(0, {}, source="path", **reference)
+    cell["evaluation"]["held_out"] = {"offline": {**measured, **values}}
+    text = write_report([cell], tmp_path).read_text()
+    assert "- data:folder/mine.hdf5: no environment: online tuning and returns are not available" in text
+    assert "| vdt | 0 | offline | 2 | 30 | 0.25 | 0.5 | 7.5 | 6.25 | 6 | - |" in text
+    assert "0 and 100 are the data's own worst and best episode return" in text
+    assert "## Results" not in text and not list(tmp_path.glob("*.png"))
+    both = write_report([cell, make_cell(0, make_policies(0.0), source="minari")], tmp_path / "both").read_text()
+    assert "for data:folder/mine.hdf5: the data's own" in both and "**minari** (not comparable with D4RL)" in both
