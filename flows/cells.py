@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vdt.config import Config, ConfigError, resolve_config
-from vdt.runtime import FolderError, check_folders, home
+from vdt.runtime import FolderError, check_folders, die_with_parent, home, interrupt_on_signals
 
 DEFAULTS = {"env": "", "preset": "laptop", "method": "vdt", "seeds": "0", "source": "auto", "set": ""}
 COMMAND = "VDT_COMMAND"  # environment variable: how the flow was called, for messages of child processes
@@ -81,10 +81,14 @@ def _check_source(source: str) -> None:
 
 def open_cells(arguments: Mapping[str, str], flow_run: str) -> list[dict[str, Any]]:
     """Resolve all cells and open an MLflow run for each; returns `Cell`s as mappings."""
-    from vdt.tracking import create_run
+    from vdt.tracking import create_run, get_store_errors, settle_abandoned
 
     configs = resolve_cells(arguments)
     check_folders(home())
+    try:
+        settle_abandoned(home())
+    except get_store_errors():
+        print("WARNING: tracking: the store does not answer; this run is entered when it does", flush=True)
     cells = []
     for number, config in enumerate(configs):
         key = f"{config.file_name}-{config.method}-s{config.seed}"
@@ -121,7 +125,10 @@ def check_command_line(argv: list[str]) -> None:
     parser.add_argument("--help", action="store_true")
     given, others = parser.parse_known_args(argv[1:])
     command = next((word for word in others if word in ("run", "resume", "step", "spin")), "")
+    if command == "step":
+        die_with_parent()
     if command in ("run", "resume"):
+        interrupt_on_signals()
         remember_command(argv)
     if given.max_workers:
         os.environ["METAFLOW_RUN_MAX_WORKERS"] = given.max_workers  # so that steps know how many run at once

@@ -23,7 +23,7 @@ def get_unfinished_ancestors(flow: str, origin: str | None, step: str, cell_key:
     """
     ancestors = []
     for run_id in _walk_origins(flow, origin):
-        if _was_completed(flow, run_id, step, cell_key):
+        if was_completed(flow, run_id, step, cell_key):
             break
         ancestors.append(run_id)
     return ancestors
@@ -46,7 +46,8 @@ def _get_origin(flow: str, run_id: str) -> str | None:
     return None
 
 
-def _was_completed(flow: str, run_id: str, step: str, cell_key: str) -> bool:
+def was_completed(flow: str, run_id: str, step: str, cell_key: str) -> bool:
+    """Whether a run has a finished task of a step for a cell, its own or taken over."""
     run = _open_run(flow, run_id)
     if run is None or step not in run:
         return False

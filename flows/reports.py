@@ -11,22 +11,24 @@ from typing import Any
 from metaflow import current
 from metaflow.cards import Image, Markdown
 
+from flows.transfer import describe_file
 from vdt.config import config_from_yaml
 from vdt.files import make_file_name
 from vdt.runtime import home
 
 
-def make_report(inputs: Iterable[Any]) -> tuple[str, list[str]]:
+def make_report(flow: Any, inputs: Iterable[Any]) -> tuple[str, list[str], list[dict[str, str]]]:
     """Write, print, log and show the report, and mark the MLflow runs as finished.
 
     Args:
+        flow: the running flow.
         inputs: the joined branches, with artifacts `cell`, `snapshot`, `evaluation`, `mlflow_run_id` and `seconds`.
 
     Returns:
-        Path of the report's Markdown, ids of the MLflow runs.
+        Path of the report's Markdown, ids of the MLflow runs, the report's files as artifacts (`describe_file`).
     """
     from vdt.reporting import write_report
-    from vdt.tracking import continue_run, finish_runs, log_files
+    from vdt.tracking import make_artifact_records, make_continue_record, submit
 
     os.chdir(home())  # Metaflow keeps cards below the current folder, whatever its datastore's root is
     cells = [_describe_cell(branch) for branch in inputs]
@@ -37,13 +39,11 @@ def make_report(inputs: Iterable[Any]) -> tuple[str, list[str]]:
     files = sorted(path.parent.iterdir())
     for figure in (f for f in files if f.suffix == ".png"):
         current.card.append(Image(figure.read_bytes(), figure.stem))
-    for cell in cells:
-        continue_run(home(), cell["mlflow_run_id"], str(current.run_id), fork=False)
-        log_files(home(), cell["mlflow_run_id"], files, "report")
     _keep_as_newest(path, {make_file_name(cell["config"]["env"]) for cell in cells})
-    run_ids = [cell["mlflow_run_id"] for cell in cells]
-    finish_runs(home(), run_ids, "FINISHED")
-    return str(path), run_ids
+    opening, closing = make_continue_record(str(current.run_id), fork=False), {"kind": "status", "status": "FINISHED"}
+    records = [opening, *make_artifact_records(files, "report"), closing]
+    run_ids = [submit(home(), cell["mlflow_run_id"], records) for cell in cells]
+    return str(path), run_ids, [describe_file(flow, file) for file in files]
 
 
 def _describe_cell(branch: Any) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -13,16 +15,30 @@ from typing import TYPE_CHECKING, Any
 from metaflow import current
 from metaflow.exception import MetaflowException
 
-from flows.lineage import get_unfinished_ancestors
+from flows.lineage import get_unfinished_ancestors, was_completed
+from flows.transfer import describe_file, fetch_file
 from vdt import runtime
 from vdt.config import Config, ConfigError, config_from_yaml
-from vdt.files import compute_file_digest
+from vdt.files import hold_lock
 from vdt.schema import CheckpointConfig
-from vdt.tracking import MLflowTracker, NullTracker, Tracker, continue_run, finish_runs, log_dataset
+from vdt.tracking import (
+    MLflowTracker,
+    NullTracker,
+    StoreError,
+    Tracker,
+    finish_runs,
+    make_continue_record,
+    make_dataset_record,
+    warn_of_undelivered,
+)
 
 if TYPE_CHECKING:
     from vdt.data.trajectory import TrajectoryDataset
     from vdt.training.checkpoint import CheckpointStore
+
+
+FILE = ("path", "md5", "key")  # what of a snapshot describes its file
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # a folder's, not the program's fault
 
 
 class UserError(MetaflowException):
@@ -33,12 +49,17 @@ class UserError(MetaflowException):
 
 @contextlib.contextmanager
 def clear_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn errors of the given kinds (and configuration errors) into one line without a traceback."""
-    expected: tuple[type[Exception], ...] = (ConfigError, runtime.FolderError, *kinds)
+    """Turn errors that the user can put right, and those of the given kinds, into one line without a traceback."""
+    expected: tuple[type[Exception], ...] = (ConfigError, StoreError, runtime.FolderError, FloatingPointError, *kinds)
     try:
         yield
     except expected as error:
         print(f"error: {error}", flush=True)
+        raise UserError(str(error)) from None
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"error: cannot write {error.filename or 'a file'} ({error.strerror}); make room and resume", flush=True)
         raise UserError(str(error)) from None
 
 
@@ -67,8 +88,8 @@ class Stage:
 
         with clear_errors(DataError, OSError):
             snapshot = asdict(make_snapshot(self.config, runtime.home()))
-        log_dataset(runtime.home(), self.flow.mlflow_run_id, self.config, snapshot)
-        return snapshot
+        self.tracker.put(make_dataset_record(self.config, snapshot))
+        return {**snapshot, **describe_file(self.flow, Path(snapshot["path"]), "md5")}
 
     def load_dataset(self) -> TrajectoryDataset:
         """The episodes to train on; raises as `load_episodes`."""
@@ -82,15 +103,18 @@ class Stage:
         """
         from vdt.data.snapshot import load_snapshot
 
-        path = Path(self.flow.snapshot["path"])
-        if not path.is_file() or compute_file_digest(path, "md5") != self.flow.snapshot["md5"]:
-            raise ConfigError(f"{path} is no longer the data set that this run began with; start a new run")
-        data = self.config.data
+        data, described = self.config.data, {key: self.flow.snapshot[key] for key in FILE if key in self.flow.snapshot}
+        try:
+            path = self.check(described)
+        except ConfigError:
+            raise ConfigError(
+                f"{described['path']} is no longer the data set that this run began with; start a new run"
+            ) from None
         return load_snapshot(path).split(data.held_out_fraction, data.seed)
 
     def describe(self, path: Path) -> dict[str, str]:
-        """A file as an artifact: where it is and what is in it."""
-        return {"path": str(path), "sha256": compute_file_digest(path, "sha256")}
+        """A file as an artifact, for `check` in a later step, which may run on another machine."""
+        return describe_file(self.flow, path)
 
     def check(self, file: dict[str, str]) -> Path:
         """The path of a described file, if its content is still the same.
@@ -98,12 +122,7 @@ class Stage:
         Raises:
             ConfigError: if it is gone or changed.
         """
-        path = Path(file["path"])
-        if not path.is_file() or compute_file_digest(path, "sha256") != file["sha256"]:
-            raise ConfigError(
-                f"{path}, made by an earlier step, is gone or changed; resume from the step that makes it"
-            )
-        return path
+        return fetch_file(self.flow, file, runtime.home() / ".vdt" / "fetched")
 
 
 def _get_folder(run_id: str, key: str) -> Path:
@@ -140,25 +159,39 @@ def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
         track: False for a step that logs nothing, which saves it the seconds that opening MLflow takes.
     """
     began, step = time.monotonic(), str(current.step_name)
-    runtime.die_with_parent()
     runtime.claim_gpu(flow.cell["number"])
     runtime.set_threads(runtime.count_cells_in_parallel(len(flow.cells)), get_config(flow).runtime.threads)
-    with clear_errors():
-        tracker = open_tracker(flow) if track else NullTracker()
-        with contextlib.closing(tracker):
-            yield Stage(flow, tracker)
+    lock = runtime.home() / ".vdt" / "locks" / f"cell-{flow.mlflow_run_id}.lock"
+    with clear_errors(), hold_lock(lock, f"this step of {flow.cell['key']}"), _stop_when_told(flow) as stack:
+        yield Stage(flow, stack.enter_context(contextlib.closing(open_tracker(flow) if track else NullTracker())))
     flow.seconds = {**getattr(flow, "seconds", {}), step: round(time.monotonic() - began, 1)}
     gc.freeze()  # the process is about to end; nothing need be searched for
 
 
+@contextlib.contextmanager
+def _stop_when_told(flow: Any) -> Iterator[contextlib.ExitStack]:
+    """On SIGTERM (the flow was killed, or stopped) close what the stack holds, say in MLflow that it failed, and end."""
+    try:
+        with runtime.terminate_cleanly(), contextlib.ExitStack() as stack:
+            yield stack
+    except runtime.Terminated:
+        finish_runs(runtime.home(), [flow.mlflow_run_id], "FAILED")
+        os._exit(128 + 15)
+
+
 def open_tracker(flow: Any) -> Tracker:
-    """The tracker of a running step's MLflow run; a step that is run again after its run was finished gets a new one."""
+    """The tracker of a running step's MLflow run; a finished step that is run again on purpose gets a new one."""
+    origin, step = current.origin_run_id, str(current.step_name)
+    repeats = bool(origin) and was_completed(current.flow_name, origin, step, flow.cell["key"])
     with runtime.quick_imports():
-        flow.mlflow_run_id = continue_run(runtime.home(), flow.mlflow_run_id, str(current.run_id))
-        return MLflowTracker(runtime.home(), flow.mlflow_run_id)
+        opening = make_continue_record(str(current.run_id), repeats=repeats)
+        tracker = MLflowTracker(runtime.home(), flow.mlflow_run_id, opening=opening)
+    tracker.when_closed = lambda run_id: setattr(flow, "mlflow_run_id", run_id)
+    return tracker
 
 
 def finish_cells(mlflow_run_ids: Sequence[str]) -> None:
     """After a resume, whose failed origin left its mark on the MLflow runs, mark them as finished once more."""
     if current.origin_run_id:
         finish_runs(runtime.home(), mlflow_run_ids, "FINISHED")
+    warn_of_undelivered(runtime.home())

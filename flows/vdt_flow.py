@@ -12,12 +12,15 @@ from vdt import runtime
 
 runtime.prepare()  # before Metaflow reads the environment
 
-from metaflow import FlowSpec, Parameter, card, current, exit_hook, resources, step  # noqa: E402
+from metaflow import FlowSpec, Parameter, card, current, exit_hook, package_sources, resources, step  # noqa: E402
 
 from flows.cells import DEFAULTS, check_command_line, open_cells  # noqa: E402
 from flows.stages import clear_errors, finish_cells, open_stage  # noqa: E402
 
 
+@package_sources(  # for engines that start steps elsewhere
+    [("../flows", "flows"), ("../vdt", "vdt"), ("../params", "params")], suffixes=".py,.yaml,.npz,.json"
+)
 @exit_hook(on_error=["flows.hooks.on_error"])
 class VDTFlow(FlowSpec):
     """Value-Guided Decision Transformer, from a data set to a report.
@@ -120,7 +123,7 @@ class VDTFlow(FlowSpec):
         """One table over cells, with uncertainty."""
         from flows.reports import make_report
 
-        self.report_path, self.mlflow_run_ids = make_report(inputs)
+        self.report_path, self.mlflow_run_ids, self.report_files = make_report(self, inputs)
         self.next(self.end)
 
     @step

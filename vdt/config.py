@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from vdt.files import make_file_name
+from vdt.plain_yaml import expect_mapping, load_yaml, parse_yaml
 from vdt.schema import (
     ActorConfig,
     CheckpointConfig,
@@ -35,7 +36,6 @@ from vdt.values import ConfigError, check_range, coerce, make_json_mapping, sugg
 __all__ = ["Config", "ConfigError", "config_from_yaml", "load_tasks", "load_yaml", "resolve_config", "suggest"]
 
 PARAMS = Path(__file__).resolve().parents[1] / "params"
-MAX_YAML_BYTES = 2**20
 SOURCES = ("auto", "collected", "d4rl", "minari")
 DERIVED = ("minari", "data")  # kinds of --env whose facts come from the data: `minari:ID` and `data:PATH`
 
@@ -147,19 +147,6 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     return cls(**arguments)
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping of plain values; object tags and files over 1 MiB are refused."""
-    if path.stat().st_size > MAX_YAML_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_YAML_BYTES} bytes")
-    try:
-        loaded = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not plain YAML: {error}") from None
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"{path} must hold a mapping, not {type(loaded).__name__}")
-    return loaded
-
-
 def _named_file(folder: str, name: str, what: str) -> Path:
     known = sorted(p.stem for p in (PARAMS / folder).glob("*.yaml"))
     if name not in known:
@@ -190,14 +177,15 @@ def parse_overrides(text: str) -> dict[str, Any]:
         ConfigError: if an item is not of the form key=value.
     """
     overrides: dict[str, Any] = {}
-    for item in shlex.split(text):
+    try:
+        items = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"--set: {text!r} cannot be split into words: {error}") from None
+    for item in items:
         key, separator, value = item.partition("=")
         if not separator or not key:
             raise ConfigError(f"--set: {item!r} is not of the form section.key=value")
-        try:
-            overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set: {value!r} is not a plain YAML value") from None
+        overrides[key] = parse_yaml(value, f"--set: {value!r}")
     return overrides
 
 
@@ -334,11 +322,8 @@ def _check_together(config: Config) -> None:
 def config_from_yaml(text: str) -> Config:
     """Read what `Config.to_yaml` wrote, with the same checks."""
     values: dict[str, Any] = {}
-    try:
-        loaded = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"stored configuration is not plain YAML: {error}") from None
-    _apply(values, loaded, "stored configuration")
+    what = "stored configuration"
+    _apply(values, expect_mapping(parse_yaml(text, what), what), what)
     config: Config = _build(Config, values)
     _check_together(config)
     return config

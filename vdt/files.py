@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+WAIT_REPORT_SECONDS = 10.0
 
 
 @contextlib.contextmanager
@@ -18,7 +22,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
     File and folder are synced to disk before the block returns. If the block raises, `path` is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -34,6 +38,14 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it so that they survive a power loss."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` survive a power loss."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -41,6 +53,29 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold an exclusive lock on `path` among all processes of this machine; it ends with the process at the latest.
+
+    Args:
+        path: a file that may stay behind empty.
+        what: named in a line every 10 s while another process holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        reported = time.monotonic() - WAIT_REPORT_SECONDS + 1.0
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() - reported > WAIT_REPORT_SECONDS:
+                    reported = time.monotonic()
+                    print(f"another process works on {what} (lock {path}); waiting for it", flush=True)
+                time.sleep(0.05)
+        yield  # closing the file releases the lock
 
 
 def compute_file_digest(path: Path, algorithm: str) -> str:

@@ -318,7 +318,8 @@ def test_checkpoint_complete(agent_files: tuple[Path, Path]) -> None:
     state = tuner.state_dict()
     brain = {"config", "policy", "critic", "normalizer", "reward_scale", "weighting", "gradient_steps"}
     assert set(state["brain"]) == brain == set(load_state(agent_files[0])["brain"])
-    assert {"sampler", "torch"} == set(state["random"]) == set(load_state(agent_files[0])["random"])
+    streams = {"sampler", "torch", "cuda", "numpy"}
+    assert streams == set(state["random"]) == set(load_state(agent_files[0])["random"])
     for optimizer in (state["critic_optimizer"], state["policy_optimizer"], load_state(agent_files[0])["optimizer"]):
         assert optimizer["state"] and all("exp_avg_sq" in moments for moments in optimizer["state"].values())
     assert len(state["buffer"]["terminated"]) == len(tuner.buffer)

@@ -1,3 +1,6 @@
+import json
+import math
+import resource
 import time
 from pathlib import Path
 
@@ -6,7 +9,8 @@ import pytest
 import torch
 
 from vdt.files import compute_file_digest
-from vdt.training.checkpoint import CheckpointError, CheckpointStore, load_state
+from vdt.runtime import FolderError
+from vdt.training.checkpoint import CheckpointError, CheckpointStore, DivergenceError, load_state
 
 
 def make_store(folder: Path, *ancestors: Path, keep: int = 3, continue_finished: bool = False) -> CheckpointStore:
@@ -54,7 +58,7 @@ def test_keeps_the_newest_and_finds_them(tmp_path: Path) -> None:
     again = make_store(tmp_path)
     state = again.load_latest()
     assert state is not None and state["step"] == 100
-    assert again.loaded_from is not None and again.loaded_from.name.startswith("000000100.")
+    assert again.last is not None and again.last.name.startswith("000000100.")
     assert not [p for p in tmp_path.iterdir() if p.suffix == ".part"]
 
 
@@ -136,3 +140,89 @@ def test_a_finished_ancestor_means_a_fresh_start(tmp_path: Path) -> None:
 
 def test_no_checkpoint(tmp_path: Path) -> None:
     assert make_store(tmp_path / "a", tmp_path / "b").load_latest() is None
+
+
+# Numbers that go wrong
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_state_that_is_not_finite_is_never_written(tmp_path: Path, bad: float) -> None:
+    store = make_store(tmp_path)
+    with pytest.raises(DivergenceError, match=r"weights is not finite at step 5 .* none: this step saved nothing yet"):
+        store.save(5, {**make_state(5), "weights": torch.tensor([1.0, bad])})
+    good = store.save(10, make_state(10), score=1.0)
+    for save in (store.save, store.finish):
+        with pytest.raises(DivergenceError, match=f"optimizer.state.0.1 is not finite at step 20 .*{good.name}"):
+            save(20, {"optimizer": {"state": [[0.0, bad]]}}, 99.0)
+    assert list_steps(tmp_path) == [10] and not (tmp_path / "DONE").exists()
+    assert json.loads((tmp_path / "BEST").read_text())["name"] == good.name
+    state = make_store(tmp_path).load_latest()
+    assert state is not None and state["step"] == 10
+
+
+# The best
+
+
+def test_the_best_is_kept_beside_the_newest_over_kills(tmp_path: Path) -> None:
+    old, own = tmp_path / "old", tmp_path / "own"
+    store = make_store(old, keep=1)
+    for step, score in ((10, 1.0), (20, 5.0), (30, 2.0)):
+        store.save(step, make_state(step), score)
+    assert list_steps(old) == [20, 30]
+    resumed = make_store(own, old, keep=1)
+    for step, score in ((40, 4.0), (50, 6.0), (60, 3.0)):
+        resumed.save(step, make_state(step), score)
+    assert list_steps(own) == [50, 60], "40 was not the best: the ancestor has a better one"
+    assert json.loads((own / "BEST").read_text())["score"] == 6.0
+    assert list_steps(old) == [20, 30]
+
+
+# Faults
+
+
+def test_other_versions_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_store(tmp_path).save(10, make_state(10))
+    assert load_state(path)["versions"]["numpy"] == np.__version__
+    make_store(tmp_path).load_latest()
+    assert "warning" not in capsys.readouterr().out
+    content = torch.load(path, weights_only=True)
+    content["versions"]["numpy"] = "1.0.0"
+    path.unlink()
+    torch.save(content, tmp_path / "10.pt")  # no digest in its name
+    make_store(tmp_path).load_latest()
+    assert "written with other versions (numpy 1.0.0 -> " in capsys.readouterr().out
+
+
+def test_a_full_disk_costs_no_checkpoint(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk; the error and what is left are the same."""
+    store = make_store(tmp_path)
+    good = store.save(10, make_state(10))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(FolderError, match=rf"cannot write checkpoint .*last good checkpoint is .*{good.name}"):
+            store.save(20, {"weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == [good.name]
+    store.save(20, make_state(20))
+    state = make_store(tmp_path).load_latest()
+    assert state is not None and state["step"] == 20
+
+
+def test_what_a_kill_left_half_written_is_removed_and_never_read(tmp_path: Path) -> None:
+    path = make_store(tmp_path).save(10, make_state(10))
+    (tmp_path / f".000000020.{path.name.split('.')[1]}.pt.abc.part").write_bytes(path.read_bytes()[:100])
+    state = make_store(tmp_path).load_latest()
+    assert state is not None and state["step"] == 10
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_writing_takes_a_small_share_of_the_time(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, interval_seconds=0.0, interval_steps=10**9, keep=1)
+    began = time.monotonic()
+    store.save(1, {"weights": torch.zeros(300_000)})
+    took = time.monotonic() - began
+    assert not store.due(2), "however short the interval"
+    time.sleep(took / 0.02)
+    assert store.due(2)

@@ -86,7 +86,7 @@ def test_a_failing_store_is_reported_and_nothing_is_lost(
     delivery.put({"n": 3})
     assert delivery.close()
     assert flaky.numbers == [1, 2, 3]
-    assert list(backlog.parent.iterdir()) == []
+    assert list(backlog.parent.glob("*.jsonl")) == []
     assert "answers again" in capsys.readouterr().out
 
 
@@ -127,3 +127,49 @@ def test_a_hanging_store_holds_training_up_for_the_timeout_only(flaky: FlakyStor
     delivery.put({"n": 2})
     assert delivery.close()
     assert sorted(flaky.numbers) == [1, 1, 2], "sent twice, which the receiver takes as once"
+
+
+def test_the_backlog_goes_before_what_was_put_after_it(flaky: FlakyStore, tmp_path: Path) -> None:
+    """A receiver that drops old steps would lose points for ever if newer ones overtook them."""
+    backlog = tmp_path / "backlog.jsonl"
+    flaky.go_on.clear()
+    delivery = Delivery(flaky, backlog, interval=0.01)
+    for n in range(BATCH + 50):
+        delivery.put({"n": n})
+    wait_for(lambda: flaky.calls == 1)
+    assert not delivery.flush(timeout=0.05)  # the first batch is on its way, all of it goes to the backlog
+    for n in range(BATCH + 50, BATCH + 60):
+        delivery.put({"n": n})
+    flaky.go_on.set()
+    assert delivery.close()
+    first_seen = list(dict.fromkeys(flaky.numbers))
+    assert first_seen == sorted(first_seen) == list(range(BATCH + 60))
+
+
+def test_training_waits_half_a_second_at_most(flaky: FlakyStore, tmp_path: Path) -> None:
+    flaky.go_on.clear()
+    delivery = Delivery(flaky, tmp_path / "backlog.jsonl", interval=0.01)
+    longest = 0.0
+    for n in range(5):
+        began = time.monotonic()
+        delivery.put({"n": n})
+        delivery.flush()
+        longest = max(longest, time.monotonic() - began)
+    assert longest < 1.0
+    assert [record["n"] for record in read_records(tmp_path / "backlog.jsonl")] == [0, 1, 2, 3, 4]
+
+
+def test_a_backlog_that_cannot_be_written_waits_in_memory(
+    flaky: FlakyStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backlog = tmp_path / "folder" / "backlog.jsonl"
+    backlog.parent.write_text("a file stands where the folder should be")
+    flaky.failing = True
+    delivery = Delivery(flaky, backlog, interval=0.01, first_pause=0.01)
+    delivery.put({"n": 1})
+    wait_for(lambda: flaky.calls > 0)
+    assert not delivery.flush()
+    assert "1 records wait in memory" in capsys.readouterr().out
+    flaky.failing = False
+    wait_for(lambda: flaky.numbers == [1])
+    assert delivery.close()

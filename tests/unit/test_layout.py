@@ -24,7 +24,7 @@ IMPORTERS = {
     "gymnasium": ("environments", "planning.env_model"),
     "gymnasium_robotics": ("environments",),
     "mujoco": ("environments", "planning.env_model"),
-    "yaml": ("config",),
+    "yaml": ("config", "plain_yaml"),
     "stable_baselines3": ("training.behavior",),
     "matplotlib": ("reporting",),
 }
@@ -34,6 +34,7 @@ LAYERS = {
     "files": 0,
     "runtime": 0,
     "config": 0,
+    "plain_yaml": 0,
     "schema": 0,
     "values": 0,
     "scores": 0,

@@ -42,7 +42,8 @@ def actor_path(tmp_path_factory: pytest.TempPathFactory, critic_path: Path) -> P
 
 def test_critic_checkpoint(critic_path: Path) -> None:
     state = load_state(critic_path)
-    assert set(state) == {"critic", "optimizer", "normalizer", "reward_scale", "config", "step", "random"}
+    own = {"critic", "optimizer", "normalizer", "reward_scale", "config", "step", "random"}
+    assert set(state) == own | {"metrics", "versions"}
     assert state["step"] == CONFIG.critic.gradient_steps
     assert config_from_yaml(state["config"]) == CONFIG
     spread = DATASET.episode_returns.max() - DATASET.episode_returns.min()
@@ -52,7 +53,7 @@ def test_critic_checkpoint(critic_path: Path) -> None:
 
 def test_actor_checkpoint_is_a_whole_agent(actor_path: Path, critic_path: Path) -> None:
     state, source = load_state(actor_path), load_state(critic_path)
-    assert set(state) == {"brain", "optimizer", "step", "random"}
+    assert set(state) == {"brain", "optimizer", "step", "random", "metrics", "versions"}
     brain = Brain.from_state(state["brain"], torch.device("cpu"))
     assert brain.config == CONFIG
     assert brain.gradient_steps == state["step"] == CONFIG.actor.gradient_steps

@@ -135,7 +135,7 @@ def test_update_trains_policy_and_critic_but_not_what_is_frozen(paths: tuple[Pat
     assert_identical(brain.normalizer.state_dict(), normalizer)
     assert tuner.buffer.normalizer is brain.normalizer and brain.reward_scale == scale
     assert brain.gradient_steps == CONFIG.actor.gradient_steps + 2
-    assert {"online/q_loss", "online/value_loss", "online/behavior_loss", "online/q_term"} <= set(metrics)
+    assert {"q_loss", "value_loss", "behavior_loss", "q_term"} <= set(metrics)
 
 
 def test_policy_update_leaves_no_gradient_in_the_critic(paths: tuple[Path, Path]) -> None:

@@ -2,25 +2,29 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from builders_for_tests import (
+    RecordingTracker,
     assert_identical,
     clone_state,
     make_brain,
     make_buffer,
     make_config,
     make_dataset,
+    make_store,
     make_tiny_sampler,
 )
 from reference.policy_losses import behavior_loss_loop, decision_transformer_loss_loop
 from vdt.agent import Brain
 from vdt.data.batches import SequenceBatch, TransitionBatch
 from vdt.policy.losses import AdvantageWeighting
-from vdt.training.loop import DivergenceError, read_metrics, run_gradient_steps
+from vdt.training.checkpoint import DivergenceError, load_state
+from vdt.training.loop import read_metrics, run_gradient_steps
 from vdt.training.update import (
     compute_learning_rate,
     compute_policy_losses,
@@ -261,30 +265,41 @@ def test_training_mode_is_restored_after_acting() -> None:
     assert brain.policy.training
 
 
-def test_a_number_that_goes_wrong_stops_training_and_is_named() -> None:
-    assert read_metrics("critic", 7, {"q_loss": torch.tensor(2.0)}) == {"critic/q_loss": 2.0}
-    with pytest.raises(DivergenceError, match=r"critic/q_loss is nan at critic gradient step 7"):
-        read_metrics("critic", 7, {"value_loss": torch.tensor(1.0), "q_loss": torch.tensor(math.nan)})
+def test_a_number_that_goes_wrong_stops_training_and_is_named(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    assert read_metrics("critic", 7, {"q_loss": torch.tensor(2.0)}, store) == {"critic/q_loss": 2.0}
+    path = store.save(5, {"step": 5})
+    for bad in (math.nan, math.inf):
+        with pytest.raises(DivergenceError, match=rf"critic/q_loss is {bad} at critic gradient step 7; .*{path.name}"):
+            read_metrics("critic", 7, {"value_loss": torch.tensor(1.0), "q_loss": torch.tensor(bad)}, store)
 
 
-def test_run_gradient_steps_is_told_each_step_once(tmp_path: object) -> None:
-    from pathlib import Path
-
-    from builders_for_tests import RecordingTracker, make_store
-
+def test_run_gradient_steps_is_told_each_step_once(tmp_path: Path) -> None:
     tracker, seen = RecordingTracker(), []
 
     def update(step: int) -> dict[str, Tensor]:
         seen.append(step)
         return {"loss": torch.tensor(float(step))}
 
-    store = make_store(Path(str(tmp_path)), every=4)
-    last = run_gradient_steps("x", 10, 2, update, lambda step: {"step": step}, tracker, store)
+    store = make_store(tmp_path, every=4)
+    state = {"step": 2, "metrics": {}}
+    last = run_gradient_steps("x", 10, state, update, lambda step: {"step": step}, tracker, store)
     assert seen == list(range(3, 11))
-    assert last == {"x/loss": 10.0}
+    assert load_state(last)["metrics"] == {"x/loss": 10.0}
     assert tracker.metrics == [(step, {"x/loss": float(step)}) for step in seen]
-    # each 4 steps since the last save: 4, 8 (the final one is the caller's), each with its own numbers
+    # each 4 steps since the last save: 4 and 8, then the final one, each with its own numbers
     assert [(step, numbers) for _, _, step, numbers in tracker.checkpoints] == [
         (4, {"x/loss": 4.0}),
         (8, {"x/loss": 8.0}),
+        (10, {"x/loss": 10.0}),
     ]
+
+
+def test_a_step_killed_after_its_last_checkpoint_is_only_closed(tmp_path: Path) -> None:
+    """Its final numbers come from the checkpoint, not from nowhere."""
+    tracker, store = RecordingTracker(), make_store(tmp_path)
+    state = {"step": 10, "metrics": {"x/loss": 7.0}}
+    run_gradient_steps(
+        "x", 10, state, lambda step: pytest.fail("no step is left"), lambda step: {"step": step}, tracker, store
+    )
+    assert [(name, step, numbers) for name, _, step, numbers in tracker.checkpoints] == [("x-10", 10, {"x/loss": 7.0})]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,11 @@ from vdt.files import atomic_write
 
 FloatArray = npt.NDArray[np.float32]
 
+# What zipfile and NumPy raise on a file that is not theirs, or was changed: found by fuzzing.
+UNREADABLE: tuple[type[Exception], ...] = (
+    *(ValueError, OSError, EOFError, LookupError, TypeError, RuntimeError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 MAX_ARRAY_BYTES = 64 * 2**20  # a ladder is a megabyte or two; anything near this is not one
 LOG_STD_RANGE = (-20.0, 2.0)  # SAC's
 
@@ -124,6 +131,35 @@ def save_ladder(path: Path, ladder: BehaviorLadder) -> None:
         np.savez_compressed(file, allow_pickle=False, **stack_ladder(ladder))
 
 
+def _load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Numbers of an npz file whose headers claim no more than the file holds."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(item.file_size for item in archive.infolist())
+            if size > MAX_ARRAY_BYTES:
+                raise ValueError(f"{size} bytes unpacked, at most {MAX_ARRAY_BYTES} are accepted")
+            for item in archive.infolist():
+                with archive.open(item) as file:
+                    _check_header(item, file)
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is not a behaviour ladder: {error}") from None
+
+
+def _check_header(item: zipfile.ZipInfo, file: IO[bytes]) -> None:
+    """Refuse what is no array of numbers, or would be larger in memory than in the file."""
+    versions = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in versions:
+        raise ValueError(f"{item.filename} has npy version {version}")
+    shape, _, dtype = versions[version](file)
+    if dtype.kind not in "fiu" or math.prod(shape) * dtype.itemsize > item.file_size:
+        raise ValueError(f"{item.filename} claims {dtype} of shape {shape} in {item.file_size} bytes")
+
+
 def load_ladder(path: Path) -> BehaviorLadder:
     """Read a ladder written by `save_ladder`.
 
@@ -131,21 +167,13 @@ def load_ladder(path: Path) -> BehaviorLadder:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no npz file, an array is missing or not finite, or it would unpack to far too much.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(item.file_size for item in archive.infolist())
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is not an npz file: {error}") from error
-    if size > MAX_ARRAY_BYTES:
-        raise ValueError(
-            f"{path} is not a behaviour ladder: {size} bytes unpacked, at most {MAX_ARRAY_BYTES} are accepted"
-        )
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    arrays = _load_arrays(path)
     try:
         ladder = unstack_ladder(arrays)
     except KeyError as error:
         raise ValueError(f"{path} is not a behaviour ladder: array {error} is missing") from None
+    except (IndexError, TypeError) as error:
+        raise ValueError(f"{path} is not a behaviour ladder: {error}") from None
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise ValueError(f"{path} holds numbers that are not finite")
     return ladder

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from vdt.data.sources import choose_source, get_snapshot_path
 from vdt.data.sources.facts import OWN_REFERENCE
 from vdt.data.sources.recording import LABELS, Choice, DataError
 from vdt.data.trajectory import TrajectoryDataset
-from vdt.files import atomic_write, compute_file_digest, write_text
+from vdt.files import atomic_write, compute_file_digest, hold_lock, write_text
 from vdt.runtime import FolderError, check_folders
 
 FORMAT = "vdt-trajectories-1"
@@ -37,7 +36,7 @@ ARRAYS = {  # name: (dimensions, dtype)
     "offsets": (1, np.dtype(np.int64)),
     "terminated": (1, np.dtype(np.bool_)),
 }
-WAIT_REPORT_SECONDS = 10.0
+DVC_LOCK_TRIES, DVC_LOCK_SECONDS = 60, 7.0  # DVC itself waits 3 s each time
 
 
 @dataclass(frozen=True)
@@ -87,11 +86,20 @@ def load_snapshot(path: Path) -> TrajectoryDataset:
     return _read(path)[0]
 
 
+def _expect_dataset(node: Any) -> h5py.Dataset:
+    """A node that holds its data itself: a link, a virtual or an external one would lead out of the file."""
+    if not isinstance(node, h5py.Dataset) or node.external or node.is_virtual:
+        raise ValueError(f"{getattr(node, 'name', node)} is not a data set stored in this file")
+    return node
+
+
 def _read(path: Path) -> tuple[TrajectoryDataset, dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"no snapshot at {path}")
     try:
         with h5py.File(path, "r") as file:
+            if any(node.nbytes > path.stat().st_size for node in map(_expect_dataset, file.values())):
+                raise DataError(f"{path} claims more bytes than it has")
             if "format" not in file or file["format"][()] != FORMAT.encode():
                 raise DataError(f"{path} is not a snapshot of this version ({FORMAT})")
             for name, (dimensions, dtype) in ARRAYS.items():
@@ -103,7 +111,7 @@ def _read(path: Path) -> tuple[TrajectoryDataset, dict[str, Any]]:
             return TrajectoryDataset(**{name: file[name][()] for name in ARRAYS}), json.loads(file["card"][()])
     except DataError:
         raise
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not a whole snapshot ({error}); delete it and run again") from error
 
 
@@ -124,7 +132,8 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
     choice = choose_source(config, home)
     _announce(config, choice)
     path = get_snapshot_path(home, config.file_name, choice.key)
-    with _locked(home / ".vdt" / "locks" / f"{config.file_name}-{choice.key}.lock"):
+    lock = home / ".vdt" / "locks" / f"{config.file_name}-{choice.key}.lock"
+    with hold_lock(lock, f"data {choice.key}"):
         if path.is_file():
             dataset, card = _read(path)
         else:
@@ -208,24 +217,6 @@ def _find_version(path: Path) -> tuple[str, int] | None:
     return found, path.stat().st_size
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path` among all processes of this machine; says so while it waits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        reported = 0.0
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() - reported > WAIT_REPORT_SECONDS:
-                    reported = time.monotonic()
-                    print(f"data: another process works on {path.stem}; waiting for it", flush=True)
-                time.sleep(0.1)
-        yield  # closing the file releases the lock
-
-
 def _add_to_dvc(home: Path, path: Path) -> tuple[str, int]:
     """`dvc add`, without git commands; works without a git repository, and makes the DVC repository if there is none.
 
@@ -234,6 +225,7 @@ def _add_to_dvc(home: Path, path: Path) -> tuple[str, int]:
     """
     os.environ["DVC_NO_ANALYTICS"] = "1"
     from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     settings: dict[str, Any] = {"core": {"autostage": False, "analytics": False}}
@@ -241,14 +233,27 @@ def _add_to_dvc(home: Path, path: Path) -> tuple[str, int]:
         settings["core"]["no_scm"] = True
     quiet = contextlib.redirect_stdout(io.StringIO())
     try:
-        with _locked(home / ".vdt" / "locks" / "dvc.lock"), quiet:
-            if not (home / ".dvc").is_dir():
-                Repo.init(str(home), no_scm=True).close()  # with git, init would stage files there
-            with Repo(str(home), config=settings, _wait_for_lock=True) as repo:
-                out = repo.add([str(path)])[0].outs[0]
-                return str(out.hash_info.value), int(out.meta.size)
+        with hold_lock(home / ".vdt" / "locks" / "dvc.lock", "DVC"):
+            for _ in range(DVC_LOCK_TRIES):
+                try:
+                    with quiet:
+                        return _add(Repo, home, settings, path)
+                except LockError:
+                    print(
+                        f"data: DVC is locked by another process ({home / '.dvc' / 'tmp'}); waiting for it", flush=True
+                    )
+                    time.sleep(DVC_LOCK_SECONDS)
     except DvcException as error:
         raise DataError(f"DVC cannot version {path}: {error}") from error
+    raise DataError(f"DVC cannot version {path}: its lock in {home / '.dvc' / 'tmp'} stays taken by another process")
+
+
+def _add(repository: Any, home: Path, settings: dict[str, Any], path: Path) -> tuple[str, int]:
+    if not (home / ".dvc").is_dir():
+        repository.init(str(home), no_scm=True).close()  # with git, init would stage files there
+    with repository(str(home), config=settings) as repo:
+        out = repo.add([str(path)])[0].outs[0]
+        return str(out.hash_info.value), int(out.meta.size)
 
 
 def main(arguments: list[str] | None = None) -> None:

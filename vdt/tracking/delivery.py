@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 import time
 from collections import deque
@@ -16,10 +17,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vdt.files import hold_lock
+
 Record = dict[str, Any]
 Send = Callable[[Sequence[Record]], None]
 BATCH = 200  # records per call of `send`
 LONGEST_PAUSE = 60.0  # seconds between two tries
+DELIVERY_SECONDS = 2.0  # between two deliveries
+FLUSH_SECONDS = 0.5  # that training waits for a store before its records go to the backlog
+CLOSING_SECONDS = 20.0
+
+
+def say(text: str) -> None:
+    """Print, also when nobody reads any more: the background thread must not end with the reader."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, flush=True)
 
 
 def read_records(path: Path) -> list[Record]:
@@ -29,8 +41,32 @@ def read_records(path: Path) -> list[Record]:
         try:
             records += [json.loads(line)] if line else []
         except json.JSONDecodeError:
-            print(f"warning: tracking: line {number} of {path} is incomplete and left out", flush=True)
+            say(f"warning: tracking: line {number} of {path} is incomplete and left out")
     return records
+
+
+def append_records(path: Path, records: Sequence[Record]) -> None:
+    """Add records to a JSONL file, safe on disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        file.writelines("\n" + json.dumps(record) for record in records)  # a cut line spoils only itself
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sending_file(path: Path) -> Path:
+    return path.with_suffix(".sending.jsonl")
+
+
+def is_waiting(path: Path) -> bool:
+    """Whether a backlog holds anything."""
+    return path.exists() or _sending_file(path).exists()
+
+
+def remove_backlog(path: Path) -> None:
+    """Forget what waits."""
+    for file in (path, _sending_file(path)):
+        file.unlink(missing_ok=True)
 
 
 def deliver_backlog(path: Path, send: Send, lock: contextlib.AbstractContextManager[Any] | None = None) -> None:
@@ -41,21 +77,24 @@ def deliver_backlog(path: Path, send: Send, lock: contextlib.AbstractContextMana
         send: as in `Delivery`.
         lock: held while the file is taken away from those who append to it.
     """
-    sending = path.with_suffix(".sending.jsonl")
-    while path.exists() or sending.exists():
-        with lock or contextlib.nullcontext():
-            if not sending.exists():
-                path.rename(sending)
-        records = read_records(sending)
-        for start in range(0, len(records), BATCH):
-            send(records[start : start + BATCH])
-        sending.unlink()
+    sending = _sending_file(path)
+    while is_waiting(path):
+        with hold_lock(path.with_name(f".{path.stem}.lock"), f"the records of {path.stem}"):
+            with lock or contextlib.nullcontext():
+                if not sending.exists() and path.exists():
+                    path.rename(sending)
+            records = read_records(sending) if sending.exists() else []
+            for start in range(0, len(records), BATCH):
+                send(records[start : start + BATCH])
+            sending.unlink(missing_ok=True)
 
 
 class Delivery:
     """A queue and the thread that empties it. A failing store is reported and never stops or blocks who calls `put`."""
 
-    def __init__(self, send: Send, backlog: Path, *, interval: float = 2.0, first_pause: float = 2.0) -> None:
+    def __init__(
+        self, send: Send, backlog: Path, *, interval: float = DELIVERY_SECONDS, first_pause: float = 2.0
+    ) -> None:
         """Start the thread.
 
         Args:
@@ -81,7 +120,7 @@ class Delivery:
             self._queue.append(record)
             self._put += 1
 
-    def flush(self, timeout: float = 20.0) -> bool:
+    def flush(self, timeout: float = FLUSH_SECONDS) -> bool:
         """Make everything safe that was put so far: delivered, or else written to the backlog file.
 
         Waits for a store that answers, at most `timeout` seconds, and not at all for one that has just failed.
@@ -97,9 +136,9 @@ class Delivery:
                 self._changed.wait_for(lambda: self._settled >= goal or self._failures > failures, timeout)
             if self._settled < goal:
                 self._spill()
-            return not self._failures and not self.backlog.exists()
+            return not self._failures and not is_waiting(self.backlog)
 
-    def close(self, timeout: float = 20.0) -> bool:
+    def close(self, timeout: float = CLOSING_SECONDS) -> bool:
         """Try once more, end the thread, and say where the rest is if the store did not take everything."""
         with self._changed:
             self._retry_at, self._stopping = 0.0, True
@@ -107,11 +146,11 @@ class Delivery:
         self._thread.join(timeout)
         with self._changed:
             self._spill()
-            delivered = not self._failures and not self.backlog.exists()
+            delivered = not self._failures and not is_waiting(self.backlog)
         if not delivered:
-            print(
-                f"WARNING: tracking: undelivered records are kept in {self.backlog}; the next step sends them",
-                flush=True,
+            say(
+                f"WARNING: tracking: undelivered records are kept in {self.backlog}; the next step sends them, or "
+                "`python -m vdt.tracking.replay`"
             )
         return delivered
 
@@ -129,8 +168,13 @@ class Delivery:
     def _deliver(self) -> None:
         """Send the backlog, then the queue."""
         try:
-            deliver_backlog(self.backlog, self._send, self._changed)
-            while batch := self._take():
+            while True:
+                deliver_backlog(self.backlog, self._send, self._changed)  # older than the queue, so always first
+                batch = self._take()
+                if batch is None:
+                    continue
+                if not batch:
+                    break
                 self._send(batch)
                 with self._changed:
                     self._settled += len(self._sending)  # none if flush gave up waiting and wrote them to the backlog
@@ -141,13 +185,14 @@ class Delivery:
             return
         with self._changed:
             if self._failures:
-                print(
-                    f"tracking: the store answers again, after {self._failures} failures; nothing is lost", flush=True
-                )
+                say(f"tracking: the store answers again, after {self._failures} failures; nothing is lost")
             self._failures = 0
 
-    def _take(self) -> list[Record]:
+    def _take(self) -> list[Record] | None:
+        """The oldest records of the queue; None if older ones went to the backlog in the meantime."""
         with self._changed:
+            if is_waiting(self.backlog):
+                return None
             self._sending = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
             return self._sending
 
@@ -161,19 +206,23 @@ class Delivery:
             waiting = len(self._queue)
             self._changed.notify_all()
         reason = (str(error).strip().splitlines() or ["no message"])[0]
-        print(
+        say(
             f"WARNING: tracking: delivery failed ({type(error).__name__}: {reason}); training goes on, "
-            f"{waiting} records wait, next try in {pause:.0f} s",
-            flush=True,
+            f"{waiting} records wait, next try in {pause:.0f} s"
         )
 
     def _spill(self) -> None:
-        """Move everything undelivered to the backlog file (the lock is held)."""
+        """Move everything undelivered to the backlog file (the lock is held); if that fails, it stays in memory."""
         records = [*self._sending, *self._queue]
-        if records:
-            self.backlog.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.backlog, "a") as file:
-                file.writelines("\n" + json.dumps(record) for record in records)  # a cut line spoils only itself
+        try:
+            if records:
+                append_records(self.backlog, records)
+        except OSError as error:
+            self._failures = max(self._failures, 1)
+            say(
+                f"WARNING: tracking: cannot write {self.backlog} ({error.strerror}); {len(records)} records wait in memory"
+            )
+            return
         self._queue.clear()
         self._sending = []
         self._settled = self._put

@@ -1,33 +1,22 @@
-"""The tracking store and the life of its runs: created in `start`, continued by each step, finished at the end."""
+"""The life of a cell's run: created in `start`, continued by each step, finished at the end, settled after a kill."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
-import logging
 import os
-import sqlite3
 import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vdt.config import Config
-from vdt.runtime import ROOT
-from vdt.tracking.delivery import deliver_backlog
-from vdt.tracking.sender import RunSender
+from vdt.runtime import ROOT, describe_process, is_gone
+from vdt.tracking.delivery import Record, append_records, deliver_backlog, remove_backlog
+from vdt.tracking.sender import FLOW_RUN, LOCAL, PROCESS, RunSender
+from vdt.tracking.store import StoreError, get_experiment_id, get_store_errors, open_store
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
-EXPERIMENT = "vdt"
-FLOW_RUN = "metaflow.run_id"  # tag: the newest flow run that writes to this run
-FORKED_FROM = "vdt.forked_from"  # tag: the finished run whose step was run again
-PARAMS_PER_CALL = 100  # MLflow's limit
+REPLAY = "python -m vdt.tracking.replay"
 
 
 @dataclass(frozen=True)
@@ -49,46 +38,24 @@ def backlog_of(base: Path, run_id: str) -> Path:
     return base / ".vdt" / "undelivered" / f"{run_id}.jsonl"
 
 
-def open_store(base: Path) -> MlflowClient:
-    """A client of `MLFLOW_TRACKING_URI`, or of the SQLite store of a home folder, created if it is not there."""
-    folder = base / ".vdt"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
-    with _one_at_a_time(base):  # processes that race on a fresh database break it
-        if uri.startswith("sqlite:////"):
-            _create_database(Path(uri.removeprefix("sqlite:///")), folder / "mlartifacts")
-        from mlflow import MlflowClient
+def submit(base: Path, run_id: str, records: Sequence[Record]) -> str:
+    """Send records now, after what waits already; keep them if the store is away.
 
-        client = MlflowClient(uri)
-        if client.get_experiment_by_name(EXPERIMENT) is None:
-            artifacts = (folder / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-            client.create_experiment(EXPERIMENT, artifacts)
-    return client
+    Returns:
+        The run that they went to, or `run_id` if they wait.
 
-
-@contextlib.contextmanager
-def _one_at_a_time(base: Path) -> Iterator[None]:
-    """Hold the lock of a home folder's store."""
-    with open(base / ".vdt" / "mlflow.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _create_database(path: Path, artifacts: Path) -> None:
-    """Create all tables in a file beside, in write-ahead mode, and move it into place whole."""
-    if path.exists():
-        return
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
-        fresh = Path(folder) / "mlflow.db"
-        SqlAlchemyStore(f"sqlite:///{fresh}", artifacts.as_uri()).engine.dispose()
-        with contextlib.closing(sqlite3.connect(fresh)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        os.replace(fresh, path)
+    Raises:
+        StoreError: if the store is there and cannot be used; the records are kept.
+    """
+    path, sender = backlog_of(base, run_id), RunSender(base, run_id)
+    append_records(path, records)
+    try:
+        deliver_backlog(path, sender)
+    except get_store_errors() as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        print(f"WARNING: tracking: the store does not answer ({reason}); records are kept in {path}", flush=True)
+        return run_id
+    return sender.run_id
 
 
 def get_git_commit() -> str | None:
@@ -104,6 +71,8 @@ def get_git_commit() -> str | None:
 def create_run(base: Path, config: Config, flow_run: str, command: str) -> str:
     """Create a cell's run with its parameters and `config.yaml`; returns its id.
 
+    If the store is away, the run gets a local id and is created as soon as its records are delivered.
+
     Args:
         base: home folder.
         config: resolved configuration of the cell.
@@ -117,119 +86,97 @@ def create_run(base: Path, config: Config, flow_run: str, command: str) -> str:
         "seed": str(config.seed),
         "source": config.data.source,
     }
-    run_id = create_named_run(base, RunIdentity(config).name, tags, config.flatten(), flow_run, command)
-    open_store(base).log_text(run_id, config.to_yaml(), "config.yaml")
-    return run_id
+    files = {"config.yaml": config.to_yaml()}
+    return create_named_run(base, RunIdentity(config).name, tags, config.flatten(), flow_run, command, files)
 
 
 def create_named_run(
-    base: Path, name: str, tags: Mapping[str, str], params: Mapping[str, Any], flow_run: str, command: str
+    base: Path,
+    name: str,
+    tags: Mapping[str, str],
+    params: Mapping[str, Any],
+    flow_run: str,
+    command: str,
+    files: Mapping[str, str] | None = None,
 ) -> str:
-    """Create a run of any flow, see `create_run`; returns its id."""
-    from mlflow.entities import Param
-
-    client = open_store(base)
+    """Create a run of any flow, see `create_run`; `files` are texts by name. Returns its id."""
     more = {
         FLOW_RUN: flow_run,
+        PROCESS: describe_process(os.getppid()),
         "metaflow.first_run_id": flow_run,
         "mlflow.source.name": command,
         "mlflow.source.git.commit": get_git_commit(),
     }
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None  # open_store makes it
-    given = {key: value for key, value in {**tags, **more}.items() if value}
-    run = client.create_run(experiment.experiment_id, tags=given, run_name=name)
-    entries = [Param(key, str(value)) for key, value in params.items()]
-    for start in range(0, len(entries), PARAMS_PER_CALL):
-        client.log_batch(run.info.run_id, params=entries[start : start + PARAMS_PER_CALL])
-    return str(run.info.run_id)
+    record = {
+        "kind": "create",
+        "name": name,
+        "tags": {key: str(value) for key, value in {**tags, **more}.items() if value},
+        "params": {key: str(value) for key, value in params.items()},
+        "files": files or {},
+    }
+    run_id = f"{LOCAL}{uuid.uuid4().hex}"
+    try:
+        return submit(base, run_id, [record])
+    except StoreError:  # the flow ends here, and nothing of it shall appear later
+        remove_backlog(backlog_of(base, run_id))
+        raise
 
 
-def continue_run(base: Path, run_id: str, flow_run: str, *, fork: bool = True) -> str:
-    """Mark a run as running on behalf of a flow run; returns the id to write to.
+def make_continue_record(flow_run: str, *, repeats: bool = False, fork: bool = True) -> Record:
+    """A record that marks a run as running on behalf of a flow run.
 
-    A run that is finished is a result and stays as it is. If a step of it is run again on purpose, what comes goes to
-    a new run with the same parameters, tags and data, and a tag that names the old one.
+    A run that is finished is a result and stays as it is; so does one that holds a finished step. If such a step is run
+    again on purpose, what comes goes to a new run with the same parameters, tags and data, and a tag that names the old one.
 
     Args:
-        base: home folder.
-        run_id: the cell's run so far.
         flow_run: id of the flow's run that goes on with it.
-        fork: False to add to a finished run instead (reports).
+        repeats: whether the step was finished before.
+        fork: False to add to such a run instead (reports).
     """
-    client = open_store(base)
-    run = client.get_run(run_id)
-    if run.info.status == "FINISHED" and run.data.tags.get(FLOW_RUN) != flow_run:
-        if not fork:
-            return run_id
-        run_id = _fork(client, run)
-        print(
-            f"tracking: MLflow run {run.info.run_id} is finished and kept; this goes to a new run, {run_id}", flush=True
-        )
-    client.update_run(run_id, status="RUNNING")
-    client.set_tag(run_id, FLOW_RUN, flow_run)
-    return run_id
+    process = describe_process(os.getppid())
+    return {"kind": "continue", "flow_run": flow_run, "process": process, "repeats": repeats, "fork": fork}
 
 
-def _fork(client: MlflowClient, run: Run) -> str:
-    from mlflow.entities import DatasetInput, Param
-
-    tags = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.") or k.startswith("mlflow.source")}
-    tags[FORKED_FROM] = run.info.run_id
-    fresh = client.create_run(run.info.experiment_id, tags=tags, run_name=run.info.run_name)
-    run_id = str(fresh.info.run_id)
-    params = [Param(key, value) for key, value in run.data.params.items()]
-    for start in range(0, len(params), PARAMS_PER_CALL):
-        client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
-    datasets = run.inputs.dataset_inputs if run.inputs else []
-    if datasets:
-        client.log_inputs(run_id, datasets=[DatasetInput(item.dataset, item.tags) for item in datasets])
-    return run_id
+def continue_run(base: Path, run_id: str, flow_run: str, *, repeats: bool = False, fork: bool = True) -> str:
+    """Mark a run as running now (see `make_continue_record`); returns the id to write to."""
+    return submit(base, run_id, [make_continue_record(flow_run, repeats=repeats, fork=fork)])
 
 
-def log_dataset(base: Path, run_id: str, config: Config, snapshot: Mapping[str, Any]) -> None:
-    """Enter a snapshot as the run's data set and put its source into the run's name.
+def make_dataset_record(config: Config, snapshot: Mapping[str, Any]) -> Record:
+    """A record that enters a snapshot as the run's data set and puts its source into the run's name.
 
     Args:
-        base: home folder.
-        run_id: the cell's run.
         config: the cell's configuration.
         snapshot: `dataclasses.asdict` of a `vdt.data.snapshot.Snapshot`. Its md5 (DVC's) becomes the digest.
     """
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+    return {
+        "kind": "dataset",
+        "name": f"{config.file_name}-{snapshot['source']}",
+        "run_name": RunIdentity(config, snapshot["source"]).name,
+        "source": {key: snapshot[key] for key in ("path", "md5", "size", "source", "label", "reason")},
+        "card": snapshot["card"],
+    }
 
-    client = open_store(base)
-    source = {key: snapshot[key] for key in ("path", "md5", "size", "source", "label", "reason")}
-    dataset = Dataset(
-        name=f"{config.file_name}-{snapshot['source']}",
-        digest=snapshot["md5"],
-        source_type="dvc",
-        source=json.dumps(source),
-        profile=json.dumps(snapshot["card"]),
-    )
-    entry = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
-    with _one_at_a_time(base):  # MLflow fails where two processes enter the same new data set at once
-        client.log_inputs(run_id, datasets=[entry])
-    client.log_dict(run_id, {**source, "card": snapshot["card"]}, "dataset_card.json")
-    client.set_tag(run_id, "data_source", snapshot["source"])
-    client.set_tag(run_id, "data_label", snapshot["label"])
-    client.set_tag(run_id, "data_md5", snapshot["md5"])
-    client.update_run(run_id, name=RunIdentity(config, snapshot["source"]).name)
+
+def log_dataset(base: Path, run_id: str, config: Config, snapshot: Mapping[str, Any]) -> None:
+    """Enter a snapshot as the run's data set now."""
+    submit(base, run_id, [make_dataset_record(config, snapshot)])
+
+
+def make_artifact_records(files: Sequence[Path], folder: str) -> list[Record]:
+    """Records that keep copies of files with a run."""
+    return [{"kind": "artifact", "path": str(path), "folder": folder} for path in files]
 
 
 def log_files(base: Path, run_id: str, files: Sequence[Path], folder: str) -> None:
     """Keep copies of files with a run, now."""
-    client = open_store(base)
-    for path in files:
-        client.log_artifact(run_id, str(path), folder)
+    submit(base, run_id, make_artifact_records(files, folder))
 
 
 def find_runs(base: Path, flow_run: str) -> list[str]:
     """Ids of the runs that a flow run has written to."""
     client = open_store(base)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None  # open_store makes it
-    found = client.search_runs([experiment.experiment_id], f"tags.`{FLOW_RUN}` = '{flow_run}'", max_results=1000)
+    found = client.search_runs([get_experiment_id(client)], f"tags.`{FLOW_RUN}` = '{flow_run}'", max_results=1000)
     return [str(run.info.run_id) for run in found]
 
 
@@ -238,11 +185,42 @@ def finish_runs(base: Path, run_ids: Sequence[str], status: str) -> None:
 
     Args:
         base: home folder.
-        run_ids: MLflow's.
+        run_ids: MLflow's, or local ones.
         status: "FINISHED" or "FAILED".
     """
-    client = open_store(base)
     for run_id in run_ids:
-        if client.get_run(run_id).info.status != status:
-            client.set_terminated(run_id, status)
-        deliver_backlog(backlog_of(base, run_id), RunSender(client, run_id))
+        submit(base, run_id, [{"kind": "status", "status": status}])
+
+
+def settle_abandoned(base: Path) -> list[str]:
+    """Mark as failed the runs whose flow was killed before it could say so; returns their ids.
+
+    Known is only what ended on this machine: a run that another one works on is left alone.
+    """
+    client = open_store(base)
+    running = client.search_runs([get_experiment_id(client)], "attributes.status = 'RUNNING'", max_results=1000)
+    gone = [str(run.info.run_id) for run in running if is_gone(run.data.tags.get(PROCESS, "::"))]
+    for run_id in gone:
+        client.set_tag(run_id, "vdt.ended", "its process was killed; noticed later")
+        client.set_terminated(run_id, "FAILED")
+        print(
+            f"tracking: MLflow run {run_id} was left by a killed process; it is FAILED until it is resumed", flush=True
+        )
+    return gone
+
+
+def find_undelivered(base: Path) -> list[Path]:
+    """Backlogs that still wait."""
+    names = {path.name.split(".")[0] for path in (base / ".vdt" / "undelivered").glob("*.jsonl")}
+    return [backlog_of(base, name) for name in sorted(names)]
+
+
+def warn_of_undelivered(base: Path) -> None:
+    """Say at a flow's end what the store did not take, and what delivers it."""
+    waiting = find_undelivered(base)
+    if waiting:
+        print(
+            f"WARNING: tracking: the store has not taken {len(waiting)} file(s) of records in {waiting[0].parent}; "
+            f"when it answers again: {REPLAY}",
+            flush=True,
+        )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from vdt.files import compute_file_digest
-from vdt.tracking.delivery import Delivery, deliver_backlog
-from vdt.tracking.runs import backlog_of, open_store
+from vdt.tracking.delivery import DELIVERY_SECONDS, Delivery, Record
+from vdt.tracking.runs import backlog_of, make_artifact_records
 from vdt.tracking.sender import RunSender
 
 METRIC_NAME = re.compile(r"[A-Za-z0-9_.\- /]{1,250}")
@@ -28,6 +28,9 @@ class Tracker(Protocol):
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Keep a copy of a file with the run."""
+
+    def put(self, record: Record) -> None:
+        """Record something else of `vdt.tracking.runs`."""
 
     def flush(self) -> None:
         """Make everything logged so far survive a kill."""
@@ -48,6 +51,9 @@ class NullTracker:
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Do nothing."""
 
+    def put(self, record: Record) -> None:
+        """Do nothing."""
+
     def flush(self) -> None:
         """Do nothing."""
 
@@ -56,28 +62,35 @@ class NullTracker:
 
 
 class MLflowTracker:
-    """Writes to one MLflow run from a background thread.
+    """Writes to one MLflow run from a background thread, which also opens the store: no method here waits for it."""
 
-    Points at or below a metric's last step at the time of opening are already in the run: a step that goes on from its
-    last checkpoint computes them a second time, and they are not logged twice. Steps of one metric must therefore not
-    start over within a run.
-    """
-
-    def __init__(self, base: Path, run_id: str, *, interval: float = 2.0) -> None:
-        """Open a run that exists.
+    def __init__(
+        self, base: Path, run_id: str, *, opening: Record | None = None, interval: float = DELIVERY_SECONDS
+    ) -> None:
+        """Bind to a run.
 
         Args:
             base: the home folder (`vdt.runtime.home`).
-            run_id: MLflow's.
+            run_id: MLflow's, or a local one.
+            opening: a first record (`make_continue_record`).
             interval: seconds between two deliveries.
         """
-        self.run_id = run_id
-        client = open_store(base)
-        sender = RunSender(client, run_id)
-        deliver_backlog(backlog_of(base, run_id), sender)
-        self._logged = {m.key: m.step for m in client.get_run(run_id).data.to_proto().metrics}
-        self._left_out = 0
-        self._delivery = Delivery(sender, backlog_of(base, run_id), interval=interval)
+        import mlflow  # noqa: F401  (here, for imports in two threads at once get into each other's way)
+
+        self.when_closed: Callable[[str], None] = lambda run_id: None  # told the run's final id
+        self._sender = RunSender(base, run_id)
+        self._delivery = Delivery(self._sender, backlog_of(base, run_id), interval=interval)
+        if opening:
+            self.put(opening)
+
+    @property
+    def run_id(self) -> str:
+        """The run that records go to; final after `close`."""
+        return self._sender.run_id
+
+    def put(self, record: Record) -> None:
+        """Queue a record of any kind."""
+        self._delivery.put(record)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record metrics; see `Tracker`.
@@ -85,15 +98,12 @@ class MLflowTracker:
         Raises:
             ValueError: if a name is empty or has characters that MLflow refuses.
         """
-        fresh = {}
-        for key, value in metrics.items():
+        for key in metrics:
             if not METRIC_NAME.fullmatch(key):
                 raise ValueError(f"{key!r} is no metric name: letters, digits and _.-/ only, 1 to 250 of them")
-            if step > self._logged.get(key, -1):
-                fresh[key] = float(value)
-        self._left_out += len(metrics) - len(fresh)
-        if fresh:
-            self._delivery.put({"kind": "metrics", "step": int(step), "time": _now(), "metrics": fresh})
+        if metrics:
+            numbers = {key: float(value) for key, value in metrics.items()}
+            self.put({"kind": "metrics", "step": int(step), "time": _now(), "metrics": numbers})
 
     def log_checkpoint(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
         """Record a logged model with tags path, sha256 and step, and its metrics as `checkpoint/<name>`.
@@ -101,7 +111,7 @@ class MLflowTracker:
         The final checkpoint of a training step is copied into the model's artifacts; others are only pointed at, since
         the checkpoint store removes them in time.
         """
-        self._delivery.put(
+        self.put(
             {
                 "kind": "checkpoint",
                 "name": MODEL_NAME_REFUSED.sub("-", name),
@@ -115,7 +125,7 @@ class MLflowTracker:
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Keep a copy of a file with the run; see `Tracker`."""
-        self._delivery.put({"kind": "artifact", "path": str(path), "folder": folder})
+        self.put(*make_artifact_records([path], folder))
 
     def flush(self) -> None:
         """Make everything logged so far survive a kill; see `Tracker`."""
@@ -124,10 +134,10 @@ class MLflowTracker:
     def close(self) -> None:
         """Deliver the rest; see `Tracker`."""
         self._delivery.close()
-        if self._left_out:
+        self.when_closed(self.run_id)
+        if self._sender.left_out:
             print(
-                f"tracking: {self._left_out} points were in the run before a resume and are not logged again",
-                flush=True,
+                f"tracking: {self._sender.left_out} points were in the run already and are not logged again", flush=True
             )
 
 

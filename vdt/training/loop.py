@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from torch import Tensor
 
 from vdt.tracking import Tracker
-from vdt.training.checkpoint import CheckpointStore, State
+from vdt.training.checkpoint import CheckpointStore, DivergenceError, State
 
 METRIC_POINTS = 400  # points of a curve, whatever the number of steps
 REPORT_EVERY_SECONDS = 10.0
-
-
-class DivergenceError(FloatingPointError):
-    """A loss or gradient is not a finite number."""
 
 
 class Progress:
@@ -41,55 +38,86 @@ class Progress:
         )
 
 
-def read_metrics(name: str, step: int, metrics: Mapping[str, Tensor]) -> dict[str, float]:
-    """Bring metrics to the host as `name/key`.
+def read_metrics(
+    name: str, step: int, metrics: Mapping[str, Tensor], checkpoints: CheckpointStore, unit: str = "gradient step"
+) -> dict[str, float]:
+    """Bring metrics to the host as `name/key`; the only place where training waits for a GPU.
 
     Raises:
-        DivergenceError: naming metric and step, if one is not finite.
+        DivergenceError: naming metric, step and last good checkpoint, if one is not finite.
     """
     values = {f"{name}/{key}": float(value) for key, value in metrics.items()}
     for key, value in values.items():
         if not math.isfinite(value):
-            raise DivergenceError(f"{key} is {value} at {name} gradient step {step}; the last good checkpoint is kept")
+            raise DivergenceError(f"{key} is {value} at {name} {unit} {step:,}; {checkpoints.describe_last()}")
     return values
+
+
+def save_checkpoint(
+    name: str,
+    step: int,
+    state: State,
+    values: Mapping[str, float],
+    tracker: Tracker,
+    checkpoints: CheckpointStore,
+    *,
+    final: bool = False,
+    score: float | None = None,
+) -> Path:
+    """Make metrics safe, then the state with its metrics: what a checkpoint covers is never lost from a curve.
+
+    Args:
+        name: of the stage ("critic", "actor", "online").
+        step: of the stage's axis.
+        state: everything needed to go on.
+        values: metrics at this step; they come back as `state["metrics"]`.
+        tracker: takes the checkpoint.
+        checkpoints: takes the state.
+        final: whether the stage is done.
+        score: a measured quantity, higher is better, by which the best checkpoint is kept; none offline.
+    """
+    tracker.flush()
+    save = checkpoints.finish if final else checkpoints.save
+    path = save(step, {**state, "metrics": dict(values)}, score)
+    tracker.log_checkpoint(f"{name}-{step}", path, step, values)
+    return path
 
 
 def run_gradient_steps(
     name: str,
     total: int,
-    start: int,
+    state: State | None,
     update: Callable[[int], Mapping[str, Tensor]],
     get_state: Callable[[int], State],
     tracker: Tracker,
     checkpoints: CheckpointStore,
-) -> dict[str, float]:
-    """Run steps start+1 … total.
+) -> Path:
+    """Run the steps after those of `state`, up to `total`.
 
     Args:
         name: prefix of metrics and progress lines ("critic", "actor").
         total: gradient steps of the whole stage.
-        start: gradient steps already taken (after a resume).
+        state: the checkpoint that is continued, or none.
         update: one gradient step, given its number from 1; returns scalars.
         get_state: everything needed to go on after a given step.
         tracker: takes the metrics.
         checkpoints: takes the states.
 
     Returns:
-        The last metrics.
+        The final checkpoint.
     """
+    start: int = state["step"] if state else 0
+    values: dict[str, float] = state["metrics"] if state else {}
     progress = Progress(name, start, total)
     every = max(1, total // METRIC_POINTS)
-    values: dict[str, float] = {}
     for step in range(start + 1, total + 1):
         metrics = update(step)
         due = checkpoints.due(step)
         if step % every == 0 or step == total or due:
-            values = read_metrics(name, step, metrics)
+            values = read_metrics(name, step, metrics, checkpoints)
         if step % every == 0 or step == total:
             tracker.log(step, values)
         if due and step < total:
-            tracker.flush()
-            path = checkpoints.save(step, get_state(step))
-            tracker.log_checkpoint(f"{name}-{step}", path, step, values)
+            save_checkpoint(name, step, get_state(step), values, tracker, checkpoints)
         progress.report(step, {k.split("/")[1]: v for k, v in values.items() if "loss" in k or "std" in k})
-    return values
+    return save_checkpoint(name, total, get_state(total), values, tracker, checkpoints, final=True)

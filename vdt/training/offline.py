@@ -20,6 +20,7 @@ from vdt.runtime import choose_device
 from vdt.tracking import Tracker
 from vdt.training.checkpoint import CheckpointStore, State, load_state
 from vdt.training.loop import run_gradient_steps
+from vdt.training.random_state import get_random_state, seed_streams, set_random_state
 from vdt.training.update import (
     compute_learning_rate,
     make_critic_optimizer,
@@ -39,14 +40,10 @@ def make_target_settings(config: Config, reward_scale: float) -> TargetSettings:
     return TargetSettings(critic.discount, critic.n_step, reward_scale, task.reward_shift, task.return_scale)
 
 
-def make_sampler(
-    config: Config, buffer: TrajectoryReplayBuffer, seed_offset: int, generator_state: torch.Tensor | None = None
-) -> Sampler:
-    """A sampler with its own random stream, fresh or continued."""
+def make_sampler(config: Config, buffer: TrajectoryReplayBuffer, seed_offset: int) -> Sampler:
+    """A sampler with its own random stream."""
     generator = torch.Generator(device=buffer.device)
     generator.manual_seed(config.seed * 1009 + seed_offset)
-    if generator_state is not None:
-        generator.set_state(generator_state)
     return Sampler(buffer, config.data.trajectory_weighting, generator)
 
 
@@ -61,31 +58,26 @@ def make_offline_buffer(
     return buffer
 
 
-def get_random_state(sampler: Sampler) -> dict[str, Any]:
-    """All random streams of a stage, for its checkpoint."""
-    return {"sampler": sampler.generator.get_state(), "torch": torch.get_rng_state()}
-
-
 def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker, checkpoints: CheckpointStore) -> Path:
     """Train twin Q and V on the data (M1, M2).
 
     Returns:
-        The final checkpoint: {"critic", "optimizer", "normalizer", "reward_scale", "config", "step", "random"}.
+        The final checkpoint: {"critic", "optimizer", "normalizer", "reward_scale", "config", "step", "random",
+        "metrics", "versions"}.
     """
     device = choose_device(config)
-    torch.manual_seed(config.seed)
+    seed_streams(config.seed)
     critic = Critic(config.task.observation_size, config.task.action_size, config.critic).to(device)
     optimizer = make_critic_optimizer(critic, config.critic.learning_rate)
     normalizer = Normalizer.fit(dataset).to(device)
     reward_scale = compute_reward_scale(config.task.reward_scaling, dataset.episode_returns)
-    state, start = checkpoints.load_latest(), 0
+    buffer = make_offline_buffer(config, dataset, normalizer, reward_scale)
+    sampler = make_sampler(config, buffer, 1)
+    state = checkpoints.load_latest()
     if state is not None:
         critic.load_state_dict(state["critic"])
         optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"]["torch"])
-        start = state["step"]
-    buffer = make_offline_buffer(config, dataset, normalizer, reward_scale)
-    sampler = make_sampler(config, buffer, 1, state["random"]["sampler"] if state else None)
+        set_random_state(state["random"], sampler.generator)
 
     def get_state(step: int) -> State:
         return {
@@ -95,26 +87,22 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
             "reward_scale": reward_scale,
             "config": config.to_yaml(),
             "step": step,
-            "random": get_random_state(sampler),
+            "random": get_random_state(sampler.generator),
         }
 
     total = config.critic.gradient_steps
     print(
         f"critic: {total:,} gradient steps on {buffer.steps:,} transitions, reward scale {reward_scale:.4g}", flush=True
     )
-    values = run_gradient_steps(
+    return run_gradient_steps(
         "critic",
         total,
-        start,
+        state,
         lambda step: update_critic(critic, optimizer, sampler.sample_transitions(config.critic.batch_size)),
         get_state,
         tracker,
         checkpoints,
     )
-    tracker.flush()
-    path = checkpoints.finish(total, get_state(total))
-    tracker.log_checkpoint(f"critic-{total}", path, total, values)
-    return path
 
 
 def calibrate_weighting(config: Config, critic: Critic, sampler: Sampler) -> AdvantageWeighting:
@@ -137,10 +125,10 @@ def train_actor(
     """Train the policy against the frozen critic (M3).
 
     Returns:
-        The final checkpoint: {"brain", "optimizer", "step", "random"}.
+        The final checkpoint: {"brain", "optimizer", "step", "random", "metrics", "versions"}.
     """
     device = choose_device(config)
-    torch.manual_seed(config.seed + 1)
+    seed_streams(config.seed + 1)
     source = load_state(critic_path)
     task = config.task
     critic = Critic(task.observation_size, task.action_size, config.critic).to(device)
@@ -153,14 +141,13 @@ def train_actor(
     weighting = calibrate_weighting(config, critic, sampler)
     brain = Brain(config, policy, critic, normalizer, source["reward_scale"], weighting)
     optimizer = make_policy_optimizer(policy, config.actor.learning_rate, config.actor.weight_decay)
-    state, start = checkpoints.load_latest(), 0
+    state = checkpoints.load_latest()
     if state is not None:
         brain.policy.load_state_dict(state["brain"]["policy"])
         brain.weighting = AdvantageWeighting(**state["brain"]["weighting"])
         optimizer.load_state_dict(state["optimizer"])
-        sampler.generator.set_state(state["random"]["sampler"])
-        torch.set_rng_state(state["random"]["torch"])
-        brain.gradient_steps = start = state["step"]
+        set_random_state(state["random"], sampler.generator)
+        brain.gradient_steps = state["step"]
     actor = config.actor
 
     def update(step: int) -> Any:
@@ -175,7 +162,7 @@ def train_actor(
             "brain": brain.state_dict(),
             "optimizer": optimizer.state_dict(),
             "step": step,
-            "random": get_random_state(sampler),
+            "random": get_random_state(sampler.generator),
         }
 
     total = actor.gradient_steps
@@ -185,8 +172,4 @@ def train_actor(
         f"inverse temperature {brain.weighting.inverse_temperature:.4g} per unit of advantage",
         flush=True,
     )
-    values = run_gradient_steps("actor", total, start, update, get_state, tracker, checkpoints)
-    tracker.flush()
-    path = checkpoints.finish(total, get_state(total))
-    tracker.log_checkpoint(f"actor-{total}", path, total, values)
-    return path
+    return run_gradient_steps("actor", total, state, update, get_state, tracker, checkpoints)

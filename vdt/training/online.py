@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vdt.agent import Agent, Brain, PlannerSettings
 from vdt.config import Config
@@ -20,8 +20,9 @@ from vdt.runtime import choose_device
 from vdt.scores import compute_normalized_score
 from vdt.tracking import Tracker
 from vdt.training.checkpoint import CheckpointStore, State, load_state
-from vdt.training.loop import Progress, read_metrics
-from vdt.training.offline import calibrate_weighting, get_random_state, make_sampler, make_target_settings
+from vdt.training.loop import Progress, read_metrics, save_checkpoint
+from vdt.training.offline import calibrate_weighting, make_sampler, make_target_settings
+from vdt.training.random_state import get_random_state, seed_streams, set_random_state
 from vdt.training.update import make_critic_optimizer, make_policy_optimizer, update_critic, update_policy
 
 ROLLOUT_SEED = 100_000_000  # online episodes never share seeds with evaluation
@@ -82,10 +83,10 @@ class OnlineTuner:
         self.environment_steps += sum(len(t) for t in trajectories) + agent.imagined_environment_steps
         return trajectories
 
-    def update(self) -> dict[str, float]:
+    def update(self) -> dict[str, Tensor]:
         """The gradient steps of one iteration: critic, then the weights' calibration, then the policy."""
         config, online = self.config, self.config.online
-        metrics: dict[str, Any] = {}
+        metrics: dict[str, Tensor] = {}
         for _ in range(online.critic_steps_per_iteration):
             batch = self.sampler.sample_transitions(config.critic.batch_size)
             metrics.update(update_critic(self.brain.critic, self.critic_optimizer, batch))
@@ -93,7 +94,7 @@ class OnlineTuner:
         for _ in range(online.actor_steps_per_iteration):
             sequences = self.sampler.sample_sequences(config.actor.batch_size, config.policy.context_length)
             metrics.update(update_policy(self.brain, self.policy_optimizer, sequences, config.actor))
-        return read_metrics("online", self.environment_steps, metrics)
+        return metrics
 
     def state_dict(self) -> State:
         """Everything needed to go on, the buffer included."""
@@ -106,7 +107,7 @@ class OnlineTuner:
             "environment_steps": self.environment_steps,
             "episodes": self.episodes,
             "step": self.environment_steps,
-            "random": get_random_state(self.sampler),
+            "random": get_random_state(self.sampler.generator),
         }
 
     def load_optimizers_and_counters(self, state: State) -> None:
@@ -114,13 +115,13 @@ class OnlineTuner:
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.policy_optimizer.load_state_dict(state["policy_optimizer"])
         self.environment_steps, self.episodes = state["environment_steps"], state["episodes"]
-        torch.set_rng_state(state["random"]["torch"])
+        set_random_state(state["random"], self.sampler.generator)
 
 
 def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State | None) -> OnlineTuner:
     """A tuner at the start of the online phase, or where `state` left it."""
     device = choose_device(config)
-    torch.manual_seed(config.seed + 2)
+    seed_streams(config.seed + 2)
     brain = Brain.from_state((state or load_state(agent_path))["brain"], device)
     if state is None:
         held = load_snapshot(buffer_path)
@@ -134,7 +135,7 @@ def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State
         device=device,
     )
     buffer.extend(held)
-    sampler = make_sampler(config, buffer, 3, state["random"]["sampler"] if state else None)
+    sampler = make_sampler(config, buffer, 3)
     tuner = OnlineTuner(config, brain, buffer, sampler)
     if state is not None:
         tuner.load_optimizers_and_counters(state)
@@ -156,27 +157,23 @@ def tune_online(
     Returns:
         The final checkpoint; its "brain" is the tuned agent.
     """
-    tuner = make_tuner(config, agent_path, buffer_path, checkpoints.load_latest())
+    state = checkpoints.load_latest()
+    tuner = make_tuner(config, agent_path, buffer_path, state)
     budget, task = config.online.environment_steps, config.task
     progress = Progress("online", tuner.environment_steps, budget, "environment step")
-    values: dict[str, float] = {}
+    values: dict[str, float] = state["metrics"] if state else {}
     while tuner.environment_steps < budget:
         trajectories = tuner.collect()
-        values = tuner.update()
+        metrics, step = tuner.update(), tuner.environment_steps
+        values = read_metrics("online", step, metrics, checkpoints, "environment step")
         mean_return = float(np.mean([t.episode_return for t in trajectories]))
         score = compute_normalized_score(mean_return, task.reference_return_min, task.reference_return_max)
         values["online/episode_return"], values["online/normalized_score"] = mean_return, score
         values["online/buffer_return"] = float(np.mean([t.episode_return for t in tuner.buffer.trajectories]))
-        step = tuner.environment_steps
         tracker.log(step, values)
         if checkpoints.due(step) and step < budget:
-            tracker.flush()
-            path = checkpoints.save(step, tuner.state_dict())
-            tracker.log_checkpoint(f"online-{step}", path, step, values)
+            save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints, score=mean_return)
         shown = {k.split("/")[1]: v for k, v in values.items() if "score" in k or k.endswith("q_loss")}
         progress.report(step, shown)
-    tracker.flush()
-    final = tuner.environment_steps
-    path = checkpoints.finish(final, tuner.state_dict())
-    tracker.log_checkpoint(f"online-{final}", path, final, values)
-    return path
+    final, last = tuner.environment_steps, values.get("online/episode_return")
+    return save_checkpoint("online", final, tuner.state_dict(), values, tracker, checkpoints, final=True, score=last)

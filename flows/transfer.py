@@ -1,0 +1,51 @@
+"""Files that later steps need. Where steps may run on other machines, their content travels through Metaflow's datastore."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vdt.config import ConfigError
+from vdt.files import atomic_write, compute_file_digest
+
+DIGESTS = ("sha256", "md5")
+
+
+def describe_file(flow: Any, path: Path, digest: str = "sha256") -> dict[str, str]:
+    """A file as an artifact: where it is, what is in it and, unless the datastore is this machine's disk, its key there.
+
+    Args:
+        flow: the running flow.
+        path: the file.
+        digest: one of `DIGESTS`.
+    """
+    file = {"path": str(path), digest: compute_file_digest(path, digest)}
+    datastore = flow._datastore.parent_datastore  # content-addressed, whatever lies behind it
+    if datastore.TYPE != "local":
+        ((_, file["key"]),) = datastore.save_data([path.read_bytes()], len_hint=1)
+    return file
+
+
+def fetch_file(flow: Any, file: dict[str, Any], folder: Path) -> Path:
+    """The path of a described file, fetched from the datastore if it is not on this machine.
+
+    Args:
+        flow: the running flow.
+        file: what `describe_file` gave.
+        folder: where fetched files are kept, each in a folder named by its digest.
+
+    Raises:
+        ConfigError: if it is gone or changed.
+    """
+    kind = next(name for name in DIGESTS if name in file)
+    path = Path(file["path"])
+    for place in (path, folder / file[kind] / path.name):
+        if place.is_file() and compute_file_digest(place, kind) == file[kind]:
+            return place
+    if "key" in file:
+        ((_, content),) = flow._datastore.parent_datastore.load_data([file["key"]])
+        with atomic_write(place) as target:
+            target.write(content)
+        if compute_file_digest(place, kind) == file[kind]:
+            return place
+    raise ConfigError(f"{path}, made by an earlier step, is gone or changed; resume from the step that makes it")

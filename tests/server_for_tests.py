@@ -1,0 +1,38 @@
+"""Real servers on loopback, for as long as a test needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def find_free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serve(folder: Path, name: str, *words: str, health: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python process and its children, from the moment it answers at `health` to the end of the block."""
+    with open(folder / f"{name}.log", "w") as log:
+        process = subprocess.Popen([sys.executable, *words], cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 600
+            while True:
+                with contextlib.suppress(OSError), urllib.request.urlopen(health, timeout=2):
+                    break
+                assert process.poll() is None and time.monotonic() < deadline, (folder / f"{name}.log").read_text()
+                time.sleep(0.2)
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
