@@ -142,7 +142,7 @@ def test_methods_share_data_and_budget() -> None:
             {"overrides": "policy.kind=transfomer"},
             r"policy.kind must be one of transformer, mlp, not 'transfomer'; did you",
         ),
-        ({"overrides": "critic.n_step=[1"}, r"--set: '\[1' is not a plain YAML value"),
+        ({"overrides": "critic.n_step=[1"}, r"--set: '\[1' is not plain YAML"),
         ({"overrides": "policy.heads=3"}, r"policy.embedding_size \(128\) must be a multiple of policy.heads \(3\)"),
         (
             {"overrides": "planner.planning_horizon=2 planner.env_model=none"},
@@ -208,7 +208,7 @@ def test_yaml_cannot_make_objects(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"x.yaml is not plain YAML"):
         load_yaml(tmp_path / "x.yaml")
-    with pytest.raises(ConfigError, match=r"--set: .* is not a plain YAML value"):
+    with pytest.raises(ConfigError, match=r"--set: .* is not plain YAML"):
         parse_overrides("a='!!python/object/apply:os.getcwd []'")
 
 

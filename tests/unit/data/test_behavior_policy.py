@@ -114,7 +114,7 @@ def test_committed_ladder_is_the_documented_one(path: Path) -> None:
 def test_a_ladder_that_is_no_npz_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ladder.npz"
     path.write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(ValueError, match="not an npz file"):
+    with pytest.raises(ValueError, match="is not a behaviour ladder: File is not a zip file"):
         load_ladder(path)
 
 
