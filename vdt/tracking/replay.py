@@ -22,13 +22,14 @@ from vdt.tracking.store import StoreError, get_store_errors
 def replay(base: Path, files: Sequence[Path]) -> int:
     """Deliver each file; returns how many could not be."""
     failed = 0
+    expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors())
     for path in files:
         run_id = path.name.split(".")[0]
         try:
             sender = RunSender(base, run_id)
             deliver_backlog(path.with_name(f"{run_id}.jsonl"), sender)
             print(f"{path}: delivered to MLflow run {sender.run_id}", flush=True)
-        except (StoreError, *get_store_errors()) as error:
+        except expected as error:
             failed += 1
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             print(f"{path}: kept, the store did not take it ({reason})", flush=True)
