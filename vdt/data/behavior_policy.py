@@ -63,7 +63,9 @@ class BehaviorPolicy:
         Returns:
             (..., A); of the form with `log_std` not clipped.
         """
-        hidden = np.clip((observations - self.observation_mean) / self.observation_std, -10.0, 10.0)
+        hidden = (observations - self.observation_mean) / self.observation_std
+        if self.log_std is not None:
+            hidden = np.clip(hidden, -10.0, 10.0)  # as VecNormalize of stable-baselines3 does
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             hidden = hidden @ weight + bias
             hidden = np.tanh(hidden) if self.log_std is not None else np.maximum(hidden, 0.0)
