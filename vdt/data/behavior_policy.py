@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ FloatArray = npt.NDArray[np.float32]
 # What zipfile and NumPy raise on a file that is not theirs, or was changed: found by fuzzing.
 UNREADABLE: tuple[type[Exception], ...] = (
     *(ValueError, OSError, EOFError, LookupError, TypeError, RuntimeError, MemoryError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error),
+    *(zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError),  # NumPy parses headers as Python
 )
 MAX_ARRAY_BYTES = 64 * 2**20  # a ladder is a megabyte or two; anything near this is not one
 LOG_STD_RANGE = (-20.0, 2.0)  # SAC's

@@ -120,7 +120,14 @@ def _open(path: Path, task: TaskConfig | None) -> Iterator[tuple[dict[str, h5py.
         with h5py.File(path, "r") as file:
             nodes = {name: _find(path, file, name, tail) for name, tail in shapes.items()}
             yield nodes, _check_lengths(path, nodes)
-    except OSError as error:
+    except DataError:
+        raise
+    except (
+        OSError,
+        KeyError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # what h5py raises on damaged files: found by fuzzing
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: not a whole HDF5 file ({reason}); is it truncated, or of another format?") from None
 
