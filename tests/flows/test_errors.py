@@ -25,7 +25,7 @@ from flow_for_tests import ENV, run_flow
         (["--env", ENV, "--seeds", "0,one"], "--seeds takes whole numbers"),
         (["--env", ENV, "--seeds", "1,1"], "--seeds names something twice"),
         (["--env", ENV, "--source", "minarii"], "--source must be"),
-        (["--env", ENV, "--source", "path:/nowhere/data.hdf5"], "there is no file /nowhere/data.hdf5"),
+        (["--env", ENV, "--source", "path:/nowhere/data.hdf5"], "there is no file or folder /nowhere/data.hdf5"),
         ([], "--env needs at least one name"),
     ],
 )
