@@ -140,14 +140,18 @@ def test_a_resumed_step_leaves_no_hole_and_no_duplicate(
             first.log(step, {"actor/b": -float(step)})
     assert first._delivery.flush(timeout=30)
     for step in (36, 37):
-        first.log(step, {"actor/a": float(step)})  # never delivered: the process is killed here
+        first.log(
+            step, {"actor/a": float(step)}
+        )  # the process is killed here: delivered or not, as the thread was quick
     second = MLflowTracker(store, run_id, interval=60)
     for step in range(31, 61):
         second.log(step, {"actor/a": float(step), "actor/b": -float(step)})
     second.close()
     assert get_points(client, run_id, "actor/a") == [(s, float(s)) for s in range(1, 61)]
     assert get_points(client, run_id, "actor/b") == [(s, -float(s)) for s in range(1, 61)]
-    assert "tracking: 8 points were in the run already" in capsys.readouterr().out  # 31..35 and 31..33
+    left_out = {f"tracking: {count} points were in the run already" for count in (8, 10)}  # 31..35 (or 37) and 31..33
+    output = capsys.readouterr().out
+    assert any(message in output for message in left_out)
 
 
 def test_a_locked_database_costs_no_point_and_no_time(store: Path, client: MlflowClient) -> None:
