@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from data_for_tests import make_small_config, make_steps, write_hdf5
+from server_for_tests import serve_handler
 from vdt.data.snapshot import make_snapshot
 from vdt.data.sources import download as module
 from vdt.data.sources.d4rl import get_cache_file
@@ -94,12 +95,8 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     made = write_hdf5(tmp_path / "made.hdf5", make_steps(8, terminals=(3,), timeouts=(7,)))
     for name, value in {"content": made.read_bytes(), "etag": '"one"', "fault": "", "asked": []}.items():
         monkeypatch.setattr(Handler, name, value)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.block_on_close = True, False
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serve_handler(Handler) as url:
+        yield url
 
 
 @pytest.fixture

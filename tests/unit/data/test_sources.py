@@ -1,7 +1,6 @@
 """D4RL's cache and address, and the choice of a source."""
 
 import http.server
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from data_for_tests import NOWHERE, make_data_config, make_small_config, make_steps, write_hdf5
+from server_for_tests import serve_handler
 from vdt.data.sources import choose_source, get_snapshot_path
 from vdt.data.sources.d4rl import get_cache_file, make_d4rl_key
 from vdt.data.sources.download import probe
@@ -42,12 +42,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def address() -> Iterator[str]:
     """A server on the loopback interface."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.block_on_close = True, False
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serve_handler(Handler) as url:
+        yield url
 
 
 def test_cache_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

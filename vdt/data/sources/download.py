@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
 import http.client
 import json
 import os
@@ -12,13 +9,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from vdt.data.sources.recording import DataError
-from vdt.files import sync_folder, write_text
+from vdt.files import compute_file_digest, hold_lock, sync_folder, write_text
 
 PROBE_SECONDS = 3.0  # name look-up included
 READ_TIMEOUT_SECONDS = 30.0
@@ -71,7 +68,7 @@ def download(url: str, target: Path, check: Callable[[Path], None], sha256: str 
     part = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.parent):
+        with hold_lock(target.parent, "downloads"):  # the folder, for HDF5 locks the files themselves
             if not target.is_file():  # else another process was faster
                 _make(url, target, part, check, sha256)
     except NETWORK_ERRORS as error:
@@ -105,11 +102,7 @@ def check_digest(path: Path, sha256: str) -> None:
     Raises:
         DataError: if they differ.
     """
-    if not sha256:
-        return
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256.lower():
+    if sha256 and (found := compute_file_digest(path, "sha256")) != sha256.lower():
         raise DataError(f"{path}: sha256 is {found}; accepted is {sha256} (task.d4rl_sha256)")
 
 
@@ -126,21 +119,6 @@ def _measure_rest(part: Path) -> int:
 def _discard(part: Path) -> None:
     part.unlink(missing_ok=True)
     _note(part).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, so that one process at a time downloads into it; HDF5 locks the files themselves."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"download: another process downloads into {folder}; waiting for it", flush=True)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True)

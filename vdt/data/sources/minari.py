@@ -28,7 +28,6 @@ from vdt.schema import TaskConfig
 
 MAX_BYTES = 4 * 2**30  # of one episode's array
 MAX_METADATA_BYTES = 16 * 2**20
-LABEL = "minari"
 
 
 @dataclass(frozen=True)
