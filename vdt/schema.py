@@ -17,6 +17,9 @@ def knob(
     return field(metadata={"low": low, "high": high, "choices": choices, "json_mapping": json_mapping})
 
 
+BRIDGES = ("none", "adroit", "kitchen", "maze2d", "antmaze")  # modules of vdt/environments/ with a function `bridge`
+
+
 @dataclass(frozen=True, kw_only=True)
 class CollectedRecipe:
     """How the built-in data source stands in for a D4RL data set."""
@@ -32,6 +35,7 @@ class TaskConfig:
     family: str
     environment_id: str | None  # none: data without an environment
     environment_kwargs: str = knob(json_mapping=True)  # of gymnasium.make, e.g. '{"ctrl_cost_weight": 0.1}'
+    bridge: str = knob(choices=BRIDGES)
     observation_size: int = knob(low=1, high=100_000)
     action_size: int = knob(low=1, high=10_000)
     action_low: tuple[float, ...]  # of the environment; mapped to -1. Empty: the range is [-1, 1]

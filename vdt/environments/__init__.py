@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,6 +17,7 @@ from vdt.schema import TaskConfig
 
 Environment = gymnasium.Env[npt.NDArray[Any], npt.NDArray[Any]]
 EnvironmentFactory = Callable[[], Environment]
+Bridge = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
 
 
 def make_environment(task: TaskConfig) -> Environment:
@@ -25,7 +28,9 @@ def make_environment(task: TaskConfig) -> Environment:
     """
     if task.environment_id is None:
         raise ValueError("this data has no environment (task.environment_id is none)")
-    made = make_gymnasium_environment(task.environment_id, task.horizon, json.loads(task.environment_kwargs))
+    made = make_gymnasium_environment(
+        task.environment_id, task.horizon, json.loads(task.environment_kwargs), get_bridge(task)
+    )
     if not task.action_low:
         return made
     low, high = np.asarray(task.action_low, np.float32), np.asarray(task.action_high, np.float32)
@@ -67,8 +72,16 @@ def _make_zeros(space: gymnasium.Space[Any]) -> Any:
     return np.zeros(space.shape) if isinstance(space, gymnasium.spaces.Box) else None
 
 
+def get_bridge(task: TaskConfig) -> Bridge | None:
+    """The wrapper that makes the task's environment speak D4RL's language; none where it already does."""
+    if task.bridge == "none":
+        return None
+    module = importlib.import_module(f"{__name__}.{task.bridge}")
+    return functools.partial(module.bridge, task=task)
+
+
 def make_gymnasium_environment(
-    environment_id: str, horizon: int, settings: Mapping[str, Any] | None = None
+    environment_id: str, horizon: int, settings: Mapping[str, Any] | None = None, bridge: Bridge | None = None
 ) -> Environment:
     """Make one environment that is truncated after `horizon` steps.
 
@@ -76,6 +89,7 @@ def make_gymnasium_environment(
         environment_id: Gymnasium id with Box actions, and Box observations or nested dicts of Box, e.g. "Walker2d-v4".
         horizon: time limit in environment steps.
         settings: further arguments of `gymnasium.make`.
+        bridge: wraps the environment as Gymnasium made it, before its observations are flattened.
 
     Raises:
         ValueError: if Gymnasium does not know the id, or a space is not a Box.
@@ -84,7 +98,8 @@ def make_gymnasium_environment(
         with warnings.catch_warnings():  # -v4 is deprecated and is the version that matches D4RL's physics
             warnings.filterwarnings("ignore", message=".*is out of date.*", category=DeprecationWarning)
             warnings.filterwarnings("ignore", message=".*deprecated.*", category=DeprecationWarning)
-            environment = _flatten(gymnasium.make(environment_id, max_episode_steps=horizon, **(settings or {})))
+            made = gymnasium.make(environment_id, max_episode_steps=horizon, **(settings or {}))
+            environment = _flatten(bridge(made) if bridge else made)
     except (gymnasium.error.Error, TypeError) as error:
         raise ValueError(f"task.environment_id: Gymnasium cannot make {environment_id!r}: {error}") from error
     for name in ("observation_space", "action_space"):
