@@ -191,12 +191,11 @@ def test_action_alignment_training_vs_inference() -> None:
     trajectory = roll_out(brain, PlannerSettings((12.0,)), seed=4)
     buffer = TrajectoryReplayBuffer(brain.normalizer, make_target_settings(brain.config, 1.0), action_size=1)
     buffer.add(trajectory)
-    sampler, steps = make_tiny_sampler(buffer), len(trajectory)
-    assert steps == 6
+    sampler = make_tiny_sampler(buffer)
+    assert len(trajectory) == 6
     for step, (observations, actions, _, timesteps) in enumerate(asked):
         start = max(0, step - 3)
-        place = (torch.tensor([start]), torch.tensor([start]), torch.tensor([steps - start]))
-        window, length = sampler.gather_sequences(*place, 4), step + 1 - start
+        window, length = sampler.gather_sequences(torch.tensor([start]), 4), step + 1 - start
         torch.testing.assert_close(observations[0], window.observations[0, :length])
         assert torch.equal(actions[0, :-1], window.actions[0, : length - 1])  # beside their own observations
         assert not actions[0, -1].any()  # and the present one, unknown, is the last
@@ -210,7 +209,7 @@ def test_next_observations_normalised_alike() -> None:
     dataset = make_dataset((6, 5))
     buffer = make_buffer(dataset)
     sampler = make_tiny_sampler(buffer)
-    batch = sampler.gather_sequences(torch.tensor([0]), torch.tensor([0]), torch.tensor([6]), 6)
+    batch = sampler.gather_sequences(torch.tensor([0]), 6)
     assert torch.equal(batch.next_observations[:, :-1], batch.observations[:, 1:])
     transitions = sampler.gather_transitions(torch.tensor([0, 3, 5]))
     seen = buffer.normalizer.normalize(torch.from_numpy(dataset[0].observations))
