@@ -124,7 +124,7 @@ class Agent:
         if self.settings.env_model == "simulator":
             scratch = make_environment(task)
             return SimulatorModel(scratch, self.brain.normalizer, task.return_scale)
-        return LearnedModel(self.brain.policy)
+        return LearnedModel()
 
     def start(self, environments: Sequence[Environment]) -> None:
         """Forget; new episodes begin."""

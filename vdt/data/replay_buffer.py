@@ -100,7 +100,8 @@ class Columns:
         """The layout for these sizes."""
         first = observation_size + action_size
         observation, action = slice(0, observation_size), slice(observation_size, first)
-        return cls(observation, action, *range(first, first + 7), first + 7)
+        t = first
+        return cls(observation, action, t, t + 1, t + 2, t + 3, t + 4, t + 5, t + 6, t + 7)
 
 
 class TrajectoryReplayBuffer:

@@ -58,19 +58,23 @@ class DecisionTransformer(nn.Module):
             returns_to_go: (B, K), divided by the return scale.
             timesteps: (B, K) int64.
         """
-        time = self.embed_timestep(timesteps.clamp(max=self.horizon))
         tokens = torch.stack(
-            [
-                self.embed_return(returns_to_go.unsqueeze(-1)) + time,
-                self.embed_observation(observations) + time,
-                self.embed_action(actions) + time,
-            ],
-            dim=2,
+            [*self.embed_situation(observations, returns_to_go, timesteps), self.embed_taken(actions, timesteps)], dim=2
         )  # (B, K, 3, D)
         out = self.transformer(tokens.flatten(1, 2)).unflatten(1, (-1, 3))
         after_observation, after_action = out[:, :, 1], out[:, :, 2]
-        return PolicyOutput(
-            actions=self.predict_action(after_observation),
-            next_observations=observations + self.predict_change(after_action),
-            rewards=self.predict_reward(after_action).squeeze(-1),
-        )
+        return PolicyOutput(self.predict_action(after_observation), *self.predict_outcome(observations, after_action))
+
+    def embed_situation(self, observations: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return and observation tokens of steps: (..., S), (...), (...) -> twice (..., D)."""
+        time = self.embed_timestep(timesteps.clamp(max=self.horizon))
+        return self.embed_return(returns_to_go.unsqueeze(-1)) + time, self.embed_observation(observations) + time
+
+    def embed_taken(self, actions: Tensor, timesteps: Tensor) -> Tensor:
+        """Action tokens of steps: (..., A), (...) -> (..., D)."""
+        token: Tensor = self.embed_action(actions) + self.embed_timestep(timesteps.clamp(max=self.horizon))
+        return token
+
+    def predict_outcome(self, observations: Tensor, after_action: Tensor) -> tuple[Tensor, Tensor]:
+        """Next observations (..., S) and rewards (...) from what the transformer says after the action tokens."""
+        return observations + self.predict_change(after_action), self.predict_reward(after_action).squeeze(-1)
