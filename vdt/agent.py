@@ -17,7 +17,7 @@ from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import FloatArray
 from vdt.environments import Environment, make_environment
 from vdt.planning.env_model import EnvModel, LearnedModel, SimulatorModel
-from vdt.planning.planner import plan
+from vdt.planning.planner import Plan, plan
 from vdt.policy.history import History
 from vdt.policy.losses import AdvantageWeighting
 from vdt.policy.mlp_policy import make_policy
@@ -140,7 +140,17 @@ class Agent:
         assert self._history is not None
         raw = torch.from_numpy(observations).to(self.device)
         self._history.append_observation(self.brain.normalizer.normalize(raw), self.brain.config.task.action_size)
-        choice = plan(
+        choice = self.decide()
+        self.chosen += np.bincount(choice.chosen.cpu().numpy(), minlength=len(self.chosen))
+        if isinstance(self._env_model, SimulatorModel):
+            self.imagined_environment_steps = self._env_model.environment_steps
+        actions: FloatArray = choice.actions.cpu().numpy()
+        return actions
+
+    def decide(self) -> Plan:
+        """Plan for the present step; changes nothing."""
+        assert self._history is not None
+        return plan(
             self._history,
             self.brain.policy,
             self.brain.critic.compute_min_q,
@@ -149,11 +159,6 @@ class Agent:
             env_model=self._env_model,
             environments=self.environments,
         )
-        self.chosen += np.bincount(choice.chosen.cpu().numpy(), minlength=len(self.chosen))
-        if isinstance(self._env_model, SimulatorModel):
-            self.imagined_environment_steps = self._env_model.environment_steps
-        actions: FloatArray = choice.actions.cpu().numpy()
-        return actions
 
     def observe(self, actions: FloatArray, rewards: FloatArray, active: npt.NDArray[np.bool_]) -> None:
         """Remember what was executed, align returns-to-go with what it paid (M4), drop finished episodes."""
