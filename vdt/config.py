@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from vdt.checks import check_objective
 from vdt.files import make_file_name
 from vdt.plain_yaml import expect_mapping, load_yaml, parse_yaml
 from vdt.schema import (
@@ -315,6 +316,7 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             "critic.gradient_steps is 0, but actor.inverse_temperature, actor.q_coefficient or planner.candidates uses the critic"
         )
+    check_objective(config.critic, policy, actor)
     if not config.task.candidate_returns:
         raise ConfigError("task.candidate_returns must name at least one return")
 

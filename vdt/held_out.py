@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vdt.agent import Brain
 from vdt.data.batches import SequenceBatch
+from vdt.data.histories import find_bootstrap_rows, gather_histories
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
@@ -31,7 +32,7 @@ class HeldOutReport:
         action_std: standard deviation of the data's actions about their mean, the same average: what a constant scores.
         policy_value: mean value of the policy's actions.
         data_value: mean value of the data's actions.
-        monte_carlo_value: mean discounted return from the data's steps on; after a cut, V of the final observation.
+        monte_carlo_value: mean discounted return from the data's steps on; after a cut, the value of the final observation.
         value_correlation: between data_value and monte_carlo_value, over steps.
     """
 
@@ -108,6 +109,7 @@ def _measure(brain: Brain, sampler: Sampler, rows: Tensor) -> tuple[Tensor, Tens
     observations, predicted, taken = batch.observations[real], output.actions[real], batch.actions[real]
     every = (rows[:, None] + torch.arange(length, device=rows.device))[real]
     steps = sampler.gather_transitions(every)
-    earned = steps.n_step_rewards + steps.bootstrap_discounts * brain.critic.value(steps.bootstrap_observations)
+    after = gather_histories(sampler.buffer, find_bootstrap_rows(sampler.buffer, every), brain.acting_context)
+    earned = steps.n_step_rewards + steps.bootstrap_discounts * brain.compute_values(after)
     compute = brain.critic.compute_min_q
     return predicted, taken, compute(observations, predicted), compute(observations, taken), earned

@@ -34,6 +34,7 @@ LAYERS = {
     "files": 0,
     "runtime": 0,
     "config": 0,
+    "checks": 0,
     "plain_yaml": 0,
     "schema": 0,
     "values": 0,

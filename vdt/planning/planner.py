@@ -39,6 +39,7 @@ def plan(
     planning_horizon: int,
     env_model: EnvModel | None = None,
     environments: Sequence[Any] = (),
+    explore: bool = False,
 ) -> Plan:
     """Choose one action per episode; all candidates of all episodes advance as one batch.
 
@@ -50,10 +51,11 @@ def plan(
         planning_horizon: E, number of terms of the score.
         env_model: predicts imagined steps; needed if E > 1.
         environments: the N acting environments, for a model that copies their states.
+        explore: whether a stochastic policy draws its actions.
     """
     assert history.returns_to_go is not None
     episodes, candidates, _ = history.returns_to_go.shape
-    imagination = imagine(policy, history, planning_horizon - 1 if candidates > 1 else 0)
+    imagination = imagine(policy, history, planning_horizon - 1 if candidates > 1 else 0, explore=explore)
     first = imagination.actions.unflatten(0, (episodes, candidates))
     if candidates == 1:
         nothing = torch.zeros(episodes, dtype=torch.int64, device=first.device)
