@@ -98,6 +98,7 @@ def make_gymnasium_environment(
         with warnings.catch_warnings():  # -v4 is deprecated and is the version that matches D4RL's physics
             warnings.filterwarnings("ignore", message=".*is out of date.*", category=DeprecationWarning)
             warnings.filterwarnings("ignore", message=".*deprecated.*", category=DeprecationWarning)
+            _register(environment_id)
             made = gymnasium.make(environment_id, max_episode_steps=horizon, **(settings or {}))
             environment = _flatten(bridge(made) if bridge else made)
     except (gymnasium.error.Error, TypeError) as error:
@@ -107,6 +108,14 @@ def make_gymnasium_environment(
         if not isinstance(space, gymnasium.spaces.Box):
             raise ValueError(f"{environment_id}: {name} must be a Box, not {type(space).__name__}")
     return environment
+
+
+def _register(environment_id: str) -> None:
+    """Make Gymnasium-Robotics' environments known where the id is not; importing it takes a second."""
+    if environment_id not in gymnasium.registry:
+        import gymnasium_robotics
+
+        gymnasium.register_envs(gymnasium_robotics)
 
 
 def get_action_bounds(environment: Environment) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
