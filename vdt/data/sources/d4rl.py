@@ -22,7 +22,9 @@ def get_cache_file(url: str) -> Path:
 
 def make_d4rl_key(config: Config) -> str:
     """Folder name of the snapshot."""
-    digest = hashlib.sha256(f"{config.task.d4rl_url} {config.task.horizon}".encode()).hexdigest()
+    task = config.task
+    bridge = "" if task.bridge == "none" else f" {task.bridge}"  # it may relabel rewards and ends
+    digest = hashlib.sha256(f"{task.d4rl_url} {task.horizon}{bridge}".encode()).hexdigest()
     return f"d4rl-{digest[:8]}"
 
 
