@@ -2,7 +2,8 @@
 
 An observation is 9 robot positions, 21 object positions and the 30 positions of the goal, zero where nothing is asked for.
 A sub-task is completed when its objects are less than 0.3 from their goal; it pays 1 the first time, in any order, and the
-episode really ends with the last one. The noise on positions is D4RL's too (`task.environment_kwargs`).
+episode really ends with the last one. Positions are noisy as in D4RL: `robot_noise_ratio` holds for objects too. The
+environment's own noise of objects stays off: it is shifted by one component, far outside of the data.
 
 D4RL's files pay otherwise: each row has the number of sub-tasks that are complete in the observation before its action,
 and every recording ends with a terminal, whatever was achieved. `relabel` gives recorded episodes the environment's rewards.
@@ -21,6 +22,9 @@ from vdt.schema import TaskConfig
 
 ROBOT, POSITIONS = 9, 30  # positions of the robot; of the robot and all objects
 VELOCITIES = 9  # of the robot, between its positions and those of the objects
+NOISE = np.repeat(
+    [5e-3, 5e-4, 5e-3, 0.1, 5e-3, 0.1, 5e-3], [2, 6, 3, 3, 3, 3, 1]
+)  # of the 21 object positions, at ratio 1
 
 Vector = npt.NDArray[np.float64]
 
@@ -60,12 +64,14 @@ class Kitchen(gymnasium.Wrapper[Vector, Any, Any, Any]):
         self.goal = np.zeros(POSITIONS)
         for name, place in environment.get_wrapper_attr("goal").items():
             self.goal[OBS_ELEMENT_INDICES[name]] = place
+        self.noise = environment.get_wrapper_attr("robot_env").robot_noise_ratio * NOISE
         self.completed = np.zeros(0, np.bool_)
 
     def _lay_out(self, observation: Any) -> Vector:
         given = observation["observation"]
         objects = given[ROBOT + VELOCITIES :][: POSITIONS - ROBOT]
-        return np.concatenate([given[:ROBOT], objects, self.goal])
+        noise = self.noise * self.np_random.uniform(-1.0, 1.0, len(objects))
+        return np.concatenate([given[:ROBOT], objects + noise, self.goal])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Vector, dict[str, Any]]:
         """As `gymnasium.Env.reset`; nothing is complete."""
