@@ -6,6 +6,7 @@ built-in source `collected`.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -17,6 +18,7 @@ from vdt.data.sources.download import probe
 from vdt.data.sources.minari import open_sets, read_sets
 from vdt.data.sources.path import choose_path
 from vdt.data.sources.recording import Choice, DataError, Recording
+from vdt.data.sources.relabel import relabel_recording
 
 __all__ = ["Choice", "DataError", "Recording", "choose_source", "get_snapshot_path"]
 
@@ -36,6 +38,12 @@ def choose_source(config: Config, home: Path) -> Choice:
     Raises:
         DataError: if the source asked for, or with `auto` every source, is out of reach; it says what remains.
     """
+    choice = _choose(config, home)
+    load = choice.load
+    return dataclasses.replace(choice, load=lambda: relabel_recording(load(), config.task))
+
+
+def _choose(config: Config, home: Path) -> Choice:
     source = config.data.source
     if config.task.minari_ids and (source == "minari" or config.env.startswith("minari:")):
         return _choose_minari(config)
@@ -64,14 +72,14 @@ def _choose_any(config: Config, home: Path) -> Choice:
     problem = probe(config.task.d4rl_url)
     if problem is None:
         return _d4rl(config, f"auto: no snapshot, not in the cache, and {config.task.d4rl_url} answers", fetch=True)
-    missing = f"no D4RL file at {cached}, {config.task.d4rl_url} cannot be reached ({problem})"
+    missing = f"no D4RL file at {cached}, and {config.task.d4rl_url} cannot be reached ({problem})"
     if collection is not None:
         return _choose_collected(config, f"auto: no snapshot yet, {missing}, so the built-in source takes its place")
     raise DataError(
-        f"{config.env}: no data. {missing}, and there is no behaviour policy for {config.task.environment_id} "
-        f"(task.collected.ladder is {config.task.collected.ladder!r}). Put the file there (or set D4RL_DATASET_DIR), "
-        f"or use --source path:FILE"
-        f"{' or --source minari' if config.task.minari_ids else ''}"
+        f"{config.env}: no data: {missing}. Download it where there is a network and put it into {cached.parent} "
+        f"(or set D4RL_DATASET_DIR); or use --source path:FILE"
+        f"{' or --source minari' if config.task.minari_ids else ''}. "
+        f"There is no behaviour policy for {config.task.environment_id} to collect with"
     )
 
 

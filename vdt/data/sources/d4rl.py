@@ -23,7 +23,9 @@ def get_cache_file(url: str) -> Path:
 
 def make_d4rl_key(config: Config) -> str:
     """Folder name of the snapshot."""
-    what = " ".join([config.task.d4rl_url, str(config.task.horizon), *config.task.d4rl_repairs])
+    task = config.task
+    bridge = () if task.bridge == "none" else (task.bridge,)  # it may relabel rewards and ends
+    what = " ".join([task.d4rl_url, str(task.horizon), *bridge, *task.d4rl_repairs])
     digest = hashlib.sha256(what.encode()).hexdigest()
     return f"d4rl-{digest[:8]}"
 
