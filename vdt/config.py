@@ -261,6 +261,11 @@ def _check_environment(config: Config) -> None:
     if any(low >= high for low, high in zip(task.action_low, task.action_high, strict=True)):
         raise ConfigError("task.action_low must be below task.action_high in every component")
     if config.has_environment:
+        if config.planner.env_model == "simulator" and task.bridge != "none":
+            raise ConfigError(
+                f"planner.env_model is simulator, but copies of its state lack what {config.env}'s bridge "
+                f"({task.bridge}) remembers; accepted are learned, none"
+            )
         return
     if config.online.environment_steps > 0:
         raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ import numpy as np
 
 from vdt.agent import Agent, Brain, PlannerSettings
 from vdt.config import Config
-from vdt.data.trajectory import TrajectoryDataset
+from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_environment
 from vdt.held_out import evaluate_held_out
 from vdt.rollout import collect_trajectories
 from vdt.runtime import choose_device
-from vdt.scores import compute_normalized_score
+from vdt.scores import compute_normalized_score, compute_wilson_interval, format_return, format_success
 from vdt.tracking import Tracker
 from vdt.training.checkpoint import load_state
 
@@ -39,6 +39,9 @@ class EvaluationReport:
         environment_steps: real steps taken, those of a simulator look-ahead included.
         seconds: wall time.
         chosen_candidates: share of steps at which each candidate won.
+        successes: of each episode, where the environment says so; else none.
+        success_rate: share of the episodes; none where the environment does not say.
+        success_interval: Wilson's, of 95 %: lowest and highest rate.
     """
 
     label: str
@@ -53,6 +56,9 @@ class EvaluationReport:
     environment_steps: int
     seconds: float
     chosen_candidates: list[float]
+    successes: list[bool] | None = None
+    success_rate: float | None = None
+    success_interval: list[float] | None = None
 
 
 def evaluate(brain: Brain, settings: PlannerSettings, config: Config, label: str) -> EvaluationReport:
@@ -82,14 +88,29 @@ def evaluate(brain: Brain, settings: PlannerSettings, config: Config, label: str
         environment_steps=steps + agent.imagined_environment_steps,
         seconds=time.monotonic() - started,
         chosen_candidates=(agent.chosen / max(1, agent.chosen.sum())).tolist(),
+        **_count_successes(trajectories),  # nothing where the environment does not say
     )
     error = report.normalized_score_standard_error
     print(
         f"evaluate {label}: normalized_score {report.normalized_score_mean:.1f} ± {error:.1f} (standard error, {count} "
-        f"episodes)  return {np.mean(returns):.0f}  {report.seconds:.0f} s",
+        f"episodes)  return {format_return(float(np.mean(returns)))}  "
+        f"{f'success {format_success(report.successes)}  ' if report.successes else ''}{report.seconds:.0f} s",
         flush=True,
     )
     return report
+
+
+def _count_successes(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    """What `EvaluationReport` says of successes; empty where the environment says nothing."""
+    successes = [trajectory.success for trajectory in trajectories if trajectory.success is not None]
+    if not successes:
+        return {}
+    interval = compute_wilson_interval(sum(successes), len(successes))
+    return {
+        "successes": successes,
+        "success_rate": sum(successes) / len(successes),
+        "success_interval": list(interval),
+    }
 
 
 def make_evaluation_settings(config: Config) -> dict[str, PlannerSettings]:
@@ -130,6 +151,8 @@ def evaluate_agents(
         for setting, planner in make_evaluation_settings(config).items() if config.has_environment else ():
             reports[setting] = asdict(evaluate(brain, planner, config, f"{name}/{setting}"))
         metrics = {f"eval/{name}_{key}_normalized_score": r["normalized_score_mean"] for key, r in reports.items()}
+        rates = ((f"eval/{name}_{key}_success_rate", r["success_rate"]) for key, r in reports.items())
+        metrics.update({key: rate for key, rate in rates if rate is not None})
         if held_out is not None:
             measured[name] = asdict(evaluate_held_out(brain, held_out, name))
             numbers = ((key, value) for key, value in measured[name].items() if isinstance(value, float))

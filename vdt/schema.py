@@ -19,6 +19,8 @@ def knob(
 
 BRIDGES = ("none", "adroit", "kitchen", "maze2d", "antmaze")  # modules of vdt/environments/ with a function `bridge`
 
+REPAIRS = ("timeouts_are_goals", "late_rewards", "goals_are_ends")  # what vdt/data/sources/repairs.py can put right
+
 
 @dataclass(frozen=True, kw_only=True)
 class CollectedRecipe:
@@ -26,6 +28,9 @@ class CollectedRecipe:
 
     ladder: str | None  # file of params/behavior/ without suffix; none where no behaviour policy exists
     snapshots: tuple[int, ...]  # rungs of the ladder, each given an equal share of the steps, in this order
+    controller: str = knob(
+        choices=("none", "waypoints")
+    )  # instead of a ladder: walks through a maze (vdt/data/waypoints.py)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,7 @@ class TaskConfig:
     candidate_returns: tuple[float, ...]
     d4rl_url: str
     d4rl_sha256: str
+    d4rl_repairs: tuple[str, ...] = knob(choices=REPAIRS)  # known faults of D4RL's file
     minari_ids: tuple[str, ...]
     licence: str
     collected: CollectedRecipe

@@ -181,6 +181,20 @@ def test_report_table_golden(tmp_path: Path) -> None:
     assert "`run-vdt-1` | 3.2 | 60.0 |" in text
 
 
+def test_success_has_a_column_where_some_environment_says_it(tmp_path: Path) -> None:
+    cells = []
+    for seed, successes in ((0, [True, False]), (1, [True, True])):
+        evaluation = {**make_evaluation([1.0, 3.0]), "episode_returns": [0.5, 1.75], "successes": successes}
+        cells.append(make_cell(seed, {"offline": {"single": evaluation}}))
+    text = write_report(cells, tmp_path).read_text()
+    assert "| ms per step | success rate (Wilson's 95% over all episodes) |" in text
+    assert "| 1.12 | 2 (0, 1) | 4 | 2.50 | 75% (30-95%) |" in text  # 3 of 4, both seeds together
+    assert "| 1.12 | 1 (0) | 2 | 2.50 | 50% (9-91%) |" in text
+    both = write_report([cells[0], make_cell(1, make_policies(0.0), method="dt")], tmp_path / "both").read_text()
+    assert "| 2.50 | - |" in both
+    assert "success" not in write_report([make_cell(0, make_policies(0.0))], tmp_path / "silent").read_text()
+
+
 def test_json_holds_every_number_as_it_came(tmp_path: Path) -> None:
     returns = [0.1 + 0.2, 1.0 / 3.0, 1e-17]
     evaluation = {**make_evaluation([1.0, 2.0, 3.0]), "episode_returns": returns}
