@@ -20,7 +20,7 @@ from vdt.training.offline import pretrain_critic
 
 OWNER = "OWNER"  # file: the MLflow run that trains, or trained
 SHARED_FROM = "critic_shared_from"  # tag: the MLflow run whose critic this one has
-CONTINUED_FROM = "critic_continued_from"  # tag: the MLflow run whose unfinished critic this one went on with
+CONTINUED_FROM = "critic_continued_from"  # tag: the MLflow run that had worked on the critic before, unfinished
 
 
 def compute_critic_key(config: Config, md5: str) -> str:
@@ -70,7 +70,7 @@ def share_critic(
             tracker.put({"kind": "tags", "tags": {SHARED_FROM: owner}})
             tracker.log(state["step"], state["metrics"])
             return finished, owner
-        if owner and owner != run_id:
+        if owner and owner != run_id and any(folder.glob("*.pt")):
             print(f"critic: MLflow run {owner} has left it unfinished; going on from there", flush=True)
             tracker.put({"kind": "tags", "tags": {CONTINUED_FROM: owner}})
         write_text(folder / OWNER, f"{run_id}\n")
