@@ -159,6 +159,7 @@ class EvaluationConfig:
     seed: int = knob(low=0)
     max_episode_steps: int = knob(low=0)
     lookahead_horizon: int = knob(low=0, high=100)
+    requested_episodes: int = knob(low=0)
 
 
 @dataclass(frozen=True, kw_only=True)

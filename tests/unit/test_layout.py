@@ -28,7 +28,7 @@ IMPORTERS = {
     "mujoco": ("environments", "planning.env_model"),
     "yaml": ("config", "plain_yaml"),
     "stable_baselines3": ("training.behavior",),
-    "matplotlib": ("reporting",),
+    "matplotlib": ("figures",),
 }
 
 # Module (longest prefix counts) -> layer; a module imports its own layer and those below, never above.
@@ -46,13 +46,21 @@ LAYERS = {
     "data": 0,
     "tracking": 0,
     "training.checkpoint": 0,
+    "cell_results": 0,
+    "published": 0,
+    "statistics": 0,
+    "study": 0,
     "critic": 1,
     "policy": 1,
     "planning": 2,
     "agent": 3,
     "evaluation": 4,
+    "diagnostics": 4,
     "held_out": 4,
+    "comparison": 4,
+    "figures": 4,
     "results": 4,
+    "study_tables": 4,
     "reporting": 4,
     "training": 5,
 }
