@@ -29,6 +29,7 @@ from vdt.results import (
     compute_estimate,
     name_method,
 )
+from vdt.scores import format_return, format_success
 from vdt.study_tables import (
     Table,
     name_source,
@@ -38,7 +39,6 @@ from vdt.study_tables import (
     tabulate_improvements,
     tabulate_published,
 )
-from vdt.scores import format_return, format_success
 
 NOT_D4RL = "**Results on data that is not D4RL's (collected, minari, own file) are not comparable with published D4RL numbers.**"
 SUCCESS_HEADER = "success rate (Wilson's 95% over all episodes)"
