@@ -151,7 +151,7 @@ def test_ablations_are_named() -> None:
             "critic.bootstrap=policy",
             r"advantage_unit deviation is fitted to a finished critic, but critic.bootstrap",
         ),
-        ("td3bc", "critic.gradient_steps=0", r"critic.bootstrap policy trains critic and actor together: critic.grad"),
+        ("bc", "critic.bootstrap=policy", r"critic.bootstrap policy trains critic and actor together: critic.grad"),
         (
             "vdt",
             "critic.conservative_coefficient=5",
