@@ -308,6 +308,7 @@ def _check_together(config: Config) -> None:
             "policy.kind mlp predicts no observations or rewards: "
             "set actor.next_observation_coefficient=0 actor.reward_coefficient=0"
         )
+    check_objective(config.critic, policy, actor)
     imagines = config.planner.planning_horizon > 1 or config.evaluation.lookahead_horizon > 1
     if config.planner.candidates > 1 and imagines and config.planner.env_model != "simulator" and not predicts:
         raise ConfigError(
@@ -321,7 +322,6 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             "critic.gradient_steps is 0, but actor.inverse_temperature, actor.q_coefficient or planner.candidates uses the critic"
         )
-    check_objective(config.critic, policy, actor)
     if not config.task.candidate_returns:
         raise ConfigError("task.candidate_returns must name at least one return")
 

@@ -10,11 +10,12 @@ import torch
 from builders_for_tests import make_config, make_dataset, make_store, make_trajectory
 from vdt.agent import Brain
 from vdt.config import PARAMS, Config, ConfigError, resolve_config
+from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.evaluation import evaluate, make_evaluation_settings
 from vdt.tracking import NullTracker
 from vdt.training.checkpoint import load_state
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.offline import make_offline_buffer, pretrain_critic, train_actor
 from vdt.training.online import make_tuner, seed_buffer
 
 ENV = "walker2d-medium-v2"
@@ -99,6 +100,9 @@ def test_best_share_leaves_normaliser_and_reward_scale_to_all_the_data(tmp_path:
     )
     assert torch.equal(some["normalizer"]["mean"], every["normalizer"]["mean"])
     assert some["reward_scale"] == every["reward_scale"]
+    normalizer = Normalizer(**some["normalizer"])
+    held = make_offline_buffer(make_config({"data.keep_best_fraction": 0.3}, method="bc"), DATASET, normalizer, 1.0)
+    assert held.steps == DATASET.keep_best(0.3).steps < DATASET.steps
 
 
 # Ablations
@@ -151,7 +155,7 @@ def test_ablations_are_named() -> None:
             "critic.bootstrap=policy",
             r"advantage_unit deviation is fitted to a finished critic, but critic.bootstrap",
         ),
-        ("td3bc", "critic.gradient_steps=0", r"critic.bootstrap policy trains critic and actor together: critic.grad"),
+        ("bc", "critic.bootstrap=policy", r"critic.bootstrap policy trains critic and actor together: critic.grad"),
         (
             "vdt",
             "critic.conservative_coefficient=5",
