@@ -136,8 +136,8 @@ def check_command_line(argv: list[str]) -> None:
         return
     try:
         configs = resolve_cells(vars(given))
-        check_folders(home())
         _check_data(configs)
+        check_folders(home())
     except (ConfigError, FolderError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
