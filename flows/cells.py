@@ -135,11 +135,28 @@ def check_command_line(argv: list[str]) -> None:
     if given.help or command != "run":
         return
     try:
-        resolve_cells(vars(given))
+        configs = resolve_cells(vars(given))
+        _check_data(configs)
         check_folders(home())
     except (ConfigError, FolderError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _check_data(configs: list[Config]) -> None:
+    """Named tasks that nothing stands in for need their file: say where to put it before anything is started.
+
+    Raises:
+        ConfigError: if no source of one of them is within reach.
+    """
+    for config in {config.env: config for config in configs}.values():
+        if config.task.d4rl_url and config.task.collected.ladder is None:
+            from vdt.data.sources import DataError, choose_source
+
+            try:
+                choose_source(config, home())
+            except DataError as error:
+                raise ConfigError(str(error)) from None
 
 
 def remember_command(argv: list[str]) -> None:
