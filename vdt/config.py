@@ -248,7 +248,7 @@ def _find_task(env: str, source: str, given: Mapping[str, Any]) -> tuple[str, di
             return f"data:{path}", derive_file_task(path)
         if kind == "minari":
             return env, derive_minari_task(rest, given)
-        return env, {**tasks[env], **derive_named_task(env, tasks[env].get("task.minari_ids", []), given)}
+        return env, {**tasks[env], **derive_named_task(env, tasks[env], given)}
     except DataError as error:
         raise ConfigError(str(error)) from None
 

@@ -28,9 +28,8 @@ class CollectedRecipe:
 
     ladder: str | None  # file of params/behavior/ without suffix; none where no behaviour policy exists
     snapshots: tuple[int, ...]  # rungs of the ladder, each given an equal share of the steps, in this order
-    controller: str = knob(
-        choices=("none", "waypoints")
-    )  # instead of a ladder: walks through a maze (vdt/data/waypoints.py)
+    # instead of a ladder: walks through a maze (vdt/data/waypoints.py)
+    controller: str = knob(choices=("none", "waypoints"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
+import gymnasium.envs.mujoco as mujoco_env
 import mujoco
 import numpy as np
 import numpy.typing as npt
@@ -45,3 +48,34 @@ class PointMaze:
         self.data.ctrl[:] = np.clip(action, -1.0, 1.0)
         mujoco.mj_step(self.model, self.data)
         return np.concatenate([self.data.qpos, self.data.qvel]), int(self.data.ncon) > 1  # one contact is the floor
+
+
+class AntMaze:
+    """Gymnasium's ant with the numbers in which D4RL's file differs, between D4RL's boxes of side 4 around its origin."""
+
+    def __init__(self, maze: tuple[str, ...]) -> None:
+        tree = ET.parse(Path(mujoco_env.__file__).parent / "assets" / "ant.xml")
+        tree.find("option").set("timestep", "0.02")
+        tree.find("default/geom").set("solimp", ".8 .8 .01")
+        for motor in tree.findall("actuator/motor"):
+            motor.set("gear", "1")
+            motor.set("ctrlrange", "-30 30")
+        for row, line in enumerate(maze):  # D4RL's map starts at row 1, column 1: the same walls in both mazes
+            for column, what in enumerate(line):
+                if what == "#":
+                    place = {"pos": f"{4 * (column - 1)} {4 * (row - 1)} 1", "size": "2 2 1", "type": "box"}
+                    ET.SubElement(tree.find("worldbody"), "geom", {**place, "contype": "1", "conaffinity": "1"})
+        self.model: Any = mujoco.MjModel.from_xml_string(ET.tostring(tree.getroot(), encoding="unicode"))
+        self.data: Any = mujoco.MjData(self.model)
+
+    def step(self, observation: Vector, action: Vector) -> tuple[Vector, bool]:
+        """Next observation of 29 numbers, and whether a wall was touched on the way."""
+        self.data.qpos[:], self.data.qvel[:] = observation[:15], observation[15:]
+        mujoco.mj_forward(self.model, self.data)
+        self.data.ctrl[:] = 30.0 * np.clip(action, -1.0, 1.0)
+        touched = False
+        for _ in range(5):
+            mujoco.mj_step(self.model, self.data)
+            boxes = self.model.geom_type[self.data.contact.geom] == mujoco.mjtGeom.mjGEOM_BOX
+            touched = touched or bool(boxes.any())
+        return np.concatenate([self.data.qpos, self.data.qvel]), touched

@@ -22,7 +22,7 @@ from vdt.data.sources import choose_source
 from vdt.data.sources.minari import open_sets
 from vdt.data.sources.minari_folder import get_root, write_beside
 from vdt.data.sources.recording import DataError
-from vdt.environments import flatten_observations, make_environment
+from vdt.environments import flatten_observations, make_environment, register_robotics
 
 ID = "vdttest/pendulum/random-v0"
 ENV = f"minari:{ID}"
@@ -132,6 +132,24 @@ def test_named_tasks_on_minaris_data(home: Path) -> None:
     with pytest.raises(ConfigError, match="have different spaces and cannot be combined"):
         resolve_config("hopper-medium-expert-v2", source="minari")
     assert choose_source(make_data_config("auto", env="hopper-medium-v2"), home).source == "collected"
+
+
+@pytest.mark.filterwarnings("ignore:.*share an object:UserWarning")  # the environment's goal is always the same array
+def test_bridged_tasks_on_minaris_data_are_minaris(home: Path) -> None:
+    settings = {"tasks_to_complete": ["microwave", "kettle"], "remove_task_when_completed": False}
+    register_robotics()
+    make_minari_set("D4RL/kitchen/complete-v2", "FrankaKitchen-v1", episodes=2, limit=4, arguments=settings)
+    config = resolve_config("kitchen-complete-v0", preset="smoke", source="minari")
+    task = config.task
+    assert (task.environment_id, task.horizon, task.bridge) == ("FrankaKitchen-v1", 4, "none")
+    assert json.loads(task.environment_kwargs)["tasks_to_complete"] == ["microwave", "kettle"]
+    assert task.observation_size == 59 + 2 * 8  # and achieved and desired goal: a door, and a kettle's 7
+    assert task.reference == "the data's own worst and best episode return"
+    snapshot = make_snapshot(config, home)
+    assert snapshot.label == "minari (not comparable with D4RL)" and not any(
+        "paid" in n for n in snapshot.card["notes"]
+    )
+    assert make_environment(task).reset(seed=0)[0].shape == (75,)
 
 
 def test_without_an_environment_it_is_offline_only() -> None:

@@ -1,0 +1,29 @@
+"""Tasks whose environment goes through a bridge, on their official file."""
+
+import json
+import shutil
+from pathlib import Path
+
+from data_for_tests import find_real_file
+from flow_for_tests import run_flow
+from isolation_for_tests import make_environment_variables
+
+
+def test_kitchen_from_its_official_file(tmp_path: Path) -> None:
+    official = find_real_file("d4rl/mini_kitchen_microwave_kettle_light_slider-v0.hdf5")
+    cache = Path(make_environment_variables(tmp_path)["D4RL_DATASET_DIR"])
+    cache.mkdir(parents=True)
+    shutil.copy(official, cache)
+    code, output = run_flow(tmp_path, "run", "--env", "kitchen-complete-v0", "--preset", "smoke")
+    assert code == 0, output
+    assert "DATA  kitchen-complete-v0  from source D4RL" in output and "mean normalized_score 100.0" in output
+    (report,) = (tmp_path / "home" / "reports" / "kitchen-complete-v0").glob("report.json")
+    (cell,) = json.loads(report.read_text())["cells"]
+    assert cell["snapshot"]["card"]["return_quantiles"] == dict.fromkeys(
+        cell["snapshot"]["card"]["return_quantiles"], 4.0
+    )
+    for settings in cell["evaluation"]["policies"].values():
+        for evaluation in settings.values():
+            assert evaluation["success_rate"] == 0.0 and evaluation["successes"] == [False, False]
+            assert all(0 <= subtasks <= 4 for subtasks in evaluation["episode_returns"])
+    assert "| 0% (0-66%) |" in report.with_suffix(".md").read_text()
