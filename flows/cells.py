@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vdt.config import ConfigError
+from vdt.config import Config, ConfigError
 from vdt.runtime import FolderError, check_folders, die_with_parent, home, interrupt_on_signals
 from vdt.study import Plan, Study, expand, load_study
 from vdt.values import suggest
