@@ -28,6 +28,15 @@ class PolicyOutput:
     rewards: Tensor | None = None
     distribution: SquashedGaussian | None = None
 
+    def to_float32(self) -> PolicyOutput:
+        """The same in float32, after a pass in lower precision."""
+        return PolicyOutput(
+            actions=self.actions.float(),
+            next_observations=None if self.next_observations is None else self.next_observations.float(),
+            rewards=None if self.rewards is None else self.rewards.float(),
+            distribution=None if self.distribution is None else self.distribution.to_float32(),
+        )
+
 
 class DecisionTransformer(nn.Module):
     """Three tokens a step: return-to-go, observation, action.

@@ -27,6 +27,10 @@ class SquashedGaussian:
     log_stds: Tensor
     temperature: Tensor
 
+    def to_float32(self) -> SquashedGaussian:
+        """The same in float32."""
+        return SquashedGaussian(self.means.float(), self.log_stds.float(), self.temperature.float())
+
     def sample(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw one action each and its log-density: (..., A) and (...); gradients pass through both."""
         like = self.means

@@ -122,7 +122,8 @@ def compute_policy_losses(brain: Brain, batch: SequenceBatch, config: ActorConfi
     Returns:
         The losses, and the weights (B, K) that multiplied the action errors.
     """
-    output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
+    with torch.autocast(batch.mask.device.type, torch.bfloat16, brain.config.runtime.precision == "bfloat16"):
+        output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps).to_float32()
     weights = compute_weights(brain, batch, output)
     total, terms = compute_action_terms(brain, batch, output, weights, config)
     next_observation = reward = output.actions.new_zeros(())
