@@ -17,7 +17,8 @@ def knob(
     return field(metadata={"low": low, "high": high, "choices": choices, "json_mapping": json_mapping})
 
 
-BRIDGES = ("none", "adroit", "kitchen", "maze2d", "antmaze")  # modules of vdt/environments/ with a function `bridge`
+# Modules of vdt/environments/ with a function `bridge` and, where recordings pay or end otherwise, `relabel`.
+BRIDGES = ("none", "adroit", "kitchen", "maze2d", "antmaze")
 
 REPAIRS = ("timeouts_are_goals", "late_rewards", "goals_are_ends")  # what vdt/data/sources/repairs.py can put right
 

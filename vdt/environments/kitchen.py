@@ -50,7 +50,12 @@ def relabel(observations: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], bo
 
     Returns:
         rewards (T,), and True if every sub-task was completed.
+
+    Raises:
+        ValueError: if there is no goal.
     """
+    if not observations[:, POSITIONS:].any():
+        raise ValueError(f"observations {POSITIONS} to {2 * POSITIONS - 1} are zero; accepted is a goal that is not")
     so_far = np.logical_or.accumulate(find_completed(observations), axis=0)
     return np.diff(so_far.sum(axis=-1)).astype(np.float32), bool(so_far[-1].all())
 

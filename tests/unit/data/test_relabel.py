@@ -63,6 +63,13 @@ def test_what_was_done_before_a_cut_is_not_paid_again(tmp_path: Path) -> None:
     assert np.flatnonzero(first.rewards).tolist() == [99] and np.flatnonzero(second.rewards).tolist() == [4, 9, 14]
 
 
+def test_what_cannot_be_relabelled_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"file.hdf5: observations 30 to 59 are zero; accepted is a goal"):
+        load(tmp_path / "file.hdf5", np.zeros((5, 60), np.float32))
+    with pytest.raises(DataError, match=r"file.hdf5: no episode is left"):
+        load(tmp_path / "file.hdf5", make_episode(1, []))
+
+
 def test_official_file() -> None:
     config = resolve_config("kitchen-complete-v0", source=f"path:{find_real_file(f'd4rl/{Path(COMPLETE).name}')}")
     dataset = choose_source(config, Path.cwd()).load().dataset

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from vdt.data.sources.recording import Recording
+from vdt.data.sources.recording import DataError, Recording
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
 from vdt.environments import load_bridge
 from vdt.schema import TaskConfig
@@ -17,12 +17,22 @@ Relabel = Callable[[FloatArray], tuple[npt.NDArray[np.float32], bool]]  # (T+1, 
 
 
 def relabel_recording(recording: Recording, task: TaskConfig) -> Recording:
-    """Let the task's bridge say what each episode was paid and whether it really ended, if it has `relabel`."""
+    """Let the task's bridge say what each episode was paid and whether it really ended, if it has `relabel`.
+
+    Raises:
+        DataError: if it cannot say.
+    """
     relabel: Relabel | None = getattr(load_bridge(task), "relabel", None)
     if relabel is None:
         return recording
     dataset = recording.dataset
-    episodes = [_relabel_episode(episode, relabel) for episode in dataset]
+    origin = recording.recipe.get("file") or recording.recipe.get("url")
+    try:
+        episodes = [_relabel_episode(episode, relabel) for episode in dataset]
+    except ValueError as error:
+        raise DataError(f"{origin}: {error}") from None
+    if not any(episodes):
+        raise DataError(f"{origin}: no episode is left; accepted is at least one whole step before a recording ends")
     kept = TrajectoryDataset.from_trajectories(episode for episode in episodes if episode is not None)
     notes = [
         f"rewards were computed from the observations, as the environment pays; the file's own added up to "
