@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from vdt.data.sources.recording import LABELS
 from vdt.files import atomic_write, make_file_name, write_text
+from vdt.maze_figures import draw_mazes
 from vdt.results import (
     Cell,
     Change,
@@ -51,7 +52,7 @@ def write_report(cells: Sequence[Cell], folder: Path) -> Path:
     results = collect_results(cells)
     per_cell = [result for cell in cells for result in collect_results([cell])]
     changes = compute_changes(results)
-    figures = _write_figures(results, folder)
+    figures = [*_write_figures(results, folder), *(_save(figure, folder / name) for name, figure in draw_mazes(cells))]
     document, odd = to_strict_json(_build_document(cells, results, changes))
     write_text(folder / "report.json", json.dumps({**document, "not_finite": odd}, indent=1, allow_nan=False) + "\n")
     sections = [

@@ -28,7 +28,7 @@ IMPORTERS = {
     "mujoco": ("environments", "planning.env_model"),
     "yaml": ("config", "plain_yaml"),
     "stable_baselines3": ("training.behavior",),
-    "matplotlib": ("reporting",),
+    "matplotlib": ("reporting", "maze_figures"),
 }
 
 # Module (longest prefix counts) -> layer; a module imports its own layer and those below, never above.
@@ -52,6 +52,7 @@ LAYERS = {
     "evaluation": 4,
     "held_out": 4,
     "results": 4,
+    "maze_figures": 4,
     "reporting": 4,
     "training": 5,
 }

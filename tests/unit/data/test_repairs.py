@@ -56,7 +56,9 @@ def test_ants_end_where_they_reach_their_goal_first_and_where_they_jump(tmp_path
         ([x[3], x[4]], [0], False),  # row 6, after which the ant was put back, lost its step; the timeout was none
         ([x[0], x[1], x[2], x[2]], [0, 0, 1], True),
     ]
-    assert "first reached (2) or the position jumps (1; 2 timeouts were changed); 2 rows after that" in recording.notes[0]
+    assert (
+        "first reached (2) or the position jumps (1; 2 timeouts were changed); 2 rows after that" in recording.notes[0]
+    )
 
 
 def test_final_observations_follow_the_rows_that_are_kept(tmp_path: Path) -> None:
@@ -79,5 +81,7 @@ def test_repairs_are_named_and_part_of_the_key() -> None:
         config = resolve_config(env)
         assert config.task.d4rl_repairs == repairs
         assert make_d4rl_key(config) != make_d4rl_key(resolve_config(env, overrides="task.d4rl_repairs=[]"))
-    with pytest.raises(ConfigError, match="d4rl_repairs must be one of .*not 'late_reward'; did you mean 'late_rewards'"):
+    with pytest.raises(
+        ConfigError, match=r"d4rl_repairs must be one of .*not 'late_reward'; did you mean 'late_rewards'"
+    ):
         make_data_config("d4rl", task__d4rl_repairs="late_reward")

@@ -71,5 +71,7 @@ def test_no_maze_no_walk() -> None:
     config = make_data_config("collected", task__collected__controller="waypoints")
     collection = find_collection(config)
     assert collection is not None
-    with pytest.raises(DataError, match=r"controller is 'waypoints', but Walker2d-v4 with task.bridge 'none' is no maze"):
+    with pytest.raises(
+        DataError, match=r"controller is 'waypoints', but Walker2d-v4 with task.bridge 'none' is no maze"
+    ):
         collection.load()
