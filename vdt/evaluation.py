@@ -13,13 +13,15 @@ import numpy as np
 from vdt.agent import Agent, Brain, PlannerSettings
 from vdt.config import Config
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
-from vdt.environments import make_environment
+from vdt.environments import Environment, make_environment
 from vdt.held_out import evaluate_held_out
 from vdt.rollout import collect_trajectories
 from vdt.runtime import choose_device
 from vdt.scores import compute_normalized_score, compute_wilson_interval, format_return, format_success
 from vdt.tracking import Tracker
 from vdt.training.checkpoint import load_state
+
+TRACE_EVERY = 5  # steps
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class EvaluationReport:
         successes: of each episode, where the environment says so; else none.
         success_rate: share of the episodes; none where the environment does not say.
         success_interval: Wilson's, of 95 %: lowest and highest rate.
+        trace: where the environment is a maze, its layout, and each episode's positions at every fifth step; else none.
     """
 
     label: str
@@ -59,6 +62,7 @@ class EvaluationReport:
     successes: list[bool] | None = None
     success_rate: float | None = None
     success_interval: list[float] | None = None
+    trace: dict[str, Any] | None = None
 
 
 def evaluate(brain: Brain, settings: PlannerSettings, config: Config, label: str) -> EvaluationReport:
@@ -70,6 +74,7 @@ def evaluate(brain: Brain, settings: PlannerSettings, config: Config, label: str
     seeds = [config.evaluation.seed + i for i in range(count)]
     limit = config.evaluation.max_episode_steps or None
     trajectories = collect_trajectories(agent, environments, seeds, max_steps=limit, label=f"evaluate {label}")
+    trace = _trace(environments[0], trajectories)
     for environment in environments:
         environment.close()
     returns = [t.episode_return for t in trajectories]
@@ -88,6 +93,7 @@ def evaluate(brain: Brain, settings: PlannerSettings, config: Config, label: str
         environment_steps=steps + agent.imagined_environment_steps,
         seconds=time.monotonic() - started,
         chosen_candidates=(agent.chosen / max(1, agent.chosen.sum())).tolist(),
+        trace=trace,
         **_count_successes(trajectories),  # nothing where the environment does not say
     )
     error = report.normalized_score_standard_error
@@ -98,6 +104,16 @@ def evaluate(brain: Brain, settings: PlannerSettings, config: Config, label: str
         flush=True,
     )
     return report
+
+
+def _trace(environment: Environment, trajectories: Sequence[Trajectory]) -> dict[str, Any] | None:
+    """Walls, goal and positions, for a picture; none where the environment has no maze."""
+    if not environment.has_wrapper_attr("layout"):
+        return None
+    layout = environment.get_wrapper_attr("layout")
+    walls, goal = layout.walls.tolist(), layout.goal.tolist()
+    paths = [t.observations[[*range(0, len(t), TRACE_EVERY), -1], :2].round(2).tolist() for t in trajectories]
+    return {"maze": {"walls": walls, "size": layout.size, "goal": goal, "radius": layout.radius}, "paths": paths}
 
 
 def _count_successes(trajectories: Sequence[Trajectory]) -> dict[str, Any]:

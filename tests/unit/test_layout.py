@@ -28,7 +28,7 @@ IMPORTERS = {
     "mujoco": ("environments", "planning.env_model"),
     "yaml": ("config", "plain_yaml"),
     "stable_baselines3": ("training.behavior",),
-    "matplotlib": ("figures",),
+    "matplotlib": ("figures", "maze_figures"),
 }
 
 # Module (longest prefix counts) -> layer; a module imports its own layer and those below, never above.
@@ -60,7 +60,7 @@ LAYERS = {
     "comparison": 4,
     "figures": 4,
     "results": 4,
-    "study_tables": 4,
+    "matplotlib": ("figures", "maze_figures"),
     "reporting": 4,
     "training": 5,
 }

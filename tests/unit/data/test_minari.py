@@ -19,7 +19,7 @@ from vdt.config import ConfigError, config_from_yaml, resolve_config
 from vdt.data.export import main as export
 from vdt.data.snapshot import load_snapshot, make_snapshot
 from vdt.data.sources import choose_source
-from vdt.data.sources.minari import open_sets
+from vdt.data.sources.minari import describe_environment, open_sets
 from vdt.data.sources.minari_folder import get_root, write_beside
 from vdt.data.sources.recording import DataError
 from vdt.environments import flatten_observations, make_environment, register_robotics
@@ -269,3 +269,12 @@ def test_export_is_opened_by_minari_and_its_environment_recovers(
             export(wrong)
         assert message in capsys.readouterr().err
     assert {path.name for path in get_root().iterdir()} == {"vdt"}
+
+
+def test_a_maze_with_other_walls_than_the_datas_is_not_evaluated_in(changed: dict[str, Any]) -> None:
+    data, turned = [[1, 1], ["r", 1]], [[1, "g"], [1, 1]]
+    for evaluation, chosen in (([[1, 1], ["g", 1]], "eval"), (turned, "data")):
+        for key, name, walls in (("env_spec", "data", data), ("eval_env_spec", "eval", evaluation)):
+            changed[key] = json.dumps({"id": name, "kwargs": {"maze_map": walls}})
+        changed.save()  # type: ignore[attr-defined]
+        assert describe_environment(open_sets([ID]))["task.environment_id"] == chosen
