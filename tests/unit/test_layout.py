@@ -60,7 +60,8 @@ LAYERS = {
     "comparison": 4,
     "figures": 4,
     "results": 4,
-    "matplotlib": ("figures", "maze_figures"),
+    "maze_figures": 4,
+    "study_tables": 4,
     "reporting": 4,
     "training": 5,
 }
