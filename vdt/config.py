@@ -327,10 +327,19 @@ def _check_together(config: Config) -> None:
 
 
 def config_from_yaml(text: str) -> Config:
-    """Read what `Config.to_yaml` wrote, with the same checks."""
+    """Read what `Config.to_yaml` wrote, with the same checks.
+
+    Raises:
+        ConfigError: if another version wrote it, with more or fewer keys.
+    """
     values: dict[str, Any] = {}
     what = "stored configuration"
-    _apply(values, expect_mapping(parse_yaml(text, what), what), what)
-    config: Config = _build(Config, values)
+    given = expect_mapping(parse_yaml(text, what), what)
+    try:
+        _apply(values, given, what)
+        config: Config = _build(Config, values)
+    except ConfigError as error:
+        advice = "continue with the version that wrote it, or start a new run"
+        raise ConfigError(f"the {what} is not of this version ({error}); {advice}") from None
     _check_together(config)
     return config

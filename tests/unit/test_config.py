@@ -244,6 +244,17 @@ def test_round_trip_checks_what_it_reads() -> None:
         config_from_yaml(config.to_yaml().replace(f"expectile: {config.critic.expectile}", "expectile: 7"))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [("  n_step: 5\n", "", "no value for critic.n_step"), ("  n_step:", "  steps:", "critic.steps")],
+)
+def test_a_configuration_of_another_version_is_refused(old: str, new: str, said: str) -> None:
+    text = resolve_config(ENV).to_yaml()
+    assert old in text
+    with pytest.raises(ConfigError, match=f"is not of this version .*{said}.*start a new run"):
+        config_from_yaml(text.replace(old, new))
+
+
 def test_flat_configuration_holds_every_leaf() -> None:
     config = resolve_config(ENV)
     flat = config.flatten()
