@@ -32,7 +32,7 @@ def compute_critic_key(config: Config, md5: str) -> str:
             "sizes": [task.observation_size, task.action_size],
             "reward": [task.reward_scaling, task.reward_shift],
             "held_out": [data.held_out_fraction, data.seed],
-            "sampling": data.trajectory_weighting,
+            "sampling": [data.trajectory_weighting, data.keep_best_fraction],
             "critic": dataclasses.asdict(config.critic),
             "seed": config.seed,
             "device": config.runtime.device,
