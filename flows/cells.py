@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vdt.config import ConfigError
+from vdt.config import Config, ConfigError
 from vdt.runtime import FolderError, check_folders, die_with_parent, home, interrupt_on_signals
 from vdt.study import Plan, Study, expand, load_study
 from vdt.values import suggest
@@ -159,7 +159,7 @@ def check_command_line(argv: list[str]) -> None:
     if given.help or command != "run":
         return
     try:
-        _, study = resolve_cells(vars(given))
+        plans, study = resolve_cells(vars(given))
         if not study and Path(argv[0]).name != FLOW:
             raise ConfigError("--study needs the name or the path of a study file")
         check_folders(home())
@@ -167,9 +167,27 @@ def check_command_line(argv: list[str]) -> None:
             from flows.studies import report_instead
 
             report_instead(vars(given), argv)
+        _check_data([plan.config for plan in plans])
     except (ConfigError, FolderError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _check_data(configs: list[Config]) -> None:
+    """Named tasks that nothing stands in for need their file: say where to put it before anything is started.
+
+    Raises:
+        ConfigError: if no source of one of them is within reach.
+    """
+    for config in {config.env: config for config in configs}.values():
+        recipe = config.task.collected
+        if config.task.d4rl_url and recipe.ladder is None and recipe.controller == "none":
+            from vdt.data.sources import DataError, choose_source
+
+            try:
+                choose_source(config, home())
+            except DataError as error:
+                raise ConfigError(str(error)) from None
 
 
 def remember_command(argv: list[str]) -> None:

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vdt.files import atomic_write, make_file_name
+from vdt.maze_figures import draw_mazes
 from vdt.published import Published
 from vdt.results import Cell, Result, compute_estimate, compute_standard_error, name_method
 from vdt.statistics import compute_profile, compute_profile_band
@@ -59,6 +60,7 @@ def write_figures(
             paths.append(_save(_draw_choices(choices), folder / f"candidates-{where}.png"))
         for name, draw in _find_diagnostics(own, curves).items():
             paths.append(_save(draw(f"{env}, data: {source}"), folder / f"{name}-{where}.png"))
+    paths += [_save(figure, folder / name) for name, figure in draw_mazes(cells)]
     if len(profiles) > 1:
         paths.append(_save(_draw_profiles(profiles), folder / "profiles.png"))
     return paths

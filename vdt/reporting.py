@@ -29,6 +29,7 @@ from vdt.results import (
     compute_estimate,
     name_method,
 )
+from vdt.scores import format_return, format_success
 from vdt.study_tables import (
     Table,
     name_source,
@@ -40,6 +41,7 @@ from vdt.study_tables import (
 )
 
 NOT_D4RL = "**Results on data that is not D4RL's (collected, minari, own file) are not comparable with published D4RL numbers.**"
+SUCCESS_HEADER = "success rate (Wilson's 95% over all episodes)"
 OFFLINE_ONLY = (
     "no environment: online tuning and returns are not available. Evaluated offline, on held-out episodes; the critic's "
     "values are its opinion, not measured returns."
@@ -199,6 +201,7 @@ def _tabulate_results(title: str, results: Sequence[Result]) -> Iterator[str]:
     header = (
         "env|data|data's mean score|method|policy|look-ahead|normalized_score|episode return|seeds|episodes|ms per step"
     )
+    told = any(any(result.successes) for result in results)
     rows = [
         (
             result.env,
@@ -208,14 +211,20 @@ def _tabulate_results(title: str, results: Sequence[Result]) -> Iterator[str]:
             name_policy(result.policy),
             result.planner,
             _format_score(result.scores),
-            f"{compute_estimate(result.returns).mean:.0f}",
+            format_return(compute_estimate(result.returns).mean),
             f"{len(result.seeds)} ({', '.join(map(str, result.seeds))})",
             sum(map(len, result.scores)),
             f"{math.fsum(result.milliseconds_per_step) / len(result.seeds):.2f}",
+            *([_format_successes(result)] if told else []),
         )
         for result in results
     ]
-    return _table(title, header.split("|"), rows)
+    return _table(title, [*header.split("|"), *([SUCCESS_HEADER] if told else [])], rows)
+
+
+def _format_successes(result: Result) -> str:
+    pooled = [success for successes in result.successes for success in successes]
+    return format_success(pooled) if pooled else "-"
 
 
 def _tabulate_changes(changes: Sequence[Change]) -> Iterator[str]:

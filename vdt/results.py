@@ -51,6 +51,7 @@ class Result:
         milliseconds_per_step: wall time of an environment step, one number per seed.
         chosen_candidates: share of steps in which each candidate return was chosen, one tuple per seed.
         dataset_score: mean normalized_score of the data set's episodes.
+        successes: of every episode, one tuple per seed; empty ones where the environment does not say.
     """
 
     env: str
@@ -69,6 +70,7 @@ class Result:
     milliseconds_per_step: tuple[float, ...]
     chosen_candidates: tuple[tuple[float, ...], ...]
     dataset_score: float | None
+    successes: tuple[tuple[bool, ...], ...]
 
     @property
     def group(self) -> tuple[str, str, str, str, str]:
@@ -186,6 +188,7 @@ def _read_cell(cell: Cell) -> Iterator[Result]:
                 milliseconds_per_step=(1000.0 * report["seconds"] / sum(report["episode_lengths"]),),
                 chosen_candidates=(tuple(report.get("chosen_candidates", ())),),
                 dataset_score=snapshot["card"].get("normalized_score_mean"),
+                successes=(tuple(report.get("successes") or ()),),
             )
 
 
@@ -201,6 +204,7 @@ def _merge_seeds(results: Sequence[Result]) -> Result:
         returns=tuple(r.returns[0] for r in ordered),
         milliseconds_per_step=tuple(r.milliseconds_per_step[0] for r in ordered),
         chosen_candidates=tuple(r.chosen_candidates[0] for r in ordered),
+        successes=tuple(r.successes[0] for r in ordered),
     )
 
 

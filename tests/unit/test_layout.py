@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vdt.schema import BRIDGES
+
 ROOT = Path(__file__).resolve().parents[2]
 VDT = sorted((ROOT / "vdt").rglob("*.py"))
 FLOWS = sorted((ROOT / "flows").glob("*.py"))
@@ -26,7 +28,7 @@ IMPORTERS = {
     "mujoco": ("environments", "planning.env_model"),
     "yaml": ("config", "plain_yaml"),
     "stable_baselines3": ("training.behavior",),
-    "matplotlib": ("figures",),
+    "matplotlib": ("figures", "maze_figures"),
 }
 
 # Module (longest prefix counts) -> layer; a module imports its own layer and those below, never above.
@@ -34,6 +36,7 @@ LAYERS = {
     "files": 0,
     "runtime": 0,
     "config": 0,
+    "checks": 0,
     "plain_yaml": 0,
     "schema": 0,
     "values": 0,
@@ -57,7 +60,7 @@ LAYERS = {
     "comparison": 4,
     "figures": 4,
     "results": 4,
-    "study_tables": 4,
+    "matplotlib": ("figures", "maze_figures"),
     "reporting": 4,
     "training": 5,
 }
@@ -197,7 +200,8 @@ def test_no_task_names() -> None:
     forbidden |= {name.lower() for family in families for name in family["environments"]}
     assert "walker2d" in forbidden
     for path in VDT:
-        found = [(word, line) for word, line in find_words(parse(path)) if word in forbidden]
+        allowed = set(BRIDGES) if path.parent.name == "environments" or path.name == "schema.py" else set()
+        found = [(word, line) for word, line in find_words(parse(path)) if word in forbidden - allowed]
         assert not found, f"{path.relative_to(ROOT)}: task facts live in params/tasks/: {found}"
 
 

@@ -22,6 +22,7 @@ class Trajectory:
         rewards: (T,).
         terminated: True if the task really ended (no value after the last step). False if a time limit or the end
             of the recording cut it (the value after the last step is that of the final observation).
+        success: whether the environment reported success at some step; none where it never says. Not stored.
 
     Raises:
         ValueError: if the lengths do not fit together or there is no step.
@@ -31,6 +32,7 @@ class Trajectory:
     actions: FloatArray
     rewards: FloatArray
     terminated: bool
+    success: bool | None = None
 
     def __post_init__(self) -> None:
         steps = len(self.rewards)
@@ -124,6 +126,15 @@ class TrajectoryDataset:
         parts = ([self[k] for k in range(len(self)) if (k in apart) == kept] for kept in (False, True))
         rest, held = (TrajectoryDataset.from_trajectories(part) for part in parts)
         return rest, held
+
+    def keep_best(self, fraction: float) -> TrajectoryDataset:
+        """The episodes of the highest returns that hold at most this share of the steps (at least one), in their order."""
+        if fraction == 1:
+            return self
+        best_first = np.argsort(-self.episode_returns, kind="stable")
+        count = int((np.cumsum(self.lengths[best_first]) <= fraction * self.steps).sum())
+        kept = sorted(best_first[: max(1, count)].tolist())
+        return TrajectoryDataset.from_trajectories(self[episode] for episode in kept)
 
     def __len__(self) -> int:
         """Number of episodes."""
