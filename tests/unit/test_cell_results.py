@@ -121,6 +121,7 @@ def test_a_damaged_shared_critic_is_not_taken(home: Path, dataset: TrajectoryDat
         ({"critic.expectile": 0.6}, False),
         ({"task.reward_shift": -1.0}, False),
         ({"data.trajectory_weighting": "uniform"}, False),
+        ({"data.keep_best_fraction": 0.5}, False),
     ],
 )
 def test_what_a_critic_depends_on(settings: dict[str, Any], same: bool) -> None:
