@@ -96,7 +96,8 @@ class Stage:
         from vdt.training.offline import pretrain_critic
         from vdt.training.shared_critic import share_critic
 
-        if not self.flow.cell["shares_critic"] or not self.config.critic.gradient_steps:
+        critic = self.config.critic
+        if not self.flow.cell["shares_critic"] or not critic.gradient_steps or critic.bootstrap != "value":
             return pretrain_critic(self.config, self.load_dataset(), self.tracker, self.checkpoints), ""
         if self.flow._datastore.parent_datastore.TYPE != "local":
             print(

@@ -35,6 +35,7 @@ QUIET = {
 }
 
 
+BYTES_PER_CELL = 1.2e9  # of a step's process: 0.6 GB of libraries, and data
 MOST_CELLS = 10_000  # of one flow; Metaflow itself stops at 100
 NUMERICAL = ("torch", "numpy", "gymnasium", "mujoco")  # packages whose version may change the last bits of a result
 
@@ -59,7 +60,7 @@ def prepare() -> None:
     os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", str(home()))
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    workers = str(count_gpus() or count_cores())
+    workers = str(count_gpus() or count_cells_that_fit(count_cores(), measure_memory()))
     for command in ("RUN", "RESUME"):
         os.environ.setdefault(f"METAFLOW_{command}_MAX_WORKERS", workers)
         os.environ.setdefault(f"METAFLOW_{command}_MAX_NUM_SPLITS", str(MOST_CELLS))
@@ -211,6 +212,16 @@ def set_threads(cells_in_parallel: int, threads: int = 0) -> int:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     return threads
+
+
+def measure_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def count_cells_that_fit(cores: int, memory: int) -> int:
+    """Cells that can run at once: one per core, as far as the memory goes, and at least one."""
+    return max(1, min(cores, int(memory / BYTES_PER_CELL)))
 
 
 def measure_peak_memory() -> dict[str, float]:

@@ -125,3 +125,14 @@ def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"runtime\.device is cuda"):
         runtime.choose_device(resolve_config(ENV, overrides="runtime.device=cuda"))
+
+
+def test_workers_fit_cores_and_memory() -> None:
+    # 1.2 GB each: 16 GB hold 13, 2 GB hold one, and one runs in any case
+    assert [runtime.count_cells_that_fit(*machine) for machine in ((2, 16 * 10**9), (64, 16 * 10**9), (8, 10**9))] == [
+        2,
+        13,
+        1,
+    ]
+    assert runtime.measure_memory() > 10**8
+    assert runtime.measure_peak_memory()["machine"] > 10.0, "MB, of this very process"

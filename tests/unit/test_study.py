@@ -128,7 +128,7 @@ def test_wrong_files_are_refused(tmp_path: Path, content: dict[str, Any], messag
         ({"study": "../offline"}, "there is no file ../offline; did you mean 'offline'"),
         ({"study": "params"}, "there is no file params"),
         ({"study": "quick", "env": "halfcheetah-medium-v2"}, "'halfcheetah-medium-v2' is not among the envs of"),
-        ({"study": "quick", "method": "iql"}, "'iql' is not among the methods of"),
+        ({"study": "quick", "method": "awac"}, "'awac' is not among the methods of"),
         ({"study": "quick", "reuse": "all"}, "--reuse must be exact, settings or none, not 'all'"),
         ({"study": "quick", "seeds": "x"}, "--seeds takes whole numbers"),
     ],

@@ -25,17 +25,17 @@ CONTINUED_FROM = "critic_continued_from"  # tag: the MLflow run that had worked 
 
 def compute_critic_key(config: Config, md5: str) -> str:
     """Digest of all that `pretrain_critic` depends on: data, rewards, the critic's settings, seed and code."""
-    task, data = config.task, config.data
+    task = config.task
+    data = {key: value for key, value in dataclasses.asdict(config.data).items() if key not in ("source", "steps")}
     return digest_of(
         {
             "md5": md5,
             "sizes": [task.observation_size, task.action_size],
             "reward": [task.reward_scaling, task.reward_shift],
-            "held_out": [data.held_out_fraction, data.seed],
-            "sampling": [data.trajectory_weighting, data.keep_best_fraction],
+            "data": data,
             "critic": dataclasses.asdict(config.critic),
             "seed": config.seed,
-            "device": config.runtime.device,
+            "runtime": [config.runtime.device, config.runtime.precision, config.runtime.compiler],
             "code": compute_code_digest(),
         }
     )
