@@ -63,6 +63,7 @@ def test_turns_golden() -> None:
 def test_target_is_the_following_policys_value(method: str) -> None:
     """y = n-step reward + discount * min target Q(s', pi'(history up to s')), one transition at a time."""
     brain, sampler, optimizer = make_joint(method, **{"critic.target_action_noise": 0.0})
+    assert brain.acting_context == (brain.config.policy.context_length if method == "qt" else 1)
     again = Sampler(sampler.buffer, "length", torch.Generator().set_state(sampler.generator.get_state()))
     rows = again.sample_rows(brain.config.critic.batch_size)
     batch, before = again.gather_transitions(rows), copy.deepcopy(brain)

@@ -23,6 +23,7 @@ from vdt.policy.losses import (
     compute_scaled_q_term,
     compute_temperature_loss,
 )
+from vdt.training.offline import calibrate_weighting
 from vdt.training.update import compute_policy_losses, compute_weights, make_policy_optimizer, update_policy
 
 MASK = (torch.arange(4) < torch.tensor([[4], [1], [3]])).float()
@@ -131,6 +132,8 @@ def test_awac_weights_are_by_the_advantage_over_the_policys_own_action() -> None
 
 def test_iql_takes_its_temperature_as_it_is() -> None:
     brain, batch = make_parts("iql", AdvantageWeighting(3.0, 100.0, 1.0))
+    sampler = make_tiny_sampler(make_buffer(make_dataset()))
+    assert calibrate_weighting(brain.config, brain.critic, sampler) == brain.weighting  # nothing is fitted
     output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
     weights = compute_weights(brain, batch, output)
     advantages = brain.critic.compute_advantages(batch.observations, batch.actions)

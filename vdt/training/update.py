@@ -143,9 +143,7 @@ def update_policy(brain: Brain, optimizer: torch.optim.Optimizer, batch: Sequenc
     optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
     limit = config.gradient_clip if config.gradient_clip > 0 else math.inf
-    networks = [
-        p for p in brain.policy.parameters() if p.dim() > 0
-    ]  # the temperature is a scalar with a loss of its own
+    networks = [p for p in brain.policy.parameters() if p.dim() > 0]  # not the temperature: its loss is its own
     norm = nn.utils.clip_grad_norm_(networks, limit)
     optimizer.step()
     brain.gradient_steps += 1
