@@ -79,7 +79,16 @@ def make_config(settings: Mapping[str, Any] | None = None, *, method: str = "vdt
     return resolve_config("walker2d-medium-v2", preset="smoke", method=method, seed=seed, overrides=text)
 
 
-_METHOD_FREE = [key for key in TINY if not key.startswith(("planner.", "online.", "critic.gradient_steps"))]
+_METHODS_OWN = (
+    "planner.",
+    "online.",
+    "critic.gradient_steps",
+    "critic.n_step",
+    "critic.expectile",
+    "policy.dropout",
+    "evaluation.look",
+)
+_METHOD_FREE = [key for key in TINY if not key.startswith(_METHODS_OWN)]
 
 
 def make_trajectory(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,15 +10,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vdt.config import Config, config_from_yaml
 from vdt.critic.critic import Critic
+from vdt.data.batches import Histories
 from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import FloatArray
 from vdt.environments import Environment, make_environment
 from vdt.planning.env_model import EnvModel, LearnedModel, SimulatorModel
-from vdt.planning.planner import plan
+from vdt.planning.planner import Plan, plan
+from vdt.policy.decision_transformer import PolicyOutput
+from vdt.policy.gaussian import SquashedGaussian
 from vdt.policy.history import History
 from vdt.policy.losses import AdvantageWeighting
 from vdt.policy.mlp_policy import make_policy
@@ -59,6 +63,7 @@ class Brain:
         reward_scale: factor on the critic's rewards, frozen.
         weighting: advantages -> weights of the policy loss.
         gradient_steps: policy updates taken.
+        target_policy: follows the policy slowly; only where the critic values it (`critic.bootstrap` policy).
     """
 
     config: Config
@@ -68,6 +73,55 @@ class Brain:
     reward_scale: float
     weighting: AdvantageWeighting
     gradient_steps: int = 0
+    target_policy: nn.Module | None = None
+
+    @property
+    def acting_context(self) -> int:
+        """Steps of history that the acting policy looks at."""
+        policy = self.config.policy
+        return 1 if policy.kind == "mlp" else self.config.planner.context_length or policy.context_length
+
+    def add_target_policy(self, state: dict[str, Tensor] | None = None) -> None:
+        """Start a copy that follows the policy slowly, or go on with one's `state`, and let the critic learn beside it."""
+        self.target_policy = copy.deepcopy(self.policy).requires_grad_(False).eval()
+        if state is not None:
+            self.target_policy.load_state_dict(state)
+        self.critic.requires_grad_(True)
+        self.critic.target_q.requires_grad_(False)
+
+    def compile(self) -> None:
+        """Let PyTorch's compiler fuse the policy's training pass and the critic's losses, if `runtime.compiler` says so."""
+        if self.config.runtime.compiler == "inductor":
+            self.policy.compile(mode="reduce-overhead" if self.normalizer.mean.is_cuda else None)
+            self.critic.compile_losses()
+
+    @torch.no_grad()
+    def compute_values(self, histories: Histories) -> Tensor:
+        """Value of the observations that histories end with, (B,): V, or min target Q of what the target policy does."""
+        observations = histories.take_present(histories.observations)
+        if self.target_policy is None:
+            values: Tensor = self.critic.value(observations)
+            return values
+        return self.critic.compute_min_q(observations, self.ask_target_policy(histories)[0])
+
+    @torch.no_grad()
+    def ask_target_policy(self, histories: Histories) -> tuple[Tensor, SquashedGaussian | None]:
+        """What it does at the present step, (B, A), and the distribution of that if it is stochastic."""
+        assert self.target_policy is not None
+        inputs = (histories.observations, histories.actions, histories.returns_to_go, histories.timesteps)
+        output: PolicyOutput = self.target_policy(*inputs)
+        gaussian = output.distribution
+        if gaussian is not None:
+            means, log_stds = histories.take_present(gaussian.means), histories.take_present(gaussian.log_stds)
+            gaussian = SquashedGaussian(means, log_stds, gaussian.temperature)
+        return histories.take_present(output.actions), gaussian
+
+    @torch.no_grad()
+    def update_target_policy(self) -> None:
+        """Move the copy by `critic.target_update_rate` towards the policy, as the target Q moves towards Q."""
+        assert self.target_policy is not None
+        ours: list[Tensor] = list(self.target_policy.parameters())
+        torch._foreach_lerp_(ours, list(self.policy.parameters()), self.config.critic.target_update_rate)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as plain values and tensors."""
@@ -79,7 +133,17 @@ class Brain:
             "reward_scale": self.reward_scale,
             "weighting": vars(self.weighting).copy(),
             "gradient_steps": self.gradient_steps,
+            **({"target_policy": self.target_policy.state_dict()} if self.target_policy is not None else {}),
         }
+
+    def load_progress(self, state: dict[str, Any]) -> None:
+        """Take over what training changes from a `state_dict`; the critic only if it is trained beside the policy."""
+        self.policy.load_state_dict(state["policy"])
+        self.weighting = AdvantageWeighting(**state["weighting"])
+        self.gradient_steps = state["gradient_steps"]
+        if self.target_policy is not None:
+            self.critic.load_state_dict(state["critic"])
+            self.target_policy.load_state_dict(state["target_policy"])
 
     @classmethod
     def from_state(cls, state: dict[str, Any], device: torch.device) -> Brain:
@@ -92,7 +156,7 @@ class Brain:
         critic.load_state_dict(state["critic"])
         normalizer = Normalizer(**state["normalizer"]).to(device)
         weighting = AdvantageWeighting(**state["weighting"])
-        return cls(
+        brain = cls(
             config,
             policy.to(device),
             critic.to(device),
@@ -101,14 +165,18 @@ class Brain:
             weighting,
             state["gradient_steps"],
         )
+        if "target_policy" in state:
+            brain.add_target_policy(state["target_policy"])
+        return brain
 
 
 class Agent:
     """Acts in several episodes at once; an `Actor` for `collect_trajectories`."""
 
-    def __init__(self, brain: Brain, settings: PlannerSettings) -> None:
-        """Act with `brain`, choosing as `settings` say."""
+    def __init__(self, brain: Brain, settings: PlannerSettings, *, explore: bool = False) -> None:
+        """Act with `brain`, choosing as `settings` say; to `explore`, a stochastic policy's actions are drawn."""
         self.brain = brain
+        self.explore = explore
         self.settings = settings
         self.device = brain.normalizer.mean.device
         self.environments: list[Environment] = []
@@ -124,7 +192,7 @@ class Agent:
         if self.settings.env_model == "simulator":
             scratch = make_environment(task)
             return SimulatorModel(scratch, self.brain.normalizer, task.return_scale)
-        return LearnedModel(self.brain.policy)
+        return LearnedModel()
 
     def start(self, environments: Sequence[Environment]) -> None:
         """Forget; new episodes begin."""
@@ -140,7 +208,17 @@ class Agent:
         assert self._history is not None
         raw = torch.from_numpy(observations).to(self.device)
         self._history.append_observation(self.brain.normalizer.normalize(raw), self.brain.config.task.action_size)
-        choice = plan(
+        choice = self.decide()
+        self.chosen += np.bincount(choice.chosen.cpu().numpy(), minlength=len(self.chosen))
+        if isinstance(self._env_model, SimulatorModel):
+            self.imagined_environment_steps = self._env_model.environment_steps
+        actions: FloatArray = choice.actions.cpu().numpy()
+        return actions
+
+    def decide(self) -> Plan:
+        """Plan for the present step; changes nothing."""
+        assert self._history is not None
+        return plan(
             self._history,
             self.brain.policy,
             self.brain.critic.compute_min_q,
@@ -148,12 +226,8 @@ class Agent:
             planning_horizon=self.settings.planning_horizon,
             env_model=self._env_model,
             environments=self.environments,
+            explore=self.explore,
         )
-        self.chosen += np.bincount(choice.chosen.cpu().numpy(), minlength=len(self.chosen))
-        if isinstance(self._env_model, SimulatorModel):
-            self.imagined_environment_steps = self._env_model.environment_steps
-        actions: FloatArray = choice.actions.cpu().numpy()
-        return actions
 
     def observe(self, actions: FloatArray, rewards: FloatArray, active: npt.NDArray[np.bool_]) -> None:
         """Remember what was executed, align returns-to-go with what it paid (M4), drop finished episodes."""

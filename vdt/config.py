@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from vdt.checks import check_objective
 from vdt.files import make_file_name
 from vdt.plain_yaml import expect_mapping, load_yaml, parse_yaml
 from vdt.schema import (
@@ -307,6 +308,7 @@ def _check_together(config: Config) -> None:
             "policy.kind mlp predicts no observations or rewards: "
             "set actor.next_observation_coefficient=0 actor.reward_coefficient=0"
         )
+    check_objective(config.critic, policy, actor)
     imagines = config.planner.planning_horizon > 1 or config.evaluation.lookahead_horizon > 1
     if config.planner.candidates > 1 and imagines and config.planner.env_model != "simulator" and not predicts:
         raise ConfigError(

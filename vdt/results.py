@@ -1,4 +1,4 @@
-"""Evaluation reports of many cells (env x method x seed) merged into results with uncertainty. Pure functions.
+"""Evaluation reports of many cells (env x method x patch x seed) merged into results with uncertainty. Pure functions.
 
 The seed is the unit of replication: standard errors are over seeds, and over episodes only where there is one seed.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-POLICIES = ("offline", "online")
+POLICIES = ("offline", "online", "online_best")  # the last two: last checkpoint, and that of the best online rollouts
 SETTINGS = ("single", "candidates", "lookahead")
 IDENTITY_KEYS = frozenset({"env", "method", "seed"})  # differ between cells by definition
 
@@ -138,6 +138,19 @@ def compute_change(before: Result, after: Result) -> Estimate | None:
     return compute_estimate(changes) if changes else None
 
 
+def name_method(cell: Cell) -> str:
+    """What a cell is called beside others: its method, with its patch if it carries one."""
+    method, patch = str(cell["config"]["method"]), cell.get("patch", "")
+    return f"{method} + {patch}" if patch else method
+
+
+def find_headline(config: Mapping[str, Any]) -> str:
+    """The look-ahead setting that a flat configuration acts with: one number stands for the cell."""
+    if config.get("planner.candidates", 1) == 1:
+        return "single"
+    return "candidates" if config.get("planner.planning_horizon", 1) == 1 else "lookahead"
+
+
 def collect_results(cells: Iterable[Cell]) -> list[Result]:
     """One result per env, data, method, policy and look-ahead setting, over all seeds among `cells`.
 
@@ -163,7 +176,7 @@ def _read_cell(cell: Cell) -> Iterator[Result]:
                 source=snapshot["source"],
                 md5=snapshot["md5"],
                 preset=config["preset"],
-                method=config["method"],
+                method=name_method(cell),
                 policy=policy,
                 setting=setting,
                 seeds=(config["seed"],),
@@ -214,18 +227,18 @@ def compute_changes(results: Sequence[Result]) -> list[Change]:
 
 
 def compute_config_differences(cells: Sequence[Cell]) -> dict[str, dict[str, list[Any]]]:
-    """Configuration keys in which methods differ on the same env: key -> method -> the values it has."""
+    """Configuration keys in which methods (with their patches) differ on the same env: key -> method -> its values."""
     differing: set[str] = set()
     for env in {cell["config"]["env"] for cell in cells}:
-        configs = [cell["config"] for cell in cells if cell["config"]["env"] == env]
-        for key in {key for config in configs for key in config} - IDENTITY_KEYS:
-            by_method = {config["method"]: repr(config.get(key)) for config in configs}
+        configs = [(name_method(cell), cell["config"]) for cell in cells if cell["config"]["env"] == env]
+        for key in {key for _, config in configs for key in config} - IDENTITY_KEYS:
+            by_method = {name: repr(config.get(key)) for name, config in configs}
             if len(set(by_method.values())) > 1:
                 differing.add(key)
     table: dict[str, dict[str, list[Any]]] = {key: {} for key in sorted(differing)}
     for key, row in table.items():
         for cell in cells:
-            values = row.setdefault(cell["config"]["method"], [])
+            values = row.setdefault(name_method(cell), [])
             if cell["config"].get(key) not in values:
                 values.append(cell["config"].get(key))
     return table

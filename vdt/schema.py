@@ -29,9 +29,8 @@ class CollectedRecipe:
 
     ladder: str | None  # file of params/behavior/ without suffix; none where no behaviour policy exists
     snapshots: tuple[int, ...]  # rungs of the ladder, each given an equal share of the steps, in this order
-    controller: str = knob(
-        choices=("none", "waypoints")
-    )  # instead of a ladder: walks through a maze (vdt/data/waypoints.py)
+    # instead of a ladder: walks through a maze (vdt/data/waypoints.py)
+    controller: str = knob(choices=("none", "waypoints"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +69,13 @@ class DataConfig:
     steps: int = knob(low=100, high=100_000_000)
     seed: int = knob(low=0)
     held_out_fraction: float = knob(low=0.0, high=0.5)
+    keep_best_fraction: float = knob(low=1e-6, high=1.0)
     trajectory_weighting: str = knob(choices=("length", "uniform"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CriticConfig:
-    """Twin Q and V (M1, M2)."""
+    """Twin Q and V (M1, M2), or twin Q of the policy."""
 
     gradient_steps: int = knob(low=0)
     batch_size: int = knob(low=1)
@@ -87,6 +87,10 @@ class CriticConfig:
     n_step: int = knob(low=1, high=1000)
     expectile: float = knob(low=0.0, high=1.0)
     target_update_rate: float = knob(low=0.0, high=1.0)
+    bootstrap: str = knob(choices=("value", "policy"))
+    target_action_noise: float = knob(low=0.0)
+    conservative_coefficient: float = knob(low=0.0)
+    conservative_samples: int = knob(low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,8 @@ class PolicyConfig:
     layers: int = knob(low=1)
     heads: int = knob(low=1)
     dropout: float = knob(low=0.0, high=0.9)
+    head: str = knob(choices=("deterministic", "gaussian"))
+    initial_temperature: float = knob(low=1e-9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +117,13 @@ class ActorConfig:
     warmup_steps: int = knob(low=0)
     weight_decay: float = knob(low=0.0)
     gradient_clip: float = knob(low=0.0)
+    behavior_coefficient: float = knob(low=0.0)
     inverse_temperature: float = knob(low=0.0)
+    advantage_unit: str = knob(choices=("deviation", "reward"))
     max_advantage_weight: float = knob(low=1.0)
     min_effective_sample_fraction: float = knob(low=0.0, high=1.0)
     q_coefficient: float = knob(low=0.0)
+    q_normalization: str = knob(choices=("gradient", "magnitude", "none"))
     next_observation_coefficient: float = knob(low=0.0)
     reward_coefficient: float = knob(low=0.0)
 
@@ -150,6 +159,7 @@ class EvaluationConfig:
     seed: int = knob(low=0)
     max_episode_steps: int = knob(low=0)
     lookahead_horizon: int = knob(low=0, high=100)
+    requested_episodes: int = knob(low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,3 +177,5 @@ class RuntimeConfig:
 
     device: str = knob(choices=("auto", "cpu", "cuda"))
     threads: int = knob(low=0)
+    precision: str = knob(choices=("float32", "bfloat16"))
+    compiler: str = knob(choices=("none", "inductor"))

@@ -10,7 +10,7 @@ import torch
 from builders_for_tests import make_config, make_store
 from environments_for_tests import PAY_ACTION
 from vdt.agent import Agent, Brain, PlannerSettings
-from vdt.config import Config
+from vdt.config import Config, resolve_config
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_gymnasium_environment
 from vdt.evaluation import evaluate
@@ -50,6 +50,7 @@ MEMORYLESS: dict[str, Any] = {  # neither a target nor its own past tells it wha
     "planner.candidates": 1,
 }
 PLAIN = ("planner.", "critic.gradient_steps")
+OBJECTIVE = ("planner.", "actor.q_coefficient", "actor.inverse_temperature")
 
 
 def train(
@@ -60,6 +61,18 @@ def train(
     critic = pretrain_critic(config, dataset, NullTracker(), make_store(folder / "critic"))
     path = train_actor(config, dataset, critic, NullTracker(), make_store(folder / "actor"))
     return Brain.from_state(load_state(path)["brain"], torch.device("cpu")), path
+
+
+def train_method(method: str, dataset: TrajectoryDataset, folder: Path, **changes: float) -> Brain:
+    """With the method's own objective, in a few hundred steps."""
+    base = {key: value for key, value in TASK.items() if not key.startswith(OBJECTIVE)}
+    if resolve_config("walker2d-medium-v2", method=method).critic.gradient_steps == 0:
+        base["critic.gradient_steps"] = 0
+    base.update({"critic.learning_rate": 0.003, "actor.gradient_steps": 200, **changes})
+    config = make_config(base, method=method)
+    critic = pretrain_critic(config, dataset, NullTracker(), make_store(folder / "critic"))
+    path = train_actor(config, dataset, critic, NullTracker(), make_store(folder / "actor"))
+    return Brain.from_state(load_state(path)["brain"], torch.device("cpu"))
 
 
 def act(brain: Brain, *returns: float) -> Trajectory:
@@ -167,3 +180,35 @@ def test_online_tuning_improves_on_the_data(tmp_path: Path) -> None:
     tuned = tune_online(config, path, buffer, NullTracker(), make_store(tmp_path / "online"))
     after = Brain.from_state(load_state(tuned)["brain"], torch.device("cpu"))
     assert act(after, 4.0).episode_return > act(before, 4.0).episode_return + 0.3
+
+
+@pytest.mark.parametrize(
+    ("method", "least", "changes"),
+    # weights exp(3 a) give 0.8 / tanh(2.4) - 1/3 = 0.48 before the last step's critic is sharp; the best tenth of episodes has
+    # a mean of 1.75 * 0.8 / sqrt(3) / 2 = 0.4; what follows Q goes further
+    [
+        ("bc-10", 0.2, {}),
+        ("iql", 0.2, {}),
+        ("awac", 0.2, {}),
+        ("td3bc", 0.4, {}),
+        ("qt", 0.4, {}),
+        (
+            "cql",
+            0.2,
+            {"critic.conservative_coefficient": 0.1, "policy.initial_temperature": 0.1},
+        ),  # rewards of this size
+    ],
+)
+def test_method_prefers_the_better_actions(
+    method: str, least: float, changes: dict[str, float], tmp_path: Path
+) -> None:
+    """The reward grows with the action, which is uniform in [-0.8, 0.8] in the data."""
+    dataset = make_episodes(np.random.default_rng(0).uniform(-0.8, 0.8, (120, 4)))
+    actions = act(train_method(method, dataset, tmp_path, **changes), 2.0).actions
+    first = 1 if method == "qt" else 4  # what is paid early on lowers a transformer's target for the rest
+    assert actions[:first].mean() > least
+
+
+def test_stochastic_transformer_follows_its_target(tmp_path: Path) -> None:
+    brain = train_method("odt", make_good_and_bad(), tmp_path)
+    assert act(brain, 4.0).actions.mean() > 0.3 and act(brain, 0.0).actions.mean() < -0.3

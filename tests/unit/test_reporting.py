@@ -165,7 +165,7 @@ def test_report_says_what_the_data_is(tmp_path: Path) -> None:
 def test_no_result_row_is_shown_without_its_data_source(tmp_path: Path) -> None:
     text = write_report([make_cell(seed, make_policies(0.0)) for seed in (0, 1)], tmp_path).read_text()
     rows = [line for line in text.splitlines() if line.startswith("| walker2d-medium-v2 ")]
-    assert len(rows) == 4 + 4 + 2 * 4 + 2  # results, changes, results per cell, cells
+    assert len(rows) == 4 + 4 + 2 * 4 + 1 + 2  # results, changes, results per cell, cost, cells
     assert all("**collected** (not D4RL)" in row for row in rows)
 
 

@@ -7,7 +7,15 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from vdt.critic.losses import CriticLosses, compute_q_loss, compute_q_targets, compute_value_loss
+from vdt.critic.losses import (
+    CriticLosses,
+    PolicyValueLosses,
+    Proposals,
+    compute_conservative_loss,
+    compute_q_loss,
+    compute_q_targets,
+    compute_value_loss,
+)
 from vdt.critic.networks import TwinQ, ValueNetwork
 from vdt.data.batches import TransitionBatch
 from vdt.schema import CriticConfig
@@ -23,6 +31,11 @@ class Critic(nn.Module):
         self.q = TwinQ(observation_size, action_size, *shape)
         self.value = ValueNetwork(observation_size, *shape)
         self.target_q = copy.deepcopy(self.q).requires_grad_(False)
+
+    def compile_losses(self) -> None:
+        """Let PyTorch's compiler fuse `compute_losses` and its gradient; on a GPU into one CUDA graph each."""
+        mode = "reduce-overhead" if next(self.parameters()).is_cuda else None
+        self.compute_losses = torch.compile(self.compute_losses, mode=mode)  # type: ignore[method-assign]
 
     def compute_losses(self, batch: TransitionBatch) -> CriticLosses:
         """M1 and M2 on one batch."""
@@ -41,16 +54,38 @@ class Critic(nn.Module):
             advantage_std=advantage.std(correction=0),
         )
 
+    def compute_policy_value_losses(
+        self, batch: TransitionBatch, bootstrap_actions: Tensor, proposals: Proposals | None
+    ) -> PolicyValueLosses:
+        """M2 with min target Q of the policy's actions (B, A) as the bootstrap, and CQL's term at `proposals`."""
+        with torch.no_grad():
+            q_mean = self.compute_min_q(batch.observations, batch.actions).mean()
+            bootstrap_values = self.compute_min_q(batch.bootstrap_observations, bootstrap_actions)
+        targets = compute_q_targets(batch.n_step_rewards, batch.bootstrap_discounts, bootstrap_values)
+        q = self.q(batch.observations, batch.actions)
+        conservative = q.new_zeros(())
+        if proposals is not None:
+            observations = batch.observations.expand(len(proposals.actions), -1, -1)
+            proposed_q = self.q(observations, proposals.actions)
+            conservative = compute_conservative_loss(q, proposed_q, proposals.log_densities)
+        return PolicyValueLosses(compute_q_loss(q, targets), conservative, q_mean)
+
     def compute_min_q(self, observations: Tensor, actions: Tensor) -> Tensor:
         """The smaller target Q: (..., S), (..., A) -> (...)."""
         smaller: Tensor = self.target_q(observations, actions).amin(0)
         return smaller
 
     @torch.no_grad()
-    def compute_advantages(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """min_i target Q - V at given actions: (..., S), (..., A) -> (...)."""
-        advantages: Tensor = self.compute_min_q(observations, actions) - self.value(observations)
-        return advantages
+    def compute_advantages(self, observations: Tensor, actions: Tensor, policy_actions: Tensor | None = None) -> Tensor:
+        """min_i target Q - V at given actions: (..., S), (..., A) -> (...).
+
+        With `policy_actions` (..., A) their min_i target Q stands in for V (AWAC).
+        """
+        taken = self.compute_min_q(observations, actions)
+        usual: Tensor = (
+            self.value(observations) if policy_actions is None else self.compute_min_q(observations, policy_actions)
+        )
+        return taken - usual
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Q and V, without the targets."""

@@ -1,4 +1,4 @@
-"""The critic's equations: M1 and M2 of docs/method.md."""
+"""The critic's equations: M1 and M2 of docs/method.md, and CQL's term."""
 
 from __future__ import annotations
 
@@ -25,6 +25,34 @@ class CriticLosses:
     q_mean: Tensor
     advantage_mean: Tensor
     advantage_std: Tensor
+
+
+@dataclass(frozen=True)
+class PolicyValueLosses:
+    """Losses of one update of Q for the policy as it is; scalars.
+
+    Attributes:
+        q_loss: M2 with the policy's value as the bootstrap, summed over the twins.
+        conservative_loss: CQL's term before its coefficient; 0 where it is off.
+        q_mean: mean of min_i target Q over the batch.
+    """
+
+    q_loss: Tensor
+    conservative_loss: Tensor
+    q_mean: Tensor
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Actions that CQL holds the critic down at: P for each of B observations.
+
+    Attributes:
+        actions: (P, B, A).
+        log_densities: (P, B) of whatever drew them.
+    """
+
+    actions: Tensor
+    log_densities: Tensor
 
 
 def compute_expectile_loss(error: Tensor, expectile: float) -> Tensor:
@@ -65,3 +93,14 @@ def compute_q_targets(n_step_rewards: Tensor, bootstrap_discounts: Tensor, boots
 def compute_q_loss(q: Tensor, targets: Tensor) -> Tensor:
     """Squared error of both Q estimates, (2, B) against (B,); the twins' means are added (M2)."""
     return (q - targets.detach()).square().mean(1).sum()
+
+
+def compute_conservative_loss(q: Tensor, proposed_q: Tensor, log_densities: Tensor) -> Tensor:
+    """Log of the sum over proposals of exp(Q) / density, minus Q of the data's action; the twins' means are added (CQL).
+
+    Args:
+        q: at the data's actions, (2, B).
+        proposed_q: at the proposals, (2, P, B).
+        log_densities: of the proposals, (P, B); no gradient flows into them.
+    """
+    return (torch.logsumexp(proposed_q - log_densities.detach(), dim=1) - q).mean(1).sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -27,8 +28,34 @@ class TransitionBatch:
 
 
 @dataclass(frozen=True)
+class Histories:
+    """What a policy sees at B given moments: up to K steps that end there, then padding that is not to be looked at.
+
+    Attributes:
+        observations: (B, K, S).
+        actions: (B, K, A); what stands at the present step is no part of the history.
+        returns_to_go: (B, K), undiscounted, divided by the policy's return scale.
+        timesteps: (B, K) int64, steps since the start of the episode.
+        present: (B,) int64, index of the present step.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    returns_to_go: Tensor
+    timesteps: Tensor
+    present: Tensor
+
+    def take_present(self, values: Tensor) -> Tensor:
+        """(B, K, ...) -> (B, ...) at the present step."""
+        return values[torch.arange(len(values), device=values.device), self.present]
+
+
+@dataclass(frozen=True)
 class SequenceBatch:
-    """Sub-trajectories for the policy, padded **on the right**; padding is zero everywhere.
+    """Sub-trajectories for the policy, padded **on the right**.
+
+    Padding holds finite numbers without meaning: nothing real can see it, since attention looks back only, and losses
+    multiply it by the mask.
 
     Attributes:
         observations: (B, K, S).

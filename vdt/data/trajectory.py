@@ -127,6 +127,15 @@ class TrajectoryDataset:
         rest, held = (TrajectoryDataset.from_trajectories(part) for part in parts)
         return rest, held
 
+    def keep_best(self, fraction: float) -> TrajectoryDataset:
+        """The episodes of the highest returns that hold at most this share of the steps (at least one), in their order."""
+        if fraction == 1:
+            return self
+        best_first = np.argsort(-self.episode_returns, kind="stable")
+        count = int((np.cumsum(self.lengths[best_first]) <= fraction * self.steps).sum())
+        kept = sorted(best_first[: max(1, count)].tolist())
+        return TrajectoryDataset.from_trajectories(self[episode] for episode in kept)
+
     def __len__(self) -> int:
         """Number of episodes."""
         return len(self.terminated)

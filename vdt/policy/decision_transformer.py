@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vdt.policy.gaussian import GaussianHead, SquashedGaussian
 from vdt.policy.transformer import CausalTransformer
 from vdt.schema import PolicyConfig
 
@@ -19,11 +20,22 @@ class PolicyOutput:
         actions: (B, K, A) in [-1, 1], from everything up to and including that step's observation.
         next_observations: (B, K, S) normalised, from everything up to that step's action; None if not predicted.
         rewards: (B, K) divided by the return scale, likewise.
+        distribution: of the action, whose middle `actions` is; None if the policy is deterministic.
     """
 
     actions: Tensor
     next_observations: Tensor | None = None
     rewards: Tensor | None = None
+    distribution: SquashedGaussian | None = None
+
+    def to_float32(self) -> PolicyOutput:
+        """The same in float32, after a pass in lower precision."""
+        return PolicyOutput(
+            actions=self.actions.float(),
+            next_observations=None if self.next_observations is None else self.next_observations.float(),
+            rewards=None if self.rewards is None else self.rewards.float(),
+            distribution=None if self.distribution is None else self.distribution.to_float32(),
+        )
 
 
 class DecisionTransformer(nn.Module):
@@ -48,6 +60,8 @@ class DecisionTransformer(nn.Module):
         self.predict_change = nn.Linear(width, observation_size)
         self.predict_reward = nn.Linear(width, 1)
         nn.init.normal_(self.embed_timestep.weight, std=0.02)
+        gaussian = config.head == "gaussian"
+        self.gaussian = GaussianHead(width, action_size, config.initial_temperature) if gaussian else None
 
     def forward(self, observations: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> PolicyOutput:
         """Predict at every step.
@@ -58,19 +72,30 @@ class DecisionTransformer(nn.Module):
             returns_to_go: (B, K), divided by the return scale.
             timesteps: (B, K) int64.
         """
-        time = self.embed_timestep(timesteps.clamp(max=self.horizon))
         tokens = torch.stack(
-            [
-                self.embed_return(returns_to_go.unsqueeze(-1)) + time,
-                self.embed_observation(observations) + time,
-                self.embed_action(actions) + time,
-            ],
-            dim=2,
+            [*self.embed_situation(observations, returns_to_go, timesteps), self.embed_taken(actions, timesteps)], dim=2
         )  # (B, K, 3, D)
         out = self.transformer(tokens.flatten(1, 2)).unflatten(1, (-1, 3))
         after_observation, after_action = out[:, :, 1], out[:, :, 2]
-        return PolicyOutput(
-            actions=self.predict_action(after_observation),
-            next_observations=observations + self.predict_change(after_action),
-            rewards=self.predict_reward(after_action).squeeze(-1),
-        )
+        actions, distribution = self.predict_choice(after_observation)
+        return PolicyOutput(actions, *self.predict_outcome(observations, after_action), distribution)
+
+    def embed_situation(self, observations: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return and observation tokens of steps: (..., S), (...), (...) -> twice (..., D)."""
+        time = self.embed_timestep(timesteps.clamp(max=self.horizon))
+        return self.embed_return(returns_to_go.unsqueeze(-1)) + time, self.embed_observation(observations) + time
+
+    def embed_taken(self, actions: Tensor, timesteps: Tensor) -> Tensor:
+        """Action tokens of steps: (..., A), (...) -> (..., D)."""
+        token: Tensor = self.embed_action(actions) + self.embed_timestep(timesteps.clamp(max=self.horizon))
+        return token
+
+    def predict_choice(self, after_observation: Tensor) -> tuple[Tensor, SquashedGaussian | None]:
+        """Actions (..., A), and their distribution if it is stochastic, from what is said after the observation tokens."""
+        means = self.predict_action[0](after_observation)
+        distribution = None if self.gaussian is None else self.gaussian(after_observation, means)
+        return self.predict_action[1](means), distribution
+
+    def predict_outcome(self, observations: Tensor, after_action: Tensor) -> tuple[Tensor, Tensor]:
+        """Next observations (..., S) and rewards (...) from what the transformer says after the action tokens."""
+        return observations + self.predict_change(after_action), self.predict_reward(after_action).squeeze(-1)

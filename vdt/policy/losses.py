@@ -1,4 +1,4 @@
-"""The policy's equations: M3 of docs/method.md and the losses of the heads that the look-ahead uses."""
+"""The policy's equations: M3 of docs/method.md, its relatives' terms, and the losses of the look-ahead's heads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+TARGET_ENTROPY = -1.0  # per action dimension; SAC, ODT
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,12 @@ class PolicyLosses:
 
     Attributes:
         total: what is minimised.
-        behavior: weighted squared action error, summed over action dimensions.
-        q_term: mean of min_i target Q at the policy's actions, in units of its own gradient.
+        behavior: weighted squared action error, summed over action dimensions, or negative log-likelihood.
+        q_term: mean of min_i target Q at the policy's actions, as `actor.q_normalization` scales it.
         next_observation: squared error of the predicted next observation.
         reward: squared error of the predicted reward.
+        entropy: of a stochastic policy.
+        temperature: weight of the entropy in the total, learnt.
     """
 
     total: Tensor
@@ -44,6 +48,8 @@ class PolicyLosses:
     q_term: Tensor
     next_observation: Tensor
     reward: Tensor
+    entropy: Tensor | None = None
+    temperature: Tensor | None = None
 
 
 def compute_advantage_weights(advantages: Tensor, inverse_temperature: float, max_weight: float) -> Tensor:
@@ -104,6 +110,42 @@ def compute_behavior_loss(predicted: Tensor, actions: Tensor, weights: Tensor, m
         mask: (B, K), 1 where real.
     """
     return masked_mean(weights.detach() * (predicted - actions).square().sum(-1), mask)
+
+
+def compute_likelihood_loss(log_densities: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+    """Mean over real steps of -w log pi(a): what a stochastic policy minimises instead of the squared error (ODT).
+
+    Args:
+        log_densities: (B, K) of the data's actions.
+        weights: (B, K), one per step, no gradient.
+        mask: (B, K), 1 where real.
+    """
+    return masked_mean(-weights.detach() * log_densities, mask)
+
+
+def compute_temperature_loss(temperature: Tensor, entropy: Tensor, action_size: int) -> Tensor:
+    """Temperature alpha times (H - H_target), H held constant: alpha falls while the entropy is above its target (SAC, ODT).
+
+    Args:
+        temperature: alpha, scalar, with gradient.
+        entropy: H, scalar.
+        action_size: A; the target is -A.
+    """
+    return temperature * (entropy.detach() - TARGET_ENTROPY * action_size)
+
+
+def compute_scaled_q_term(min_q: Tensor, mask: Tensor, normalization: str) -> Tensor:
+    """Mean over real steps of min_i target Q(s, pi), divided by its mean magnitude (TD3+BC, QT) or by nothing (SAC, CQL).
+
+    Args:
+        min_q: (B, K) at the policy's actions, with gradient.
+        mask: (B, K), 1 where real.
+        normalization: "magnitude" for mean |Q|, held constant; "none".
+    """
+    mean = masked_mean(min_q, mask)
+    if normalization == "none":
+        return mean
+    return mean / masked_mean(min_q.detach().abs(), mask).clamp(min=1e-8)
 
 
 def compute_q_term(min_q: Tensor, actions: Tensor, mask: Tensor) -> Tensor:

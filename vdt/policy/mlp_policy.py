@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from vdt.policy.decision_transformer import PolicyOutput
+from vdt.policy.gaussian import GaussianHead
 from vdt.schema import PolicyConfig
 
 HIDDEN_SIZE = 256  # two hidden layers, as in the value-based baselines (IQL, TD3+BC)
@@ -26,10 +27,15 @@ class MLPPolicy(nn.Module):
             nn.Linear(HIDDEN_SIZE, action_size),
             nn.Tanh(),
         )
+        gaussian = config.head == "gaussian"
+        self.gaussian = GaussianHead(HIDDEN_SIZE, action_size, config.initial_temperature) if gaussian else None
 
     def forward(self, observations: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> PolicyOutput:
         """Predict actions at every step; everything but the observations is ignored."""
-        return PolicyOutput(actions=self.network(observations))
+        features = self.network[:-2](observations)
+        means = self.network[-2](features)
+        distribution = None if self.gaussian is None else self.gaussian(features, means)
+        return PolicyOutput(actions=self.network[-1](means), distribution=distribution)
 
 
 def make_policy(observation_size: int, action_size: int, horizon: int, config: PolicyConfig) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,9 +18,11 @@ from vdt.policy.mlp_policy import make_policy
 from vdt.runtime import choose_device
 from vdt.tracking import Tracker
 from vdt.training.checkpoint import CheckpointStore, State, load_state
+from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import run_gradient_steps
 from vdt.training.random_state import get_random_state, seed_streams, set_random_state
 from vdt.training.update import (
+    Metrics,
     compute_learning_rate,
     make_critic_optimizer,
     make_policy_optimizer,
@@ -50,16 +51,16 @@ def make_sampler(config: Config, buffer: TrajectoryReplayBuffer, seed_offset: in
 def make_offline_buffer(
     config: Config, dataset: TrajectoryDataset, normalizer: Normalizer, reward_scale: float
 ) -> TrajectoryReplayBuffer:
-    """The whole data set on the training device."""
+    """What is trained on of the data set, on the training device: all of it, or its best (`data.keep_best_fraction`)."""
     settings = make_target_settings(config, reward_scale)
     device = normalizer.mean.device
     buffer = TrajectoryReplayBuffer(normalizer, settings, action_size=config.task.action_size, device=device)
-    buffer.extend(dataset)
+    buffer.extend(dataset.keep_best(config.data.keep_best_fraction))
     return buffer
 
 
 def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker, checkpoints: CheckpointStore) -> Path:
-    """Train twin Q and V on the data (M1, M2).
+    """Train twin Q and V on the data (M1, M2); with `critic.bootstrap` policy that is left to `train_actor`.
 
     Returns:
         The final checkpoint: {"critic", "optimizer", "normalizer", "reward_scale", "config", "step", "random",
@@ -68,6 +69,8 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
     device = choose_device(config)
     seed_streams(config.seed)
     critic = Critic(config.task.observation_size, config.task.action_size, config.critic).to(device)
+    if config.runtime.compiler == "inductor":
+        critic.compile_losses()
     optimizer = make_critic_optimizer(critic, config.critic.learning_rate)
     normalizer = Normalizer.fit(dataset).to(device)
     reward_scale = compute_reward_scale(config.task.reward_scaling, dataset.episode_returns)
@@ -90,7 +93,7 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
             "random": get_random_state(sampler.generator),
         }
 
-    total = config.critic.gradient_steps
+    total = config.critic.gradient_steps if config.critic.bootstrap == "value" else 0
     print(
         f"critic: {total:,} gradient steps on {buffer.steps:,} transitions, reward scale {reward_scale:.4g}", flush=True
     )
@@ -106,10 +109,10 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
 
 
 def calibrate_weighting(config: Config, critic: Critic, sampler: Sampler) -> AdvantageWeighting:
-    """Fit the advantage weights to the spread of the advantages in the sampler's buffer (M3)."""
+    """Fit the advantage weights to the spread of the advantages in the sampler's buffer (M3), unless they are fixed."""
     actor = config.actor
-    if actor.inverse_temperature == 0:
-        return AdvantageWeighting(0.0, actor.max_advantage_weight, 1.0)
+    if actor.inverse_temperature == 0 or actor.advantage_unit == "reward":
+        return AdvantageWeighting(actor.inverse_temperature, actor.max_advantage_weight, 1.0)
     chunks = []
     for _ in range(0, CALIBRATION_STEPS, CALIBRATION_CHUNK):
         batch = sampler.sample_transitions(CALIBRATION_CHUNK)
@@ -119,13 +122,57 @@ def calibrate_weighting(config: Config, critic: Critic, sampler: Sampler) -> Adv
     )
 
 
+class ActorTrainer:
+    """State of the actor's training: what is trained, with which optimizers, on which draws."""
+
+    def __init__(self, config: Config, brain: Brain, sampler: Sampler) -> None:
+        """Train `brain`'s policy, and its critic too if it has a target policy."""
+        self.config, self.brain, self.sampler = config, brain, sampler
+        actor, critic = config.actor, config.critic
+        self.optimizer = make_policy_optimizer(brain.policy, actor.learning_rate, actor.weight_decay)
+        joint = brain.target_policy is not None
+        self.critic_optimizer = make_critic_optimizer(brain.critic, critic.learning_rate) if joint else None
+        self.critic_steps = split_critic_steps(critic.gradient_steps, actor.gradient_steps, joint=joint)[1]
+
+    def update(self, step: int) -> Metrics:
+        """Gradient step `step` (from 1) of the actor, after its share of the critic's."""
+        actor, metrics = self.config.actor, {}
+        for _ in range(self.critic_steps[step - 1]):
+            assert self.critic_optimizer is not None
+            metrics = dict(take_critic_step(self.brain, self.critic_optimizer, self.sampler))
+        rate = compute_learning_rate(step, actor.gradient_steps, actor.warmup_steps, actor.learning_rate)
+        set_learning_rate(self.optimizer, rate)
+        batch = self.sampler.sample_sequences(actor.batch_size, self.config.policy.context_length)
+        return {**metrics, **update_policy(self.brain, self.optimizer, batch, actor)}
+
+    def state_dict(self, step: int) -> State:
+        """Everything needed to go on after `step`."""
+        critic = {"critic_optimizer": self.critic_optimizer.state_dict()} if self.critic_optimizer else {}
+        return {
+            "brain": self.brain.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **critic,
+            "step": step,
+            "random": get_random_state(self.sampler.generator),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue where `state` stopped."""
+        self.brain.load_progress(state["brain"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.critic_optimizer:
+            self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        set_random_state(state["random"], self.sampler.generator)
+
+
 def train_actor(
     config: Config, dataset: TrajectoryDataset, critic_path: Path, tracker: Tracker, checkpoints: CheckpointStore
 ) -> Path:
-    """Train the policy against the frozen critic (M3).
+    """Train the policy against the frozen critic (M3), or both together (`critic.bootstrap` policy).
 
     Returns:
-        The final checkpoint: {"brain", "optimizer", "step", "random", "metrics", "versions"}.
+        The final checkpoint: {"brain", "optimizer", "step", "random", "metrics", "versions"}, and "critic_optimizer" if the
+        critic was trained too.
     """
     device = choose_device(config)
     seed_streams(config.seed + 1)
@@ -140,36 +187,19 @@ def train_actor(
     policy = make_policy(task.observation_size, task.action_size, task.horizon, config.policy).to(device)
     weighting = calibrate_weighting(config, critic, sampler)
     brain = Brain(config, policy, critic, normalizer, source["reward_scale"], weighting)
-    optimizer = make_policy_optimizer(policy, config.actor.learning_rate, config.actor.weight_decay)
+    if config.critic.bootstrap == "policy":
+        brain.add_target_policy()
+    brain.compile()
+    trainer = ActorTrainer(config, brain, sampler)
     state = checkpoints.load_latest()
     if state is not None:
-        brain.policy.load_state_dict(state["brain"]["policy"])
-        brain.weighting = AdvantageWeighting(**state["brain"]["weighting"])
-        optimizer.load_state_dict(state["optimizer"])
-        set_random_state(state["random"], sampler.generator)
-        brain.gradient_steps = state["step"]
-    actor = config.actor
-
-    def update(step: int) -> Any:
-        rate = compute_learning_rate(step, actor.gradient_steps, actor.warmup_steps, actor.learning_rate)
-        set_learning_rate(optimizer, rate)
-        return update_policy(
-            brain, optimizer, sampler.sample_sequences(actor.batch_size, config.policy.context_length), actor
-        )
-
-    def get_state(step: int) -> State:
-        return {
-            "brain": brain.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "step": step,
-            "random": get_random_state(sampler.generator),
-        }
-
-    total = actor.gradient_steps
+        trainer.load_state_dict(state)
+    total, together = config.actor.gradient_steps, sum(trainer.critic_steps)
     parameters = sum(p.numel() for p in policy.parameters())
     print(
         f"actor: {total:,} gradient steps, {parameters:,} parameters, "
-        f"inverse temperature {brain.weighting.inverse_temperature:.4g} per unit of advantage",
+        f"inverse temperature {brain.weighting.inverse_temperature:.4g} per unit of advantage"
+        + (f", together with {together:,} of the critic" if together else ""),
         flush=True,
     )
-    return run_gradient_steps("actor", total, state, update, get_state, tracker, checkpoints)
+    return run_gradient_steps("actor", total, state, trainer.update, trainer.state_dict, tracker, checkpoints)

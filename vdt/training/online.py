@@ -20,11 +20,13 @@ from vdt.runtime import choose_device
 from vdt.scores import compute_normalized_score
 from vdt.tracking import Tracker
 from vdt.training.checkpoint import CheckpointStore, State, load_state
+from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import Progress, read_metrics, save_checkpoint
 from vdt.training.offline import calibrate_weighting, make_sampler, make_target_settings
 from vdt.training.random_state import get_random_state, seed_streams, set_random_state
-from vdt.training.update import make_critic_optimizer, make_policy_optimizer, update_critic, update_policy
+from vdt.training.update import make_critic_optimizer, make_policy_optimizer, update_policy
 
+BUFFER_LEVELS = {"low": 0.1, "middle": 0.5, "high": 0.9}  # quantiles of the buffer's returns that are tracked
 ROLLOUT_SEED = 100_000_000  # online episodes never share seeds with evaluation
 
 
@@ -68,7 +70,7 @@ class OnlineTuner:
         config, online = self.config, self.config.online
         while len(self.environments) < online.episodes_per_iteration:
             self.environments.append(make_environment(config.task))
-        agent = Agent(self.brain, PlannerSettings.from_config(config))
+        agent = Agent(self.brain, PlannerSettings.from_config(config), explore=True)
         first = ROLLOUT_SEED + config.seed * 1_000_000 + self.episodes
         trajectories = collect_trajectories(
             agent,
@@ -87,11 +89,16 @@ class OnlineTuner:
         """The gradient steps of one iteration: critic, then the weights' calibration, then the policy."""
         config, online = self.config, self.config.online
         metrics: dict[str, Tensor] = {}
-        for _ in range(online.critic_steps_per_iteration):
-            batch = self.sampler.sample_transitions(config.critic.batch_size)
-            metrics.update(update_critic(self.brain.critic, self.critic_optimizer, batch))
+        joint = self.brain.target_policy is not None
+        before, between = split_critic_steps(
+            online.critic_steps_per_iteration, online.actor_steps_per_iteration, joint=joint
+        )
+        for _ in range(before):
+            metrics.update(take_critic_step(self.brain, self.critic_optimizer, self.sampler))
         self.brain.weighting = calibrate_weighting(config, self.brain.critic, self.sampler)
-        for _ in range(online.actor_steps_per_iteration):
+        for count in between:
+            for _ in range(count):
+                metrics.update(take_critic_step(self.brain, self.critic_optimizer, self.sampler))
             sequences = self.sampler.sample_sequences(config.actor.batch_size, config.policy.context_length)
             metrics.update(update_policy(self.brain, self.policy_optimizer, sequences, config.actor))
         return metrics
@@ -123,6 +130,7 @@ def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State
     device = choose_device(config)
     seed_streams(config.seed + 2)
     brain = Brain.from_state((state or load_state(agent_path))["brain"], device)
+    brain.compile()
     if state is None:
         held = load_snapshot(buffer_path)
     else:
@@ -169,7 +177,10 @@ def tune_online(
         mean_return = float(np.mean([t.episode_return for t in trajectories]))
         score = compute_normalized_score(mean_return, task.reference_return_min, task.reference_return_max)
         values["online/episode_return"], values["online/normalized_score"] = mean_return, score
-        values["online/buffer_return"] = float(np.mean([t.episode_return for t in tuner.buffer.trajectories]))
+        held = [t.episode_return for t in tuner.buffer.trajectories]
+        values["online/buffer_return"] = float(np.mean(held))
+        for name, level in BUFFER_LEVELS.items():
+            values[f"online/buffer_return_{name}"] = float(np.quantile(held, level))
         tracker.log(step, values)
         if checkpoints.due(step) and step < budget:
             save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints, score=mean_return)

@@ -11,17 +11,23 @@ from torch import Tensor, nn
 from vdt.agent import Brain
 from vdt.critic.critic import Critic
 from vdt.data.batches import SequenceBatch, TransitionBatch
+from vdt.policy.decision_transformer import PolicyOutput
 from vdt.policy.losses import (
     AdvantageWeighting,
     PolicyLosses,
     compute_behavior_loss,
+    compute_likelihood_loss,
     compute_next_observation_loss,
     compute_q_term,
     compute_reward_loss,
+    compute_scaled_q_term,
+    compute_temperature_loss,
+    masked_mean,
 )
 from vdt.schema import ActorConfig
 
 Metrics = Mapping[str, Tensor]
+NOT_LOSSES = ("q_term", "entropy", "temperature")
 
 
 def make_critic_optimizer(critic: Critic, learning_rate: float) -> torch.optim.Optimizer:
@@ -51,14 +57,61 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
+def step_critic(critic: Critic, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Descend, then let the target networks follow."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    critic.update_targets()
+
+
 def update_critic(critic: Critic, optimizer: torch.optim.Optimizer, batch: TransitionBatch) -> Metrics:
     """One step on M1 + M2, then the target networks follow."""
     losses = critic.compute_losses(batch)
-    optimizer.zero_grad(set_to_none=True)
-    (losses.value_loss + losses.q_loss).backward()
-    optimizer.step()
-    critic.update_targets()
+    step_critic(critic, optimizer, losses.value_loss + losses.q_loss)
     return {name: value.detach() for name, value in vars(losses).items()}
+
+
+def compute_weights(brain: Brain, batch: SequenceBatch, output: PolicyOutput) -> Tensor:
+    """Weight of each step's action error (B, K): 1, or by the advantage over V, or over the policy's own action (AWAC)."""
+    if brain.weighting.inverse_temperature == 0:
+        return torch.ones_like(batch.mask)
+    own = output.actions.detach() if brain.target_policy is not None else None
+    return brain.weighting.compute_weights(brain.critic.compute_advantages(batch.observations, batch.actions, own))
+
+
+def compute_action_terms(
+    brain: Brain, batch: SequenceBatch, output: PolicyOutput, weights: Tensor, config: ActorConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The first two terms of M3, with the entropy term of a stochastic policy: their sum, and each."""
+    zero, size = output.actions.new_zeros(()), batch.actions.shape[-1]
+    actions, terms = output.actions, {"behavior": zero, "q_term": zero}
+    gaussian = output.distribution
+    if gaussian is not None:
+        actions, log_densities = gaussian.sample()
+        terms["entropy"] = masked_mean(-log_densities, batch.mask)
+        terms["temperature"] = gaussian.temperature
+    if config.behavior_coefficient > 0:
+        if gaussian is not None:
+            likelihood = gaussian.compute_log_density(batch.actions)
+            terms["behavior"] = compute_likelihood_loss(likelihood, weights, batch.mask)
+        else:
+            terms["behavior"] = compute_behavior_loss(actions, batch.actions, weights, batch.mask)
+    if config.q_coefficient > 0:
+        min_q = brain.critic.compute_min_q(batch.observations, actions)
+        if config.q_normalization == "gradient":
+            terms["q_term"] = compute_q_term(min_q, actions, batch.mask)
+        else:
+            terms["q_term"] = compute_scaled_q_term(min_q, batch.mask, config.q_normalization)
+    behavior, q_term = config.behavior_coefficient * terms["behavior"], config.q_coefficient * terms["q_term"]
+    if gaussian is not None:  # densities and entropies are sums over action dimensions already
+        curbed = gaussian.temperature.detach() * terms["entropy"]
+        total = behavior - q_term - curbed + compute_temperature_loss(gaussian.temperature, terms["entropy"], size)
+    elif config.q_normalization == "gradient":  # lambda is a displacement, whatever the number of dimensions
+        total = (behavior - q_term) / size
+    else:
+        total = behavior / size - q_term
+    return total, terms
 
 
 def compute_policy_losses(brain: Brain, batch: SequenceBatch, config: ActorConfig) -> tuple[PolicyLosses, Tensor]:
@@ -69,26 +122,18 @@ def compute_policy_losses(brain: Brain, batch: SequenceBatch, config: ActorConfi
     Returns:
         The losses, and the weights (B, K) that multiplied the action errors.
     """
-    output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
-    zero = output.actions.new_zeros(())
-    weights = torch.ones_like(batch.mask)
-    if brain.weighting.inverse_temperature > 0:
-        advantages = brain.critic.compute_advantages(batch.observations, batch.actions)
-        weights = brain.weighting.compute_weights(advantages)
-    behavior = compute_behavior_loss(output.actions, batch.actions, weights, batch.mask)
-    q_term = zero
-    if config.q_coefficient > 0:
-        min_q = brain.critic.compute_min_q(batch.observations, output.actions)
-        q_term = compute_q_term(min_q, output.actions, batch.mask)
-    total = (behavior - config.q_coefficient * q_term) / batch.actions.shape[-1]
-    next_observation = reward = zero
+    with torch.autocast(batch.mask.device.type, torch.bfloat16, brain.config.runtime.precision == "bfloat16"):
+        output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps).to_float32()
+    weights = compute_weights(brain, batch, output)
+    total, terms = compute_action_terms(brain, batch, output, weights, config)
+    next_observation = reward = output.actions.new_zeros(())
     if config.next_observation_coefficient > 0:
         next_observation = compute_next_observation_loss(output.next_observations, batch.next_observations, batch.mask)
         total = total + config.next_observation_coefficient * next_observation
     if config.reward_coefficient > 0:
         reward = compute_reward_loss(output.rewards, batch.rewards, batch.mask)
         total = total + config.reward_coefficient * reward
-    return PolicyLosses(total, behavior, q_term, next_observation, reward), weights
+    return PolicyLosses(total=total, next_observation=next_observation, reward=reward, **terms), weights
 
 
 def update_policy(brain: Brain, optimizer: torch.optim.Optimizer, batch: SequenceBatch, config: ActorConfig) -> Metrics:
@@ -98,19 +143,24 @@ def update_policy(brain: Brain, optimizer: torch.optim.Optimizer, batch: Sequenc
     optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
     limit = config.gradient_clip if config.gradient_clip > 0 else math.inf
-    norm = nn.utils.clip_grad_norm_(brain.policy.parameters(), limit)
+    networks = [
+        p for p in brain.policy.parameters() if p.dim() > 0
+    ]  # the temperature is a scalar with a loss of its own
+    norm = nn.utils.clip_grad_norm_(networks, limit)
     optimizer.step()
     brain.gradient_steps += 1
-    metrics = {f"{name}_loss" if name != "q_term" else name: value.detach() for name, value in vars(losses).items()}
+    terms = {name: value.detach() for name, value in vars(losses).items() if value is not None}
+    metrics = {name if name in NOT_LOSSES else f"{name}_loss": value for name, value in terms.items()}
     return {**metrics, "gradient_norm": norm, **compute_weight_statistics(weights, batch.mask, brain.weighting)}
 
 
 def compute_weight_statistics(weights: Tensor, mask: Tensor, weighting: AdvantageWeighting) -> Metrics:
     """Mean, maximum, clipped share and effective sample fraction of the weights of real steps (B, K)."""
-    real = weights[mask > 0]
+    real, count = weights * mask, mask.sum().clamp(min=1.0)  # no indexing by the mask: a GPU would have to wait
+    clipped = real >= 0.999 * weighting.max_weight / weighting.mean_weight
     return {
-        "weight_mean": real.mean(),
+        "weight_mean": real.sum() / count,
         "weight_max": real.amax(),
-        "weight_clipped_share": (real >= 0.999 * weighting.max_weight / weighting.mean_weight).float().mean(),
-        "weight_effective_fraction": real.sum().square() / (real.numel() * real.square().sum()),
+        "weight_clipped_share": clipped.sum() / count,
+        "weight_effective_fraction": real.sum().square() / (count * real.square().sum()),
     }

@@ -244,7 +244,7 @@ def describe_environment(sets: Sequence[MinariSet]) -> dict[str, Any]:
 
 
 def _read_specification(minari_set: MinariSet) -> dict[str, Any]:
-    recorded, evaluation = (minari_set.metadata.get(key) for key in ("env_spec", "eval_env_spec"))
+    recorded, evaluation = (minari_set.metadata.get(key) or "" for key in ("env_spec", "eval_env_spec"))
     if not (recorded or evaluation):
         return {}
     try:

@@ -1,0 +1,86 @@
+"""Critic and actor trained together: Q of the policy as it is, by way of a copy that follows it slowly (TD3, SAC, QT)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vdt.agent import Brain
+from vdt.critic.losses import Proposals
+from vdt.data.histories import find_bootstrap_rows, gather_histories
+from vdt.data.sampling import Sampler
+from vdt.policy.gaussian import SquashedGaussian
+from vdt.training.update import Metrics, step_critic, update_critic
+
+TARGET_NOISE_CLIP = 0.5  # TD3
+
+
+def split_critic_steps(critic_steps: int, actor_steps: int, *, joint: bool) -> tuple[int, list[int]]:
+    """How critic and actor take turns.
+
+    Returns:
+        critic steps before all of the actor's, and before each of them: all at first if the critic is trained by itself,
+        spread evenly if both are trained together.
+    """
+    if not joint or actor_steps == 0:
+        return critic_steps, [0] * actor_steps
+    return 0, [critic_steps * (k + 1) // actor_steps - critic_steps * k // actor_steps for k in range(actor_steps)]
+
+
+def blur_actions(actions: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Add clipped Gaussian noise to actions in [-1, 1] of any shape (TD3's target policy smoothing)."""
+    standard = torch.randn(actions.shape, generator=generator, device=actions.device)
+    return (actions + (noise * standard).clamp(-TARGET_NOISE_CLIP, TARGET_NOISE_CLIP)).clamp(-1, 1)
+
+
+def make_proposals(
+    gaussians: Sequence[SquashedGaussian], actions: Tensor, count: int, generator: torch.Generator
+) -> Proposals:
+    """Actions at which CQL holds the critic down: `count` uniform ones, and `count` from each Gaussian.
+
+    Args:
+        gaussians: over (B, A).
+        actions: (B, A), for their shape alone.
+        count: of each kind.
+        generator: draws.
+    """
+    shape = (count, *actions.shape)
+    uniform = 2 * torch.rand(shape, generator=generator, device=actions.device) - 1
+    drawn = [(uniform, actions.new_full(shape[:-1], -actions.shape[-1] * math.log(2)))]  # density 1/2 per dimension
+    for gaussian in gaussians:
+        drawn.append(dataclasses.replace(gaussian, means=gaussian.means.expand(shape)).sample(generator))
+    return Proposals(torch.cat([a for a, _ in drawn]), torch.cat([d for _, d in drawn]))
+
+
+def update_policy_critic(brain: Brain, optimizer: torch.optim.Optimizer, sampler: Sampler) -> Metrics:
+    """One step on M2 with the target policy's value as the bootstrap, and CQL's term; then all targets follow."""
+    config, buffer, generator = brain.config.critic, sampler.buffer, sampler.generator
+    rows = sampler.sample_rows(config.batch_size)
+    batch = sampler.gather_transitions(rows)
+    after = gather_histories(buffer, find_bootstrap_rows(buffer, rows), brain.acting_context)
+    proposals = None
+    with torch.no_grad():
+        actions, gaussian = brain.ask_target_policy(after)
+        if gaussian is not None:
+            actions, _ = gaussian.sample(generator)
+        elif config.target_action_noise > 0:
+            actions = blur_actions(actions, config.target_action_noise, generator)
+        if config.conservative_coefficient > 0:
+            _, present = brain.ask_target_policy(gather_histories(buffer, rows, brain.acting_context))
+            assert gaussian is not None and present is not None
+            proposals = make_proposals((present, gaussian), batch.actions, config.conservative_samples, generator)
+    losses = brain.critic.compute_policy_value_losses(batch, actions, proposals)
+    step_critic(brain.critic, optimizer, losses.q_loss + config.conservative_coefficient * losses.conservative_loss)
+    brain.update_target_policy()
+    return {name: value.detach() for name, value in vars(losses).items()}
+
+
+def take_critic_step(brain: Brain, optimizer: torch.optim.Optimizer, sampler: Sampler) -> Metrics:
+    """One critic step of the kind that `critic.bootstrap` names."""
+    if brain.target_policy is not None:
+        return update_policy_critic(brain, optimizer, sampler)
+    return update_critic(brain.critic, optimizer, sampler.sample_transitions(brain.config.critic.batch_size))
