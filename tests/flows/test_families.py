@@ -27,7 +27,7 @@ def test_kitchen_from_its_official_file(tmp_path: Path) -> None:
         for evaluation in settings.values():
             assert evaluation["success_rate"] == 0.0 and evaluation["successes"] == [False, False]
             assert all(0 <= subtasks <= 4 for subtasks in evaluation["episode_returns"])
-    assert "| 0% (0-66%) |" in report.with_suffix(".md").read_text()
+    assert "| 0% (0-66%) |" in report.read_text()
 
 
 def test_a_maze_collected_by_its_controller(tmp_path: Path) -> None:

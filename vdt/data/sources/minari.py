@@ -248,7 +248,7 @@ def _read_specification(minari_set: MinariSet) -> dict[str, Any]:
     if not (recorded or evaluation):
         return {}
     try:
-        spec = json.loads(evaluation or recorded)
+        spec = json.loads(str(evaluation or recorded))
         if recorded and evaluation and _find_walls(spec) != _find_walls(json.loads(recorded)):
             spec = json.loads(recorded)  # in another maze no position means what it does in the data
         name, limit, kwargs = spec["id"], spec.get("max_episode_steps"), spec.get("kwargs") or {}
