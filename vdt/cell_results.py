@@ -17,7 +17,8 @@ from vdt.config import Config
 from vdt.files import write_text
 
 ROOT = Path(__file__).resolve().parent
-APART = ("checkpoint.", "runtime.device", "runtime.threads", "runtime.compiler", "data.source")  # settings that are no part of an identity
+# Settings that are no part of an identity.
+APART = ("checkpoint.", "runtime.device", "runtime.threads", "runtime.compiler", "data.source")
 # What shows, keeps or names results without computing them: a change here leaves finished cells valid.
 SHOWING = frozenset(
     ["cell_results.py", "comparison.py", "figures.py", "published.py", "reporting.py", "results.py", "statistics.py"]

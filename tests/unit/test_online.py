@@ -222,3 +222,15 @@ def test_metrics_are_on_the_axis_of_environment_steps(paths: tuple[Path, Path], 
         assert all(name.startswith("online/") for name in numbers)
     names = [name for name, *_ in tracker.checkpoints]
     assert names[-1] == f"online-{steps[-1]}" and len(names) >= 2
+
+
+def test_which_checkpoint_is_best_does_not_depend_on_when_they_are_due(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    tracker = RecordingTracker()
+    rare, often = make_store(tmp_path / "rare"), make_store(tmp_path / "often", every=1)
+    tune_online(CONFIG, *paths, tracker, rare)
+    tune_online(CONFIG, *paths, NullTracker(), often)
+    best, other = rare.find_best(), often.find_best()
+    assert best is not None and other is not None
+    assert load_state(best)["step"] == load_state(other)["step"]
+    returns = {step: values["online/episode_return"] for step, values in tracker.metrics}
+    assert returns[load_state(best)["step"]] == max(returns.values())

@@ -216,9 +216,12 @@ class CheckpointStore:
         return [(folder, best) for folder in (self.folder, *self.ancestors) if (best := _read_best(folder))]
 
     def _keep_best(self, path: Path, score: float | None) -> str | None:
-        """Note the checkpoint if its score is the highest so far, ancestors' included; returns the best one here."""
+        """Note the checkpoint if no score is higher, ancestors' included; returns the best one here.
+
+        A score that is met again was made again: the ancestor's file was damaged.
+        """
         known = self._read_best()
-        if score is not None and all(score > best["score"] for _, best in known):
+        if score is not None and all(score >= best["score"] for _, best in known):
             write_text(self.folder / BEST, json.dumps({"name": path.name, "score": score}) + "\n")
             return path.name
         return next((str(best["name"]) for folder, best in known if folder == self.folder), None)

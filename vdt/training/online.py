@@ -63,6 +63,7 @@ class OnlineTuner:
         )
         self.environment_steps = 0
         self.episodes = 0
+        self.best_return: float | None = None  # of an iteration's episodes
         self.environments: list[Environment] = []
 
     def collect(self) -> list[Trajectory]:
@@ -113,6 +114,7 @@ class OnlineTuner:
             "buffer": {name: torch.from_numpy(np.asarray(array)) for name, array in vars(held).items()},
             "environment_steps": self.environment_steps,
             "episodes": self.episodes,
+            "best_return": self.best_return,
             "step": self.environment_steps,
             "random": get_random_state(self.sampler.generator),
         }
@@ -122,6 +124,7 @@ class OnlineTuner:
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.policy_optimizer.load_state_dict(state["policy_optimizer"])
         self.environment_steps, self.episodes = state["environment_steps"], state["episodes"]
+        self.best_return = state["best_return"]
         set_random_state(state["random"], self.sampler.generator)
 
 
@@ -182,8 +185,12 @@ def tune_online(
         for name, level in BUFFER_LEVELS.items():
             values[f"online/buffer_return_{name}"] = float(np.quantile(held, level))
         tracker.log(step, values)
-        if checkpoints.due(step) and step < budget:
-            save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints, score=mean_return)
+        best = tuner.best_return is None or mean_return > tuner.best_return
+        if best:  # kept at once, not when a checkpoint is due: which one is best must not depend on the clock
+            tuner.best_return = mean_return
+        if (best or checkpoints.due(step)) and step < budget:
+            score = mean_return if best else None
+            save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints, score=score)
         shown = {k.split("/")[1]: v for k, v in values.items() if "score" in k or k.endswith("q_loss")}
         progress.report(step, shown)
     final, last = tuner.environment_steps, values.get("online/episode_return")
