@@ -224,7 +224,9 @@ def test_metrics_are_on_the_axis_of_environment_steps(paths: tuple[Path, Path], 
     assert names[-1] == f"online-{steps[-1]}" and len(names) >= 2
 
 
-def test_which_checkpoint_is_best_does_not_depend_on_when_they_are_due(paths: tuple[Path, Path], tmp_path: Path) -> None:
+def test_which_checkpoint_is_best_does_not_depend_on_when_they_are_due(
+    paths: tuple[Path, Path], tmp_path: Path
+) -> None:
     tracker = RecordingTracker()
     rare, often = make_store(tmp_path / "rare"), make_store(tmp_path / "often", every=1)
     tune_online(CONFIG, *paths, tracker, rare)
