@@ -1,4 +1,4 @@
-"""From command line words to cells: every combination of env, method and seed, resolved and checked before any work."""
+"""From command line words to cells: every combination of env, method, patch and seed, resolved before any work."""
 
 from __future__ import annotations
 
@@ -7,26 +7,33 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vdt.config import Config, ConfigError, resolve_config
+from vdt.config import Config, ConfigError
 from vdt.runtime import FolderError, check_folders, die_with_parent, home, interrupt_on_signals
+from vdt.study import Plan, Study, expand, load_study
+from vdt.values import suggest
 
-DEFAULTS = {"env": "", "preset": "laptop", "method": "vdt", "seeds": "0", "source": "auto", "set": ""}
+DEFAULTS = {"preset": "laptop", "method": "vdt", "seeds": "0", "source": "auto", "reuse": "exact"}
+OPTIONS = ("env", "preset", "method", "seeds", "source", "set", "study", "reuse")  # empty: the study's, or the default
+REUSE = ("exact", "settings", "none")
+FLOW = "vdt_flow.py"
 COMMAND = "VDT_COMMAND"  # environment variable: how the flow was called, for messages of child processes
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One env x method x seed, as an artifact of plain values."""
+    """One env x method x patch x seed, as an artifact of plain values."""
 
     key: str  # names the cell's folders
     number: int
     config_yaml: str
     mlflow_run_id: str = ""
+    patch: str = ""
+    shares_critic: bool = False
 
 
 def split_words(text: str, option: str) -> list[str]:
@@ -43,34 +50,52 @@ def split_words(text: str, option: str) -> list[str]:
     return words
 
 
-def resolve_cells(arguments: Mapping[str, str]) -> list[Config]:
-    """The configurations of all cells.
+def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Plan], Study | None]:
+    """All cells, and the study that names them, if one does.
 
     Args:
-        arguments: the flow's parameters by name, see `DEFAULTS`.
+        arguments: the flow's parameters by name (`OPTIONS`), empty where not given.
 
     Raises:
         ConfigError: naming the first value that is not accepted.
     """
-    seeds = []
-    for word in split_words(arguments["seeds"], "--seeds"):
-        if not word.isdecimal():
-            raise ConfigError(f"--seeds takes whole numbers from 0, separated by commas, not {arguments['seeds']!r}")
-        seeds.append(int(word))
-    configs = []
-    for env in split_words(arguments["env"], "--env"):
-        for method in split_words(arguments["method"], "--method"):
-            first = resolve_config(
-                env,
-                preset=arguments["preset"],
-                method=method,
-                source=arguments["source"],
-                seed=seeds[0],
-                overrides=arguments["set"],
-            )
-            configs += [first.with_seed(seed) for seed in seeds]
-    _check_source(configs[0].data.source)
-    return configs
+    given = {name: value for name, value in arguments.items() if value and name in OPTIONS}
+    reuse = given.get("reuse", DEFAULTS["reuse"])
+    if reuse not in REUSE:
+        raise ConfigError(
+            f"--reuse must be {', '.join(REUSE[:-1])} or {REUSE[-1]}, not {reuse!r}{suggest(reuse, REUSE)}"
+        )
+    named = load_study(given["study"]) if "study" in given else None
+    if named is None:
+        given = {**DEFAULTS, "env": "", **given}
+    study = named or Study(name="", place="", envs=())
+    changes: dict[str, Any] = {name: given[name] for name in ("preset", "source") if name in given}
+    if "seeds" in given:
+        changes["seeds"] = _read_seeds(given["seeds"])
+    for option, field in (("env", "envs"), ("method", "methods")):
+        if option in given:
+            changes[field] = tuple(split_words(given[option], f"--{option}"))
+            _check_part(named, field, changes[field])
+    study = replace(study, **changes)
+    plans = expand(study, given.get("set", ""))
+    for plan in plans:
+        _check_source(plan.config.data.source)
+    return plans, study if named else None
+
+
+def _read_seeds(text: str) -> tuple[int, ...]:
+    words = split_words(text, "--seeds")
+    if not all(word.isdecimal() for word in words):
+        raise ConfigError(f"--seeds takes whole numbers from 0, separated by commas, not {text!r}")
+    return tuple(map(int, words))
+
+
+def _check_part(study: Study | None, field: str, words: tuple[str, ...]) -> None:
+    """With a study, --env and --method take a part of what it names."""
+    for word in words if study else ():
+        known = getattr(study, field)
+        if word not in known:
+            raise ConfigError(f"{word!r} is not among the {field} of {getattr(study, 'place', '')}: {', '.join(known)}")
 
 
 def _check_source(source: str) -> None:
@@ -79,22 +104,21 @@ def _check_source(source: str) -> None:
         raise ConfigError(f"--source path: there is no file or folder {path}")
 
 
-def open_cells(arguments: Mapping[str, str], flow_run: str) -> list[dict[str, Any]]:
-    """Resolve all cells and open an MLflow run for each; returns `Cell`s as mappings."""
+def open_cells(plans: Sequence[Plan], study: Study | None, flow_run: str) -> list[dict[str, Any]]:
+    """Open an MLflow run for each cell that is to be run; returns `Cell`s as mappings."""
     from vdt.tracking import create_run, get_store_errors, settle_abandoned
 
-    configs = resolve_cells(arguments)
     check_folders(home())
     try:
         settle_abandoned(home())
     except get_store_errors():
         print("WARNING: tracking: the store does not answer; this run is entered when it does", flush=True)
-    cells = []
-    for number, config in enumerate(configs):
-        key = f"{config.file_name}-{config.method}-s{config.seed}"
-        run_id = create_run(home(), config, flow_run, os.environ.get(COMMAND, "flows/vdt_flow.py"))
-        cells.append(asdict(Cell(key, number, config.to_yaml(), run_id)))
-        print(f"cell {key}: MLflow run {run_id}", flush=True)
+    cells, name, shares = [], study.name if study else "", bool(study and study.share_critics)
+    command = os.environ.get(COMMAND, "flows/vdt_flow.py")
+    for number, plan in enumerate(plans):
+        run_id = create_run(home(), plan.config, flow_run, command, patch=plan.patch, study=name)
+        cells.append(asdict(Cell(plan.key, number, plan.config.to_yaml(), run_id, plan.patch, shares)))
+        print(f"cell {plan.key}: MLflow run {run_id}", flush=True)
     return cells
 
 
@@ -119,8 +143,8 @@ def check_command_line(argv: list[str]) -> None:
     The script's own name becomes absolute in `argv`: Metaflow starts tasks by it, and they may change their folder.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name, default in DEFAULTS.items():
-        parser.add_argument(f"--{name}", default=os.environ.get(f"METAFLOW_RUN_{name.upper()}", default))
+    for name in OPTIONS:
+        parser.add_argument(f"--{name}", default=os.environ.get(f"METAFLOW_RUN_{name.upper()}", ""))
     parser.add_argument("--max-workers")
     parser.add_argument("--help", action="store_true")
     given, others = parser.parse_known_args(argv[1:])
@@ -135,11 +159,35 @@ def check_command_line(argv: list[str]) -> None:
     if given.help or command != "run":
         return
     try:
-        resolve_cells(vars(given))
+        plans, study = resolve_cells(vars(given))
+        if not study and Path(argv[0]).name != FLOW:
+            raise ConfigError("--study needs the name or the path of a study file")
         check_folders(home())
+        if study and Path(argv[0]).name == FLOW:
+            from flows.studies import report_instead
+
+            report_instead(vars(given), argv)
+        _check_data([plan.config for plan in plans])
     except (ConfigError, FolderError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _check_data(configs: list[Config]) -> None:
+    """Named tasks that nothing stands in for need their file: say where to put it before anything is started.
+
+    Raises:
+        ConfigError: if no source of one of them is within reach.
+    """
+    for config in {config.env: config for config in configs}.values():
+        recipe = config.task.collected
+        if config.task.d4rl_url and recipe.ladder is None and recipe.controller == "none":
+            from vdt.data.sources import DataError, choose_source
+
+            try:
+                choose_source(config, home())
+            except DataError as error:
+                raise ConfigError(str(error)) from None
 
 
 def remember_command(argv: list[str]) -> None:

@@ -1,18 +1,20 @@
-"""The flow's last work: one report over all cells, kept with every cell's MLflow run and shown as a card."""
+"""The flow's last work: one report over all cells, kept in MLflow and shown as a card."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metaflow import current
 from metaflow.cards import Image, Markdown
 
+from flows.cells import COMMAND, resolve_cells
+from flows.studies import describe_cell, get_reuse, split_finished
 from flows.transfer import describe_file
-from vdt.config import config_from_yaml
+from vdt.config import ConfigError
 from vdt.files import make_file_name
 from vdt.runtime import home
 
@@ -22,43 +24,91 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> tuple[str, list[str], list[
 
     Args:
         flow: the running flow.
-        inputs: the joined branches, with artifacts `cell`, `snapshot`, `evaluation`, `mlflow_run_id` and `seconds`.
+        inputs: the joined branches, with artifacts `cell`, `finished`, `study_facts` and those of `describe_cell`.
 
     Returns:
-        Path of the report's Markdown, ids of the MLflow runs, the report's files as artifacts (`describe_file`).
+        Path of the report's Markdown, ids of this flow's MLflow runs, the report's files as artifacts (`describe_file`).
     """
-    from vdt.reporting import write_report
     from vdt.tracking import make_artifact_records, make_continue_record, submit
 
-    os.chdir(home())  # Metaflow keeps cards below the current folder, whatever its datastore's root is
-    cells = [_describe_cell(branch) for branch in inputs]
-    path = write_report(cells, home() / "reports" / str(current.run_id))
-    text = path.read_text()
-    print(text, flush=True)
-    current.card.append(Markdown(text))
+    branches = list(inputs)
+    study, finished = branches[0].study_facts, branches[0].finished
+    own = [describe_cell(branch) for branch in branches]
+    cells = [*own, *finished]
+    if study:
+        cells.sort(key=lambda cell: study["keys"].index(cell["key"]))
+    path = _write(cells, study)
     files = sorted(path.parent.iterdir())
-    for figure in (f for f in files if f.suffix == ".png"):
-        current.card.append(Image(figure.read_bytes(), figure.stem))
-    _keep_as_newest(path, {make_file_name(cell["config"]["env"]) for cell in cells})
     opening, closing = make_continue_record(str(current.run_id), fork=False), {"kind": "status", "status": "FINISHED"}
-    records = [opening, *make_artifact_records(files, "report"), closing]
-    run_ids = [submit(home(), cell["mlflow_run_id"], records) for cell in cells]
+    kept = _keep_study_report(study, files) if study else make_artifact_records(files, "report")
+    run_ids = [submit(home(), cell["mlflow_run_id"], [opening, *kept, closing]) for cell in own]
     return str(path), run_ids, [describe_file(flow, file) for file in files]
 
 
-def _describe_cell(branch: Any) -> dict[str, Any]:
-    return {
-        "config": config_from_yaml(branch.cell["config_yaml"]).flatten(),
-        "snapshot": branch.snapshot,
-        "evaluation": branch.evaluation,
-        "mlflow_run_id": branch.mlflow_run_id,
-        "seconds": branch.seconds,
-    }
+def report_study(arguments: Mapping[str, str]) -> str:
+    """Report the cells of a study that are finished; returns the path of the report's Markdown.
+
+    Raises:
+        ConfigError: if a value is not accepted, or no cell is finished.
+    """
+    plans, study = resolve_cells(arguments)
+    assert study is not None
+    missing, cells = split_finished(plans, get_reuse(arguments))
+    if not cells:
+        raise ConfigError(f"none of the {len(plans)} cells of {study.place} is finished; flows/vdt_flow.py runs them")
+    described = {**study.describe(), "missing": [plan.key for plan in missing]}
+    path = _write(cells, described)
+    _keep_study_report(described, sorted(path.parent.iterdir()))
+    return str(path)
 
 
-def _keep_as_newest(path: Path, envs: set[str]) -> None:
-    """A run of one env is also found under the env's name (`dvc.yaml` names that file)."""
-    if len(envs) == 1:
-        folder = home() / "reports" / envs.pop()
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path.with_name("report.json"), folder / "report.json")
+def _write(cells: Sequence[Mapping[str, Any]], study: Mapping[str, Any] | None) -> Path:
+    """Write the report, show it as a card, and put a copy where the newest one is looked for."""
+    from vdt.reporting import write_report
+    from vdt.tracking import read_curves
+
+    os.chdir(home())  # Metaflow keeps cards below the current folder, whatever its datastore's root is
+    curves = read_curves(home(), [cell["mlflow_run_id"] for cell in cells])
+    path = write_report(cells, home() / "reports" / str(current.run_id), study=study, curves=curves)
+    text = path.read_text()
+    print(text, flush=True)
+    current.card.append(Markdown(text))
+    for figure in sorted(path.parent.glob("*.png")):
+        current.card.append(Image(figure.read_bytes(), figure.stem))
+    envs = {make_file_name(cell["config"]["env"]) for cell in cells}
+    if study:
+        newest = home() / "reports" / f"study-{study['name']}"
+        shutil.rmtree(newest, ignore_errors=True)
+        shutil.copytree(path.parent, newest)
+    elif len(envs) == 1:  # a run of one env is also found under the env's name (`dvc.yaml` names that file)
+        newest = home() / "reports" / envs.pop()
+        newest.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path.with_name("report.json"), newest / "report.json")
+    return path
+
+
+def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Keep a study's report in an MLflow run of its own, one per study; returns the records left for its cells: none."""
+    from vdt.tracking import (
+        REPORT_OF,
+        create_named_run,
+        find_study_run,
+        get_store_errors,
+        make_artifact_records,
+        submit,
+    )
+
+    name = str(study["name"])
+    try:
+        run_id = find_study_run(home(), name)
+    except get_store_errors() as error:
+        print(
+            f"WARNING: tracking: the store does not answer ({error}); the report of {name} is not kept there",
+            flush=True,
+        )
+        return []
+    if run_id is None:
+        tags, command = {REPORT_OF: name}, os.environ.get(COMMAND, "")
+        run_id = create_named_run(home(), f"report-{name}", tags, {}, str(current.run_id), command)
+    submit(home(), run_id, [*make_artifact_records(files, "report"), {"kind": "status", "status": "FINISHED"}])
+    return []

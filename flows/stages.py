@@ -88,8 +88,23 @@ class Stage:
 
         with clear_errors(DataError, OSError):
             snapshot = asdict(make_snapshot(self.config, runtime.home()))
-        self.tracker.put(make_dataset_record(self.config, snapshot))
+        self.tracker.put(make_dataset_record(self.config, snapshot, self.flow.cell["patch"]))
         return {**snapshot, **describe_file(self.flow, Path(snapshot["path"]), "md5")}
+
+    def pretrain_critic(self) -> tuple[Path, str]:
+        """Train the critic, or share one within a study; returns its file, and the MLflow run that it was taken from."""
+        from vdt.training.offline import pretrain_critic
+        from vdt.training.shared_critic import share_critic
+
+        if not self.flow.cell["shares_critic"] or not self.config.critic.gradient_steps:
+            return pretrain_critic(self.config, self.load_dataset(), self.tracker, self.checkpoints), ""
+        if self.flow._datastore.parent_datastore.TYPE != "local":
+            print(
+                "critic: shared with cells that see the same VDT_HOME; on other machines each trains its own",
+                flush=True,
+            )
+        md5, run_id = str(self.flow.snapshot["md5"]), str(self.flow.mlflow_run_id)
+        return share_critic(self.config, self.load_dataset(), md5, runtime.home(), run_id, self.tracker)
 
     def load_dataset(self) -> TrajectoryDataset:
         """The episodes to train on; raises as `load_episodes`."""
@@ -155,7 +170,8 @@ def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
 
     Args:
         flow: the running flow, with artifacts `cell`, `cells`, `mlflow_run_id`. A step that is run again
-            after its run was finished gets a new MLflow run, and `mlflow_run_id` changes.
+            after its run was finished gets a new MLflow run, and `mlflow_run_id` changes. `seconds` and `memory` (MB, the
+            process's peak) get an entry for the step.
         track: False for a step that logs nothing, which saves it the seconds that opening MLflow takes.
     """
     began, step = time.monotonic(), str(current.step_name)
@@ -165,6 +181,7 @@ def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
     with clear_errors(), hold_lock(lock, f"this step of {flow.cell['key']}"), _stop_when_told(flow) as stack:
         yield Stage(flow, stack.enter_context(contextlib.closing(open_tracker(flow) if track else NullTracker())))
     flow.seconds = {**getattr(flow, "seconds", {}), step: round(time.monotonic() - began, 1)}
+    flow.memory = {**getattr(flow, "memory", {}), step: runtime.measure_peak_memory()}
     gc.freeze()  # the process is about to end; nothing need be searched for
 
 

@@ -14,8 +14,9 @@ runtime.prepare()  # before Metaflow reads the environment
 
 from metaflow import FlowSpec, Parameter, card, current, exit_hook, package_sources, resources, step  # noqa: E402
 
-from flows.cells import DEFAULTS, check_command_line, open_cells  # noqa: E402
+from flows.cells import OPTIONS, check_command_line  # noqa: E402
 from flows.stages import clear_errors, finish_cells, open_stage  # noqa: E402
+from flows.studies import keep_result, plan_cells  # noqa: E402
 
 
 @package_sources(  # for engines that start steps elsewhere
@@ -36,19 +37,21 @@ class VDTFlow(FlowSpec):
     end              where everything lies
     """
 
-    env = Parameter("env", help="task names, minari:NAMESPACE/NAME-vN, data:PATH; several with commas", required=True)
-    preset = Parameter("preset", help="sizes and budgets: smoke, laptop, paper", default=DEFAULTS["preset"])
-    method = Parameter("method", help="vdt, dt, bc; several separated by commas", default=DEFAULTS["method"])
-    seeds = Parameter("seeds", help="whole numbers, separated by commas", default=DEFAULTS["seeds"])
-    source = Parameter("source", help="auto, collected, d4rl, minari, or path:FILE", default=DEFAULTS["source"])
+    env = Parameter("env", help="task names, minari:NAMESPACE/NAME-vN, data:PATH; several with commas", default="")
+    preset = Parameter("preset", help="sizes and budgets: smoke, laptop (default), paper", default="")
+    method = Parameter("method", help="files of params/methods/; several with commas; default vdt", default="")
+    seeds = Parameter("seeds", help="whole numbers, separated by commas; default 0", default="")
+    source = Parameter("source", help="auto (default), collected, d4rl, minari, or path:FILE", default="")
     overrides = Parameter("set", help='changes, e.g. "critic.expectile=0.8 online.environment_steps=0"', default="")
+    study = Parameter("study", help="a file of params/studies/, by name or path; the above then narrow it", default="")
+    reuse = Parameter("reuse", help="of a study's finished cells: exact (default), settings, none", default="")
 
     @step
     def start(self) -> None:
         """Resolve and validate everything, open the MLflow runs, fan out over cells."""
-        names = {name: getattr(self, name) for name in DEFAULTS if name != "set"}
+        words = {name: getattr(self, name) for name in OPTIONS if name != "set"}
         with clear_errors():
-            self.cells = open_cells({**names, "set": self.overrides}, current.run_id)
+            self.cells, self.finished, self.study_facts = plan_cells({**words, "set": self.overrides}, current.run_id)
         self.next(self.fetch_dataset, foreach="cells")
 
     @step
@@ -64,9 +67,7 @@ class VDTFlow(FlowSpec):
     def pretrain_critic(self) -> None:
         """Twin Q and V with n-step targets (M1, M2)."""
         with open_stage(self) as stage:
-            from vdt.training.offline import pretrain_critic
-
-            path = pretrain_critic(stage.config, stage.load_dataset(), stage.tracker, stage.checkpoints)
+            path, self.critic_shared_from = stage.pretrain_critic()
             self.critic = stage.describe(path)
         self.next(self.train_actor)
 
@@ -103,18 +104,24 @@ class VDTFlow(FlowSpec):
             if stage.config.online.environment_steps > 0:
                 agent, buffer = stage.check(self.offline_agent), stage.check(self.buffer)
                 path = tune_online(stage.config, agent, buffer, stage.tracker, stage.checkpoints)
+                best = stage.checkpoints.find_best()
                 self.agents = {**self.agents, "online": stage.describe(path)}
+                if best not in (None, path):
+                    self.agents = {**self.agents, "online_best": stage.describe(best)}
         self.next(self.evaluate)
 
     @step
     def evaluate(self) -> None:
         """Measure the offline and the online policy on the same seeds."""
         with open_stage(self) as stage:
+            from vdt.diagnostics import diagnose
             from vdt.evaluation import evaluate_agents
 
             agents = {name: stage.check(file) for name, file in self.agents.items()}
-            held_out = stage.load_episodes()[1] if stage.config.data.held_out_fraction else None
+            dataset, held_out = stage.load_episodes()
             self.evaluation = evaluate_agents(stage.config, agents, stage.tracker, held_out)
+            self.evaluation["diagnostics"] = diagnose(stage.config, agents, dataset, stage.tracker)
+        keep_result(self)
         self.next(self.report)
 
     @card(type="blank")

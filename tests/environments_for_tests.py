@@ -77,6 +77,14 @@ class CountdownEnv(gymnasium.Env[Array, Array]):
         return self._observe(), 1.0 + self.y, self.left == 0, False, {}
 
 
+class SuccessEnv(CountdownEnv):
+    """The same, and it says success at the step after which 2 are left, and no longer at the last: seeds 5k never succeed."""
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, _ = super().step(action)
+        return observation, reward, terminated, truncated, {"success": np.bool_(self.left == 2)}
+
+
 class DictEnv(CountdownEnv):
     """The same with nested observations, of which the keys do not stand in alphabetical order."""
 
@@ -95,6 +103,7 @@ CONSTANT = "VDTTest/Constant-v0"  # never ends by itself
 CONSTANT_ENDING = "VDTTest/ConstantEnding-v0"  # really ends after 10 steps
 PAY_ACTION = "VDTTest/PayAction-v0"
 COUNTDOWN = "VDTTest/Countdown-v0"
+SUCCESS = "VDTTest/Success-v0"
 DICT = "VDTTest/Dict-v0"
 
 if CONSTANT not in gymnasium.registry:
@@ -102,4 +111,5 @@ if CONSTANT not in gymnasium.registry:
     gymnasium.register(CONSTANT_ENDING, entry_point=ConstantRewardEnv, kwargs={"ends_after": 10})
     gymnasium.register(PAY_ACTION, entry_point=PayActionEnv)
     gymnasium.register(COUNTDOWN, entry_point=CountdownEnv)
+    gymnasium.register(SUCCESS, entry_point=SuccessEnv)
     gymnasium.register(DICT, entry_point="environments_for_tests:DictEnv")  # by name: Minari keeps it as text

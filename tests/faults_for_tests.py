@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from builders_for_tests import assert_identical
 from flow_for_tests import ENV, FLOW, make_variables
@@ -195,6 +198,19 @@ def run_with_kills(folder: Path, kills: list[Kill], seeds: str = "0") -> Iterato
         flow = Flow(folder, "resume", "--origin-run-id", flow.run_id)
     code = flow.wait()
     assert code == 0, flow.output[-6000:]
+
+
+@contextlib.contextmanager
+def mount_tmpfs(folder: Path, megabytes: int) -> Iterator[None]:
+    """A small disk of its own; skips the test for those who may not mount."""
+    folder.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("only root can mount a small disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def read_results(home: Path) -> dict[str, Any]:

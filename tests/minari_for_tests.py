@@ -50,10 +50,11 @@ def make_minari_set(
     limit: int = 30,
     gain: float = 0.3,
     with_environment: bool = True,
+    arguments: dict[str, Any] | None = None,
     **settings: Any,
 ) -> list[EpisodeBuffer]:
-    """Write a data set into Minari's folder and return what is in it; `settings` go to Minari."""
-    environment = gymnasium.make(environment_id, max_episode_steps=limit)
+    """Write a data set into Minari's folder and return what is in it; `arguments` go to the environment, the rest to Minari."""
+    environment = gymnasium.make(environment_id, max_episode_steps=limit, **(arguments or {}))
     buffers = [record(environment, seed, gain) for seed in range(episodes)]
     spaces = {"observation_space": environment.observation_space, "action_space": environment.action_space}
     with warnings.catch_warnings():

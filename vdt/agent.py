@@ -19,9 +19,9 @@ from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import FloatArray
 from vdt.environments import Environment, make_environment
 from vdt.planning.env_model import EnvModel, LearnedModel, SimulatorModel
-from vdt.planning.planner import plan
+from vdt.planning.planner import Plan, plan
 from vdt.policy.decision_transformer import PolicyOutput
-from vdt.policy.gaussian import SamplingPolicy, SquashedGaussian
+from vdt.policy.gaussian import SquashedGaussian
 from vdt.policy.history import History
 from vdt.policy.losses import AdvantageWeighting
 from vdt.policy.mlp_policy import make_policy
@@ -88,6 +88,12 @@ class Brain:
             self.target_policy.load_state_dict(state)
         self.critic.requires_grad_(True)
         self.critic.target_q.requires_grad_(False)
+
+    def compile(self) -> None:
+        """Let PyTorch's compiler fuse the policy's training pass and the critic's losses, if `runtime.compiler` says so."""
+        if self.config.runtime.compiler == "inductor":
+            self.policy.compile(mode="reduce-overhead" if self.normalizer.mean.is_cuda else None)
+            self.critic.compile_losses()
 
     @torch.no_grad()
     def compute_values(self, histories: Histories) -> Tensor:
@@ -170,7 +176,7 @@ class Agent:
     def __init__(self, brain: Brain, settings: PlannerSettings, *, explore: bool = False) -> None:
         """Act with `brain`, choosing as `settings` say; to `explore`, a stochastic policy's actions are drawn."""
         self.brain = brain
-        self.policy: nn.Module = SamplingPolicy(brain.policy) if explore else brain.policy
+        self.explore = explore
         self.settings = settings
         self.device = brain.normalizer.mean.device
         self.environments: list[Environment] = []
@@ -186,7 +192,7 @@ class Agent:
         if self.settings.env_model == "simulator":
             scratch = make_environment(task)
             return SimulatorModel(scratch, self.brain.normalizer, task.return_scale)
-        return LearnedModel(self.brain.policy)
+        return LearnedModel()
 
     def start(self, environments: Sequence[Environment]) -> None:
         """Forget; new episodes begin."""
@@ -202,20 +208,26 @@ class Agent:
         assert self._history is not None
         raw = torch.from_numpy(observations).to(self.device)
         self._history.append_observation(self.brain.normalizer.normalize(raw), self.brain.config.task.action_size)
-        choice = plan(
-            self._history,
-            self.policy,
-            self.brain.critic.compute_min_q,
-            discount=self.brain.config.critic.discount,
-            planning_horizon=self.settings.planning_horizon,
-            env_model=self._env_model,
-            environments=self.environments,
-        )
+        choice = self.decide()
         self.chosen += np.bincount(choice.chosen.cpu().numpy(), minlength=len(self.chosen))
         if isinstance(self._env_model, SimulatorModel):
             self.imagined_environment_steps = self._env_model.environment_steps
         actions: FloatArray = choice.actions.cpu().numpy()
         return actions
+
+    def decide(self) -> Plan:
+        """Plan for the present step; changes nothing."""
+        assert self._history is not None
+        return plan(
+            self._history,
+            self.brain.policy,
+            self.brain.critic.compute_min_q,
+            discount=self.brain.config.critic.discount,
+            planning_horizon=self.settings.planning_horizon,
+            env_model=self._env_model,
+            environments=self.environments,
+            explore=self.explore,
+        )
 
     def observe(self, actions: FloatArray, rewards: FloatArray, active: npt.NDArray[np.bool_]) -> None:
         """Remember what was executed, align returns-to-go with what it paid (M4), drop finished episodes."""

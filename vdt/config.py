@@ -248,7 +248,7 @@ def _find_task(env: str, source: str, given: Mapping[str, Any]) -> tuple[str, di
             return f"data:{path}", derive_file_task(path)
         if kind == "minari":
             return env, derive_minari_task(rest, given)
-        return env, {**tasks[env], **derive_named_task(env, tasks[env].get("task.minari_ids", []), given)}
+        return env, {**tasks[env], **derive_named_task(env, tasks[env], given)}
     except DataError as error:
         raise ConfigError(str(error)) from None
 
@@ -261,6 +261,11 @@ def _check_environment(config: Config) -> None:
     if any(low >= high for low, high in zip(task.action_low, task.action_high, strict=True)):
         raise ConfigError("task.action_low must be below task.action_high in every component")
     if config.has_environment:
+        if config.planner.env_model == "simulator" and task.bridge != "none":
+            raise ConfigError(
+                f"planner.env_model is simulator, but copies of its state lack what {config.env}'s bridge "
+                f"({task.bridge}) remembers; accepted are learned, none"
+            )
         return
     if config.online.environment_steps > 0:
         raise ConfigError(
@@ -303,6 +308,7 @@ def _check_together(config: Config) -> None:
             "policy.kind mlp predicts no observations or rewards: "
             "set actor.next_observation_coefficient=0 actor.reward_coefficient=0"
         )
+    check_objective(config.critic, policy, actor)
     imagines = config.planner.planning_horizon > 1 or config.evaluation.lookahead_horizon > 1
     if config.planner.candidates > 1 and imagines and config.planner.env_model != "simulator" and not predicts:
         raise ConfigError(
@@ -316,7 +322,6 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             "critic.gradient_steps is 0, but actor.inverse_temperature, actor.q_coefficient or planner.candidates uses the critic"
         )
-    check_objective(config.critic, policy, actor)
     if not config.task.candidate_returns:
         raise ConfigError("task.candidate_returns must name at least one return")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,16 @@ import numpy as np
 
 from vdt.agent import Agent, Brain, PlannerSettings
 from vdt.config import Config
-from vdt.data.trajectory import TrajectoryDataset
-from vdt.environments import make_environment
+from vdt.data.trajectory import Trajectory, TrajectoryDataset
+from vdt.environments import Environment, make_environment
 from vdt.held_out import evaluate_held_out
 from vdt.rollout import collect_trajectories
 from vdt.runtime import choose_device
-from vdt.scores import compute_normalized_score
+from vdt.scores import compute_normalized_score, compute_wilson_interval, format_return, format_success
 from vdt.tracking import Tracker
 from vdt.training.checkpoint import load_state
+
+TRACE_EVERY = 5  # steps
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class EvaluationReport:
         environment_steps: real steps taken, those of a simulator look-ahead included.
         seconds: wall time.
         chosen_candidates: share of steps at which each candidate won.
+        successes: of each episode, where the environment says so; else none.
+        success_rate: share of the episodes; none where the environment does not say.
+        success_interval: Wilson's, of 95 %: lowest and highest rate.
+        trace: where the environment is a maze, its layout, and each episode's positions at every fifth step; else none.
     """
 
     label: str
@@ -53,6 +59,10 @@ class EvaluationReport:
     environment_steps: int
     seconds: float
     chosen_candidates: list[float]
+    successes: list[bool] | None = None
+    success_rate: float | None = None
+    success_interval: list[float] | None = None
+    trace: dict[str, Any] | None = None
 
 
 def evaluate(brain: Brain, settings: PlannerSettings, config: Config, label: str) -> EvaluationReport:
@@ -64,6 +74,7 @@ def evaluate(brain: Brain, settings: PlannerSettings, config: Config, label: str
     seeds = [config.evaluation.seed + i for i in range(count)]
     limit = config.evaluation.max_episode_steps or None
     trajectories = collect_trajectories(agent, environments, seeds, max_steps=limit, label=f"evaluate {label}")
+    trace = _trace(environments[0], trajectories)
     for environment in environments:
         environment.close()
     returns = [t.episode_return for t in trajectories]
@@ -82,14 +93,40 @@ def evaluate(brain: Brain, settings: PlannerSettings, config: Config, label: str
         environment_steps=steps + agent.imagined_environment_steps,
         seconds=time.monotonic() - started,
         chosen_candidates=(agent.chosen / max(1, agent.chosen.sum())).tolist(),
+        trace=trace,
+        **_count_successes(trajectories),  # nothing where the environment does not say
     )
     error = report.normalized_score_standard_error
     print(
         f"evaluate {label}: normalized_score {report.normalized_score_mean:.1f} ± {error:.1f} (standard error, {count} "
-        f"episodes)  return {np.mean(returns):.0f}  {report.seconds:.0f} s",
+        f"episodes)  return {format_return(float(np.mean(returns)))}  "
+        f"{f'success {format_success(report.successes)}  ' if report.successes else ''}{report.seconds:.0f} s",
         flush=True,
     )
     return report
+
+
+def _trace(environment: Environment, trajectories: Sequence[Trajectory]) -> dict[str, Any] | None:
+    """Walls, goal and positions, for a picture; none where the environment has no maze."""
+    if not environment.has_wrapper_attr("layout"):
+        return None
+    layout = environment.get_wrapper_attr("layout")
+    walls, goal = layout.walls.tolist(), layout.goal.tolist()
+    paths = [t.observations[[*range(0, len(t), TRACE_EVERY), -1], :2].round(2).tolist() for t in trajectories]
+    return {"maze": {"walls": walls, "size": layout.size, "goal": goal, "radius": layout.radius}, "paths": paths}
+
+
+def _count_successes(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    """What `EvaluationReport` says of successes; empty where the environment says nothing."""
+    successes = [trajectory.success for trajectory in trajectories if trajectory.success is not None]
+    if not successes:
+        return {}
+    interval = compute_wilson_interval(sum(successes), len(successes))
+    return {
+        "successes": successes,
+        "success_rate": sum(successes) / len(successes),
+        "success_interval": list(interval),
+    }
 
 
 def make_evaluation_settings(config: Config) -> dict[str, PlannerSettings]:
@@ -130,6 +167,8 @@ def evaluate_agents(
         for setting, planner in make_evaluation_settings(config).items() if config.has_environment else ():
             reports[setting] = asdict(evaluate(brain, planner, config, f"{name}/{setting}"))
         metrics = {f"eval/{name}_{key}_normalized_score": r["normalized_score_mean"] for key, r in reports.items()}
+        rates = ((f"eval/{name}_{key}_success_rate", r["success_rate"]) for key, r in reports.items())
+        metrics.update({key: rate for key, rate in rates if rate is not None})
         if held_out is not None:
             measured[name] = asdict(evaluate_held_out(brain, held_out, name))
             numbers = ((key, value) for key, value in measured[name].items() if isinstance(value, float))

@@ -58,7 +58,7 @@ def evaluate_held_out(brain: Brain, episodes: TrajectoryDataset, label: str) -> 
     buffer = TrajectoryReplayBuffer(brain.normalizer, settings, action_size=task.action_size, device=device)
     buffer.extend(episodes)
     sampler = Sampler(buffer, config.data.trajectory_weighting, torch.Generator(device=device))
-    chunks = [_measure(brain, sampler, *part) for part in _tile(buffer, config.policy.context_length)]
+    chunks = [_measure(brain, sampler, rows) for rows in _tile(buffer, config.policy.context_length)]
     predicted, taken, policy_value, data_value, earned = (
         torch.cat(column).double() for column in zip(*chunks, strict=True)
     )
@@ -92,24 +92,18 @@ def _compute_correlation(one: Tensor, other: Tensor) -> float | None:
     return float(np.corrcoef(one.cpu().numpy(), other.cpu().numpy())[0, 1])
 
 
-def _tile(buffer: TrajectoryReplayBuffer, context_length: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Every step once, in consecutive sub-trajectories: chunks of (rows, timesteps, steps left)."""
-    starts, lengths = buffer.index()
-    pairs = [
-        (int(start) + first, first, int(length) - first)
-        for start, length in zip(starts, lengths, strict=True)
-        for first in range(0, int(length), context_length)
-    ]
-    rows = torch.tensor(pairs, dtype=torch.int64, device=starts.device)
-    return [(part[:, 0], part[:, 1], part[:, 2]) for part in rows.split(CHUNK)]
+def _tile(buffer: TrajectoryReplayBuffer, context_length: int) -> tuple[Tensor, ...]:
+    """Every step once, in consecutive sub-trajectories: chunks of their first rows."""
+    rows = buffer.list_step_rows()
+    timesteps = buffer.matrix[rows, buffer.column.timestep].long()
+    chunks: tuple[Tensor, ...] = rows[timesteps % context_length == 0].split(CHUNK)
+    return chunks
 
 
-def _measure(
-    brain: Brain, sampler: Sampler, rows: Tensor, timesteps: Tensor, left: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _measure(brain: Brain, sampler: Sampler, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Of the real steps: predicted actions, the data's, the values of both, and what followed, discounted."""
     length = brain.config.policy.context_length
-    batch: SequenceBatch = sampler.gather_sequences(rows, timesteps, left, length)
+    batch: SequenceBatch = sampler.gather_sequences(rows, length)
     output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
     real = batch.mask > 0
     observations, predicted, taken = batch.observations[real], output.actions[real], batch.actions[real]

@@ -9,10 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from vdt.data.sources.recording import LABELS
-from vdt.files import atomic_write, make_file_name, write_text
+from vdt.comparison import (
+    collect_headlines,
+    collect_scores,
+    compute_aggregates,
+    compute_improvements,
+    find_common_tasks,
+)
+from vdt.figures import Curves, name_policy, write_figures
+from vdt.files import write_text
+from vdt.published import load_published
 from vdt.results import (
     Cell,
     Change,
@@ -21,22 +27,38 @@ from vdt.results import (
     compute_changes,
     compute_config_differences,
     compute_estimate,
+    name_method,
+)
+from vdt.scores import format_return, format_success
+from vdt.study_tables import (
+    Table,
+    name_source,
+    tabulate_aggregates,
+    tabulate_cost,
+    tabulate_diagnostics,
+    tabulate_improvements,
+    tabulate_published,
 )
 
 NOT_D4RL = "**Results on data that is not D4RL's (collected, minari, own file) are not comparable with published D4RL numbers.**"
+SUCCESS_HEADER = "success rate (Wilson's 95% over all episodes)"
 OFFLINE_ONLY = (
     "no environment: online tuning and returns are not available. Evaluated offline, on held-out episodes; the critic's "
     "values are its opinion, not measured returns."
 )
 
 
-def write_report(cells: Sequence[Cell], folder: Path) -> Path:
+def write_report(
+    cells: Sequence[Cell], folder: Path, *, study: Mapping[str, Any] | None = None, curves: Curves | None = None
+) -> Path:
     """Write report.md, report.json and figures into `folder`.
 
     Args:
-        cells: what each cell leaves behind: `config` (flat), `snapshot`, `evaluation`, `mlflow_run_id` and `seconds`
-            per flow step.
+        cells: what each cell leaves behind: `config` (flat), `patch`, `snapshot`, `evaluation`, `mlflow_run_id`, `seconds`
+            and `memory` per flow step.
         folder: made if it is not there; files of the same name are replaced.
+        study: `name`, `title`, `note`, name of the `published` table, keys of `missing` cells; none without a study.
+        curves: learning curves by MLflow run and metric.
 
     Returns:
         Path of report.md.
@@ -48,15 +70,37 @@ def write_report(cells: Sequence[Cell], folder: Path) -> Path:
         raise ValueError("a report needs at least one cell")
     results = collect_results(cells)
     per_cell = [result for cell in cells for result in collect_results([cell])]
-    changes = compute_changes(results)
-    figures = _write_figures(results, folder)
-    document, odd = to_strict_json(_build_document(cells, results, changes))
+    changes, headlines = compute_changes(results), collect_headlines(cells, results)
+    aggregates, improvements = compute_aggregates(headlines), compute_improvements(headlines)
+    published = load_published(study["published"]) if study and study.get("published") else None
+    offline = headlines.get("offline", {})
+    tasks = find_common_tasks(offline) if offline else []
+    profiles = {method: collect_scores(found, tasks) for method, found in offline.items()} if tasks else {}
+    figures = write_figures(cells, results, curves or {}, profiles, published, folder)
+    document, odd = to_strict_json(
+        {
+            "study": study,
+            **_build_document(cells, results, changes),
+            "aggregates": [dataclasses.asdict(a) for a in aggregates],
+            "improvements": [dataclasses.asdict(i) for i in improvements],
+            "curves": curves or {},
+        }
+    )
     write_text(folder / "report.json", json.dumps({**document, "not_finite": odd}, indent=1, allow_nan=False) + "\n")
     sections = [
-        *_introduce(cells),
+        *_introduce(cells, study or {}),
+        *(
+            _show(tabulate_published(cells, headlines, published))
+            if published and published.rows_are_envs(cells)
+            else ()
+        ),
+        *(_show(tabulate_aggregates(aggregates)) if len(results) > 1 and study else ()),
+        *_show(tabulate_improvements(improvements)),
         *_tabulate_results("Results", results),
         *_tabulate_changes(changes),
         *_tabulate_held_out(cells),
+        *_show(tabulate_diagnostics(cells)),
+        *_show(tabulate_cost(cells, published if published and not published.rows_are_envs(cells) else None)),
         *_tabulate_results("Results per cell", per_cell if len(per_cell) > len(results) else []),
         *_tabulate_config_differences(cells),
         *_tabulate_cells(cells),
@@ -119,15 +163,17 @@ def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], 
         yield from ("| " + " | ".join(header) + " |", "|" + "---|" * len(header), *lines, "")
 
 
-def _name_source(source: str) -> str:
-    name, _, rest = LABELS.get(source, f"{source} (not D4RL)").partition(" (")
-    return f"**{name}** ({rest}" if rest else name
+def _show(table: Table) -> Iterator[str]:
+    return _table(table.title, table.header, table.rows, table.note)
 
 
-def _introduce(cells: Sequence[Cell]) -> Iterator[str]:
-    yield from ("# Value-Guided Decision Transformer: report", "")
+def _introduce(cells: Sequence[Cell], study: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"# Value-Guided Decision Transformer: {study.get('title') or study.get('name') or 'report'}", "")
+    yield from (study["note"], "") if study.get("note") else ()
+    if study.get("missing"):
+        yield from (f"**Not finished yet, and not in this report:** {', '.join(study['missing'])}", "")
     reasons = {(cell["config"]["env"], cell["snapshot"]["source"], cell["snapshot"]["reason"]) for cell in cells}
-    yield from (f"- {env}: data source {_name_source(source)}. {reason}" for env, source, reason in sorted(reasons))
+    yield from (f"- {env}: data source {name_source(source)}. {reason}" for env, source, reason in sorted(reasons))
     without = sorted({str(cell["config"]["env"]) for cell in cells if not cell["evaluation"]["policies"]})
     yield from (f"- {env}: {OFFLINE_ONLY}" for env in without)
     if any(cell["snapshot"]["source"] != "d4rl" for cell in cells):
@@ -155,23 +201,30 @@ def _tabulate_results(title: str, results: Sequence[Result]) -> Iterator[str]:
     header = (
         "env|data|data's mean score|method|policy|look-ahead|normalized_score|episode return|seeds|episodes|ms per step"
     )
+    told = any(any(result.successes) for result in results)
     rows = [
         (
             result.env,
-            _name_source(result.source),
+            name_source(result.source),
             "?" if result.dataset_score is None else f"{result.dataset_score:.1f}",
             result.method,
-            result.policy,
+            name_policy(result.policy),
             result.planner,
             _format_score(result.scores),
-            f"{compute_estimate(result.returns).mean:.0f}",
+            format_return(compute_estimate(result.returns).mean),
             f"{len(result.seeds)} ({', '.join(map(str, result.seeds))})",
             sum(map(len, result.scores)),
             f"{math.fsum(result.milliseconds_per_step) / len(result.seeds):.2f}",
+            *([_format_successes(result)] if told else []),
         )
         for result in results
     ]
-    return _table(title, header.split("|"), rows)
+    return _table(title, [*header.split("|"), *([SUCCESS_HEADER] if told else [])], rows)
+
+
+def _format_successes(result: Result) -> str:
+    pooled = [success for successes in result.successes for success in successes]
+    return format_success(pooled) if pooled else "-"
 
 
 def _tabulate_changes(changes: Sequence[Change]) -> Iterator[str]:
@@ -179,11 +232,11 @@ def _tabulate_changes(changes: Sequence[Change]) -> Iterator[str]:
     rows = [
         (
             change.before.env,
-            _name_source(change.before.source),
+            name_source(change.before.source),
             change.before.method,
             change.effect,
-            f"{change.before.policy} {change.before.planner}",
-            f"{change.after.policy} {change.after.planner}",
+            f"{name_policy(change.before.policy)} {change.before.planner}",
+            f"{name_policy(change.after.policy)} {change.after.planner}",
             f"{change.estimate.mean:+.1f}"
             + ("" if change.estimate.standard_error is None else f" ± {change.estimate.standard_error:.1f}")
             + (" *episodes*" if change.estimate.over == "episodes" else ""),
@@ -203,8 +256,8 @@ def _tabulate_held_out(cells: Sequence[Cell]) -> Iterator[str]:
     rows = [
         (
             cell["config"]["env"],
-            _name_source(cell["snapshot"]["source"]),
-            cell["config"]["method"],
+            name_source(cell["snapshot"]["source"]),
+            name_method(cell),
             cell["config"]["seed"],
             policy,
             report["episodes"],
@@ -223,7 +276,7 @@ def _tabulate_held_out(cells: Sequence[Cell]) -> Iterator[str]:
 
 def _tabulate_config_differences(cells: Sequence[Cell]) -> Iterator[str]:
     differences = compute_config_differences(cells)
-    methods = list(dict.fromkeys(cell["config"]["method"] for cell in cells))
+    methods = list(dict.fromkeys(map(name_method, cells)))
     rows = [
         (f"`{key}`", *(", ".join(map(str, row.get(method, ["-"]))) for method in methods))
         for key, row in differences.items()
@@ -236,8 +289,8 @@ def _tabulate_cells(cells: Sequence[Cell]) -> Iterator[str]:
     rows = [
         (
             cell["config"]["env"],
-            _name_source(cell["snapshot"]["source"]),
-            cell["config"]["method"],
+            name_source(cell["snapshot"]["source"]),
+            name_method(cell),
             cell["config"]["preset"],
             cell["config"]["seed"],
             f"`{cell['snapshot']['md5']}`",
@@ -251,58 +304,3 @@ def _tabulate_cells(cells: Sequence[Cell]) -> Iterator[str]:
         ("env", "data", "method", "preset", "seed", "data md5", "MLflow run", *(f"{s}, s" for s in steps)),
         rows,
     )
-
-
-def _write_figures(results: Sequence[Result], folder: Path) -> list[Path]:
-    """One figure of scores per env and data source; one of chosen candidates where there was a choice."""
-    paths = []
-    for env, source in dict.fromkeys((r.env, r.source) for r in results):
-        shown = [r for r in results if (r.env, r.source) == (env, source)]
-        paths.append(_save(_draw_scores(shown), folder / f"scores-{make_file_name(env)}-{source}.png"))
-        choices = [r for r in shown if len(r.candidate_returns) > 1 and all(r.chosen_candidates)]
-        if choices:
-            paths.append(_save(_draw_choices(choices), folder / f"candidates-{make_file_name(env)}-{source}.png"))
-    return paths
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120)
-    return path
-
-
-def _draw_scores(results: Sequence[Result]) -> Figure:
-    """Mean, standard error and one dot per seed for each method, policy and look-ahead setting."""
-    figure = Figure(figsize=(8.0, 1.5 + 0.4 * len(results)), layout="constrained")
-    axes = figure.add_subplot()
-    for row, result in enumerate(results):
-        estimate = compute_estimate(result.scores)
-        axes.barh(row, estimate.mean, xerr=estimate.standard_error, color="C0", alpha=0.4, capsize=3)
-        dots = [math.fsum(scores) / len(scores) for scores in result.scores]
-        axes.plot(dots, [row] * len(dots), "o", color="C0", markersize=4)
-    if results[0].dataset_score is not None:
-        axes.axvline(results[0].dataset_score, color="black", linestyle="--", label="mean of the data set")
-        figure.legend(loc="outside lower left", frameon=False)
-    axes.set_yticks(range(len(results)), [f"{r.method} {r.policy} {r.planner}" for r in results])
-    axes.invert_yaxis()
-    axes.set_xlabel("normalized_score (dots: seeds; bar: mean ± standard error)")
-    axes.set_title(f"{results[0].env}, data: {_name_source(results[0].source).replace('*', '')}")
-    return figure
-
-
-def _draw_choices(results: Sequence[Result]) -> Figure:
-    """Share of environment steps in which each candidate return had the highest look-ahead score."""
-    figure = Figure(figsize=(8.0, 1.5 + 0.4 * len(results)), layout="constrained")
-    axes = figure.add_subplot()
-    for row, result in enumerate(results):
-        left = 0.0
-        for column, candidate in enumerate(result.candidate_returns):
-            share = math.fsum(shares[column] for shares in result.chosen_candidates) / len(result.chosen_candidates)
-            axes.barh(row, share, left=left, color=f"C{column}")
-            axes.text(left + share / 2, row, f"{candidate:g}", ha="center", va="center", fontsize=7)
-            left += share
-    axes.set_yticks(range(len(results)), [f"{r.method} {r.policy} {r.planner}" for r in results])
-    axes.invert_yaxis()
-    axes.set_xlabel("share of steps in which each candidate return was chosen")
-    axes.set_title(f"{results[0].env}, data: {_name_source(results[0].source).replace('*', '')}")
-    return figure

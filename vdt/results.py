@@ -1,4 +1,4 @@
-"""Evaluation reports of many cells (env x method x seed) merged into results with uncertainty. Pure functions.
+"""Evaluation reports of many cells (env x method x patch x seed) merged into results with uncertainty. Pure functions.
 
 The seed is the unit of replication: standard errors are over seeds, and over episodes only where there is one seed.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-POLICIES = ("offline", "online")
+POLICIES = ("offline", "online", "online_best")  # the last two: last checkpoint, and that of the best online rollouts
 SETTINGS = ("single", "candidates", "lookahead")
 IDENTITY_KEYS = frozenset({"env", "method", "seed"})  # differ between cells by definition
 
@@ -51,6 +51,7 @@ class Result:
         milliseconds_per_step: wall time of an environment step, one number per seed.
         chosen_candidates: share of steps in which each candidate return was chosen, one tuple per seed.
         dataset_score: mean normalized_score of the data set's episodes.
+        successes: of every episode, one tuple per seed; empty ones where the environment does not say.
     """
 
     env: str
@@ -69,6 +70,7 @@ class Result:
     milliseconds_per_step: tuple[float, ...]
     chosen_candidates: tuple[tuple[float, ...], ...]
     dataset_score: float | None
+    successes: tuple[tuple[bool, ...], ...]
 
     @property
     def group(self) -> tuple[str, str, str, str, str]:
@@ -136,6 +138,19 @@ def compute_change(before: Result, after: Result) -> Estimate | None:
     return compute_estimate(changes) if changes else None
 
 
+def name_method(cell: Cell) -> str:
+    """What a cell is called beside others: its method, with its patch if it carries one."""
+    method, patch = str(cell["config"]["method"]), cell.get("patch", "")
+    return f"{method} + {patch}" if patch else method
+
+
+def find_headline(config: Mapping[str, Any]) -> str:
+    """The look-ahead setting that a flat configuration acts with: one number stands for the cell."""
+    if config.get("planner.candidates", 1) == 1:
+        return "single"
+    return "candidates" if config.get("planner.planning_horizon", 1) == 1 else "lookahead"
+
+
 def collect_results(cells: Iterable[Cell]) -> list[Result]:
     """One result per env, data, method, policy and look-ahead setting, over all seeds among `cells`.
 
@@ -161,7 +176,7 @@ def _read_cell(cell: Cell) -> Iterator[Result]:
                 source=snapshot["source"],
                 md5=snapshot["md5"],
                 preset=config["preset"],
-                method=config["method"],
+                method=name_method(cell),
                 policy=policy,
                 setting=setting,
                 seeds=(config["seed"],),
@@ -173,6 +188,7 @@ def _read_cell(cell: Cell) -> Iterator[Result]:
                 milliseconds_per_step=(1000.0 * report["seconds"] / sum(report["episode_lengths"]),),
                 chosen_candidates=(tuple(report.get("chosen_candidates", ())),),
                 dataset_score=snapshot["card"].get("normalized_score_mean"),
+                successes=(tuple(report.get("successes") or ()),),
             )
 
 
@@ -188,6 +204,7 @@ def _merge_seeds(results: Sequence[Result]) -> Result:
         returns=tuple(r.returns[0] for r in ordered),
         milliseconds_per_step=tuple(r.milliseconds_per_step[0] for r in ordered),
         chosen_candidates=tuple(r.chosen_candidates[0] for r in ordered),
+        successes=tuple(r.successes[0] for r in ordered),
     )
 
 
@@ -210,18 +227,18 @@ def compute_changes(results: Sequence[Result]) -> list[Change]:
 
 
 def compute_config_differences(cells: Sequence[Cell]) -> dict[str, dict[str, list[Any]]]:
-    """Configuration keys in which methods differ on the same env: key -> method -> the values it has."""
+    """Configuration keys in which methods (with their patches) differ on the same env: key -> method -> its values."""
     differing: set[str] = set()
     for env in {cell["config"]["env"] for cell in cells}:
-        configs = [cell["config"] for cell in cells if cell["config"]["env"] == env]
-        for key in {key for config in configs for key in config} - IDENTITY_KEYS:
-            by_method = {config["method"]: repr(config.get(key)) for config in configs}
+        configs = [(name_method(cell), cell["config"]) for cell in cells if cell["config"]["env"] == env]
+        for key in {key for _, config in configs for key in config} - IDENTITY_KEYS:
+            by_method = {name: repr(config.get(key)) for name, config in configs}
             if len(set(by_method.values())) > 1:
                 differing.add(key)
     table: dict[str, dict[str, list[Any]]] = {key: {} for key in sorted(differing)}
     for key, row in table.items():
         for cell in cells:
-            values = row.setdefault(cell["config"]["method"], [])
+            values = row.setdefault(name_method(cell), [])
             if cell["config"].get(key) not in values:
                 values.append(cell["config"].get(key))
     return table

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from vdt.data.trajectory import FloatArray, Trajectory
 from vdt.environments import Environment, get_action_bounds
 
 REPORT_EVERY_SECONDS = 10.0
+SUCCESS_KEYS = ("success", "is_success")  # of what an environment says beside its reward
 
 
 class Actor(Protocol):
@@ -26,6 +27,12 @@ class Actor(Protocol):
 
     def observe(self, actions: FloatArray, rewards: FloatArray, active: npt.NDArray[np.bool_]) -> None:
         """What was executed (N, A), what it paid (N,), and which of the N go on (N,) bool."""
+
+
+def find_success(info: Mapping[str, Any], before: bool | None) -> bool | None:
+    """Whether an episode has succeeded so far: once at any step is enough; none while the environment does not say."""
+    said = [bool(info[key]) for key in SUCCESS_KEYS if key in info]
+    return bool(before) or any(said) if said else before
 
 
 def collect_trajectories(
@@ -59,6 +66,7 @@ def collect_trajectories(
     actions: list[list[FloatArray]] = [[] for _ in seeds]
     rewards: list[list[float]] = [[] for _ in seeds]
     terminated = [False] * len(seeds)
+    successes: list[bool | None] = [None] * len(seeds)
     running = list(range(len(seeds)))
     actor.start(environments)
     reported = started = time.monotonic()
@@ -70,11 +78,12 @@ def collect_trajectories(
         executed = np.clip(decided, low, high).astype(np.float32)
         active = np.ones(len(running), np.bool_)
         for k, i in enumerate(running):
-            observation, reward, ended, cut, _ = environments[i].step(executed[k])
+            observation, reward, ended, cut, info = environments[i].step(executed[k])
             observations[i].append(np.asarray(observation, dtype=np.float32))
             actions[i].append(executed[k])
             rewards[i].append(float(reward))
             terminated[i] = bool(ended)
+            successes[i] = find_success(info, successes[i])
             active[k] = not (ended or cut or len(rewards[i]) == max_steps)
         actor.observe(executed, np.array([rewards[i][-1] for i in running], np.float32), active)
         running = [i for k, i in enumerate(running) if active[k]]
@@ -86,6 +95,6 @@ def collect_trajectories(
                 flush=True,
             )
     return [
-        Trajectory(np.stack(o), np.stack(a), np.array(r, np.float32), t)
-        for o, a, r, t in zip(observations, actions, rewards, terminated, strict=True)
+        Trajectory(np.stack(o), np.stack(a), np.array(r, np.float32), t, s)
+        for o, a, r, t, s in zip(observations, actions, rewards, terminated, successes, strict=True)
     ]

@@ -11,6 +11,7 @@ import gc
 import importlib.metadata
 import os
 import platform
+import resource
 import signal
 import sys
 import tempfile
@@ -34,6 +35,7 @@ QUIET = {
 }
 
 
+MOST_CELLS = 10_000  # of one flow; Metaflow itself stops at 100
 NUMERICAL = ("torch", "numpy", "gymnasium", "mujoco")  # packages whose version may change the last bits of a result
 
 
@@ -60,6 +62,7 @@ def prepare() -> None:
     workers = str(count_gpus() or count_cores())
     for command in ("RUN", "RESUME"):
         os.environ.setdefault(f"METAFLOW_{command}_MAX_WORKERS", workers)
+        os.environ.setdefault(f"METAFLOW_{command}_MAX_NUM_SPLITS", str(MOST_CELLS))
     path = os.environ.get("PYTHONPATH", "")  # exit hooks run as `python -m ...` children and import vdt by name
     if str(ROOT) not in path.split(os.pathsep):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), path]))
@@ -208,6 +211,16 @@ def set_threads(cells_in_parallel: int, threads: int = 0) -> int:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     return threads
+
+
+def measure_peak_memory() -> dict[str, float]:
+    """Most memory that this process has held so far, in MB: of the machine, and of a GPU if it used one."""
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
+    peak = {"machine": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        peak["gpu"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    return peak
 
 
 @contextlib.contextmanager

@@ -17,7 +17,10 @@ def knob(
     return field(metadata={"low": low, "high": high, "choices": choices, "json_mapping": json_mapping})
 
 
-BRIDGES = ("none", "adroit", "kitchen", "maze2d", "antmaze")  # modules of vdt/environments/ with a function `bridge`
+# Modules of vdt/environments/ with a function `bridge` and, where recordings pay or end otherwise, `relabel`.
+BRIDGES = ("none", "adroit", "kitchen", "maze2d", "antmaze")
+
+REPAIRS = ("timeouts_are_goals", "late_rewards", "goals_are_ends")  # what vdt/data/sources/repairs.py can put right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,8 @@ class CollectedRecipe:
 
     ladder: str | None  # file of params/behavior/ without suffix; none where no behaviour policy exists
     snapshots: tuple[int, ...]  # rungs of the ladder, each given an equal share of the steps, in this order
+    # instead of a ladder: walks through a maze (vdt/data/waypoints.py)
+    controller: str = knob(choices=("none", "waypoints"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,7 @@ class TaskConfig:
     candidate_returns: tuple[float, ...]
     d4rl_url: str
     d4rl_sha256: str
+    d4rl_repairs: tuple[str, ...] = knob(choices=REPAIRS)  # known faults of D4RL's file
     minari_ids: tuple[str, ...]
     licence: str
     collected: CollectedRecipe
@@ -153,6 +159,7 @@ class EvaluationConfig:
     seed: int = knob(low=0)
     max_episode_steps: int = knob(low=0)
     lookahead_horizon: int = knob(low=0, high=100)
+    requested_episodes: int = knob(low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,3 +177,5 @@ class RuntimeConfig:
 
     device: str = knob(choices=("auto", "cpu", "cuda"))
     threads: int = knob(low=0)
+    precision: str = knob(choices=("float32", "bfloat16"))
+    compiler: str = knob(choices=("none", "inductor"))

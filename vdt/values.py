@@ -54,9 +54,12 @@ def _type_name(hint: Any) -> str:
 
 def check_range(key: str, value: Any, metadata: Mapping[str, Any], where: str) -> None:
     """Raise ConfigError if a value is outside its range or closed set of words."""
-    low, high, choices = metadata.get("low"), metadata.get("high"), metadata.get("choices")
-    if choices is not None and value not in choices:
-        raise ConfigError(f"{where}: {key} must be one of {', '.join(choices)}, not {value!r}{suggest(value, choices)}")
+    low, high, choices = metadata.get("low"), metadata.get("high"), metadata.get("choices") or ()
+    for word in value if isinstance(value, tuple) else (value,):
+        if choices and word not in choices:
+            raise ConfigError(
+                f"{where}: {key} must be one of {', '.join(choices)}, not {word!r}{suggest(word, choices)}"
+            )
     if (low is not None and value < low) or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ConfigError(f"{where}: {key} must be {bounds}, not {value!r}")

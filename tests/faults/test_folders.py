@@ -1,31 +1,15 @@
 """Whole flows against a full disk, and several at once on a fresh home."""
 
 import contextlib
-import os
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from faults_for_tests import Flow, assert_same_outcome, find_newest_step, make_words
+from faults_for_tests import Flow, assert_same_outcome, find_newest_step, make_words, mount_tmpfs
 from vdt.tracking import open_store
 
 pytestmark = pytest.mark.faults
-
-
-@contextlib.contextmanager
-def mount_tmpfs(folder: Path, megabytes: int) -> Iterator[None]:
-    """A small disk of its own; skips the test for those who may not mount."""
-    folder.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("only root can mount a small disk")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disk_stops_with_one_line_and_loses_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from data_for_tests import NOWHERE
 from flow_for_tests import ENV, run_flow
 
 
@@ -27,6 +28,13 @@ from flow_for_tests import ENV, run_flow
         (["--env", ENV, "--source", "minarii"], "--source must be"),
         (["--env", ENV, "--source", "path:/nowhere/data.hdf5"], "there is no file or folder /nowhere/data.hdf5"),
         ([], "--env needs at least one name"),
+        (
+            ["--env", "pen-human-v1", "--set", f"task.d4rl_url={NOWHERE}"],
+            "pen-human-v1: no data: no D4RL file at {folder}/user/d4rl/file.hdf5, and http://127.0.0.1:9/folder/file.hdf5 "
+            "cannot be reached ([Errno 111] Connection refused). Download it where there is a network and put it into "
+            "{folder}/user/d4rl (or",
+        ),
+        (["--env", "pen-human-v1", "--source", "collected"], "Put D4RL's file at {folder}/user/d4rl/pen-human-v1.hdf5"),
     ],
 )
 def test_wrong_configuration(tmp_path: Path, words: list[str], message: str) -> None:
@@ -34,7 +42,7 @@ def test_wrong_configuration(tmp_path: Path, words: list[str], message: str) -> 
     assert code == 2
     (line,) = output.strip().splitlines()
     assert line.startswith("error: ")
-    assert message in line
+    assert message.format(folder=tmp_path) in line
     assert not (tmp_path / "home").exists(), "nothing is written before the configuration is right"
 
 

@@ -27,10 +27,10 @@ def score_candidate_loop(
     """
     observations, actions, returns_to_go = list(observations), list(actions), list(returns_to_go)
     timesteps = [first_timestep + i for i in range(len(observations))]
-    proposal = None
+    proposal, first = None, len(observations)
     score = 0.0
     for i in range(planning_horizon):
-        window = slice(max(0, len(observations) - context_length), None)
+        window = slice(max(0, first - context_length), None)  # imagined steps are added, nothing is forgotten for them
         seen = torch.stack(observations[window])[None]
         to_go = torch.tensor(returns_to_go[window])[None]
         time = torch.tensor(timesteps[window])[None]

@@ -155,14 +155,13 @@ def test_target_networks_used() -> None:
 @pytest.mark.parametrize("env_model", ["learned", "simulator"])
 def test_policy_and_critic_see_same_normalised_observations(env_model: str) -> None:
     brain = make_lively_brain(PENDULUM)
-    proposals, scored = record(brain.policy), record(brain.critic.target_q)
+    proposals, scored = record(brain.policy.embed_observation), record(brain.critic.target_q)
     trajectory = roll_out(brain, PlannerSettings((4.0, 2.0), 3, env_model))
-    # a learned model is the policy itself: it is asked twice per imagined step, to act and then to imagine
-    per_step = 3 if env_model == "simulator" else 5
-    asked = [call for i, call in enumerate(proposals) if env_model == "simulator" or i % per_step in (0, 2, 4)]
-    assert len(asked) == len(scored) == 3 * len(trajectory)
-    for (observations, *_), (judged, _) in zip(asked, scored, strict=True):
-        assert torch.equal(observations[:, -1], judged)
+    assert len(proposals) == len(scored) == 3 * len(trajectory)
+    for (observations,), (judged, _) in zip(
+        proposals, scored, strict=True
+    ):  # a history (C, L, S), or one imagined step
+        assert torch.equal(observations if observations.dim() == 2 else observations[:, -1], judged)
     seen = brain.normalizer.normalize(torch.from_numpy(trajectory.observations))
     for step in range(len(trajectory)):
         torch.testing.assert_close(scored[3 * step][0], seen[step].expand(2, -1))
@@ -173,13 +172,13 @@ def test_policy_and_critic_see_same_normalised_observations(env_model: str) -> N
 
 def test_returns_to_go_not_divided_by_discount() -> None:
     brain = make_lively_brain({"task.environment_id": CONSTANT, "critic.discount": 0.5})
-    asked = record(brain.policy)
+    asked = record(brain.policy.embed_return)
     trajectory = roll_out(brain, PlannerSettings((20.0,)))
     assert len(trajectory) == len(asked) == 8
-    for step, inputs in enumerate(asked):
+    for step, (returns,) in enumerate(asked):
         first = max(0, step - 3)  # K = 4
         expected = [(20 - t) / 10 for t in range(first, step + 1)]  # a reward of 1 each, return scale 10
-        assert inputs[2][0].tolist() == pytest.approx(expected)
+        assert returns[0, :, 0].tolist() == pytest.approx(expected)
 
 
 # 5. While acting, action tokens stood one step away from where they stood in training
@@ -187,16 +186,16 @@ def test_returns_to_go_not_divided_by_discount() -> None:
 
 def test_action_alignment_training_vs_inference() -> None:
     brain = make_lively_brain()
-    asked = record(brain.policy)
+    policy = brain.policy
+    seen, taken, times = record(policy.embed_observation), record(policy.embed_action), record(policy.embed_timestep)
     trajectory = roll_out(brain, PlannerSettings((12.0,)), seed=4)
     buffer = TrajectoryReplayBuffer(brain.normalizer, make_target_settings(brain.config, 1.0), action_size=1)
     buffer.add(trajectory)
-    sampler, steps = make_tiny_sampler(buffer), len(trajectory)
-    assert steps == 6
-    for step, (observations, actions, _, timesteps) in enumerate(asked):
+    sampler = make_tiny_sampler(buffer)
+    assert len(trajectory) == len(seen) == len(taken) == 6
+    for step, ((observations,), (actions,), (timesteps,)) in enumerate(zip(seen, taken, times[::2], strict=True)):
         start = max(0, step - 3)
-        place = (torch.tensor([start]), torch.tensor([start]), torch.tensor([steps - start]))
-        window, length = sampler.gather_sequences(*place, 4), step + 1 - start
+        window, length = sampler.gather_sequences(torch.tensor([start]), 4), step + 1 - start
         torch.testing.assert_close(observations[0], window.observations[0, :length])
         assert torch.equal(actions[0, :-1], window.actions[0, : length - 1])  # beside their own observations
         assert not actions[0, -1].any()  # and the present one, unknown, is the last
@@ -210,7 +209,7 @@ def test_next_observations_normalised_alike() -> None:
     dataset = make_dataset((6, 5))
     buffer = make_buffer(dataset)
     sampler = make_tiny_sampler(buffer)
-    batch = sampler.gather_sequences(torch.tensor([0]), torch.tensor([0]), torch.tensor([6]), 6)
+    batch = sampler.gather_sequences(torch.tensor([0]), 6)
     assert torch.equal(batch.next_observations[:, :-1], batch.observations[:, 1:])
     transitions = sampler.gather_transitions(torch.tensor([0, 3, 5]))
     seen = buffer.normalizer.normalize(torch.from_numpy(dataset[0].observations))
@@ -253,9 +252,9 @@ def test_exploration_noise_online(agent_files: tuple[Path, Path]) -> None:
 
 def test_online_rollouts_follow_several_targets(agent_files: tuple[Path, Path]) -> None:
     tuner = make_tuner(make_config(), *agent_files, None)
-    asked = record(tuner.brain.policy)
+    asked = record(tuner.brain.policy.embed_return)
     tuner.collect()
-    first = asked[0][2].reshape(2, 3)  # 2 episodes, 3 candidates
+    first = asked[0][0].reshape(2, 3)  # 2 episodes, 3 candidates
     torch.testing.assert_close(
         first, torch.tensor([[1.2, 0.6, 0.3]] * 2)
     )  # task.candidate_returns over the scale of 10

@@ -45,8 +45,7 @@ def test_acting_repeats_what_training_predicts() -> None:
     length = config.policy.context_length
     for step in range(9):
         start = max(0, step + 1 - length)  # the window that ends at this step
-        place = (torch.tensor([start]), torch.tensor([start]), torch.tensor([9 - start]))
-        batch = sampler.gather_sequences(*place, length)
+        batch = sampler.gather_sequences(torch.tensor([start]), length)
         with torch.no_grad():
             output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
         np.testing.assert_allclose(output.actions[0, step - start], trajectory.actions[step], atol=1e-5)

@@ -90,6 +90,14 @@ def test_every_combination_resolves(env: str, preset: str, method: str) -> None:
     assert config_from_yaml(config.to_yaml()) == config
 
 
+@pytest.mark.parametrize("env", ["pen-human-v1", "kitchen-partial-v0"])
+def test_families_patch_the_method_and_methods_patch_families(env: str) -> None:
+    config = resolve_config(env)
+    assert (config.critic.expectile, config.actor.inverse_temperature, config.actor.q_coefficient) == (0.7, 0.5, 0.01)
+    assert resolve_config(env, method="dt").actor.inverse_temperature == 0.0
+    assert resolve_config(env, overrides="critic.expectile=0.6").critic.expectile == 0.6
+
+
 def test_baselines_switch_the_critic_off() -> None:
     for method in ("dt", "bc"):
         config = resolve_config(ENV, method=method)

@@ -6,7 +6,7 @@ import torch
 
 from vdt.data.normalization import Normalizer
 from vdt.environments import Environment, get_action_bounds, make_gymnasium_environment
-from vdt.planning.env_model import Sequences, SimulatorModel
+from vdt.planning.env_model import SimulatorModel
 
 KINDS = [("InvertedPendulum-v5", 4, 1), ("Walker2d-v4", 17, 6)]
 
@@ -22,15 +22,20 @@ def start(kind: str, seed: int = 5, steps: int = 7) -> tuple[Environment, np.nda
     return environment, observation
 
 
-def make_sequences(observations: list[np.ndarray], actions: np.ndarray) -> Sequences:
-    """One remembered step per candidate, normalised by (o - 1) / 2."""
-    seen = (torch.tensor(np.array(observations), dtype=torch.float32)[:, None] - 1) / 2
-    return Sequences(
-        seen,
-        torch.tensor(actions, dtype=torch.float32)[:, None],
-        torch.zeros(len(actions), 1),
-        torch.zeros(len(actions), 1, dtype=torch.int64),
-    )
+class FixedImagination:
+    """Proposes given actions at given observations, normalised by (o - 1) / 2."""
+
+    def __init__(self, observations: list[np.ndarray], actions: np.ndarray) -> None:
+        self.observations = (torch.tensor(np.array(observations), dtype=torch.float32) - 1) / 2
+        self.actions = torch.tensor(actions, dtype=torch.float32)
+        self.taken = 0
+
+    def take(self) -> tuple[torch.Tensor, torch.Tensor]:
+        self.taken += 1
+        return self.observations, torch.zeros(len(self.actions))
+
+    def go_on(self, observations: torch.Tensor, rewards: torch.Tensor) -> None:
+        raise AssertionError("the planner's business")
 
 
 def make_model(kind: str, size: int) -> SimulatorModel:
@@ -46,9 +51,10 @@ def test_simulator_foresees_what_the_environment_does(kind: str, size: int, widt
     rng = np.random.default_rng(0)
     actions = 0.3 * rng.standard_normal((4, width))  # two candidates each
     model.begin([first, second], 2)
-    sequences = make_sequences([one, one, two, two], actions)
-    foreseen, rewards, alive = model.predict(sequences)
-    further = make_sequences([one, one, two, two], -actions)
+    present = FixedImagination([one, one, two, two], actions)
+    foreseen, rewards, alive = model.predict(present)
+    assert present.taken == 1  # the policy remembers its action
+    further = FixedImagination([one, one, two, two], -actions)
     foreseen_later, rewards_later, _ = model.predict(further)
     assert alive.tolist() == [1] * 4 and model.environment_steps == 8
     # now the acting environments really take the second candidate's two actions
@@ -69,7 +75,7 @@ def test_acting_environments_are_left_untouched(kind: str, size: int, width: int
     model = make_model(kind, size)
     model.begin([environment], 3)
     for _ in range(4):
-        model.predict(make_sequences([observation] * 3, np.full((3, width), 0.4)))
+        model.predict(FixedImagination([observation] * 3, np.full((3, width), 0.4)))
     for old, new in zip(before, (data.qpos, data.qvel, data.ctrl, data.qacc_warmstart, [data.time]), strict=True):
         assert (old == np.asarray(new)).all()
     environment.close()
@@ -80,11 +86,11 @@ def test_simulator_starts_anew_from_the_present_at_each_decision() -> None:
     model = make_model("InvertedPendulum-v5", 4)
     action = np.full((1, 1), 0.5)
     model.begin([environment], 1)
-    earlier, _, _ = model.predict(make_sequences([observation], action))
+    earlier, _, _ = model.predict(FixedImagination([observation], action))
     for _ in range(3):
         observation = environment.step(np.array([0.5]))[0]
     model.begin([environment], 1)
-    later, _, _ = model.predict(make_sequences([observation], action))
+    later, _, _ = model.predict(FixedImagination([observation], action))
     np.testing.assert_allclose(later[0] * 2 + 1, environment.step(np.array([0.5]))[0], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(earlier, later, atol=1e-3)
 
@@ -99,15 +105,13 @@ def test_a_fallen_candidate_is_stepped_no_more() -> None:
     steps = 0
     while alive[0]:
         before = model.environment_steps
-        _, _, alive = model.predict(make_sequences([observation] * 2, actions))
+        _, _, alive = model.predict(FixedImagination([observation] * 2, actions))
         assert model.environment_steps == before + 2
         steps += 1
         assert steps < 30
     assert alive.tolist() == [0, 1]
     counted = model.environment_steps
-    seen, rewards, alive = model.predict(make_sequences([observation] * 2, actions))
+    seen, rewards, alive = model.predict(FixedImagination([observation] * 2, actions))
     assert model.environment_steps == counted + 1 and alive.tolist() == [0, 1]
-    assert float(rewards[0]) == 0 and torch.equal(
-        seen[0], make_sequences([observation], actions[:1]).observations[0, 0]
-    )
+    assert float(rewards[0]) == 0 and torch.equal(seen[0], FixedImagination([observation], actions[:1]).observations[0])
     environment.close()

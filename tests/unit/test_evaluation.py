@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from builders_for_tests import RecordingTracker, make_brain, make_config, make_dataset, make_trajectory
+from environments_for_tests import SUCCESS
 from vdt.agent import Brain, PlannerSettings
 from vdt.config import Config
 from vdt.data.trajectory import TrajectoryDataset
@@ -39,6 +40,20 @@ def test_report_golden() -> None:
         1,
         "none",
     )
+
+
+def test_success_is_reported_where_the_environment_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = make_config({"task.environment_id": SUCCESS, "evaluation.episodes": 4, "planner.candidates": 1})
+    brain, path, tracker = make_lively(config), tmp_path / "agent.pt", RecordingTracker()
+    torch.save({"brain": brain.state_dict()}, path)
+    (report,) = evaluate_agents(config, {"offline": path}, tracker)["policies"]["offline"].values()
+    assert report["successes"] == [False, True, True, True]  # seeds 1000 to 1003
+    assert report["success_rate"] == 0.75
+    assert report["success_interval"] == pytest.approx([0.30064, 0.95441], abs=1e-5)  # Wilson's, of 3 of 4
+    assert tracker.metrics[0][1]["eval/offline_single_success_rate"] == 0.75
+    assert "success 75% (30-95%)" in capsys.readouterr().out
+    silent = evaluate(make_lively(make_config()), PlannerSettings((6.0,)), make_config(), "x")
+    assert (silent.successes, silent.success_rate, silent.success_interval) == (None, None, None)
 
 
 def test_one_episode_has_no_standard_error() -> None:

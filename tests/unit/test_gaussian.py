@@ -11,7 +11,7 @@ from builders_for_tests import make_brain, make_config, make_dataset
 from reference.method_terms import log_density_loop
 from vdt.agent import Agent, PlannerSettings
 from vdt.environments import make_environment
-from vdt.policy.gaussian import SamplingPolicy, SquashedGaussian
+from vdt.policy.gaussian import SquashedGaussian, choose_actions
 from vdt.policy.mlp_policy import make_policy
 from vdt.rollout import collect_trajectories
 
@@ -81,9 +81,10 @@ def test_the_deterministic_action_is_the_middle(kind: str) -> None:
     assert output.distribution.temperature.item() == pytest.approx(0.1)
     plain = make_policy(2, 1, 8, dataclasses.replace(CONFIG.policy, kind=kind, head="deterministic"))
     assert plain(*inputs).distribution is None and plain.gaussian is None
-    drawn = SamplingPolicy(policy)(*inputs)
-    assert not torch.equal(drawn.actions, output.actions) and drawn.actions.shape == output.actions.shape
-    assert torch.equal(SamplingPolicy(plain.eval())(*inputs).actions, plain(*inputs).actions)
+    drawn = choose_actions(output.actions, output.distribution, explore=True)
+    assert not torch.equal(drawn, output.actions) and drawn.shape == output.actions.shape
+    assert choose_actions(output.actions, output.distribution, explore=False) is output.actions
+    assert choose_actions(output.actions, None, explore=True) is output.actions
 
 
 def test_exploring_draws_and_evaluating_does_not() -> None:

@@ -65,7 +65,7 @@ def test_target_is_the_following_policys_value(method: str) -> None:
     brain, sampler, optimizer = make_joint(method, **{"critic.target_action_noise": 0.0})
     assert brain.acting_context == (brain.config.policy.context_length if method == "qt" else 1)
     again = Sampler(sampler.buffer, "length", torch.Generator().set_state(sampler.generator.get_state()))
-    rows, _, _ = again.sample_steps(brain.config.critic.batch_size)
+    rows = again.sample_rows(brain.config.critic.batch_size)
     batch, before = again.gather_transitions(rows), copy.deepcopy(brain)
     metrics = take_critic_step(brain, optimizer, sampler)
     moments, squares = find_bootstrap_rows(again.buffer, rows), [0.0, 0.0]
@@ -123,7 +123,7 @@ def test_noise_changes_the_target() -> None:
 
 def test_proposals_are_uniform_or_the_policys_with_their_densities() -> None:
     brain, sampler, _ = make_joint("cql")
-    rows, _, _ = sampler.sample_steps(6)
+    rows = sampler.sample_rows(6)
     _, gaussian = brain.ask_target_policy(gather_histories(sampler.buffer, rows, 1))
     assert gaussian is not None
     proposals = make_proposals((gaussian,), torch.zeros(6, 1), 500, torch.Generator().manual_seed(0))
@@ -139,7 +139,7 @@ def test_proposals_are_uniform_or_the_policys_with_their_densities() -> None:
 
 def test_conservative_term_of_a_step_is_the_literal_one_and_presses_q_down() -> None:
     brain, sampler, _ = make_joint("cql")
-    rows, _, _ = sampler.sample_steps(8)
+    rows = sampler.sample_rows(8)
     batch = sampler.gather_transitions(rows)
     _, gaussian = brain.ask_target_policy(gather_histories(sampler.buffer, rows, 1))
     assert gaussian is not None

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vdt.schema import BRIDGES
+
 ROOT = Path(__file__).resolve().parents[2]
 VDT = sorted((ROOT / "vdt").rglob("*.py"))
 FLOWS = sorted((ROOT / "flows").glob("*.py"))
@@ -26,7 +28,7 @@ IMPORTERS = {
     "mujoco": ("environments", "planning.env_model"),
     "yaml": ("config", "plain_yaml"),
     "stable_baselines3": ("training.behavior",),
-    "matplotlib": ("reporting",),
+    "matplotlib": ("figures", "maze_figures"),
 }
 
 # Module (longest prefix counts) -> layer; a module imports its own layer and those below, never above.
@@ -44,13 +46,21 @@ LAYERS = {
     "data": 0,
     "tracking": 0,
     "training.checkpoint": 0,
+    "cell_results": 0,
+    "published": 0,
+    "statistics": 0,
+    "study": 0,
     "critic": 1,
     "policy": 1,
     "planning": 2,
     "agent": 3,
     "evaluation": 4,
+    "diagnostics": 4,
     "held_out": 4,
+    "comparison": 4,
+    "figures": 4,
     "results": 4,
+    "matplotlib": ("figures", "maze_figures"),
     "reporting": 4,
     "training": 5,
 }
@@ -190,7 +200,8 @@ def test_no_task_names() -> None:
     forbidden |= {name.lower() for family in families for name in family["environments"]}
     assert "walker2d" in forbidden
     for path in VDT:
-        found = [(word, line) for word, line in find_words(parse(path)) if word in forbidden]
+        allowed = set(BRIDGES) if path.parent.name == "environments" or path.name == "schema.py" else set()
+        found = [(word, line) for word, line in find_words(parse(path)) if word in forbidden - allowed]
         assert not found, f"{path.relative_to(ROOT)}: task facts live in params/tasks/: {found}"
 
 

@@ -122,7 +122,7 @@ def test_critic_and_actor_draw_from_different_streams() -> None:
 
     buffer = make_offline_buffer(CONFIG, DATASET, Normalizer.fit(DATASET), 1.0)
     draws = [
-        make_sampler(CONFIG.with_seed(seed), buffer, offset).sample_steps(20)[0] for seed in (0, 1) for offset in (1, 2)
+        make_sampler(CONFIG.with_seed(seed), buffer, offset).sample_rows(20) for seed in (0, 1) for offset in (1, 2)
     ]
     for i, a in enumerate(draws):
         assert all(not torch.equal(a, b) for b in draws[i + 1 :])

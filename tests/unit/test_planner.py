@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from builders_for_tests import make_config
 from reference.planner import score_candidate_loop
 from vdt.critic.critic import Critic
-from vdt.planning.env_model import LearnedModel, Sequences
-from vdt.planning.planner import Plan, expand_candidates, plan
+from vdt.planning.env_model import LearnedModel
+from vdt.planning.planner import Plan, plan
 from vdt.policy.decision_transformer import DecisionTransformer, PolicyOutput
 from vdt.policy.history import History
+from vdt.policy.imagination import Imagination, imagine
 
 
 class ReturnPolicy(nn.Module):
@@ -29,11 +30,11 @@ class EndingModel:
     def begin(self, environments: Sequence[Any], candidates: int) -> None:
         self.calls = 0
 
-    def predict(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
+    def predict(self, imagination: Imagination) -> tuple[Tensor, Tensor, Tensor]:
         self.calls += 1
-        goes_on = torch.ones(len(sequences.observations))
+        goes_on = torch.ones(len(imagination.observations))
         goes_on[0] = 0.0
-        return sequences.observations[:, -1] + 1, torch.full((len(goes_on),), 2.0), goes_on
+        return imagination.observations + 1, torch.full((len(goes_on),), 2.0), goes_on
 
 
 def make_history(returns: list[list[float]], context_length: int = 4, steps: int = 1) -> History:
@@ -52,7 +53,7 @@ def action_as_q(observations: Tensor, actions: Tensor) -> Tensor:
 
 
 def run(history: History, policy: nn.Module, min_q: Any, **settings: Any) -> Plan:
-    settings = {"discount": 0.5, "planning_horizon": 1, "env_model": LearnedModel(policy), **settings}
+    settings = {"discount": 0.5, "planning_horizon": 1, "env_model": LearnedModel(), **settings}
     return plan(history, policy, min_q, **settings)
 
 
@@ -121,18 +122,6 @@ def test_imagined_returns_shrink_by_the_predicted_reward_golden() -> None:
     torch.testing.assert_close(result.scores, torch.tensor([[15.5, 0 - 1.0 - 1.0]]))  # 0, -2/2, -4/4
 
 
-def test_appending_an_imagined_step() -> None:
-    sequences = Sequences(torch.ones(1, 2, 3), torch.zeros(1, 2, 1), torch.tensor([[7.0, 5.0]]), torch.tensor([[3, 4]]))
-    sequences = sequences.with_last_action(torch.tensor([[0.5]]))
-    longer = sequences.append(torch.full((1, 3), 2.0), torch.tensor([1.5]), context_length=3)
-    assert longer.returns_to_go.tolist() == [[7.0, 5.0, 3.5]]
-    assert longer.timesteps.tolist() == [[3, 4, 5]]
-    assert longer.actions.tolist() == [[[0.0], [0.5], [0.0]]]  # the imagined step's action is still open
-    assert longer.observations[0, :, 0].tolist() == [1, 1, 2]
-    shorter = sequences.append(torch.full((1, 3), 2.0), torch.tensor([1.5]), context_length=2)
-    assert shorter.returns_to_go.tolist() == [[5.0, 3.5]] and shorter.timesteps.tolist() == [[4, 5]]
-
-
 # The whole planner
 
 
@@ -177,12 +166,13 @@ def test_planner_equals_the_loop_over_candidates(horizon: int, steps: int) -> No
 def test_one_candidate_is_the_plain_policy() -> None:
     policy, critic = make_networks()
     history = make_history([[3.0], [1.0]], 4, 3)
-    sequences = expand_candidates(history)
+    assert history.returns_to_go is not None
+    times = history.timesteps().expand(2, 3)
     with torch.no_grad():
-        plain = policy(sequences.observations, sequences.actions, sequences.returns_to_go, sequences.timesteps)
+        plain = policy(history.observations, history.actions, history.returns_to_go[:, 0], times)
     for horizon in (1, 5):
         result = run(history, policy, critic.compute_min_q, planning_horizon=horizon, env_model=None)
-        assert torch.equal(result.actions, plain.actions[:, -1])
+        torch.testing.assert_close(result.actions, plain.actions[:, -1])
         assert result.chosen.tolist() == [0, 0]
 
 
@@ -205,13 +195,12 @@ def test_episodes_beside_change_nothing() -> None:
 
 
 def test_candidates_of_an_episode_stand_next_to_each_other() -> None:
-    history = make_history([[1.0, 2.0], [3.0, 4.0]], 4, 2)
-    sequences = expand_candidates(history)
-    assert history.returns_to_go is not None and history.observations is not None
-    assert sequences.returns_to_go[:, 0].tolist() == [1.0, 2.0, 3.0, 4.0]
-    for k in range(4):
-        assert torch.equal(sequences.observations[k], history.observations[k // 2])
-    assert sequences.timesteps.tolist() == [[0, 1]] * 4
+    history = make_history([[1.0, 2.0], [3.0, 4.0]], 4, 1)
+    assert history.observations is not None
+    history.observations[1] += 5
+    imagination = imagine(ReturnPolicy(), history, 1)
+    assert imagination.actions[:, 0].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert torch.equal(imagination.observations, history.observations[:, -1].repeat_interleave(2, 0))
 
 
 def test_planning_changes_neither_history_nor_gradients() -> None:

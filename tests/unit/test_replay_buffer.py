@@ -64,10 +64,11 @@ def test_rows_hold_normalised_observations_and_scaled_targets() -> None:
     normalizer = Normalizer(torch.tensor([1.0]), torch.tensor([2.0]))
     buffer = TrajectoryReplayBuffer(normalizer, settings, action_size=1)
     buffer.add(trajectory)
-    expected = [  # observation, action, reward, to go, n-step sum, steps to the bootstrap, its discount
-        [0, 0.1, 0.5, 2, 0 + 0.5 * 20, 2, 0],
-        [1, 0.2, 1.5, 1.5, 20, 1, 0],
-        [2, 0, 0, 0, 0, 0, 0],
+    # observation, action, reward, to go, n-step sum, steps to the bootstrap, its discount, timestep, steps left
+    expected = [
+        [0, 0.1, 0.5, 2, 0 + 0.5 * 20, 2, 0, 0, 2],
+        [1, 0.2, 1.5, 1.5, 20, 1, 0, 1, 1],
+        [2, 0, 0, 0, 0, 0, 0, 0, 0],
     ]
     torch.testing.assert_close(buffer.matrix, torch.tensor(expected))
 

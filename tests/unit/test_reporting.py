@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from vdt.maze_figures import draw_mazes
 from vdt.reporting import NOT_D4RL, to_strict_json, write_report
 from vdt.results import (
     collect_results,
@@ -164,7 +165,7 @@ def test_report_says_what_the_data_is(tmp_path: Path) -> None:
 def test_no_result_row_is_shown_without_its_data_source(tmp_path: Path) -> None:
     text = write_report([make_cell(seed, make_policies(0.0)) for seed in (0, 1)], tmp_path).read_text()
     rows = [line for line in text.splitlines() if line.startswith("| walker2d-medium-v2 ")]
-    assert len(rows) == 4 + 4 + 2 * 4 + 2  # results, changes, results per cell, cells
+    assert len(rows) == 4 + 4 + 2 * 4 + 1 + 2  # results, changes, results per cell, cost, cells
     assert all("**collected** (not D4RL)" in row for row in rows)
 
 
@@ -179,6 +180,20 @@ def test_report_table_golden(tmp_path: Path) -> None:
     assert "| single (m=1, E=1) | 72.0 ± 2.0 *episodes* | 3312 | 1 (0) | 2 | 2.50 |" in text
     assert "| lookahead (m=2, E=3, learned) |" in text
     assert "`run-vdt-1` | 3.2 | 60.0 |" in text
+
+
+def test_success_has_a_column_where_some_environment_says_it(tmp_path: Path) -> None:
+    cells = []
+    for seed, successes in ((0, [True, False]), (1, [True, True])):
+        evaluation = {**make_evaluation([1.0, 3.0]), "episode_returns": [0.5, 1.75], "successes": successes}
+        cells.append(make_cell(seed, {"offline": {"single": evaluation}}))
+    text = write_report(cells, tmp_path).read_text()
+    assert "| ms per step | success rate (Wilson's 95% over all episodes) |" in text
+    assert "| 1.12 | 2 (0, 1) | 4 | 2.50 | 75% (30-95%) |" in text  # 3 of 4, both seeds together
+    assert "| 1.12 | 1 (0) | 2 | 2.50 | 50% (9-91%) |" in text
+    both = write_report([cells[0], make_cell(1, make_policies(0.0), method="dt")], tmp_path / "both").read_text()
+    assert "| 2.50 | - |" in both
+    assert "success" not in write_report([make_cell(0, make_policies(0.0))], tmp_path / "silent").read_text()
 
 
 def test_json_holds_every_number_as_it_came(tmp_path: Path) -> None:
@@ -235,3 +250,20 @@ def test_data_without_an_environment_is_reported_offline(tmp_path: Path) -> None
     assert "## Results" not in text and not list(tmp_path.glob("*.png"))
     both = write_report([cell, make_cell(0, make_policies(0.0), source="minari")], tmp_path / "both").read_text()
     assert "for data:folder/mine.hdf5: the data's own" in both and "**minari** (not comparable with D4RL)" in both
+
+
+def test_episodes_are_drawn_over_their_maze(tmp_path: Path) -> None:
+    maze = {"walls": [[0.0, 0.0], [4.0, 0.0]], "size": 4.0, "goal": [0.0, 8.0], "radius": 0.5}
+    trace = {"maze": maze, "paths": [[[0.0, 4.0], [0.0, 7.9]], [[4.0, 4.0]]]}
+    walker = {**make_evaluation([70.0, 0.0]), "successes": [True, False], "trace": trace}
+    cells = [make_cell(seed, {"offline": {"single": walker}, "online": {"single": walker}}) for seed in (0, 1)]
+    (name, figure), *others = draw_mazes([*cells, make_cell(0, make_policies(0.0), method="dt")])
+    assert (name, others) == ("maze-walker2d-medium-v2-collected.png", [])
+    offline, _online = figure.axes  # of the first seed
+    assert offline.get_title() == "vdt offline single, seed 0"
+    wall, _, goal = offline.patches
+    assert wall.get_bbox().bounds == (-2.0, -2.0, 4.0, 4.0) and tuple(goal.get_center()) == (0.0, 8.0)
+    reached, _, stuck, _ = offline.lines
+    assert reached.get_xydata().tolist() == trace["paths"][0] and reached.get_color() != stuck.get_color()
+    path = write_report(cells, tmp_path)
+    assert f"![{Path(name).stem}]({name})" in path.read_text() and (tmp_path / name).read_bytes().startswith(PNG)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from builders_for_tests import LinearActor, make_config
-from environments_for_tests import CONSTANT, CONSTANT_ENDING, COUNTDOWN
+from environments_for_tests import CONSTANT, CONSTANT_ENDING, COUNTDOWN, SUCCESS
 from vdt.data.trajectory import Trajectory
 from vdt.environments import make_environment, make_gymnasium_environment
-from vdt.rollout import collect_trajectories
+from vdt.rollout import collect_trajectories, find_success
 
 
 def collect(
@@ -90,6 +90,13 @@ def test_actions_are_stored_as_executed() -> None:
     (trajectory,) = collect(COUNTDOWN, [4], gain=10.0)  # wants 10 y, is allowed 2
     assert (trajectory.actions == 2.0).all()
     np.testing.assert_allclose(trajectory.rewards[0], 1 + 0.9 + 0.5 * 2, rtol=1e-6)
+
+
+def test_success_once_is_success_and_silence_is_no_failure() -> None:
+    assert [t.success for t in collect(SUCCESS, [5, 6, 9])] == [False, True, True]
+    assert [t.success for t in collect(COUNTDOWN, [5, 6])] == [None, None]
+    assert find_success({"is_success": 1.0}, None) is True
+    assert find_success({}, True) is True and find_success({"success": False}, True) is True
 
 
 def test_what_the_actor_is_told() -> None:

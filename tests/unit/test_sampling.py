@@ -19,25 +19,39 @@ def test_sequences_equal_the_loop(context_length: int) -> None:
     dataset = make_dataset(LENGTHS, action_size=2)
     buffer = make_buffer(dataset, TargetSettings(0.9, 3, 1.0, 0.0, return_scale=4.0))
     mean, std = buffer.normalizer.mean.numpy(), buffer.normalizer.std.numpy()
-    starts, lengths = buffer.index()
+    starts, _ = buffer.index()
     sampler = make_tiny_sampler(buffer)
     for episode, trajectory in enumerate(dataset):
         steps = torch.arange(len(trajectory))
-        batch = sampler.gather_sequences(starts[episode] + steps, steps, lengths[episode] - steps, context_length)
+        batch = sampler.gather_sequences(starts[episode] + steps, context_length)
         for start in range(len(trajectory)):
             expected = gather_sequence_loop(trajectory, start, context_length, mean, std, 4.0)
+            assert batch.mask[start].tolist() == expected["mask"].tolist()
+            real = batch.mask[start] > 0  # what padding holds means nothing
             for name, array in expected.items():
-                got = getattr(batch, name)[start]
-                np.testing.assert_allclose(got.numpy(), array, atol=1e-5, err_msg=f"{name} from {start} of {episode}")
+                got = getattr(batch, name)[start][real]
+                wanted = array[real.numpy()]
+                np.testing.assert_allclose(got.numpy(), wanted, atol=1e-5, err_msg=f"{name} from {start} of {episode}")
 
 
-def test_padding_is_on_the_right_and_zero_everywhere() -> None:
+def test_padding_is_on_the_right_and_finite() -> None:
     buffer = make_buffer(make_dataset((3, 5)))
-    batch = make_tiny_sampler(buffer).gather_sequences(torch.tensor([1]), torch.tensor([1]), torch.tensor([2]), 4)
-    assert batch.mask.tolist() == [[1, 1, 0, 0]]  # 2 steps are left; the next episode does not leak in
+    batch = make_tiny_sampler(buffer).gather_sequences(torch.tensor([1, 8]), 4)  # the last window leaves the matrix
+    assert batch.mask.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0]]  # 2 steps are left, and 1
+    assert batch.timesteps[0, :2].tolist() == [1, 2] and batch.timesteps.dtype == torch.int64
+    assert ((batch.timesteps >= 0) & (batch.timesteps <= 5)).all()
     for name, value in vars(batch).items():
-        assert not value[0, 2:].any(), name
-    assert batch.timesteps.tolist() == [[1, 2, 0, 0]] and batch.timesteps.dtype == torch.int64
+        assert value.isfinite().all(), name
+
+
+def test_windows_may_be_longer_than_all_that_is_held() -> None:
+    buffer = make_buffer(make_dataset((3,)))
+    before = buffer.matrix[:4].clone()
+    batch = make_tiny_sampler(buffer).gather_sequences(torch.tensor([0]), 50)
+    assert batch.mask.sum() == 3 and torch.equal(buffer.matrix[:4], before)
+    buffer.extend([make_trajectory(2)])  # grows on from there
+    last = make_tiny_sampler(buffer).gather_sequences(torch.tensor([4]), 50)
+    assert last.mask.sum() == 2
 
 
 def test_transitions_equal_the_loop() -> None:
@@ -62,7 +76,8 @@ def test_transitions_equal_the_loop() -> None:
 def count_draws(weighting: str, draws: int = 40_000) -> tuple[np.ndarray, list[int]]:
     """How often each step of each trajectory was drawn, flat in order, after evictions moved the rows."""
     buffer = make_buffer(make_dataset((9, 4, *LENGTHS)), capacity=len(LENGTHS))
-    rows, steps, left = make_tiny_sampler(buffer, weighting).sample_steps(draws)
+    rows = make_tiny_sampler(buffer, weighting).sample_rows(draws)
+    steps, left = buffer.matrix[rows, buffer.column.timestep], buffer.matrix[rows, buffer.column.steps_left]
     starts, lengths = buffer.index()
     assert lengths.tolist() == list(LENGTHS)
     counts: list[int] = []
@@ -92,15 +107,16 @@ def test_same_generator_state_same_batches() -> None:
     first, second = make_tiny_sampler(buffer, seed=3), make_tiny_sampler(buffer, seed=3)
     assert torch.equal(first.sample_sequences(8, 3).observations, second.sample_sequences(8, 3).observations)
     assert torch.equal(first.sample_transitions(8).actions, second.sample_transitions(8).actions)
-    assert not torch.equal(first.sample_steps(50)[0], make_tiny_sampler(buffer, seed=4).sample_steps(50)[0])
+    assert not torch.equal(first.sample_rows(50), make_tiny_sampler(buffer, seed=4).sample_rows(50))
 
 
 def test_new_trajectories_are_drawn_at_once() -> None:
     buffer = make_buffer(make_dataset((3, 3)), capacity=2)
     sampler = make_tiny_sampler(buffer)
-    sampler.sample_steps(4)
+    sampler.sample_rows(4)
     buffer.extend([make_trajectory(9), make_trajectory(9)])
-    _, steps, left = sampler.sample_steps(500)
+    drawn = buffer.matrix[sampler.sample_rows(500)]
+    steps, left = drawn[:, buffer.column.timestep], drawn[:, buffer.column.steps_left]
     assert set((steps + left).tolist()) == {9}
     assert set(steps.tolist()) == set(range(9))
 
@@ -108,4 +124,4 @@ def test_new_trajectories_are_drawn_at_once() -> None:
 def test_an_empty_buffer_cannot_be_sampled() -> None:
     buffer = TrajectoryReplayBuffer(Normalizer(torch.zeros(2), torch.ones(2)), SETTINGS, action_size=1)
     with pytest.raises(ValueError, match="empty buffer"):
-        make_tiny_sampler(buffer).sample_steps(1)
+        make_tiny_sampler(buffer).sample_rows(1)

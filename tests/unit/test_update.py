@@ -149,8 +149,7 @@ def test_padding_changes_no_loss_and_no_gradient() -> None:
 def test_a_longer_window_around_the_same_steps_changes_nothing() -> None:
     brain, _, _ = make_parts()
     sampler = make_tiny_sampler(make_buffer(make_dataset((3, 3))))
-    place = (torch.tensor([0, 4]), torch.tensor([0, 0]), torch.tensor([3, 3]))
-    short, long = (sampler.gather_sequences(*place, length) for length in (3, 4))
+    short, long = (sampler.gather_sequences(torch.tensor([0, 4]), length) for length in (3, 4))
     first, _ = compute_policy_losses(brain, short, CONFIG.actor)
     wanted = gradients(brain.policy, first.total)
     second, _ = compute_policy_losses(brain, long, CONFIG.actor)

@@ -13,28 +13,25 @@ from torch import Tensor, nn
 
 
 class _Mish(torch.autograd.Function):
-    """z tanh(softplus(z)) with one exponential: tanh(log(1 + e)) = n / (n + 2) with n = e (e + 2), e = exp(z).
+    """z tanh(softplus(z)) with one exponential: z - 2 z / w with w = (1 + e)^2 + 1, e = exp(z).
 
-    Three times as fast on a CPU as the built-in, and equal to 1e-6.
+    Three times as fast on a CPU as the built-in, and equal to 2e-6: few passes over the numbers are what counts.
     """
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:
         """Any shape."""
         e = z.clamp(max=20.0).exp_()  # above 20 the ratio is 1 in float32
-        n = torch.addcmul(2 * e, e, e)
-        ratio: Tensor = n / (n + 2)
-        ctx.save_for_backward(z, e, n, ratio)
-        activated: Tensor = z * ratio
-        return activated
+        w = torch.addcmul(z.new_tensor(2.0), e, e + 2)
+        ctx.save_for_backward(z, e, w)
+        return torch.addcdiv(z, z, w, value=-2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """d/dz = ratio + z * 4 e (e + 1) / (n + 2)^2."""
-        z, e, n, ratio = ctx.saved_tensors
-        slope = (e * (e + 1)).mul_(4).mul_(z).div_((n + 2).square_())
-        through: Tensor = slope.add_(ratio).mul_(gradient)
-        return through
+        """d/dz = 1 + 4 (z e (e + 1) / w - 1/2) / w."""
+        z, e, w = ctx.saved_tensors
+        u = torch.addcmul(e, e, e).mul_(z).div_(w).sub_(0.5).mul_(gradient)
+        return torch.addcdiv(gradient, u, w, value=4)
 
 
 def mish(z: Tensor) -> Tensor:

@@ -52,7 +52,10 @@ class Histories:
 
 @dataclass(frozen=True)
 class SequenceBatch:
-    """Sub-trajectories for the policy, padded **on the right**; padding is zero everywhere.
+    """Sub-trajectories for the policy, padded **on the right**.
+
+    Padding holds finite numbers without meaning: nothing real can see it, since attention looks back only, and losses
+    multiply it by the mask.
 
     Attributes:
         observations: (B, K, S).

@@ -67,16 +67,51 @@ def compute_n_step_targets(
     return sums.astype(np.float32), taken.astype(np.float32), discounts.astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Where a row of the buffer's matrix keeps what, in this order.
+
+    Attributes:
+        observation: S columns, normalised.
+        action: A columns.
+        reward: divided by the return scale.
+        return_to_go: this and all later rewards, divided by the return scale.
+        n_step_reward: discounted sum of the critic's next rewards (M2).
+        bootstrap_steps: rows down to the observation where that sum stops.
+        bootstrap_discount: 0 after a real end.
+        timestep: steps since the start of the episode.
+        steps_left: of the episode, this one included; 0 in the row of the final observation.
+        count: of all columns.
+    """
+
+    observation: slice
+    action: slice
+    reward: int
+    return_to_go: int
+    n_step_reward: int
+    bootstrap_steps: int
+    bootstrap_discount: int
+    timestep: int
+    steps_left: int
+    count: int
+
+    @classmethod
+    def make(cls, observation_size: int, action_size: int) -> Columns:
+        """The layout for these sizes."""
+        first = observation_size + action_size
+        observation, action = slice(0, observation_size), slice(observation_size, first)
+        t = first
+        return cls(observation, action, t, t + 1, t + 2, t + 3, t + 4, t + 5, t + 6, t + 7)
+
+
 class TrajectoryReplayBuffer:
     """First-in-first-out store of whole trajectories, normalised and with their targets, in one matrix.
 
-    Each row holds one observation with what follows it: [observation, action, reward, return-to-go, n-step reward, steps
-    to the bootstrap, bootstrap discount]. A trajectory of T steps owns T + 1 rows, so next observations are the rows
-    below. The matrix doubles when full, so adding does not copy what is held except then; evicted rows are reclaimed at
-    that moment. The offline set and the online buffer are the same class: the former just never evicts.
+    Each row holds one observation with what follows it (`Columns`). A trajectory of T steps owns T + 1 rows, so next
+    observations are the rows below. The matrix doubles when full, so adding does not copy what is held except then; evicted
+    rows are reclaimed at that moment. The offline set and the online buffer are the same class: the former just never
+    evicts.
     """
-
-    TAIL = 5  # reward, return-to-go, n-step reward, steps to the bootstrap, bootstrap discount
 
     def __init__(
         self,
@@ -94,11 +129,12 @@ class TrajectoryReplayBuffer:
         self.device = device or torch.device("cpu")
         self.observation_size = len(normalizer.mean)
         self.action_size = action_size
-        self.columns = self.observation_size + action_size + self.TAIL
+        self.column = Columns.make(self.observation_size, action_size)
         self.trajectories: deque[Trajectory] = deque()
-        self.matrix = torch.zeros(0, self.columns, device=self.device)
+        self.matrix = torch.zeros(0, self.column.count, device=self.device)
         self._starts: deque[int] = deque()
         self._end = 0
+        self._spare = 0  # rows below the last one, so that windows do not leave the matrix
         self._index: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -137,31 +173,30 @@ class TrajectoryReplayBuffer:
 
     def _reserve(self, rows: int) -> None:
         """Make room for `rows` more, dropping evicted rows and doubling when the matrix is full."""
-        if self._end + rows <= len(self.matrix):
+        if self._end + rows + self._spare <= len(self.matrix):
             return
         first = self._starts[0] if self._starts else self._end
         live = self._end - first
-        grown = torch.zeros(max(2 * live, live + rows) if live else rows, self.columns, device=self.device)
+        size = max(2 * live, live + rows) if live else rows
+        grown = torch.zeros(size + self._spare, self.column.count, device=self.device)
         grown[:live] = self.matrix[first : self._end]
         self.matrix = grown
         self._starts = deque(start - first for start in self._starts)
         self._end = live
 
     def _write(self, trajectory: Trajectory) -> None:
-        steps, split = len(trajectory), self.observation_size + self.action_size
-        settings = self.settings
+        steps, column, settings = len(trajectory), self.column, self.settings
         scaled = (trajectory.rewards + settings.reward_shift) * settings.reward_scale
         targets = compute_n_step_targets(scaled, trajectory.terminated, settings.discount, settings.n_step)
-        to_go = compute_returns_to_go(trajectory.rewards)
-        tail = np.stack([trajectory.rewards / settings.return_scale, to_go / settings.return_scale, *targets], axis=1)
+        to_go, place = compute_returns_to_go(trajectory.rewards), np.arange(steps)
+        scores = trajectory.rewards / settings.return_scale, to_go / settings.return_scale
+        tail = np.stack([*scores, *targets, place, steps - place], axis=1, dtype=np.float32)
         rows = self.matrix[self._end : self._end + steps + 1]
         observations = torch.from_numpy(np.ascontiguousarray(trajectory.observations)).to(self.device)
-        rows[:, : self.observation_size] = self.normalizer.normalize(observations)
-        rows[:, self.observation_size :] = 0.0
-        rows[:steps, self.observation_size : split] = torch.from_numpy(np.ascontiguousarray(trajectory.actions)).to(
-            self.device
-        )
-        rows[:steps, split:] = torch.from_numpy(tail.astype(np.float32)).to(self.device)
+        rows[:, column.observation] = self.normalizer.normalize(observations)
+        rows[:, column.action.start :] = 0.0
+        rows[:steps, column.action] = torch.from_numpy(np.ascontiguousarray(trajectory.actions)).to(self.device)
+        rows[:steps, column.reward :] = torch.from_numpy(tail).to(self.device)
         self.trajectories.append(trajectory)
         self._starts.append(self._end)
         self._end += steps + 1
@@ -173,3 +208,22 @@ class TrajectoryReplayBuffer:
             lengths = torch.tensor([len(t) for t in self.trajectories], dtype=torch.int64, device=self.device)
             self._index = (starts, lengths)
         return self._index
+
+    def list_step_rows(self) -> Tensor:
+        """The row of every step held, oldest first, (steps,) int64; rows of final observations are not among them."""
+        starts, lengths = self.index()
+        before = torch.cumsum(lengths, 0) - lengths  # steps of older trajectories
+        return torch.arange(int(lengths.sum()), device=self.device) + torch.repeat_interleave(starts - before, lengths)
+
+    def gather_windows(self, rows: Tensor, length: int) -> Tensor:
+        """`length` successive rows from each of `rows` (B,) on: (B, length, columns), one copy.
+
+        A window that passes its trajectory's end runs into whatever lies below: finite numbers without meaning.
+        """
+        if length > self._spare:
+            self._spare = length
+            self.matrix = torch.cat([self.matrix, self.matrix.new_zeros(length, self.column.count)])
+        columns = self.column.count
+        overlapping = self.matrix.as_strided((self._end, length * columns), (columns, 1))
+        windows: Tensor = overlapping.index_select(0, rows).unflatten(1, (length, columns))
+        return windows

@@ -22,64 +22,56 @@ class Sampler:
         self.weighting = weighting
         self.generator = generator
         self._seen: tuple[Tensor, Tensor] | None = None
-        self._cumulative = torch.zeros(0)
+        self._rows = torch.zeros(0, dtype=torch.int64)
 
-    def sample_steps(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw `count` steps.
-
-        Returns:
-            row of each step in the buffer's matrix, (count,); steps from the start of its episode, (count,); steps left in
-            its episode, this one included, (count,). All int64.
-        """
+    def sample_rows(self, count: int) -> Tensor:
+        """Draw `count` steps: the row of each in the buffer's matrix, (count,) int64."""
         index = self.buffer.index()
         starts, lengths = index
         if self._seen is not index:
             if not len(lengths):
                 raise ValueError("cannot sample from an empty buffer")
-            self._seen, self._cumulative = index, torch.cumsum(lengths, 0)
+            self._seen, self._rows = index, self.buffer.list_step_rows()
         uniform = torch.rand(count, generator=self.generator, device=starts.device, dtype=torch.float64)
         if self.weighting == "length":
-            flat = (uniform * self._cumulative[-1]).long()
-            trajectory = torch.searchsorted(self._cumulative, flat, right=True)
-            step = flat - (self._cumulative[trajectory] - lengths[trajectory])
-        else:
-            scaled = uniform * len(lengths)
-            trajectory = scaled.long()
-            step = ((scaled - trajectory) * lengths[trajectory]).long()
-        return starts[trajectory] + step, step, lengths[trajectory] - step
+            return self._rows[uniform.mul_(len(self._rows)).long()]
+        scaled = uniform * len(lengths)
+        trajectory = scaled.long()
+        return starts[trajectory] + ((scaled - trajectory) * lengths[trajectory]).long()
 
     def sample_transitions(self, batch_size: int) -> TransitionBatch:
         """Independent n-step transitions for the critic (M2)."""
-        rows, _, _ = self.sample_steps(batch_size)
-        return self.gather_transitions(rows)
+        return self.gather_transitions(self.sample_rows(batch_size))
 
     def gather_transitions(self, rows: Tensor) -> TransitionBatch:
         """The transitions that start at `rows` (B,) of the buffer's matrix."""
-        s, a = self.buffer.observation_size, self.buffer.action_size
-        matrix = self.buffer.matrix
+        column, matrix = self.buffer.column, self.buffer.matrix
         taken = matrix[rows]
-        bootstrap = matrix[rows + taken[:, s + a + 3].long(), :s]
-        return TransitionBatch(taken[:, :s], taken[:, s : s + a], taken[:, s + a + 2], bootstrap, taken[:, s + a + 4])
+        later = rows + taken[:, column.bootstrap_steps].long()
+        return TransitionBatch(
+            observations=taken[:, column.observation],
+            actions=taken[:, column.action],
+            n_step_rewards=taken[:, column.n_step_reward],
+            bootstrap_observations=matrix[later, column.observation],
+            bootstrap_discounts=taken[:, column.bootstrap_discount],
+        )
 
     def sample_sequences(self, batch_size: int, context_length: int) -> SequenceBatch:
         """Sub-trajectories of up to `context_length` steps, padded on the right."""
-        rows, timesteps, left = self.sample_steps(batch_size)
-        return self.gather_sequences(rows, timesteps, left, context_length)
+        return self.gather_sequences(self.sample_rows(batch_size), context_length)
 
-    def gather_sequences(self, rows: Tensor, timesteps: Tensor, left: Tensor, context_length: int) -> SequenceBatch:
-        """The sub-trajectories that start at `rows`; arguments as `sample_steps` returns them."""
-        s, a = self.buffer.observation_size, self.buffer.action_size
-        positions = torch.arange(context_length + 1, device=rows.device)
-        inside = torch.minimum(positions, left[:, None])  # rows past the end repeat the last one and are masked
-        window = self.buffer.matrix[rows[:, None] + inside]
-        mask = (positions[:-1] < left[:, None]).float()
-        kept = window[:, :-1] * mask[:, :, None]
+    def gather_sequences(self, rows: Tensor, context_length: int) -> SequenceBatch:
+        """The sub-trajectories that start at `rows` (B,); all fields but the mask are views of one copied window."""
+        column = self.buffer.column
+        window = self.buffer.gather_windows(rows, context_length + 1)
+        steps = window[:, :-1]
+        positions = torch.arange(context_length, device=rows.device)
         return SequenceBatch(
-            observations=kept[..., :s],
-            actions=kept[..., s : s + a],
-            rewards=kept[..., s + a],
-            returns_to_go=kept[..., s + a + 1],
-            timesteps=(timesteps[:, None] + positions[:-1]) * mask.long(),
-            mask=mask,
-            next_observations=window[:, 1:, :s] * mask[:, :, None],
+            observations=steps[..., column.observation],
+            actions=steps[..., column.action],
+            rewards=steps[..., column.reward],
+            returns_to_go=steps[..., column.return_to_go],
+            timesteps=steps[..., column.timestep].long(),
+            mask=(positions < window[:, :1, column.steps_left]).float(),
+            next_observations=window[:, 1:, column.observation],
         )

@@ -22,6 +22,7 @@ class Trajectory:
         rewards: (T,).
         terminated: True if the task really ended (no value after the last step). False if a time limit or the end
             of the recording cut it (the value after the last step is that of the final observation).
+        success: whether the environment reported success at some step; none where it never says. Not stored.
 
     Raises:
         ValueError: if the lengths do not fit together or there is no step.
@@ -31,6 +32,7 @@ class Trajectory:
     actions: FloatArray
     rewards: FloatArray
     terminated: bool
+    success: bool | None = None
 
     def __post_init__(self) -> None:
         steps = len(self.rewards)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import io
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 import gymnasium
@@ -74,10 +77,23 @@ def _make_zeros(space: gymnasium.Space[Any]) -> Any:
 
 def get_bridge(task: TaskConfig) -> Bridge | None:
     """The wrapper that makes the task's environment speak D4RL's language; none where it already does."""
+    module = load_bridge(task)
+    return functools.partial(module.bridge, task=task) if module else None
+
+
+def load_bridge(task: TaskConfig) -> ModuleType | None:
+    """The module of vdt/environments/ that `task.bridge` names."""
     if task.bridge == "none":
         return None
-    module = importlib.import_module(f"{__name__}.{task.bridge}")
-    return functools.partial(module.bridge, task=task)
+    register_robotics()
+    return importlib.import_module(f"{__name__}.{task.bridge}")
+
+
+def register_robotics() -> None:
+    """Make Gymnasium know the environments of Gymnasium-Robotics; done late, since it replaces some of Gymnasium's own."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it prints its news
+        import gymnasium_robotics
+    gymnasium.register_envs(gymnasium_robotics)
 
 
 def make_gymnasium_environment(
@@ -94,11 +110,15 @@ def make_gymnasium_environment(
     Raises:
         ValueError: if Gymnasium does not know the id, or a space is not a Box.
     """
+    if environment_id not in gymnasium.registry and ":" not in environment_id:
+        register_robotics()
     try:
         with warnings.catch_warnings():  # -v4 is deprecated and is the version that matches D4RL's physics
             warnings.filterwarnings("ignore", message=".*is out of date.*", category=DeprecationWarning)
             warnings.filterwarnings("ignore", message=".*deprecated.*", category=DeprecationWarning)
-            made = gymnasium.make(environment_id, max_episode_steps=horizon, **(settings or {}))
+            made = gymnasium.make(
+                environment_id, max_episode_steps=horizon, disable_env_checker=bridge is not None, **(settings or {})
+            )
             environment = _flatten(bridge(made) if bridge else made)
     except (gymnasium.error.Error, TypeError) as error:
         raise ValueError(f"task.environment_id: Gymnasium cannot make {environment_id!r}: {error}") from error

@@ -3,51 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vdt.data.normalization import Normalizer
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """C imagined histories, one per candidate and episode; what `DecisionTransformer.forward` takes.
-
-    Attributes:
-        observations: (C, L, S), normalised.
-        actions: (C, L, A).
-        returns_to_go: (C, L), divided by the return scale.
-        timesteps: (C, L) int64.
-    """
-
-    observations: Tensor
-    actions: Tensor
-    returns_to_go: Tensor
-    timesteps: Tensor
-
-    def with_last_action(self, actions: Tensor) -> Sequences:
-        """Fill in the action of the last step, (C, A)."""
-        filled = torch.cat([self.actions[:, :-1], actions[:, None]], 1)
-        return Sequences(self.observations, filled, self.returns_to_go, self.timesteps)
-
-    def append(self, observations: Tensor, rewards: Tensor, context_length: int) -> Sequences:
-        """Begin the next step; the imagined return-to-go shrinks by the imagined reward (M6).
-
-        Args:
-            observations: (C, S).
-            rewards: (C,) divided by the return scale.
-            context_length: K, older steps are forgotten.
-        """
-        keep = max(0, self.observations.shape[1] + 1 - context_length)
-        return Sequences(
-            torch.cat([self.observations, observations[:, None]], 1)[:, keep:],
-            torch.cat([self.actions, torch.zeros_like(self.actions[:, :1])], 1)[:, keep:],
-            torch.cat([self.returns_to_go, (self.returns_to_go[:, -1] - rewards)[:, None]], 1)[:, keep:],
-            torch.cat([self.timesteps, self.timesteps[:, -1:] + 1], 1)[:, keep:],
-        )
+from vdt.policy.imagination import Imagination
 
 
 class EnvModel(Protocol):
@@ -56,24 +18,24 @@ class EnvModel(Protocol):
     def begin(self, environments: Sequence[Any], candidates: int) -> None:
         """Prepare for the episodes' present states; candidates of one episode stand next to each other."""
 
-    def predict(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
-        """Next observations (C, S) normalised, rewards (C,) by the return scale, 1 where it goes on else 0 (C,)."""
+    def predict(self, imagination: Imagination) -> tuple[Tensor, Tensor, Tensor]:
+        """Take the proposed actions.
+
+        Returns:
+            Next observations (C, S) normalised, rewards (C,) by the return scale, 1 where it goes on else 0 (C,).
+        """
 
 
 class LearnedModel:
     """The policy's own next-observation and reward heads."""
 
-    def __init__(self, policy: nn.Module) -> None:
-        self.policy = policy
-
     def begin(self, environments: Sequence[Any], candidates: int) -> None:
         """Nothing to prepare."""
 
-    def predict(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
-        """One forward of the policy; it knows no ends."""
-        output = self.policy(sequences.observations, sequences.actions, sequences.returns_to_go, sequences.timesteps)
-        rewards = output.rewards[:, -1]
-        return output.next_observations[:, -1], rewards, torch.ones_like(rewards)
+    def predict(self, imagination: Imagination) -> tuple[Tensor, Tensor, Tensor]:
+        """What the policy predicts; it knows no ends."""
+        observations, rewards = imagination.take()
+        return observations, rewards, torch.ones_like(rewards)
 
 
 class SimulatorModel:
@@ -108,19 +70,18 @@ class SimulatorModel:
         self.states = [self._get_state(e) for e in environments for _ in range(candidates)]
         self.alive = [True] * len(self.states)
 
-    def predict(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
+    def predict(self, imagination: Imagination) -> tuple[Tensor, Tensor, Tensor]:
         """Step the scratch environment once from each candidate's state."""
-        inner = self.scratch.unwrapped
-        observations, rewards = (
-            sequences.observations[:, -1].clone(),
-            sequences.returns_to_go.new_zeros(len(self.states)),
-        )
+        inner, actions = self.scratch.unwrapped, imagination.actions.double().cpu().numpy()
+        imagination.take()  # the policy remembers its action; its opinion of what follows is not asked
+        observations = imagination.observations.clone()
+        rewards = observations.new_zeros(len(self.states))
         for k, state in enumerate(self.states):
             if not self.alive[k]:
                 continue
             self._mujoco.mj_setState(inner.model, inner.data, state, self._what)
             self._mujoco.mj_forward(inner.model, inner.data)
-            observation, reward, terminated, _, _ = self.scratch.step(sequences.actions[k, -1].double().cpu().numpy())
+            observation, reward, terminated, _, _ = self.scratch.step(actions[k])
             self.environment_steps += 1
             self.states[k], self.alive[k] = self._get_state(self.scratch), not terminated
             observations[k] = self.normalizer.normalize(

@@ -28,6 +28,15 @@ class PolicyOutput:
     rewards: Tensor | None = None
     distribution: SquashedGaussian | None = None
 
+    def to_float32(self) -> PolicyOutput:
+        """The same in float32, after a pass in lower precision."""
+        return PolicyOutput(
+            actions=self.actions.float(),
+            next_observations=None if self.next_observations is None else self.next_observations.float(),
+            rewards=None if self.rewards is None else self.rewards.float(),
+            distribution=None if self.distribution is None else self.distribution.to_float32(),
+        )
+
 
 class DecisionTransformer(nn.Module):
     """Three tokens a step: return-to-go, observation, action.
@@ -63,21 +72,30 @@ class DecisionTransformer(nn.Module):
             returns_to_go: (B, K), divided by the return scale.
             timesteps: (B, K) int64.
         """
-        time = self.embed_timestep(timesteps.clamp(max=self.horizon))
         tokens = torch.stack(
-            [
-                self.embed_return(returns_to_go.unsqueeze(-1)) + time,
-                self.embed_observation(observations) + time,
-                self.embed_action(actions) + time,
-            ],
-            dim=2,
+            [*self.embed_situation(observations, returns_to_go, timesteps), self.embed_taken(actions, timesteps)], dim=2
         )  # (B, K, 3, D)
         out = self.transformer(tokens.flatten(1, 2)).unflatten(1, (-1, 3))
         after_observation, after_action = out[:, :, 1], out[:, :, 2]
+        actions, distribution = self.predict_choice(after_observation)
+        return PolicyOutput(actions, *self.predict_outcome(observations, after_action), distribution)
+
+    def embed_situation(self, observations: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return and observation tokens of steps: (..., S), (...), (...) -> twice (..., D)."""
+        time = self.embed_timestep(timesteps.clamp(max=self.horizon))
+        return self.embed_return(returns_to_go.unsqueeze(-1)) + time, self.embed_observation(observations) + time
+
+    def embed_taken(self, actions: Tensor, timesteps: Tensor) -> Tensor:
+        """Action tokens of steps: (..., A), (...) -> (..., D)."""
+        token: Tensor = self.embed_action(actions) + self.embed_timestep(timesteps.clamp(max=self.horizon))
+        return token
+
+    def predict_choice(self, after_observation: Tensor) -> tuple[Tensor, SquashedGaussian | None]:
+        """Actions (..., A), and their distribution if it is stochastic, from what is said after the observation tokens."""
         means = self.predict_action[0](after_observation)
-        return PolicyOutput(
-            actions=self.predict_action[1](means),
-            next_observations=observations + self.predict_change(after_action),
-            rewards=self.predict_reward(after_action).squeeze(-1),
-            distribution=None if self.gaussian is None else self.gaussian(after_observation, means),
-        )
+        distribution = None if self.gaussian is None else self.gaussian(after_observation, means)
+        return self.predict_action[1](means), distribution
+
+    def predict_outcome(self, observations: Tensor, after_action: Tensor) -> tuple[Tensor, Tensor]:
+        """Next observations (..., S) and rewards (...) from what the transformer says after the action tokens."""
+        return observations + self.predict_change(after_action), self.predict_reward(after_action).squeeze(-1)

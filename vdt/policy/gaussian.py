@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +26,10 @@ class SquashedGaussian:
     means: Tensor
     log_stds: Tensor
     temperature: Tensor
+
+    def to_float32(self) -> SquashedGaussian:
+        """The same in float32."""
+        return SquashedGaussian(self.means.float(), self.log_stds.float(), self.temperature.float())
 
     def sample(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw one action each and its log-density: (..., A) and (...); gradients pass through both."""
@@ -63,16 +65,6 @@ class GaussianHead(nn.Module):
         return SquashedGaussian(means, log_stds, self.log_temperature.exp())
 
 
-class SamplingPolicy(nn.Module):
-    """A policy whose actions are drawn from its distribution: how a stochastic policy explores."""
-
-    def __init__(self, policy: nn.Module) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, *inputs: Tensor) -> Any:
-        """As the policy, with drawn actions; unchanged where it is deterministic."""
-        output = self.policy(*inputs)
-        if output.distribution is None:
-            return output
-        return dataclasses.replace(output, actions=output.distribution.sample()[0])
+def choose_actions(actions: Tensor, distribution: SquashedGaussian | None, *, explore: bool) -> Tensor:
+    """The policy's actions (..., A), or drawn ones where a stochastic policy explores."""
+    return distribution.sample()[0] if explore and distribution is not None else actions

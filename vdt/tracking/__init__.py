@@ -1,11 +1,14 @@
 """Metrics, checkpoints and datasets in MLflow. Only this package imports `mlflow`, when it is needed."""
 
+from vdt.tracking.curves import read_curves
 from vdt.tracking.runs import (
+    REPORT_OF,
     RunIdentity,
     continue_run,
     create_named_run,
     create_run,
     find_runs,
+    find_study_run,
     finish_runs,
     log_dataset,
     log_files,
@@ -20,6 +23,7 @@ from vdt.tracking.store import StoreError, get_store_errors, open_store
 from vdt.tracking.tracker import MLflowTracker, NullTracker, Tracker
 
 __all__ = [
+    "REPORT_OF",
     "MLflowTracker",
     "NullTracker",
     "RunIdentity",
@@ -29,6 +33,7 @@ __all__ = [
     "create_named_run",
     "create_run",
     "find_runs",
+    "find_study_run",
     "finish_runs",
     "get_store_errors",
     "log_dataset",
@@ -37,6 +42,7 @@ __all__ = [
     "make_continue_record",
     "make_dataset_record",
     "open_store",
+    "read_curves",
     "settle_abandoned",
     "submit",
     "warn_of_undelivered",

@@ -13,9 +13,10 @@ from typing import Any
 from vdt.config import Config
 from vdt.runtime import ROOT, describe_process, is_gone
 from vdt.tracking.delivery import Record, append_records, deliver_backlog, remove_backlog
-from vdt.tracking.sender import FLOW_RUN, LOCAL, PROCESS, RunSender
+from vdt.tracking.sender import FLOW_RUN, LOCAL, PROCESS, STUDY, RunSender
 from vdt.tracking.store import StoreError, get_experiment_id, get_store_errors, open_store
 
+REPORT_OF = "report_of"  # tag: of the run that holds a study's report
 REPLAY = "python -m vdt.tracking.replay"
 
 
@@ -25,11 +26,13 @@ class RunIdentity:
 
     config: Config
     source: str | None = None
+    patch: str = ""
 
     @property
     def name(self) -> str:
-        """`<env as a file's name>-<source>-<method>-s<seed>`; without the source until it is known."""
-        parts = (self.config.file_name, self.source, self.config.method, f"s{self.config.seed}")
+        """`<env as a file's name>-<source>-<method>-<patch>-s<seed>`; without the source until it is known."""
+        config = self.config
+        parts = (config.file_name, self.source, config.method, self.patch, f"s{config.seed}")
         return "-".join(part for part in parts if part)
 
 
@@ -68,7 +71,7 @@ def get_git_commit() -> str | None:
     return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
-def create_run(base: Path, config: Config, flow_run: str, command: str) -> str:
+def create_run(base: Path, config: Config, flow_run: str, command: str, *, patch: str = "", study: str = "") -> str:
     """Create a cell's run with its parameters and `config.yaml`; returns its id.
 
     If the store is away, the run gets a local id and is created as soon as its records are delivered.
@@ -78,16 +81,20 @@ def create_run(base: Path, config: Config, flow_run: str, command: str) -> str:
         config: resolved configuration of the cell.
         flow_run: id of the flow's run.
         command: what the user typed, without secrets.
+        patch: name of the patch that the cell carries, if any.
+        study: name of the study that it belongs to, if any.
     """
     tags = {
         "env": config.env,
         "method": config.method,
+        "patch": patch,
         "preset": config.preset,
         "seed": str(config.seed),
         "source": config.data.source,
+        STUDY: study,
     }
-    files = {"config.yaml": config.to_yaml()}
-    return create_named_run(base, RunIdentity(config).name, tags, config.flatten(), flow_run, command, files)
+    name, files = RunIdentity(config, patch=patch).name, {"config.yaml": config.to_yaml()}
+    return create_named_run(base, name, tags, config.flatten(), flow_run, command, files)
 
 
 def create_named_run(
@@ -106,6 +113,7 @@ def create_named_run(
         "metaflow.first_run_id": flow_run,
         "mlflow.source.name": command,
         "mlflow.source.git.commit": get_git_commit(),
+        "git_commit": get_git_commit(),
     }
     record = {
         "kind": "create",
@@ -142,17 +150,18 @@ def continue_run(base: Path, run_id: str, flow_run: str, *, repeats: bool = Fals
     return submit(base, run_id, [make_continue_record(flow_run, repeats=repeats, fork=fork)])
 
 
-def make_dataset_record(config: Config, snapshot: Mapping[str, Any]) -> Record:
+def make_dataset_record(config: Config, snapshot: Mapping[str, Any], patch: str = "") -> Record:
     """A record that enters a snapshot as the run's data set and puts its source into the run's name.
 
     Args:
         config: the cell's configuration.
         snapshot: `dataclasses.asdict` of a `vdt.data.snapshot.Snapshot`. Its md5 (DVC's) becomes the digest.
+        patch: name of the patch that the cell carries, if any.
     """
     return {
         "kind": "dataset",
         "name": f"{config.file_name}-{snapshot['source']}",
-        "run_name": RunIdentity(config, snapshot["source"]).name,
+        "run_name": RunIdentity(config, snapshot["source"], patch).name,
         "source": {key: snapshot[key] for key in ("path", "md5", "size", "source", "label", "reason")},
         "card": snapshot["card"],
     }
@@ -207,6 +216,14 @@ def settle_abandoned(base: Path) -> list[str]:
             f"tracking: MLflow run {run_id} was left by a killed process; it is FAILED until it is resumed", flush=True
         )
     return gone
+
+
+def find_study_run(base: Path, study: str) -> str | None:
+    """Id of the run that holds a study's report, if there is one."""
+    client = open_store(base)
+    condition = f"tags.`{REPORT_OF}` = '{study}'"
+    found = client.search_runs([get_experiment_id(client)], condition, max_results=1)
+    return str(found[0].info.run_id) if found else None
 
 
 def find_undelivered(base: Path) -> list[Path]:

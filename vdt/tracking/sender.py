@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 FLOW_RUN = "metaflow.run_id"  # tag: the newest flow run that writes to this run
 PROCESS = "vdt.process"  # tag: its main process
 FORKED_FROM = "vdt.forked_from"  # tag: the run whose finished step was run again
+STUDY = "study"  # tag: names of the studies that a run belongs to, with commas
 LOCAL_ID = "vdt.local_id"  # tag: what the run is called until the store knows it
 LOCAL = "local-"  # how such an id begins
 PARAMS_PER_CALL = 100  # MLflow's limits
@@ -154,6 +155,18 @@ class RunSender:
     def _send_status(self, record: Record) -> None:
         if self.client.get_run(self._known_run()).info.status != record["status"]:
             self.client.set_terminated(self.run_id, record["status"])
+
+    def _send_tags(self, record: Record) -> None:
+        run_id = self._known_run()
+        for name, value in record["tags"].items():
+            self.client.set_tag(run_id, name, value)
+
+    def _send_study(self, record: Record) -> None:
+        """A study takes over a run of another one."""
+        known = self.client.get_run(self._known_run()).data.tags.get(STUDY, "")
+        names = ",".join(dict.fromkeys([*filter(None, known.split(",")), record["study"]]))
+        if names != known:
+            self.client.set_tag(self.run_id, STUDY, names)
 
     def _send_dataset(self, record: Record) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -207,9 +207,17 @@ class CheckpointStore:
         write_text(self.folder / DONE, f"{path.name}\n")
         return path
 
+    def find_best(self) -> Path | None:
+        """The checkpoint of the highest score so far, of the runs that this one continues too; none without scores."""
+        known = [(best["score"], folder / str(best["name"])) for folder, best in self._read_best()]
+        return max((item for item in known if item[1].is_file()), key=lambda item: item[0], default=(0.0, None))[1]
+
+    def _read_best(self) -> list[tuple[Path, dict[str, Any]]]:
+        return [(folder, best) for folder in (self.folder, *self.ancestors) if (best := _read_best(folder))]
+
     def _keep_best(self, path: Path, score: float | None) -> str | None:
         """Note the checkpoint if its score is the highest so far, ancestors' included; returns the best one here."""
-        known = [(folder, best) for folder in (self.folder, *self.ancestors) if (best := _read_best(folder))]
+        known = self._read_best()
         if score is not None and all(score > best["score"] for _, best in known):
             write_text(self.folder / BEST, json.dumps({"name": path.name, "score": score}) + "\n")
             return path.name

@@ -59,7 +59,7 @@ def make_proposals(
 def update_policy_critic(brain: Brain, optimizer: torch.optim.Optimizer, sampler: Sampler) -> Metrics:
     """One step on M2 with the target policy's value as the bootstrap, and CQL's term; then all targets follow."""
     config, buffer, generator = brain.config.critic, sampler.buffer, sampler.generator
-    rows, _, _ = sampler.sample_steps(config.batch_size)
+    rows = sampler.sample_rows(config.batch_size)
     batch = sampler.gather_transitions(rows)
     after = gather_histories(buffer, find_bootstrap_rows(buffer, rows), brain.acting_context)
     proposals = None

@@ -26,6 +26,7 @@ from vdt.training.offline import calibrate_weighting, make_sampler, make_target_
 from vdt.training.random_state import get_random_state, seed_streams, set_random_state
 from vdt.training.update import make_critic_optimizer, make_policy_optimizer, update_policy
 
+BUFFER_LEVELS = {"low": 0.1, "middle": 0.5, "high": 0.9}  # quantiles of the buffer's returns that are tracked
 ROLLOUT_SEED = 100_000_000  # online episodes never share seeds with evaluation
 
 
@@ -129,6 +130,7 @@ def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State
     device = choose_device(config)
     seed_streams(config.seed + 2)
     brain = Brain.from_state((state or load_state(agent_path))["brain"], device)
+    brain.compile()
     if state is None:
         held = load_snapshot(buffer_path)
     else:
@@ -175,7 +177,10 @@ def tune_online(
         mean_return = float(np.mean([t.episode_return for t in trajectories]))
         score = compute_normalized_score(mean_return, task.reference_return_min, task.reference_return_max)
         values["online/episode_return"], values["online/normalized_score"] = mean_return, score
-        values["online/buffer_return"] = float(np.mean([t.episode_return for t in tuner.buffer.trajectories]))
+        held = [t.episode_return for t in tuner.buffer.trajectories]
+        values["online/buffer_return"] = float(np.mean(held))
+        for name, level in BUFFER_LEVELS.items():
+            values[f"online/buffer_return_{name}"] = float(np.quantile(held, level))
         tracker.log(step, values)
         if checkpoints.due(step) and step < budget:
             save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints, score=mean_return)

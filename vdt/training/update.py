@@ -122,7 +122,8 @@ def compute_policy_losses(brain: Brain, batch: SequenceBatch, config: ActorConfi
     Returns:
         The losses, and the weights (B, K) that multiplied the action errors.
     """
-    output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
+    with torch.autocast(batch.mask.device.type, torch.bfloat16, brain.config.runtime.precision == "bfloat16"):
+        output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps).to_float32()
     weights = compute_weights(brain, batch, output)
     total, terms = compute_action_terms(brain, batch, output, weights, config)
     next_observation = reward = output.actions.new_zeros(())
@@ -153,10 +154,11 @@ def update_policy(brain: Brain, optimizer: torch.optim.Optimizer, batch: Sequenc
 
 def compute_weight_statistics(weights: Tensor, mask: Tensor, weighting: AdvantageWeighting) -> Metrics:
     """Mean, maximum, clipped share and effective sample fraction of the weights of real steps (B, K)."""
-    real = weights[mask > 0]
+    real, count = weights * mask, mask.sum().clamp(min=1.0)  # no indexing by the mask: a GPU would have to wait
+    clipped = real >= 0.999 * weighting.max_weight / weighting.mean_weight
     return {
-        "weight_mean": real.mean(),
+        "weight_mean": real.sum() / count,
         "weight_max": real.amax(),
-        "weight_clipped_share": (real >= 0.999 * weighting.max_weight / weighting.mean_weight).float().mean(),
-        "weight_effective_fraction": real.sum().square() / (real.numel() * real.square().sum()),
+        "weight_clipped_share": clipped.sum() / count,
+        "weight_effective_fraction": real.sum().square() / (count * real.square().sum()),
     }

@@ -19,10 +19,10 @@ from vdt.config import ConfigError, config_from_yaml, resolve_config
 from vdt.data.export import main as export
 from vdt.data.snapshot import load_snapshot, make_snapshot
 from vdt.data.sources import choose_source
-from vdt.data.sources.minari import open_sets
+from vdt.data.sources.minari import describe_environment, open_sets
 from vdt.data.sources.minari_folder import get_root, write_beside
 from vdt.data.sources.recording import DataError
-from vdt.environments import flatten_observations, make_environment
+from vdt.environments import flatten_observations, make_environment, register_robotics
 
 ID = "vdttest/pendulum/random-v0"
 ENV = f"minari:{ID}"
@@ -132,6 +132,24 @@ def test_named_tasks_on_minaris_data(home: Path) -> None:
     with pytest.raises(ConfigError, match="have different spaces and cannot be combined"):
         resolve_config("hopper-medium-expert-v2", source="minari")
     assert choose_source(make_data_config("auto", env="hopper-medium-v2"), home).source == "collected"
+
+
+@pytest.mark.filterwarnings("ignore:.*share an object:UserWarning")  # the environment's goal is always the same array
+def test_bridged_tasks_on_minaris_data_are_minaris(home: Path) -> None:
+    settings = {"tasks_to_complete": ["microwave", "kettle"], "remove_task_when_completed": False}
+    register_robotics()
+    make_minari_set("D4RL/kitchen/complete-v2", "FrankaKitchen-v1", episodes=2, limit=4, arguments=settings)
+    config = resolve_config("kitchen-complete-v0", preset="smoke", source="minari")
+    task = config.task
+    assert (task.environment_id, task.horizon, task.bridge) == ("FrankaKitchen-v1", 4, "none")
+    assert json.loads(task.environment_kwargs)["tasks_to_complete"] == ["microwave", "kettle"]
+    assert task.observation_size == 59 + 2 * 8  # and achieved and desired goal: a door, and a kettle's 7
+    assert task.reference == "the data's own worst and best episode return"
+    snapshot = make_snapshot(config, home)
+    assert snapshot.label == "minari (not comparable with D4RL)" and not any(
+        "paid" in n for n in snapshot.card["notes"]
+    )
+    assert make_environment(task).reset(seed=0)[0].shape == (75,)
 
 
 def test_without_an_environment_it_is_offline_only() -> None:
@@ -251,3 +269,12 @@ def test_export_is_opened_by_minari_and_its_environment_recovers(
             export(wrong)
         assert message in capsys.readouterr().err
     assert {path.name for path in get_root().iterdir()} == {"vdt"}
+
+
+def test_a_maze_with_other_walls_than_the_datas_is_not_evaluated_in(changed: dict[str, Any]) -> None:
+    data, turned = [[1, 1], ["r", 1]], [[1, "g"], [1, 1]]
+    for evaluation, chosen in (([[1, 1], ["g", 1]], "eval"), (turned, "data")):
+        for key, name, walls in (("env_spec", "data", data), ("eval_env_spec", "eval", evaluation)):
+            changed[key] = json.dumps({"id": name, "kwargs": {"maze_map": walls}})
+        changed.save()  # type: ignore[attr-defined]
+        assert describe_environment(open_sets([ID]))["task.environment_id"] == chosen

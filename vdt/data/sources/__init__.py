@@ -6,17 +6,19 @@ built-in source `collected`.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
 
 from vdt.config import Config
-from vdt.data.sources.collected import collect_recording, find_ladder, make_collected_key, make_recipe
+from vdt.data.sources.collected import find_collection
 from vdt.data.sources.d4rl import get_cache_file, load_d4rl, make_d4rl_key
 from vdt.data.sources.download import probe
 from vdt.data.sources.minari import open_sets, read_sets
 from vdt.data.sources.path import choose_path
 from vdt.data.sources.recording import Choice, DataError, Recording
+from vdt.data.sources.relabel import relabel_recording
 
 __all__ = ["Choice", "DataError", "Recording", "choose_source", "get_snapshot_path"]
 
@@ -36,6 +38,12 @@ def choose_source(config: Config, home: Path) -> Choice:
     Raises:
         DataError: if the source asked for, or with `auto` every source, is out of reach; it says what remains.
     """
+    choice = _choose(config, home)
+    load = choice.load
+    return dataclasses.replace(choice, load=lambda: relabel_recording(load(), config.task))
+
+
+def _choose(config: Config, home: Path) -> Choice:
     source = config.data.source
     if config.task.minari_ids and (source == "minari" or config.env.startswith("minari:")):
         return _choose_minari(config)
@@ -53,27 +61,25 @@ def choose_source(config: Config, home: Path) -> Choice:
 
 def _choose_any(config: Config, home: Path) -> Choice:
     """`auto`."""
-    d4rl_key, ladder = make_d4rl_key(config), find_ladder(config)
+    d4rl_key, collection = make_d4rl_key(config), find_collection(config)
     if get_snapshot_path(home, config.env, d4rl_key).is_file():
         return _d4rl(config, "auto: a snapshot of the D4RL file is here already", fetch=False)
-    if ladder is not None:
-        key = make_collected_key(make_recipe(config, ladder))
-        if get_snapshot_path(home, config.env, key).is_file():
-            return _choose_collected(config, "auto: a snapshot collected with these settings is here already")
+    if collection is not None and get_snapshot_path(home, config.env, collection.key).is_file():
+        return _choose_collected(config, "auto: a snapshot collected with these settings is here already")
     cached = get_cache_file(config.task.d4rl_url)
     if cached.is_file():
         return _d4rl(config, f"auto: no snapshot yet, and D4RL's file is in the cache ({cached})", fetch=False)
     problem = probe(config.task.d4rl_url)
     if problem is None:
         return _d4rl(config, f"auto: no snapshot, not in the cache, and {config.task.d4rl_url} answers", fetch=True)
-    missing = f"no D4RL file at {cached}, {config.task.d4rl_url} cannot be reached ({problem})"
-    if ladder is not None:
+    missing = f"no D4RL file at {cached}, and {config.task.d4rl_url} cannot be reached ({problem})"
+    if collection is not None:
         return _choose_collected(config, f"auto: no snapshot yet, {missing}, so the built-in source takes its place")
     raise DataError(
-        f"{config.env}: no data. {missing}, and there is no behaviour policy for {config.task.environment_id} "
-        f"(task.collected.ladder is {config.task.collected.ladder!r}). Put the file there (or set D4RL_DATASET_DIR), "
-        f"or use --source path:FILE"
-        f"{' or --source minari' if config.task.minari_ids else ''}"
+        f"{config.env}: no data: {missing}. Download it where there is a network and put it into {cached.parent} "
+        f"(or set D4RL_DATASET_DIR); or use --source path:FILE"
+        f"{' or --source minari' if config.task.minari_ids else ''}. "
+        f"There is no behaviour policy for {config.task.environment_id} to collect with"
     )
 
 
@@ -108,13 +114,12 @@ def _d4rl(config: Config, reason: str, *, fetch: bool) -> Choice:
 
 
 def _choose_collected(config: Config, reason: str) -> Choice:
-    ladder = find_ladder(config)
-    if ladder is None:
+    collection = find_collection(config)
+    if collection is None:
         raise DataError(
             f"--source collected: there is no behaviour policy for {config.task.environment_id} "
             f"(task.collected.ladder is {config.task.collected.ladder!r}). Put D4RL's file at "
             f"{get_cache_file(config.task.d4rl_url)} and use --source d4rl, or use --source path:FILE, "
             f"or train a ladder with flows/behavior_flow.py"
         )
-    key = make_collected_key(make_recipe(config, ladder))
-    return Choice("collected", key, reason, lambda: collect_recording(config, ladder))
+    return Choice("collected", collection.key, reason, collection.load)

@@ -1,14 +1,16 @@
-"""Source `collected`: rolls out a ladder of behaviour policies, the stand-in for a D4RL data set."""
+"""Source `collected`: rolls out a ladder of behaviour policies, or a controller; the stand-in for a D4RL data set."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from vdt.config import PARAMS, Config
 from vdt.data.behavior_policy import BehaviorLadder, BehaviorPolicy, load_ladder
 from vdt.data.sources.recording import DataError, Recording
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
+from vdt.data.waypoints import collect_walk
 from vdt.environments import Environment, EnvironmentFactory, make_environment
 from vdt.files import compute_file_digest
 from vdt.rollout import collect_trajectories
@@ -134,20 +137,60 @@ def find_ladder(config: Config) -> Path | None:
     return path if name is not None and path.is_file() else None
 
 
-def make_recipe(config: Config, ladder_path: Path) -> dict[str, Any]:
-    """Everything that the collected data is a function of, apart from the physics engine's version."""
+@dataclass(frozen=True)
+class Collection:
+    """How a task's stand-in is made, decided but not yet begun.
+
+    Attributes:
+        recipe: everything that the data is a function of, apart from the physics engine's version.
+        load: collects it.
+    """
+
+    recipe: dict[str, Any]
+    load: Callable[[], Recording]
+
+    @property
+    def key(self) -> str:
+        """Folder name of the snapshot."""
+        return make_collected_key(self.recipe)
+
+
+def find_collection(config: Config) -> Collection | None:
+    """The task's controller or behaviour ladder; none where this project has nothing to roll out."""
+    if config.task.collected.controller != "none":
+        return Collection(make_walk_recipe(config), lambda: collect_walk_recording(config))
+    ladder = find_ladder(config)
+    if ladder is None:
+        return None
+    return Collection(make_recipe(config, ladder), lambda: collect_recording(config, ladder))
+
+
+def _make_common_recipe(config: Config) -> dict[str, Any]:
     settings = json.loads(config.task.environment_kwargs)
     return {
         **({"environment_kwargs": settings} if settings else {}),
+        **({"bridge": config.task.bridge} if config.task.bridge != "none" else {}),
         "version": RECIPE_VERSION,
         "environment_id": config.task.environment_id,
         "horizon": config.task.horizon,
         "steps": config.data.steps,
         "seed": config.data.seed,
+    }
+
+
+def make_recipe(config: Config, ladder_path: Path) -> dict[str, Any]:
+    """What data rolled out by a ladder is a function of."""
+    return {
+        **_make_common_recipe(config),
         "ladder": config.task.collected.ladder,
         "snapshots": list(config.task.collected.snapshots),
         "ladder_sha256": compute_file_digest(ladder_path, "sha256"),
     }
+
+
+def make_walk_recipe(config: Config) -> dict[str, Any]:
+    """What data of a controller is a function of."""
+    return {**_make_common_recipe(config), "controller": config.task.collected.controller}
 
 
 def make_collected_key(recipe: dict[str, Any]) -> str:
@@ -180,6 +223,35 @@ def collect_recording(config: Config, ladder_path: Path) -> Recording:
         steps=config.data.steps,
         seed=config.data.seed,
     )
-    versions = {name: importlib.metadata.version(name) for name in ("gymnasium", "mujoco")}
     note = f"rolled out by our own behaviour policy (rungs {list(rungs)}); not the D4RL data set"
-    return Recording(dataset, {**make_recipe(config, ladder_path), **versions}, 0, [note])
+    return Recording(dataset, {**make_recipe(config, ladder_path), **_get_versions("gymnasium", "mujoco")}, 0, [note])
+
+
+def collect_walk_recording(config: Config) -> Recording:
+    """Collect the task's data set with its controller.
+
+    Raises:
+        DataError: if the task's environment has no maze to walk in.
+    """
+    task = config.task
+    endless = dataclasses.replace(task, horizon=config.data.steps + task.horizon + 1)
+    with contextlib.closing(make_environment(endless)) as environment:
+        if not environment.has_wrapper_attr("layout"):
+            raise DataError(
+                f"task.collected.controller is {task.collected.controller!r}, but {task.environment_id} with "
+                f"task.bridge {task.bridge!r} is no maze"
+            )
+        progress = _Progress(config.data.steps)
+        dataset = collect_walk(
+            environment, steps=config.data.steps, horizon=task.horizon, seed=config.data.seed, advance=progress.advance
+        )
+    note = (
+        f"one walk of our own controller to random goals, cut every {task.horizon} steps; rewards are those of the task's "
+        f"own goal; not the D4RL data set"
+    )
+    versions = _get_versions("gymnasium", "gymnasium-robotics", "mujoco")
+    return Recording(dataset, {**make_walk_recipe(config), **versions}, 0, [note])
+
+
+def _get_versions(*packages: str) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in packages}

@@ -6,6 +6,7 @@ import hashlib
 import os
 import urllib.parse
 from pathlib import Path
+from typing import Any
 
 from vdt.config import Config
 from vdt.data.sources.download import check_digest, download
@@ -22,7 +23,10 @@ def get_cache_file(url: str) -> Path:
 
 def make_d4rl_key(config: Config) -> str:
     """Folder name of the snapshot."""
-    digest = hashlib.sha256(f"{config.task.d4rl_url} {config.task.horizon}".encode()).hexdigest()
+    task = config.task
+    bridge = () if task.bridge == "none" else (task.bridge,)  # it may relabel rewards and ends
+    what = " ".join([task.d4rl_url, str(task.horizon), *bridge, *task.d4rl_repairs])
+    digest = hashlib.sha256(what.encode()).hexdigest()
     return f"d4rl-{digest[:8]}"
 
 
@@ -39,5 +43,7 @@ def load_d4rl(config: Config, *, fetch: bool) -> Recording:
         download(url, path, lambda part: check_schema(part, task), task.d4rl_sha256)
     else:
         check_digest(path, task.d4rl_sha256)
-    recipe = {"url": url, "sha256": compute_file_digest(path, "sha256"), "horizon": task.horizon}
-    return read_recording(path, task, recipe)
+    recipe: dict[str, Any] = {"url": url, "sha256": compute_file_digest(path, "sha256"), "horizon": task.horizon}
+    if task.d4rl_repairs:
+        recipe["repairs"] = list(task.d4rl_repairs)
+    return read_recording(path, task, recipe, task.d4rl_repairs)

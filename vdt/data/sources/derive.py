@@ -60,12 +60,20 @@ def derive_minari_task(dataset_id: str, given: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def derive_named_task(env: str, dataset_ids: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
+def derive_named_task(env: str, task: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """What changes for a named task on Minari's data: the environment, and the returns to ask for.
+
+    Where a bridge makes the task D4RL's, Minari's own observations, rewards and score are kept: D4RL's returns mean nothing.
+
+    Args:
+        env: its name.
+        task: its facts, dotted key -> value.
+        given: what `--set` says.
 
     Raises:
         DataError: if there is no such data for the task, or it cannot be had.
     """
+    dataset_ids = task.get("task.minari_ids", [])
     if not dataset_ids:
         raise DataError(
             f"--source minari: Minari has no data for {env} (task.minari_ids is empty); use another --source"
@@ -75,8 +83,12 @@ def derive_named_task(env: str, dataset_ids: list[str], given: Mapping[str, Any]
     if not environment:
         raise DataError(f"--source minari: {', '.join(dataset_ids)} names no environment to evaluate {env} in")
     facts = MinariSet.scan_all(sets)
-    actions = _describe_actions(sets[0], derive_task(facts))
-    return {**environment, **actions, "task.candidate_returns": derive_targets(facts)["task.candidate_returns"]}
+    derived, targets = derive_task(facts), derive_targets(facts)
+    named = {**environment, **_describe_actions(sets[0], derived)}
+    if task.get("task.bridge", "none") == "none":
+        return {**named, "task.candidate_returns": targets["task.candidate_returns"]}
+    size = {"task.bridge": "none", "task.observation_size": derived["task.observation_size"]}
+    return {**named, **size, **targets, **derive_own_reference(facts), **sets[0].get_reference()}
 
 
 def _describe_environment(sets: list[MinariSet], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def derive_task(facts: Facts) -> dict[str, Any]:
         "task.licence": "that of the data given",
         "task.collected.ladder": None,
         "task.collected.snapshots": [],
+        "task.collected.controller": "none",
         **derive_targets(facts),
         **derive_own_reference(facts),
     }

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from vdt.data.sources.facts import Facts, normalise_actions
 from vdt.data.sources.recording import DataError, Recording
+from vdt.data.sources.repairs import repair
 from vdt.data.trajectory import FloatArray, TrajectoryDataset
 from vdt.schema import TaskConfig
 
@@ -46,26 +47,29 @@ class _Steps:
     timeouts: npt.NDArray[np.bool_]
     ends: npt.NDArray[np.int64]  # each episode's last row, rising; the last entry is the last row
     after_ends: FloatArray | None  # next observations of these rows
+    notes: list[str]  # on repairs
 
 
-def read_recording(path: Path, task: TaskConfig, recipe: Mapping[str, Any]) -> Recording:
+def read_recording(path: Path, task: TaskConfig, recipe: Mapping[str, Any], repairs: Sequence[str] = ()) -> Recording:
     """Check and convert one file.
 
     Args:
         path: HDF5 file in D4RL's schema.
         task: sizes and horizon that the file must fit.
         recipe: what the caller knows about the file's origin; stored in the card.
+        repairs: known faults to be put right (`vdt/data/sources/repairs.py`).
 
     Raises:
         DataError: naming the file, the data set, what was found and what is accepted.
     """
-    steps = _read_steps(path, task)
+    steps = _read_steps(path, task, repairs)
     executed, clipped = normalise_actions(steps.actions, task)
     episodes, notes = _split(steps, task.horizon)
     if not episodes:
         raise DataError(
             f"{path}: no episode is left of {len(steps.rewards)} steps; accepted is at least one whole step"
         )
+    notes = steps.notes + notes
     if clipped:
         notes.append(f"{clipped} of {executed.size} action components were outside [-1, 1] and were clipped")
     return Recording(_lay_out(steps, executed, episodes), dict(recipe), clipped, notes)
@@ -132,14 +136,18 @@ def _open(path: Path, task: TaskConfig | None) -> Iterator[tuple[dict[str, h5py.
         raise DataError(f"{path}: not a whole HDF5 file ({reason}); is it truncated, or of another format?") from None
 
 
-def _read_steps(path: Path, task: TaskConfig) -> _Steps:
+def _read_steps(path: Path, task: TaskConfig, repairs: Sequence[str]) -> _Steps:
     with _open(path, task) as (nodes, length):
         after = nodes.pop("next_observations")
         read = {name: _read(path, name, node) for name, node in nodes.items() if node is not None}
         terminals, timeouts = (_read_flags(path, name, read.pop(name, None), length) for name in FLAGS)
+        kept, notes = repair(read["observations"], read["rewards"], terminals, timeouts, repairs)
+        if not kept.all():
+            read = {name: values[kept] for name, values in read.items()}
+            terminals, timeouts = terminals[kept], timeouts[kept]
         ends = np.array(_find_ends(terminals, timeouts, task.horizon), np.int64)
-        after_ends = None if after is None else _read(path, "next_observations", after, ends)
-    return _Steps(**read, terminals=terminals, timeouts=timeouts, ends=ends, after_ends=after_ends)
+        after_ends = None if after is None else _read(path, "next_observations", after, np.flatnonzero(kept)[ends])
+    return _Steps(**read, terminals=terminals, timeouts=timeouts, ends=ends, after_ends=after_ends, notes=notes)
 
 
 def _find(path: Path, file: h5py.File, name: str, tail: tuple[int | None, ...]) -> h5py.Dataset | None:

@@ -244,11 +244,13 @@ def describe_environment(sets: Sequence[MinariSet]) -> dict[str, Any]:
 
 
 def _read_specification(minari_set: MinariSet) -> dict[str, Any]:
-    text = minari_set.metadata.get("eval_env_spec") or minari_set.metadata.get("env_spec")
-    if text is None:
+    recorded, evaluation = (minari_set.metadata.get(key) or "" for key in ("env_spec", "eval_env_spec"))
+    if not (recorded or evaluation):
         return {}
     try:
-        spec = json.loads(text)
+        spec = json.loads(evaluation or recorded)
+        if recorded and evaluation and _find_walls(spec) != _find_walls(json.loads(recorded)):
+            spec = json.loads(recorded)  # in another maze no position means what it does in the data
         name, limit, kwargs = spec["id"], spec.get("max_episode_steps"), spec.get("kwargs") or {}
         wrappers = [wrapper["name"] for wrapper in spec.get("additional_wrappers") or ()]
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -265,6 +267,12 @@ def _read_specification(minari_set: MinariSet) -> dict[str, Any]:
         "task.environment_kwargs": kwargs,
         **({"task.horizon": limit} if isinstance(limit, int) else {}),
     }
+
+
+def _find_walls(spec: Mapping[str, Any]) -> Any:
+    """Where the maze of an environment's specification has walls; none if it names no maze."""
+    rows = (spec.get("kwargs") or {}).get("maze_map")
+    return [[what == 1 for what in row] for row in rows] if rows else None
 
 
 def read_sets(sets: Sequence[MinariSet], task: TaskConfig, recipe: Mapping[str, Any]) -> Recording:

@@ -35,4 +35,5 @@ def choose_path(config: Config, given: str, reason: str) -> Choice:
     recipe = {"file": path.name, "sha256": digest, "horizon": task.horizon}
     if task.action_low:
         recipe.update(action_low=list(task.action_low), action_high=list(task.action_high))
-    return Choice("path", f"path-{stem}-{digest[:8]}", reason, lambda: read(path, task, recipe))
+    bridge = "" if task.bridge == "none" else f"{task.bridge}-"  # it may relabel rewards and ends
+    return Choice("path", f"path-{bridge}{stem}-{digest[:8]}", reason, lambda: read(path, task, recipe))

@@ -1,0 +1,56 @@
+"""Reports the finished cells of a study, without training anything; those that are still missing are named.
+
+python flows/report_flow.py run --study params/studies/quick.yaml
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works with or without an install
+
+from vdt import runtime
+
+runtime.prepare()
+
+from metaflow import FlowSpec, Parameter, card, step  # noqa: E402  (reads what prepare() sets)
+
+from flows.cells import OPTIONS, check_command_line  # noqa: E402
+from flows.stages import clear_errors  # noqa: E402
+
+
+class ReportFlow(FlowSpec):
+    """Finds the results of a study's cells and writes its report.
+
+    start  the report, with a card
+    end    where it is
+    """
+
+    env = Parameter("env", help="some of the study's envs; empty: all", default="")
+    preset = Parameter("preset", help="instead of the study's", default="")
+    method = Parameter("method", help="some of the study's methods; empty: all", default="")
+    seeds = Parameter("seeds", help="instead of the study's", default="")
+    source = Parameter("source", help="instead of the study's", default="")
+    overrides = Parameter("set", help="over the study's settings", default="")
+    study = Parameter("study", help="a file of params/studies/, by name or path", required=True)
+    reuse = Parameter("reuse", help="exact, or settings: results of other versions of the code, too", default="")
+
+    @card(type="blank")
+    @step
+    def start(self) -> None:
+        """Find the results, write the report."""
+        from flows.reports import report_study
+
+        words = {name: getattr(self, name) for name in OPTIONS if name != "set"}
+        with clear_errors():
+            self.report_path = report_study({**words, "set": self.overrides})
+        self.next(self.end)
+
+    @step
+    def end(self) -> None:
+        """Say where it is."""
+        print(f"report: {self.report_path}")
+
+
+if __name__ == "__main__":
+    check_command_line(sys.argv)
+    ReportFlow()

@@ -1,0 +1,130 @@
+"""What makes two cells the same, and one critic for both."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vdt.cell_results
+from builders_for_tests import (
+    Interrupted,
+    InterruptingTracker,
+    RecordingTracker,
+    assert_identical,
+    make_config,
+    make_dataset,
+    make_store,
+)
+from vdt.cell_results import SHOWING, compute_code_digest, compute_identity, find_result, save_result
+from vdt.data.trajectory import TrajectoryDataset
+from vdt.training.checkpoint import load_state
+from vdt.training.offline import pretrain_critic
+from vdt.training.shared_critic import compute_critic_key, share_critic
+
+
+class TaggedTracker(RecordingTracker):
+    """Keeps tags, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: dict[str, str] = {}
+
+    def put(self, record: Any) -> None:
+        self.tags.update(record["tags"])
+
+
+@pytest.fixture
+def dataset() -> TrajectoryDataset:
+    return make_dataset()
+
+
+def share(home: Path, dataset: TrajectoryDataset, run: str, tracker: Any = None, **settings: Any) -> tuple[Path, str]:
+    config = make_config({"checkpoint.interval_steps": 10, **settings})
+    return share_critic(config, dataset, "md5", home, run, tracker or TaggedTracker())
+
+
+def test_identity() -> None:
+    config = make_config()
+    identity = compute_identity(config, "collected/abc")
+    assert identity == compute_identity(make_config({"runtime.threads": 3, "checkpoint.keep": 9}), "collected/abc")
+    others = [
+        compute_identity(config, "collected/abd"),
+        compute_identity(make_config({"critic.expectile": 0.6}), "collected/abc"),
+        compute_identity(make_config({"evaluation.episodes": 5}), "collected/abc"),
+        compute_identity(config.with_seed(1), "collected/abc"),
+    ]
+    assert len({identity, *others}) == 5
+
+
+def test_results_are_found_by_identity_and_code(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_result(home, "abc") is None and find_result(home, "abc", any_code=True) is None
+    save_result(home, "abc", {"score": 1.5})
+    found = find_result(home, "abc")
+    assert found is not None and (found["score"], found["code"]) == (1.5, compute_code_digest())
+    assert find_result(home, "abd", any_code=True) is None
+    monkeypatch.setattr(vdt.cell_results, "compute_code_digest", lambda: "another")
+    assert find_result(home, "abc") is None, "other code, other result"
+    assert find_result(home, "abc", any_code=True) == found
+
+
+def test_code_that_only_shows_is_left_out() -> None:
+    """Every name is a module, and the ones that compute are not among them."""
+    root = Path(vdt.cell_results.__file__).parent
+    assert all((root / name).exists() for name in SHOWING)
+    assert not {"agent.py", "evaluation.py", "rollout.py", "training", "critic", "policy", "data"} & SHOWING
+
+
+def test_the_critic_is_trained_once(home: Path, dataset: TrajectoryDataset) -> None:
+    first, second = TaggedTracker(), TaggedTracker()
+    path, owner = share(home, dataset, "run-1", first)
+    assert owner == "" and first.tags == {} and len(first.metrics) == 30
+    again, taken_from = share(
+        home, dataset, "run-2", second, **{"actor.q_coefficient": 0.1, "online.environment_steps": 0}
+    )
+    assert (again, taken_from) == (path, "run-1")
+    assert second.tags == {"critic_shared_from": "run-1"}
+    assert second.metrics == [(30, first.metrics[-1][1])], "its last point, so that runs can be compared"
+    assert share(home, dataset, "run-1") == (path, ""), "the owner's step is run once more"
+
+
+def test_a_shared_critic_is_the_one_trained_alone(home: Path, dataset: TrajectoryDataset, tmp_path: Path) -> None:
+    shared, alone = share(home, dataset, "run-1")[0], make_store(tmp_path / "alone")
+    other = pretrain_critic(make_config(), dataset, RecordingTracker(), alone)
+    assert_identical(load_state(shared)["critic"], load_state(other)["critic"])
+
+
+def test_the_next_cell_takes_over_from_a_dead_one(home: Path, dataset: TrajectoryDataset, capsys: Any) -> None:
+    with pytest.raises(Interrupted):
+        share(home, dataset, "run-1", InterruptingTracker(at=15))
+    tracker = TaggedTracker()
+    path, owner = share(home, dataset, "run-2", tracker)
+    assert owner == "" and tracker.tags == {"critic_continued_from": "run-1"}
+    assert "continuing from step 10" in capsys.readouterr().out
+    assert [step for step, _ in tracker.metrics] == list(range(11, 31))
+    assert share(home, dataset, "run-1") == (path, "run-2")
+
+
+def test_a_damaged_shared_critic_is_not_taken(home: Path, dataset: TrajectoryDataset) -> None:
+    path, _ = share(home, dataset, "run-1")
+    good = load_state(path)["critic"]
+    path.write_bytes(path.read_bytes()[:-10])
+    repaired, owner = share(home, dataset, "run-2")
+    assert owner == ""
+    assert_identical(load_state(repaired)["critic"], good)
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"actor.gradient_steps": 3, "policy.context_length": 2, "planner.candidates": 1}, True),
+        ({"task.candidate_returns": [1], "task.return_scale": 3.0}, True),
+        ({"critic.expectile": 0.6}, False),
+        ({"task.reward_shift": -1.0}, False),
+        ({"data.trajectory_weighting": "uniform"}, False),
+    ],
+)
+def test_what_a_critic_depends_on(settings: dict[str, Any], same: bool) -> None:
+    keys = {compute_critic_key(make_config(given), "md5") for given in ({}, settings)}
+    assert len(keys) == (1 if same else 2)
+    config = make_config()
+    assert len({compute_critic_key(config, md5) for md5 in "ab"} | {compute_critic_key(config.with_seed(1), "a")}) == 3

@@ -1,0 +1,80 @@
+"""Imagined steps with cached keys and values equal full passes over the same context."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from builders_for_tests import make_config
+from vdt.policy.decision_transformer import DecisionTransformer
+from vdt.policy.history import History
+from vdt.policy.imagination import imagine
+from vdt.policy.mlp_policy import MLPPolicy
+
+S, A, K = 3, 2, 6
+
+
+def make_policy(heads: int = 1) -> DecisionTransformer:
+    torch.manual_seed(3)
+    config = make_config({"policy.context_length": K, "policy.heads": heads, "policy.layers": 2}).policy
+    policy = DecisionTransformer(S, A, 50, config).eval()
+    for parameter in policy.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return policy
+
+
+def make_history(steps: int, returns: tuple[tuple[float, ...], ...] = ((3.0, 1.0), (2.0, 0.5))) -> History:
+    history = History(torch.tensor(returns), K)
+    for step in range(steps):
+        history.append_observation(torch.randn(len(returns), S), A)
+        if step + 1 < steps:
+            history.set_action(torch.rand(len(returns), A))
+            history.align_returns(torch.rand(len(returns)))
+    return history
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("steps", [1, 4, 9])  # of history; the last is beyond the context of 6
+@torch.no_grad()
+def test_imagined_steps_equal_full_passes(heads: int, steps: int) -> None:
+    policy, history = make_policy(heads), make_history(steps)
+    assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
+    imagination = imagine(policy, history, 3)
+    observations, actions = history.observations.repeat_interleave(2, 0), history.actions.repeat_interleave(2, 0)
+    returns, times = history.returns_to_go.flatten(0, 1), history.timesteps().repeat(4, 1)
+    for _ in range(3):
+        torch.testing.assert_close(imagination.observations, observations[:, -1])
+        proposed = policy(observations, actions, returns, times).actions[:, -1]
+        torch.testing.assert_close(imagination.actions, proposed, atol=1e-5, rtol=1e-5)
+        actions = torch.cat([actions[:, :-1], proposed[:, None]], 1)
+        output = policy(observations, actions, returns, times)
+        seen, paid = imagination.take()
+        torch.testing.assert_close(seen, output.next_observations[:, -1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(paid, output.rewards[:, -1], atol=1e-5, rtol=1e-5)
+        imagination.go_on(seen, paid)
+        observations = torch.cat([observations, seen[:, None]], 1)
+        actions = torch.cat([actions, torch.zeros(4, 1, A)], 1)
+        returns, times = (
+            torch.cat([returns, returns[:, -1:] - paid[:, None]], 1),
+            torch.cat([times, times[:, -1:] + 1], 1),
+        )
+
+
+@pytest.mark.parametrize("cuts", [(7,), (1, 6), (3, 1, 3), (2, 5)])
+@torch.no_grad()
+def test_a_cached_transformer_continues_what_it_has_seen(cuts: tuple[int, ...]) -> None:
+    transformer = make_policy(2).transformer
+    tokens = torch.randn(3, 7, transformer.norm_out.weight.shape[0])
+    cache = transformer.make_cache(3, 7)
+    parts: list[Tensor] = [transformer(part, cache) for part in tokens.split(cuts, 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), transformer(tokens), atol=1e-5, rtol=1e-5)
+    assert cache.length == 7
+
+
+@torch.no_grad()
+def test_a_memoryless_policy_looks_at_what_it_is_shown() -> None:
+    policy = MLPPolicy(S, A, make_config().policy).eval()
+    imagination = imagine(policy, make_history(2), 2)
+    imagination.take()
+    shown = torch.randn(4, S)
+    imagination.go_on(shown, torch.ones(4))
+    torch.testing.assert_close(imagination.actions, policy.network(shown))

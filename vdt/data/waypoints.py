@@ -1,0 +1,129 @@
+"""D4RL's recipe for its point mazes: one walk without end from goal to goal, along the cells of the shortest way."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from vdt.data.trajectory import FloatArray, TrajectoryDataset
+from vdt.environments import Environment
+from vdt.environments.maze import Layout
+
+NEAR = 0.1  # a waypoint is reached within this distance
+POSITION_GAIN, VELOCITY_GAIN = 10.0, -1.0
+SPREAD = 0.2  # waypoints on the way stand up to this far before their cell's place, in both components
+
+
+class Roads:
+    """The free cells of a maze and the shortest ways between them.
+
+    Attributes:
+        cells: places, (F, 2).
+        neighbours: of each cell, those that share a side with it.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.cells = layout.cells
+        apart = np.abs(self.cells[:, None] - self.cells[None]).sum(axis=-1)
+        self.neighbours = [np.flatnonzero(np.isclose(row, layout.size)).tolist() for row in apart]
+
+    def find_cell(self, position: npt.NDArray[np.floating]) -> int:
+        """The free cell whose place is nearest."""
+        return int(np.argmin(((self.cells - position) ** 2).sum(axis=1)))
+
+    def find_way(self, start: int, goal: int) -> list[int]:
+        """Cells after `start` up to and including `goal`, breadth first; `[goal]` where they are the same."""
+        after = {goal: goal}
+        pending = deque([goal])
+        while pending and start not in after:
+            cell = pending.popleft()
+            for near in self.neighbours[cell]:
+                if near not in after:
+                    after[near] = cell
+                    pending.append(near)
+        way = [after[start]]
+        while way[-1] != goal:
+            way.append(after[way[-1]])
+        return way
+
+
+class WaypointController:
+    """Proportional and derivative control towards the next waypoint; on arrival, or after `patience` steps, a new goal."""
+
+    def __init__(self, layout: Layout, patience: int, random: np.random.Generator) -> None:
+        self.roads, self.patience, self.random = Roads(layout), patience, random
+        self.waypoints: deque[tuple[float, float]] = deque()
+        self.age = 0
+
+    def act(self, observation: npt.NDArray[np.floating]) -> tuple[float, float]:
+        """(x, y, vx, vy) -> action in [-1, 1]."""
+        x, y, speed_x, speed_y = map(float, observation)
+        if not self.waypoints or self.age > self.patience:
+            self._draw_goal(observation[:2])
+        self.age += 1
+        to_x, to_y = self.waypoints[0][0] - x, self.waypoints[0][1] - y
+        if to_x * to_x + to_y * to_y < NEAR * NEAR:
+            self.waypoints.popleft()
+        return (
+            min(1.0, max(-1.0, POSITION_GAIN * to_x + VELOCITY_GAIN * speed_x)),
+            min(1.0, max(-1.0, POSITION_GAIN * to_y + VELOCITY_GAIN * speed_y)),
+        )
+
+    def _draw_goal(self, position: npt.NDArray[np.floating]) -> None:
+        goal = int(self.random.integers(len(self.roads.cells)))
+        way = self.roads.cells[self.roads.find_way(self.roads.find_cell(position), goal)]
+        way[:-1] -= SPREAD * self.random.random((len(way) - 1, 2))
+        self.waypoints, self.age = deque((float(x), float(y)) for x, y in way), 0
+
+
+def collect_walk(
+    environment: Environment,
+    *,
+    steps: int,
+    horizon: int,
+    seed: int,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> TrajectoryDataset:
+    """One walk, cut into episodes of `horizon` steps that are truncated, never ended, at true final observations.
+
+    Args:
+        environment: a maze that never ends, whose time limit is beyond the walk; its rewards are those of its fixed goal.
+        steps: at least this many, in whole episodes.
+        horizon: steps of an episode.
+        seed: the walk is a function of it; with more steps the same walk goes on.
+        advance: told the number of steps taken since the last time.
+    """
+    sequence = np.random.SeedSequence([seed])
+    controller = WaypointController(
+        environment.get_wrapper_attr("layout"), horizon, np.random.default_rng(sequence.spawn(1)[0])
+    )
+    count = -(-steps // horizon)
+    observations = np.empty((count * horizon + 1, 4), np.float32)
+    actions = np.empty((count * horizon, 2), np.float32)
+    rewards = np.empty(count * horizon, np.float32)
+    observations[0] = environment.reset(seed=int(sequence.generate_state(1)[0]))[0]
+    for row in range(len(actions)):
+        actions[row] = controller.act(observations[row])
+        observations[row + 1], rewards[row] = environment.step(actions[row])[:2]
+        if row % horizon == horizon - 1:
+            advance(horizon)
+    return _cut(observations, actions, rewards, horizon)
+
+
+def _cut(observations: FloatArray, actions: FloatArray, rewards: FloatArray, horizon: int) -> TrajectoryDataset:
+    """Episodes end to end; the final observation of one is the first of the next."""
+    count = len(actions) // horizon
+    rows = np.arange(count)[:, None] * horizon + np.arange(horizon + 1)
+    padded = [np.zeros((count, horizon + 1, *values.shape[1:]), np.float32) for values in (actions, rewards)]
+    for laid, values in zip(padded, (actions, rewards), strict=True):
+        laid[:, :-1] = values.reshape(count, horizon, *values.shape[1:])
+    return TrajectoryDataset(
+        observations[rows].reshape(-1, observations.shape[1]),
+        padded[0].reshape(-1, actions.shape[1]),
+        padded[1].reshape(-1),
+        np.arange(count + 1, dtype=np.int64) * (horizon + 1),
+        np.zeros(count, np.bool_),
+    )

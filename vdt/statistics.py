@@ -1,0 +1,139 @@
+"""Statistics of scores over runs: pure functions of plain numbers.
+
+Scores come as one sequence per task, with one number per run (the mean over a trained policy's episodes), never one per
+episode: the run is the unit of replication. The bootstrap resamples runs within each task, so that every task keeps its
+share. With three runs a task an interval is a rough one, and with one run a task it has no width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata, trim_mean
+
+Array = npt.NDArray[np.float64]
+Scores = Sequence[Sequence[float]]  # per task, per run
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with its bootstrap percentile interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+
+def compute_iqm(scores: Scores) -> float:
+    """Interquartile mean: the mean of all tasks' runs without the lowest and the highest quarter of them."""
+    return float(trim_mean(np.concatenate([np.asarray(task, np.float64) for task in _check(scores)]), 0.25))
+
+
+def compute_iqm_interval(scores: Scores, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """`compute_iqm` with its stratified bootstrap interval."""
+
+    def compute(samples: Sequence[Array]) -> Array:
+        means: Array = trim_mean(np.concatenate(samples, axis=1), 0.25, axis=1)
+        return means
+
+    low, high = bootstrap(scores, compute, seed=seed, resamples=resamples)
+    return Interval(compute_iqm(scores), low, high)
+
+
+def compute_probability_of_improvement(first: Scores, second: Scores) -> float:
+    """Mean over tasks of P(a run of `first` scores above a run of `second`); a tie counts one half.
+
+    Raises:
+        ValueError: if the two do not have the same number of tasks.
+    """
+    if len(_check(first)) != len(_check(second)):
+        raise ValueError(f"both need the same tasks; given are {len(first)} and {len(second)}")
+    return float(np.mean([_compare(np.asarray([a]), np.asarray([b]))[0] for a, b in zip(first, second, strict=True)]))
+
+
+def compute_improvement_interval(
+    first: Scores, second: Scores, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """`compute_probability_of_improvement` with its stratified bootstrap interval; both sides are resampled."""
+    value, tasks = compute_probability_of_improvement(first, second), len(first)
+
+    def compute(samples: Sequence[Array]) -> Array:
+        shares: Array = np.mean([_compare(samples[i], samples[tasks + i]) for i in range(tasks)], axis=0)
+        return shares
+
+    low, high = bootstrap([*first, *second], compute, seed=seed, resamples=resamples)
+    return Interval(value, low, high)
+
+
+def _compare(first: Array, second: Array) -> Array:
+    """P(x > y) + P(x = y) / 2 in each row: (R, N), (R, M) -> (R,), from the rank sum of `first` (Mann and Whitney)."""
+    n, m = first.shape[1], second.shape[1]
+    ranks = rankdata(np.concatenate([first, second], axis=1), axis=1)[:, :n].sum(axis=1)
+    shares: Array = (ranks - n * (n + 1) / 2) / (n * m)
+    return shares
+
+
+def compute_profile(scores: Scores, thresholds: Sequence[float]) -> list[float]:
+    """Performance profile: for each threshold the share of runs above it, every task counting the same."""
+    shares = _compute_shares([np.asarray([task], np.float64) for task in _check(scores)], thresholds)
+    return [float(share) for share in shares[0]]
+
+
+def compute_profile_band(
+    scores: Scores, thresholds: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[list[float], list[float]]:
+    """Lower and upper end of the profile's bootstrap interval at each threshold."""
+    shares = _compute_shares(_resample(scores, seed, resamples), thresholds)
+    low, high = np.quantile(shares, _get_levels(), axis=0)
+    return low.tolist(), high.tolist()
+
+
+def _compute_shares(samples: Sequence[Array], thresholds: Sequence[float]) -> Array:
+    """(R, N) per task -> (R, thresholds)."""
+    per_task = [(task[:, :, None] > np.asarray(thresholds)).mean(axis=1) for task in samples]
+    shares: Array = np.mean(per_task, axis=0)
+    return shares
+
+
+def bootstrap(
+    scores: Scores, compute: Callable[[Sequence[Array]], Array], *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Percentile interval of a statistic, resampling runs with replacement within each task.
+
+    Args:
+        scores: per task, per run.
+        compute: resampled scores, (resamples, runs) per task -> the statistic of each row, (resamples,).
+        seed: of the resampling, so that a report can be made again to the digit.
+        resamples: how many.
+    """
+    low, high = np.quantile(compute(_resample(scores, seed, resamples)), _get_levels())
+    return float(low), float(high)
+
+
+def _get_levels() -> tuple[float, float]:
+    return (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
+
+
+def _resample(scores: Scores, seed: int, resamples: int) -> list[Array]:
+    generator = np.random.default_rng(seed)
+    tasks = [np.asarray(task, np.float64) for task in _check(scores)]
+    return [task[generator.integers(0, len(task), (resamples, len(task)))] for task in tasks]
+
+
+def _check(scores: Scores) -> Scores:
+    """The scores, if there is a task and every task has a run.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if not scores or not all(len(task) for task in scores):
+        raise ValueError(f"every task needs at least one run; runs per task: {[len(task) for task in scores]}")
+    return scores
