@@ -122,7 +122,9 @@ def test_ant_maze_starts_at_the_origin_and_ends_at_its_goal(name: str) -> None:
     for away, ends in ((0.6, False), (0.4, True)):
         positions = inner.data.qpos.copy()
         positions[:2] += (
-            environment.get_wrapper_attr("goal") + np.array([-away, 0.0]) - environment.get_wrapper_attr("observe")()[:2]
+            environment.get_wrapper_attr("goal")
+            + np.array([-away, 0.0])
+            - environment.get_wrapper_attr("observe")()[:2]
         )
         inner.ant_env.set_state(positions, np.zeros(14))
         _, reward, terminated, truncated, info = environment.step(np.zeros(8))
