@@ -189,8 +189,8 @@ def tune_online(
         if best:  # kept at once, not when a checkpoint is due: which one is best must not depend on the clock
             tuner.best_return = mean_return
         if (best or checkpoints.due(step)) and step < budget:
-            score = mean_return if best else None
-            save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints, score=score)
+            reached = mean_return if best else None
+            save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints, score=reached)
         shown = {k.split("/")[1]: v for k, v in values.items() if "score" in k or k.endswith("q_loss")}
         progress.report(step, shown)
     final, last = tuner.environment_steps, values.get("online/episode_return")
