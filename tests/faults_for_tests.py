@@ -28,7 +28,7 @@ OVERRIDES = (
     f"critic.gradient_steps={TOTALS['pretrain_critic']} actor.gradient_steps={TOTALS['train_actor']} "
     f"online.environment_steps={TOTALS['tune_online']} checkpoint.interval_seconds=0.3 checkpoint.interval_steps=100"
 )
-TIMINGS = {"seconds", "milliseconds_per_step", "mlflow_run_id", "reason"}  # of report.json: not results
+TIMINGS = {"seconds", "milliseconds_per_step", "memory", "mlflow_run_id", "reason"}  # of report.json: not results
 STARTED = re.compile(r"/(\w+)/\d+ \(pid (\d+)\)\] Task is starting")
 RUN_ID = re.compile(r"Workflow starting \(run-id (\d+)\)")
 LIMIT = 3600.0
@@ -220,8 +220,10 @@ def read_results(home: Path) -> dict[str, Any]:
 
 
 def strip_timings(value: Any) -> Any:
-    """A report without what is measured in seconds or named by chance."""
+    """A report without what is measured of the machine or named by chance."""
     if isinstance(value, dict):
+        if isinstance(value.get("curves"), dict):  # by MLflow run
+            value = {**value, "curves": list(value["curves"].values())}
         return {key: strip_timings(item) for key, item in value.items() if key not in TIMINGS}
     return [strip_timings(item) for item in value] if isinstance(value, list) else value
 
