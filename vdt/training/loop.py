@@ -31,7 +31,7 @@ class Progress:
             return
         self.reported = now
         rate = (step - self.start) / max(now - self.began, 1e-9)
-        left = (self.total - step) / max(rate, 1e-9)
+        left = max(0, self.total - step) / max(rate, 1e-9)
         numbers = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
         print(
             f"{self.name}: {self.unit} {step:,}/{self.total:,}  {rate:.1f}/s  {left:.0f} s left  {numbers}", flush=True
