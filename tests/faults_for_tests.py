@@ -188,7 +188,11 @@ def run_with_kills(folder: Path, kills: list[Kill], seeds: str = "0") -> Iterato
             continue
         tasks = [task for step in TOTALS for task in flow.find_tasks(step)]
         at = find_newest_step(flow.folder / "home", flow.run_id, kill.step)
-        os.kill(pid, kill.signal)
+        try:
+            os.kill(pid, kill.signal)
+        except ProcessLookupError:  # the step came to its end at that moment
+            yield kill, "missed"
+            continue
         killed = time.monotonic()
         code = flow.wait()
         while kill.target == "parent" and any(map(is_running, tasks)):
