@@ -162,12 +162,12 @@ def check_command_line(argv: list[str]) -> None:
         plans, study = resolve_cells(vars(given))
         if not study and Path(argv[0]).name != FLOW:
             raise ConfigError("--study needs the name or the path of a study file")
-        check_folders(home())
         if study and Path(argv[0]).name == FLOW:
             from flows.studies import report_instead
 
             report_instead(vars(given), argv)
         _check_data([plan.config for plan in plans])
+        check_folders(home())
     except (ConfigError, FolderError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

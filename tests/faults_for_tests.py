@@ -78,6 +78,10 @@ def make_words(seeds: str = "0") -> list[str]:
     return [*words, "--seeds", seeds, "--set", OVERRIDES]
 
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job: its children would ignore Ctrl-C too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Flow:
     """A flow command whose output goes to a file."""
 
@@ -198,6 +202,9 @@ def run_with_kills(folder: Path, kills: list[Kill], seeds: str = "0") -> Iterato
         while kill.target == "parent" and any(map(is_running, tasks)):
             assert time.monotonic() - killed < 30, f"orphans of {flow.log}: {[p for p in tasks if is_running(p)]}"
             time.sleep(0.05)
+        if code == 0:  # it came to its end first
+            yield kill, "missed"
+            return
         yield kill, f"checkpoint {at}, exit {code}, all gone after {time.monotonic() - killed:.1f} s"
         flow = Flow(folder, "resume", "--origin-run-id", flow.run_id)
     code = flow.wait()
