@@ -89,12 +89,6 @@ class Brain:
         self.critic.requires_grad_(True)
         self.critic.target_q.requires_grad_(False)
 
-    def compile(self) -> None:
-        """Let PyTorch's compiler fuse the policy's training pass and the critic's losses, if `runtime.compiler` says so."""
-        if self.config.runtime.compiler == "inductor":
-            self.policy.compile(mode="reduce-overhead" if self.normalizer.mean.is_cuda else None)
-            self.critic.compile_losses()
-
     @torch.no_grad()
     def compute_values(self, histories: Histories) -> Tensor:
         """Value of the observations that histories end with, (B,): V, or min target Q of what the target policy does."""

@@ -18,7 +18,7 @@ from vdt.files import write_text
 
 ROOT = Path(__file__).resolve().parent
 # Settings that are no part of an identity.
-APART = ("checkpoint.", "runtime.device", "runtime.threads", "runtime.compiler", "data.source")
+APART = ("checkpoint.", "runtime.device", "runtime.threads", "data.source")
 # What shows, keeps or names results without computing them: a change here leaves finished cells valid.
 SHOWING = frozenset(
     ["cell_results.py", "comparison.py", "figures.py", "published.py", "reporting.py", "results.py", "statistics.py"]

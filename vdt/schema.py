@@ -178,4 +178,3 @@ class RuntimeConfig:
     device: str = knob(choices=("auto", "cpu", "cuda"))
     threads: int = knob(low=0)
     precision: str = knob(choices=("float32", "bfloat16"))
-    compiler: str = knob(choices=("none", "inductor"))

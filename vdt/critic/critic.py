@@ -32,11 +32,6 @@ class Critic(nn.Module):
         self.value = ValueNetwork(observation_size, *shape)
         self.target_q = copy.deepcopy(self.q).requires_grad_(False)
 
-    def compile_losses(self) -> None:
-        """Let PyTorch's compiler fuse `compute_losses` and its gradient; on a GPU into one CUDA graph each."""
-        mode = "reduce-overhead" if next(self.parameters()).is_cuda else None
-        self.compute_losses = torch.compile(self.compute_losses, mode=mode)  # type: ignore[method-assign]
-
     def compute_losses(self, batch: TransitionBatch) -> CriticLosses:
         """M1 and M2 on one batch."""
         with torch.no_grad():

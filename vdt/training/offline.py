@@ -69,8 +69,6 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
     device = choose_device(config)
     seed_streams(config.seed)
     critic = Critic(config.task.observation_size, config.task.action_size, config.critic).to(device)
-    if config.runtime.compiler == "inductor":
-        critic.compile_losses()
     optimizer = make_critic_optimizer(critic, config.critic.learning_rate)
     normalizer = Normalizer.fit(dataset).to(device)
     reward_scale = compute_reward_scale(config.task.reward_scaling, dataset.episode_returns)
@@ -189,7 +187,6 @@ def train_actor(
     brain = Brain(config, policy, critic, normalizer, source["reward_scale"], weighting)
     if config.critic.bootstrap == "policy":
         brain.add_target_policy()
-    brain.compile()
     trainer = ActorTrainer(config, brain, sampler)
     state = checkpoints.load_latest()
     if state is not None:

@@ -133,7 +133,6 @@ def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State
     device = choose_device(config)
     seed_streams(config.seed + 2)
     brain = Brain.from_state((state or load_state(agent_path))["brain"], device)
-    brain.compile()
     if state is None:
         held = load_snapshot(buffer_path)
     else:
