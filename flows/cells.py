@@ -163,9 +163,9 @@ def check_command_line(argv: list[str]) -> None:
         if not study and Path(argv[0]).name != FLOW:
             raise ConfigError("--study needs the name or the path of a study file")
         if study and Path(argv[0]).name == FLOW:
-            from flows.studies import report_instead
+            from flows.studies import get_reuse, report_instead
 
-            report_instead(vars(given), argv)
+            report_instead(plans, study, get_reuse(vars(given)), argv)
         _check_data([plan.config for plan in plans])
         check_folders(home())
     except (ConfigError, FolderError) as error:

@@ -133,16 +133,15 @@ def keep_result(flow: Any) -> None:
     save_result(home(), compute_identity(config, key), describe_cell(flow))
 
 
-def report_instead(arguments: Mapping[str, str], argv: Sequence[str]) -> None:
+def report_instead(plans: Sequence[Plan], study: Study, reuse: str, argv: Sequence[str]) -> None:
     """If a study has nothing left to run, turn this process into the flow that reports it.
 
     Raises:
         ConfigError: if an env's data is out of reach.
     """
-    plans, study = resolve_cells(arguments)
-    if study is None or get_reuse(arguments) == "none":
+    if reuse == "none":
         return
-    missing, finished = split_finished(plans, get_reuse(arguments))
+    missing, finished = split_finished(plans, reuse)
     if not missing:
         print(
             f"study {study.name}: all {len(finished)} cells are finished; nothing is trained, only reported", flush=True

@@ -86,8 +86,7 @@ class Brain:
         self.target_policy = copy.deepcopy(self.policy).requires_grad_(False).eval()
         if state is not None:
             self.target_policy.load_state_dict(state)
-        self.critic.requires_grad_(True)
-        self.critic.target_q.requires_grad_(False)
+        self.critic.unfreeze()
 
     @torch.no_grad()
     def compute_values(self, histories: Histories) -> Tensor:

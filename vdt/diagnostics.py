@@ -18,6 +18,7 @@ from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_environment
 from vdt.rollout import collect_trajectories
 from vdt.runtime import choose_device
+from vdt.statistics import compute_correlation
 from vdt.tracking import Tracker
 from vdt.training.checkpoint import load_state
 
@@ -112,9 +113,7 @@ def measure_calibration(brain: Brain, episodes: Sequence[Trajectory]) -> dict[st
     device = brain.normalizer.mean.device
     buffer = TrajectoryReplayBuffer(brain.normalizer, settings, action_size=task.action_size, device=device)
     buffer.extend(episodes)
-    starts, lengths = buffer.index()
-    pairs = zip(starts.tolist(), lengths.tolist(), strict=True)
-    rows = torch.cat([torch.arange(start, start + length, device=device) for start, length in pairs])
+    rows = buffer.list_step_rows()
     steps = Sampler(buffer, config.data.trajectory_weighting, torch.Generator(device=device)).gather_transitions(rows)
     followed = steps.n_step_rewards + steps.bootstrap_discounts * brain.critic.value(steps.bootstrap_observations)
     predicted = (
@@ -123,13 +122,12 @@ def measure_calibration(brain: Brain, episodes: Sequence[Trajectory]) -> dict[st
     earned = (followed / brain.reward_scale).cpu().double().numpy()
     order = np.argsort(predicted, kind="stable")
     bins = [part for part in np.array_split(order, BINS) if len(part)]
-    varies = bool(np.ptp(predicted) > 0 and np.ptp(earned) > 0)
     return {
         "predicted": [float(predicted[part].mean()) for part in bins],
         "earned": [float(earned[part].mean()) for part in bins],
         "steps": len(rows),
         "bias": float((predicted - earned).mean()),
-        "correlation": float(np.corrcoef(predicted, earned)[0, 1]) if varies else None,
+        "correlation": compute_correlation(predicted, earned),
     }
 
 

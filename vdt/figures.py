@@ -212,6 +212,13 @@ def _draw_buffers(buffers: Mapping[str, Sequence[Mapping[str, Any]]], title: str
     return figure
 
 
+def _draw_diagonal(axes: Axes, label: str) -> None:
+    """Where both axes are the same number, and the legend."""
+    low, high = axes.get_xlim()
+    axes.plot([low, high], [low, high], ":", color="black", linewidth=0.8, label=label)
+    axes.legend(fontsize=7, frameon=False)
+
+
 def _draw_requested(lines: Mapping[str, Sequence[tuple[str, Any]]], title: str) -> Figure:
     """Requested return against the mean over seeds of what was achieved."""
     figure, (axes,) = _make_panels(1, title)
@@ -234,11 +241,9 @@ def _draw_requested(lines: Mapping[str, Sequence[tuple[str, Any]]], title: str) 
                     capsize=3,
                     markersize=4,
                 )
-    low, high = axes.get_xlim()
-    axes.plot([low, high], [low, high], ":", color="black", linewidth=0.8, label="as requested")
+    _draw_diagonal(axes, "as requested")
     axes.set_xlabel("requested return")
     axes.set_ylabel("achieved return")
-    axes.legend(fontsize=7, frameon=False)
     return figure
 
 
@@ -253,11 +258,9 @@ def _draw_calibration(lines: Mapping[str, Sequence[tuple[str, Any]]], title: str
                 axes.plot(
                     report["predicted"], report["earned"], f"o{style}", color=f"C{number}", markersize=3, label=label
                 )
-    low, high = axes.get_xlim()
-    axes.plot([low, high], [low, high], ":", color="black", linewidth=0.8, label="calibrated")
+    _draw_diagonal(axes, "calibrated")
     axes.set_xlabel("predicted: min target Q of the steps taken")
     axes.set_ylabel("earned: discounted return that followed")
-    axes.legend(fontsize=7, frameon=False)
     return figure
 
 

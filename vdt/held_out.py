@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from vdt.data.histories import find_bootstrap_rows, gather_histories
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
+from vdt.statistics import compute_correlation
 
 CHUNK = 256  # sub-trajectories in one forward
 
@@ -68,7 +68,7 @@ def evaluate_held_out(brain: Brain, episodes: TrajectoryDataset, label: str) -> 
     values: tuple[float | None, ...] = (None, None, None, None)
     if config.critic.gradient_steps > 0:
         means = [float(value.mean()) / brain.reward_scale for value in (policy_value, data_value, earned)]
-        values = (*means, _compute_correlation(data_value, earned))
+        values = (*means, compute_correlation(data_value.cpu().numpy(), earned.cpu().numpy()))
     report = HeldOutReport(
         len(episodes),
         episodes.steps,
@@ -83,13 +83,6 @@ def evaluate_held_out(brain: Brain, episodes: TrajectoryDataset, label: str) -> 
         flush=True,
     )
     return report
-
-
-def _compute_correlation(one: Tensor, other: Tensor) -> float | None:
-    """Pearson's; none where one of them never changes."""
-    if not (one != one[0]).any() or not (other != other[0]).any():
-        return None
-    return float(np.corrcoef(one.cpu().numpy(), other.cpu().numpy())[0, 1])
 
 
 def _tile(buffer: TrajectoryReplayBuffer, context_length: int) -> tuple[Tensor, ...]:

@@ -68,8 +68,8 @@ def kill_with_a_checkpoint(folder: Path, pid: int) -> None:
 
 def test_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("run", "--study", str(folder / "strength.yaml"))
-    resume = check_a_killed_trainer(folder, words)
-    check_the_resume(folder, resume)
+    killed = check_a_killed_trainer(folder, words)
+    check_the_resume(folder, killed)
     check_another_seed(folder, words)
     check_the_second_report(folder, words)
     for name, value in make_variables(folder).items():
@@ -78,7 +78,7 @@ def test_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_a_killed_trainer(folder: Path, words: tuple[str, ...]) -> str:
-    """Killed with a checkpoint, while the other cell waits for its critic. Returns the command to resume."""
+    """Killed with a checkpoint, while the other cell waits for its critic. Returns what was printed."""
     lines, killed = [], 0
     with start_flow(folder, *words) as flow:
         assert flow.stdout is not None
@@ -91,17 +91,17 @@ def check_a_killed_trainer(folder: Path, words: tuple[str, ...]) -> str:
     output = "".join(lines)
     assert flow.returncode == 1 and killed, output
     assert "study strength: 0 cells are finished, 2 are run" in output
-    (command,) = re.findall(r"^\s+(VDT_HOME=\S+ .* resume --origin-run-id \d+)$", output, re.MULTILINE)
-    return command
+    return output
 
 
-def check_the_resume(folder: Path, command: str) -> None:
+def check_the_resume(folder: Path, killed: str) -> None:
+    (command,) = re.findall(r"^\s+(VDT_HOME=\S+ .* resume --origin-run-id \d+)$", killed, re.MULTILINE)
     resumed = subprocess.run(
         f"env {command}", shell=True, cwd="/", env=make_variables(folder), capture_output=True, text=True, timeout=LIMIT
     )
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert len(re.findall("critic: taken from MLflow run", resumed.stdout)) == 1, "one trains, the other takes"
-    assert re.search(r"continuing from step [1-9]", resumed.stdout)
+    assert re.search(r"continuing from step [1-9]", killed + resumed.stdout), "the waiting cell may be quicker"
     (critic,) = find_critics(folder)
     assert (critic / "DONE").exists()
     runs = get_runs(folder)

@@ -1,5 +1,6 @@
 """A tracking store that is away, was left by a killed process, or was made by another MLflow."""
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -138,7 +139,7 @@ def test_an_older_database_is_upgraded_and_the_old_file_kept(home: Path, capsys:
     ("damage", "message"),
     [
         ("UPDATE alembic_version SET version_num = 'ffffffffffff'", "has schema ffffffffffff, which MLflow"),
-        ("DROP TABLE alembic_version", "is no MLflow database"),
+        ("ALTER TABLE alembic_version RENAME TO something_else", "is no MLflow database"),
         (None, "is damaged"),
     ],
 )
@@ -157,6 +158,16 @@ def test_a_database_that_cannot_be_used_is_left_as_it_is(home: Path, damage: str
         create_run(home, CONFIG, "1", "run")
     assert path.read_bytes() == before
     assert find_undelivered(home) == []
+
+
+@pytest.mark.parametrize("begun", ["", "PRAGMA journal_mode=WAL", "CREATE TABLE one (value INTEGER); DROP TABLE one"])
+def test_a_database_whose_creation_was_killed_is_new(home: Path, begun: str) -> None:
+    path = home / ".vdt" / "mlflow.db"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(begun)
+    assert open_store(home).get_run(create_run(home, CONFIG, "1", "run")).info.status == "RUNNING"
 
 
 def test_who_we_are_is_ours_alone() -> None:

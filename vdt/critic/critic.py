@@ -82,6 +82,11 @@ class Critic(nn.Module):
         )
         return taken - usual
 
+    def unfreeze(self) -> None:
+        """Let Q and V learn again; the targets only follow."""
+        self.requires_grad_(True)
+        self.target_q.requires_grad_(False)
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Q and V, without the targets."""
         return [*self.q.parameters(), *self.value.parameters()]

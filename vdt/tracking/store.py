@@ -73,7 +73,7 @@ def hold_store(base: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _prepare_database(path: Path, artifacts: Path) -> None:
-    if not path.exists():
+    if not path.exists() or _is_empty(path):
         _create_database(path, artifacts)
         return
     from mlflow.store.db.utils import _get_latest_schema_revision
@@ -105,10 +105,20 @@ def _set_write_ahead(path: Path) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
 
 
+def _is_empty(path: Path) -> bool:
+    """Whether nothing was ever put there: whoever began to create it was killed before the first table."""
+    return _query(path, "SELECT count(*) FROM sqlite_master") == "0"
+
+
 def _read_schema_version(path: Path) -> str:
+    return _query(path, "SELECT version_num FROM alembic_version")
+
+
+def _query(path: Path, sql: str) -> str:
+    """The first value that is found, or an empty string."""
     try:
         with contextlib.closing(sqlite3.connect(path)) as connection:
-            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            row = connection.execute(sql).fetchone()
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
             raise

@@ -55,8 +55,7 @@ class OnlineTuner:
         """Tune `brain` with what `buffer` holds."""
         self.config, self.brain, self.buffer, self.sampler = config, brain, buffer, sampler
         online = config.online
-        brain.critic.requires_grad_(True)
-        brain.critic.target_q.requires_grad_(False)
+        brain.critic.unfreeze()
         self.critic_optimizer = make_critic_optimizer(brain.critic, config.critic.learning_rate)
         self.policy_optimizer = make_policy_optimizer(
             brain.policy, online.actor_learning_rate, config.actor.weight_decay
