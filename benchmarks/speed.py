@@ -23,6 +23,7 @@ from benchmarks.timing import describe_machine, format_table, time_in_turn
 from vdt.agent import Agent, Brain, PlannerSettings
 from vdt.config import Config, resolve_config
 from vdt.critic.critic import Critic
+from vdt.critic.optimizer import CriticOptimizer
 from vdt.data.normalization import Normalizer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
@@ -31,7 +32,7 @@ from vdt.policy.losses import AdvantageWeighting
 from vdt.policy.mlp_policy import make_policy
 from vdt.rollout import collect_trajectories
 from vdt.training.offline import make_offline_buffer, make_sampler
-from vdt.training.update import make_critic_optimizer, make_policy_optimizer, update_critic, update_policy
+from vdt.training.update import make_policy_optimizer, update_policy
 
 ENV = "walker2d-medium-v2"
 EPISODE = 997  # steps of the random data's episodes; no divisor of anything
@@ -75,9 +76,9 @@ class Setting:
 
     def make_critic_update(self) -> Callable[[], object]:
         """Batch and update, as `pretrain_critic` does."""
-        optimizer = make_critic_optimizer(self.brain.critic, self.config.critic.learning_rate)
+        optimizer = CriticOptimizer(self.brain.critic, self.config.critic.learning_rate)
         size = self.config.critic.batch_size
-        return lambda: update_critic(self.brain.critic, optimizer, self.sampler.sample_transitions(size))
+        return lambda: optimizer.update(self.sampler.sample_transitions(size))
 
     def make_actor_update(self) -> Callable[[], object]:
         """Batch and update, as `train_actor` does."""

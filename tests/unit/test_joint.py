@@ -22,6 +22,7 @@ from builders_for_tests import (
 )
 from reference.method_terms import conservative_loss_loop, log_density_loop
 from vdt.agent import Brain
+from vdt.critic.optimizer import CriticOptimizer
 from vdt.data.histories import find_bootstrap_rows, gather_histories
 from vdt.data.sampling import Sampler
 from vdt.tracking import NullTracker
@@ -29,20 +30,19 @@ from vdt.training.checkpoint import load_state
 from vdt.training.joint import blur_actions, make_proposals, split_critic_steps, take_critic_step
 from vdt.training.offline import pretrain_critic, train_actor
 from vdt.training.online import seed_buffer, tune_online
-from vdt.training.update import make_critic_optimizer
 
 DATASET = make_dataset((5, 1, 7, 3, 6, 2, 4, 4))
 JOINT = ("td3bc", "awac", "cql", "qt")
 KILLED = ("td3bc", "cql")  # a deterministic one and a stochastic one with an online phase
 
 
-def make_joint(method: str, **changes: object) -> tuple[Brain, Sampler, torch.optim.Optimizer]:
+def make_joint(method: str, **changes: object) -> tuple[Brain, Sampler, CriticOptimizer]:
     config = make_config(changes, method=method)
     brain = make_brain(config, DATASET)
     brain.add_target_policy()
     for parameter in brain.policy.parameters():  # a policy that is ahead of its copy, as in the middle of training
         parameter.data += 0.3 * torch.randn_like(parameter)
-    return brain, make_tiny_sampler(make_buffer(DATASET)), make_critic_optimizer(brain.critic, 1e-2)
+    return brain, make_tiny_sampler(make_buffer(DATASET)), CriticOptimizer(brain.critic, 1e-2)
 
 
 # Turns

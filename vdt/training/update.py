@@ -1,4 +1,4 @@
-"""One gradient step of the critic and one of the policy: the same for offline, online and every baseline."""
+"""One gradient step of the policy: the same for offline, online and every baseline."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vdt.agent import Brain
-from vdt.critic.critic import Critic
-from vdt.data.batches import SequenceBatch, TransitionBatch
+from vdt.data.batches import SequenceBatch
 from vdt.policy.decision_transformer import PolicyOutput
 from vdt.policy.losses import (
     AdvantageWeighting,
@@ -28,11 +27,6 @@ from vdt.schema import ActorConfig
 
 Metrics = Mapping[str, Tensor]
 NOT_LOSSES = ("q_term", "entropy", "temperature")
-
-
-def make_critic_optimizer(critic: Critic, learning_rate: float) -> torch.optim.Optimizer:
-    """Adam for Q and V together; their losses share no parameter."""
-    return torch.optim.Adam(critic.trainable_parameters(), lr=learning_rate, fused=True)
 
 
 def make_policy_optimizer(policy: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -55,21 +49,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
     """Set the rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-
-
-def step_critic(critic: Critic, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Descend, then let the target networks follow."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    critic.update_targets()
-
-
-def update_critic(critic: Critic, optimizer: torch.optim.Optimizer, batch: TransitionBatch) -> Metrics:
-    """One step on M1 + M2, then the target networks follow."""
-    losses = critic.compute_losses(batch)
-    step_critic(critic, optimizer, losses.value_loss + losses.q_loss)
-    return {name: value.detach() for name, value in vars(losses).items()}
 
 
 def compute_weights(brain: Brain, batch: SequenceBatch, output: PolicyOutput) -> Tensor:
