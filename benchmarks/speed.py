@@ -41,9 +41,9 @@ LARGE = "policy.embedding_size=256 policy.layers=6 policy.heads=4 policy.context
 STANDING = """task.environment_kwargs='{"terminate_when_unhealthy": false}'"""  # so that all episodes are equally long
 
 
-def make_config(overrides: str) -> Config:
+def make_config(overrides: str, preset: str = "laptop") -> Config:
     """The main task with these sizes."""
-    return resolve_config(ENV, overrides=f"{overrides} {STANDING}")
+    return resolve_config(ENV, preset=preset, overrides=f"{overrides} {STANDING}")
 
 
 def make_random_data(config: Config, steps: int) -> TrajectoryDataset:
@@ -65,8 +65,8 @@ def make_random_data(config: Config, steps: int) -> TrajectoryDataset:
 class Setting:
     """Data, sampler and an untrained brain of one configuration on one device."""
 
-    def __init__(self, overrides: str, device: torch.device, steps: int = 200_000) -> None:
-        self.config, self.device = make_config(overrides), device
+    def __init__(self, overrides: str, device: torch.device, steps: int = 200_000, preset: str = "laptop") -> None:
+        self.config, self.device = make_config(overrides, preset), device
         task, dataset = self.config.task, make_random_data(self.config, steps)
         normalizer = Normalizer.fit(dataset).to(device)
         self.sampler: Sampler = make_sampler(self.config, make_offline_buffer(self.config, dataset, normalizer, 1.0), 1)
