@@ -18,6 +18,7 @@ from vdt.critic.losses import (
     compute_value_loss,
 )
 from vdt.data.batches import TransitionBatch
+from vdt.runtime import skip_compiler, take_step
 
 
 class CriticOptimizer:
@@ -29,6 +30,7 @@ class CriticOptimizer:
         trained = flatten_parameters(critic.trainable_parameters(), gradients=True)
         self.targets = flatten_parameters(list(critic.target_q.parameters()), gradients=False)
         self.trained, self.followed = trained, trained[: len(self.targets)]  # Q comes before V
+        skip_compiler()
         self.adam = torch.optim.Adam([trained], lr=learning_rate, fused=True)
         self.passes: tuple[EnsemblePass, EnsemblePass, EnsemblePass] | None = None
 
@@ -75,7 +77,7 @@ class CriticOptimizer:
 
     @torch.no_grad()
     def _step(self) -> None:
-        self.adam.step()
+        take_step(self.adam)
         self.targets.lerp_(self.followed, self.critic.config.target_update_rate)
 
     def _get_passes(self, rows: int) -> tuple[EnsemblePass, EnsemblePass, EnsemblePass]:

@@ -23,6 +23,7 @@ from vdt.policy.losses import (
     compute_temperature_loss,
     masked_mean,
 )
+from vdt.runtime import skip_compiler, take_step
 from vdt.schema import ActorConfig
 
 Metrics = Mapping[str, Tensor]
@@ -34,6 +35,7 @@ def make_policy_optimizer(policy: nn.Module, learning_rate: float, weight_decay:
     decayed = [p for p in policy.parameters() if p.dim() >= 2]
     plain = [p for p in policy.parameters() if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    skip_compiler()
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
@@ -124,7 +126,7 @@ def update_policy(brain: Brain, optimizer: torch.optim.Optimizer, batch: Sequenc
     limit = config.gradient_clip if config.gradient_clip > 0 else math.inf
     networks = [p for p in brain.policy.parameters() if p.dim() > 0]  # not the temperature: its loss is its own
     norm = nn.utils.clip_grad_norm_(networks, limit)
-    optimizer.step()
+    take_step(optimizer)
     brain.gradient_steps += 1
     terms = {name: value.detach() for name, value in vars(losses).items() if value is not None}
     metrics = {name if name in NOT_LOSSES else f"{name}_loss": value for name, value in terms.items()}
