@@ -26,6 +26,7 @@ from environments_for_tests import CONSTANT, COUNTDOWN
 from vdt.agent import Agent, Brain, PlannerSettings
 from vdt.config import load_tasks
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
+from vdt.data.seeding import seed_buffer, select_best_trajectories
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_environment, make_gymnasium_environment
 from vdt.evaluation import evaluate
@@ -34,7 +35,7 @@ from vdt.rollout import collect_trajectories
 from vdt.tracking import NullTracker
 from vdt.training.checkpoint import load_state
 from vdt.training.offline import make_target_settings, pretrain_critic, train_actor
-from vdt.training.online import make_tuner, seed_buffer, select_best_trajectories
+from vdt.training.online import make_tuner
 from vdt.training.update import compute_learning_rate, compute_policy_losses
 
 PENDULUM = {"task.environment_id": "InvertedPendulum-v5", "task.observation_size": 4, "task.horizon": 6}

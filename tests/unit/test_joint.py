@@ -25,11 +25,12 @@ from vdt.agent import Brain
 from vdt.critic.optimizer import CriticOptimizer
 from vdt.data.histories import find_bootstrap_rows, gather_histories
 from vdt.data.sampling import Sampler
+from vdt.data.seeding import seed_buffer
 from vdt.tracking import NullTracker
 from vdt.training.checkpoint import load_state
 from vdt.training.joint import blur_actions, make_proposals, split_critic_steps, take_critic_step
 from vdt.training.offline import pretrain_critic, train_actor
-from vdt.training.online import seed_buffer, tune_online
+from vdt.training.online import tune_online
 
 DATASET = make_dataset((5, 1, 7, 3, 6, 2, 4, 4))
 JOINT = ("td3bc", "awac", "cql", "qt")
