@@ -150,9 +150,9 @@ def check_command_line(argv: list[str]) -> None:
     if given.help or command != "run":
         return
     try:
-        plans, study = resolve_cells(vars(given))
-        if not study and Path(argv[0]).name != FLOW:
+        if not given.study and Path(argv[0]).name != FLOW:
             raise ConfigError("--study needs the name or the path of a study file")
+        plans, study = resolve_cells(vars(given))
         if study and Path(argv[0]).name == FLOW:
             from flows.studies import get_reuse, report_instead
 

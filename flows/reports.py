@@ -93,6 +93,7 @@ def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[
         REPORT_OF,
         create_named_run,
         find_study_run,
+        get_first_line,
         get_store_errors,
         make_artifact_records,
         submit,
@@ -103,7 +104,7 @@ def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[
         run_id = find_study_run(home(), name)
     except get_store_errors() as error:
         print(
-            f"WARNING: tracking: the store does not answer ({error}); the report of {name} is not kept there",
+            f"WARNING: tracking: the store does not answer ({get_first_line(error)}); the report of {name} is not kept there",
             flush=True,
         )
         return []

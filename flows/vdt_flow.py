@@ -132,7 +132,8 @@ class VDTFlow(FlowSpec):
         """One table over cells, with uncertainty."""
         from flows.reports import make_report
 
-        self.report_path, self.mlflow_run_ids, self.report_files = make_report(self, inputs)
+        with clear_errors():
+            self.report_path, self.mlflow_run_ids, self.report_files = make_report(self, inputs)
         self.next(self.end)
 
     @step
