@@ -29,7 +29,7 @@ from vdt.training.checkpoint import load_state
 from vdt.training.joint import blur_actions, make_proposals, split_critic_steps, take_critic_step
 from vdt.training.offline import pretrain_critic, train_actor
 from vdt.training.online import seed_buffer, tune_online
-from vdt.training.update import make_critic_optimizer
+from vdt.training.update import make_critic_optimizer, step_critic
 
 DATASET = make_dataset((5, 1, 7, 3, 6, 2, 4, 4))
 JOINT = ("td3bc", "awac", "cql", "qt")
@@ -149,6 +149,25 @@ def test_conservative_term_of_a_step_is_the_literal_one_and_presses_q_down() -> 
     proposed = torch.stack([brain.critic.q(batch.observations, actions) for actions in proposals.actions], 1)
     expected = conservative_loss_loop(q.tolist(), proposed.tolist(), proposals.log_densities.tolist())
     assert losses.conservative_loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_cqls_step_is_that_of_drawn_actions_and_a_weighted_term() -> None:
+    """Draws after and before the step, in this order; proposals at both ends; five times the conservative term."""
+    brain, sampler, optimizer = make_joint("cql")
+    again = Sampler(sampler.buffer, "length", torch.Generator().set_state(sampler.generator.get_state()))
+    settings, critic = brain.config.critic, copy.deepcopy(brain.critic)
+    rows = again.sample_rows(settings.batch_size)
+    batch = again.gather_transitions(rows)
+    _, later = brain.ask_target_policy(gather_histories(again.buffer, find_bootstrap_rows(again.buffer, rows), 1))
+    _, now = brain.ask_target_policy(gather_histories(again.buffer, rows, 1))
+    assert now is not None and later is not None
+    actions, _ = later.sample(again.generator)
+    proposals = make_proposals((now, later), batch.actions, settings.conservative_samples, again.generator)
+    losses = critic.compute_policy_value_losses(batch, actions, proposals)
+    step_critic(critic, make_critic_optimizer(critic, 1e-2), losses.q_loss + 5 * losses.conservative_loss)
+    take_critic_step(brain, optimizer, sampler)
+    for name, value in critic.q.state_dict().items():
+        torch.testing.assert_close(brain.critic.q.state_dict()[name], value)
 
 
 def test_conservative_coefficient_lowers_q_off_the_data() -> None:
