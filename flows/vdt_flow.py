@@ -43,7 +43,9 @@ class VDTFlow(FlowSpec):
     seeds = Parameter("seeds", help="whole numbers, separated by commas; default 0", default="")
     source = Parameter("source", help="auto (default), collected, d4rl, minari, or path:FILE", default="")
     overrides = Parameter("set", help='changes, e.g. "critic.expectile=0.8 online.environment_steps=0"', default="")
-    study = Parameter("study", help="a file of params/studies/, by name or path; the above then narrow it", default="")
+    study = Parameter(
+        "study", help="a file of params/studies/, by name or path; the above then override it", default=""
+    )
     reuse = Parameter("reuse", help="of a study's finished cells: exact (default), settings, none", default="")
 
     @step
@@ -130,7 +132,8 @@ class VDTFlow(FlowSpec):
         """One table over cells, with uncertainty."""
         from flows.reports import make_report
 
-        self.report_path, self.mlflow_run_ids, self.report_files = make_report(self, inputs)
+        with clear_errors():
+            self.report_path, self.mlflow_run_ids, self.report_files = make_report(self, inputs)
         self.next(self.end)
 
     @step

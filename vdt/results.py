@@ -146,9 +146,9 @@ def name_method(cell: Cell) -> str:
 
 def find_headline(config: Mapping[str, Any]) -> str:
     """The look-ahead setting that a flat configuration acts with: one number stands for the cell."""
-    if config.get("planner.candidates", 1) == 1:
+    if min(config["planner.candidates"], len(config["task.candidate_returns"])) == 1:
         return "single"
-    return "candidates" if config.get("planner.planning_horizon", 1) == 1 else "lookahead"
+    return "candidates" if config["planner.planning_horizon"] == 1 else "lookahead"
 
 
 def collect_results(cells: Iterable[Cell]) -> list[Result]:

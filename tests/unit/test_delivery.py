@@ -90,6 +90,18 @@ def test_a_failing_store_is_reported_and_nothing_is_lost(
     assert "answers again" in capsys.readouterr().out
 
 
+def test_a_batch_that_failed_goes_before_what_was_put_after_it(flaky: FlakyStore, tmp_path: Path) -> None:
+    flaky.failing = True
+    delivery = Delivery(flaky, tmp_path / "backlog.jsonl", interval=0.01, first_pause=0.01)
+    for n in range(BATCH + 50):
+        delivery.put({"n": n})
+    wait_for(lambda: flaky.calls > 1)
+    flaky.failing = False
+    wait_for(lambda: len(flaky.numbers) == BATCH + 50)
+    assert flaky.numbers == list(range(BATCH + 50))
+    assert delivery.close()
+
+
 def test_what_a_dead_process_left_is_sent_first_by_the_next(
     flaky: FlakyStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +156,7 @@ def test_the_backlog_goes_before_what_was_put_after_it(flaky: FlakyStore, tmp_pa
     assert delivery.close()
     first_seen = list(dict.fromkeys(flaky.numbers))
     assert first_seen == sorted(first_seen) == list(range(BATCH + 60))
+    assert flaky.largest == BATCH, "of the backlog, too"
 
 
 def test_training_waits_half_a_second_at_most(flaky: FlakyStore, tmp_path: Path) -> None:

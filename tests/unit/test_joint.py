@@ -152,6 +152,25 @@ def test_conservative_term_of_a_step_is_the_literal_one_and_presses_q_down() -> 
     assert losses.conservative_loss.item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_cqls_step_is_that_of_drawn_actions_and_a_weighted_term() -> None:
+    """Draws after and before the step, in this order; proposals at both ends; five times the conservative term."""
+    brain, sampler, optimizer = make_joint("cql")
+    again = Sampler(sampler.buffer, "length", torch.Generator().set_state(sampler.generator.get_state()))
+    settings, critic = brain.config.critic, copy.deepcopy(brain.critic)
+    rows = again.sample_rows(settings.batch_size)
+    batch = again.gather_transitions(rows)
+    _, later = brain.ask_target_policy(gather_histories(again.buffer, find_bootstrap_rows(again.buffer, rows), 1))
+    _, now = brain.ask_target_policy(gather_histories(again.buffer, rows, 1))
+    assert now is not None and later is not None
+    actions, _ = later.sample(again.generator)
+    proposals = make_proposals((now, later), batch.actions, settings.conservative_samples, again.generator)
+    losses = critic.compute_policy_value_losses(batch, actions, proposals)
+    CriticOptimizer(critic, 1e-2).descend(losses.q_loss + 5 * losses.conservative_loss)
+    take_critic_step(brain, optimizer, sampler)
+    for name, value in critic.q.state_dict().items():
+        torch.testing.assert_close(brain.critic.q.state_dict()[name], value)
+
+
 def test_conservative_coefficient_lowers_q_off_the_data() -> None:
     gaps = []
     for coefficient in (0.0, 5.0):

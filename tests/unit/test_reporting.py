@@ -43,8 +43,9 @@ def make_cell(
     seed: int, policies: dict[str, Any], *, method: str = "vdt", source: str = "collected", **config: Any
 ) -> Any:
     identity = {"env": "walker2d-medium-v2", "preset": "smoke", "method": method, "seed": seed}
+    planner = {"planner.candidates": 2, "planner.planning_horizon": 3, "task.candidate_returns": (5000.0, 2500.0)}
     return {
-        "config": {**identity, "actor.q_coefficient": 0.03, "task.candidate_returns": (5000.0, 2500.0), **config},
+        "config": {**identity, **planner, "actor.q_coefficient": 0.03, **config},
         "snapshot": {
             "env": identity["env"],
             "source": source,

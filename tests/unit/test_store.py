@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy
 
+from flows.hooks import on_error
 from vdt.config import resolve_config
 from vdt.runtime import ROOT, describe_process
 from vdt.tracking import (
@@ -143,7 +145,9 @@ def test_an_older_database_is_upgraded_and_the_old_file_kept(home: Path, capsys:
         (None, "is damaged"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_left_as_it_is(home: Path, damage: str | None, message: str) -> None:
+def test_a_database_that_cannot_be_used_is_left_as_it_is(
+    home: Path, damage: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = home / ".vdt" / "mlflow.db"
     path.parent.mkdir(parents=True)
     if damage is None:
@@ -158,6 +162,10 @@ def test_a_database_that_cannot_be_used_is_left_as_it_is(home: Path, damage: str
         create_run(home, CONFIG, "1", "run")
     assert path.read_bytes() == before
     assert find_undelivered(home) == []
+    on_error(SimpleNamespace(id="17"))  # a flow that fails over it still says how to go on
+    output = capsys.readouterr().out
+    assert "resume --origin-run-id 17" in output and "WARNING: tracking: the store does not answer" in output
+    assert message in output and path.read_bytes() == before
 
 
 @pytest.mark.parametrize("begun", ["", "PRAGMA journal_mode=WAL", "CREATE TABLE one (value INTEGER); DROP TABLE one"])
