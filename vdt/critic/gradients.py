@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vdt.critic.networks import MLPEnsemble, compute_mish, compute_mish_parts, compute_mish_slope
+from vdt.linear import multiply_members
 
 ALIGNMENT = 16  # numbers: 64 bytes, a cache line and a vector register
 
@@ -103,7 +104,7 @@ class EnsemblePass:
         for weight, bias, layer, activation in zip(
             self.weights, self.biases, self.layers, [*self.activations, None], strict=True
         ):
-            torch.baddbmm(bias, self.inputs[-1], weight, out=layer)
+            multiply_members(self.inputs[-1], weight, layer, bias)
             if activation is not None:
                 self.inputs.append(activation.forward(layer))
         values: Tensor = self.layers[-1].squeeze(-1)
@@ -114,11 +115,11 @@ class EnsemblePass:
         gradient = gradient.unsqueeze(-1)
         for number in reversed(range(len(self.weights))):
             inputs = self.inputs[number][:, : self.trained_rows]
-            torch.bmm(inputs.transpose(1, 2), gradient, out=self.weight_gradients[number])
+            multiply_members(inputs.transpose(1, 2), gradient, self.weight_gradients[number])
             torch.sum(gradient, 1, keepdim=True, out=self.bias_gradients[number])
             if number > 0:
                 behind = self.hidden_gradients[number - 1]
-                torch.bmm(gradient, self.weights[number].transpose(1, 2), out=behind)
+                multiply_members(gradient, self.weights[number].transpose(1, 2), behind)
                 self.activations[number - 1].backward(behind)
                 gradient = behind
 
