@@ -21,9 +21,10 @@ class KeyValueCache:
 
     def extend(self, keys_values: Tensor) -> Tensor:
         """Append (2, B, H, L, D/H) of new tokens; all that the block has seen, likewise."""
-        start, self.length = self.length, self.length + keys_values.shape[3]
-        self.held[:, :, :, start : self.length] = keys_values
-        return self.held[:, :, :, : self.length]
+        count = keys_values.shape[3]
+        self.held.narrow(3, self.length, count).copy_(keys_values)
+        self.length += count
+        return self.held.narrow(3, 0, self.length)
 
 
 class CausalSelfAttention(nn.Module):
@@ -38,16 +39,19 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor, asking: int, cache: KeyValueCache | None = None) -> Tensor:
         """What the last `asking` of the tokens see: (B, L, D) -> (B, asking, D)."""
-        split = self.project_in(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, L, D/H)
-        query, key, value = split
-        query = query[:, :, query.shape[2] - asking :]
+        batch, length, _ = tokens.shape
+        split = self.project_in(tokens).view(batch, length, 3, self.heads, -1)
+        split = split.permute(2, 0, 3, 1, 4)  # (3, B, H, L, D/H)
+        query, key, value = split.unbind()
         if cache is not None:
-            key, value = cache.extend(split[1:])
+            key, value = cache.extend(split[1:]).unbind()
+        if asking < length:
+            query = query.narrow(2, length - asking, asking)
         seen = key.shape[2]
         mask = None if asking in (1, seen) else tokens.new_full((asking, seen), -torch.inf).triu_(seen - asking + 1)
         mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=asking == seen > 1)
-        out: Tensor = self.dropout(self.project_out(mixed.transpose(1, 2).flatten(2)))
-        return out
+        out: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
+        return self.dropout(out) if self.training else out
 
 
 class Block(nn.Module):
@@ -68,7 +72,7 @@ class Block(nn.Module):
     def forward(self, tokens: Tensor, asking: int, cache: KeyValueCache | None = None) -> Tensor:
         """What becomes of the last `asking` of the tokens: (B, L, D) -> (B, asking, D)."""
         attended = self.attention(self.norm_attention(tokens), asking, cache)
-        tokens = tokens[:, tokens.shape[1] - asking :] + attended
+        tokens = tokens.narrow(1, tokens.shape[1] - asking, asking) + attended
         out: Tensor = tokens + self.feedforward(self.norm_feedforward(tokens))
         return out
 
