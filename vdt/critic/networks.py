@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vdt.linear import apply_members
+
 
 @functools.cache
 def _constant(value: float, device: torch.device) -> Tensor:
@@ -87,7 +89,7 @@ class MLPEnsemble(nn.Module):
         hidden = inputs.unsqueeze(0).expand(self.weights[0].shape[0], -1, -1)
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.baddbmm(bias, hidden, weight)
+            hidden = apply_members(hidden, weight, bias)
             if layer < last:
                 hidden = ACTIVATIONS[self.activation](hidden)
         return hidden.squeeze(-1)

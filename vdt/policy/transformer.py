@@ -64,7 +64,7 @@ class Block(nn.Module):
         self.norm_feedforward = nn.LayerNorm(embedding_size)
         self.feedforward = nn.Sequential(
             Linear(embedding_size, 4 * embedding_size),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             Linear(4 * embedding_size, embedding_size),
             nn.Dropout(dropout),
         )
