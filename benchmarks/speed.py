@@ -152,16 +152,19 @@ def measure_acting(device: torch.device, repeats: int) -> Iterator[str]:
     for name, sizes in (("128 x 3", SMALL), ("256 x 6", LARGE)):
         setting = Setting(sizes, device)
         plain, ahead = PlannerSettings(returns[:1]), PlannerSettings(returns, 5, "learned")
+        present = PlannerSettings(returns[:1], context_length=1)
         runs: dict[str, tuple[int, int, PlannerSettings]] = {
             "1 episode": (1, 100, plain),
             "10 episodes": (10, 100, plain),
             "10 episodes, 5 x 5": (10, 25, ahead),
-            "10 episodes, present step only": (10, 100, PlannerSettings(returns[:1], context_length=1)),
+            "1 episode, present step only": (1, 100, present),
+            "10 episodes, present step only": (10, 100, present),
         }
         taken = time_in_turn({k: setting.roll_out(*v) for k, v in runs.items()}, device, repeats=repeats, seconds=0)
         speed = {key: episodes * steps / taken[key] for key, (episodes, steps, _) in runs.items()}
         for key, value in speed.items():
-            rows.append([name, key, f"{value:.0f}", f"{value / speed['1 episode']:.2f}"])
+            one = speed["1 episode, present step only" if "present" in key else "1 episode"]
+            rows.append([name, key, f"{value:.0f}", f"{value / one:.2f}"])
     yield "Acting in Walker2d-v4, K = 20\n"
     yield format_table(["policy", "what", "environment steps/s", "ratio to one episode"], rows)
     yield "\nOne decision with a full context of 20 steps, one episode\n"
