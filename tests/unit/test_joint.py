@@ -37,12 +37,18 @@ JOINT = ("td3bc", "awac", "cql", "qt")
 KILLED = ("td3bc", "cql")  # a deterministic one and a stochastic one with an online phase
 
 
+def disturb(policy: torch.nn.Module) -> None:
+    for parameter in policy.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+
+
 def make_joint(method: str, **changes: object) -> tuple[Brain, Sampler, CriticOptimizer]:
     config = make_config(changes, method=method)
     brain = make_brain(config, DATASET)
+    if config.policy.kind == "transformer":
+        disturb(brain.policy)  # its actions depend on the history
     brain.add_target_policy()
-    for parameter in brain.policy.parameters():  # a policy that is ahead of its copy, as in the middle of training
-        parameter.data += 0.3 * torch.randn_like(parameter)
+    disturb(brain.policy)  # it is ahead of its copy, as in the middle of training
     return brain, make_tiny_sampler(make_buffer(DATASET)), CriticOptimizer(brain.critic, 1e-2)
 
 

@@ -139,6 +139,18 @@ def test_seeds_merge_in_order_and_never_across_methods_or_data() -> None:
     assert results[0].milliseconds_per_step == (2.5, 2.5)
 
 
+def test_where_the_last_checkpoint_is_the_best_it_stands_for_both() -> None:
+    first, second = make_policies(0.0), make_policies(1.0)
+    first["online_best"] = {"single": make_evaluation([95.0, 97.0])}
+    results = {
+        r.policy: r for r in collect_results([make_cell(0, first), make_cell(1, second)]) if r.setting == "single"
+    }
+    assert results["online_best"].seeds == (0, 1)
+    assert results["online_best"].scores == ((95.0, 97.0), results["online"].scores[1])
+    assert results["online"].scores == ((80.1, 90.3), (81.1, 91.3))
+    assert "online_best" not in {r.policy for r in collect_results([make_cell(1, second)])}
+
+
 def test_the_same_cell_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="the same cell twice: env walker2d-medium-v2, method vdt"):
         collect_results([make_cell(0, make_policies(0.0)), make_cell(0, make_policies(0.0))])

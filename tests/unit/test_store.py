@@ -102,6 +102,9 @@ def test_a_step_finished_before_a_failure_is_repeated_in_a_run_of_its_own(home: 
     later = MLflowTracker(home, tracker.run_id, opening=make_continue_record("2", repeats=True))
     later.close()
     assert later.run_id == tracker.run_id, "later steps of the same flow run stay with it"
+    again = MLflowTracker(home, run_id, opening=make_continue_record("2", repeats=True))
+    again.close()
+    assert again.run_id == tracker.run_id, "so does the same step that was killed after it"
 
 
 def make_old_database(path: Path) -> str:
