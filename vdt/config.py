@@ -1,7 +1,7 @@
 """The whole configuration, merged from YAML and validated before any work. Its sections: `vdt/schema.py`.
 
-Merge order: `params/vdt.yaml` <- task <- preset <- method <- `--set`. Every value is checked where it enters, so that an
-error names the file or option it came from.
+Merge order: `params/vdt.yaml` <- task <- preset <- method <- `--set`. A task may say what it changes of a preset or a method,
+which goes over that layer. Every value is checked where it enters, so that an error names the file or option it came from.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _named_file(folder: str, name: str, what: str) -> Path:
 
 
 def load_tasks() -> dict[str, dict[str, Any]]:
-    """Every task by name: its `task:` facts and the settings its family or itself patches."""
+    """Every task by name: dotted key -> value. Keys below `presets.NAME` and `methods.NAME` hold under these alone."""
     tasks: dict[str, dict[str, Any]] = {}
     for path in sorted((PARAMS / "tasks").glob("*.yaml")):
         family = load_yaml(path)
@@ -209,13 +209,16 @@ def resolve_config(
     """
     given = parse_overrides(overrides)
     env, facts = _find_task(env, source, given)
-    preset_file = _named_file("presets", preset, "preset")
-    method_file = _named_file("methods", method, "method")
+    files = _named_file("presets", preset, "preset"), _named_file("methods", method, "method")
     values: dict[str, Any] = {}
     _apply(values, load_yaml(PARAMS / "vdt.yaml"), "params/vdt.yaml")
-    _apply(values, facts, f"params/tasks/ ({env})")
-    _apply(values, load_yaml(preset_file), f"params/presets/{preset}.yaml")
-    _apply(values, load_yaml(method_file), f"params/methods/{method}.yaml")
+    own = {key: value for key, value in facts.items() if not key.startswith(("presets.", "methods."))}
+    _apply(values, own, f"params/tasks/ ({env})")
+    for file in files:
+        layer = f"{file.parent.name}.{file.stem}."  # "presets.laptop.", "methods.iql."
+        changed = {key.removeprefix(layer): value for key, value in facts.items() if key.startswith(layer)}
+        _apply(values, load_yaml(file), f"params/{file.parent.name}/{file.name}")
+        _apply(values, changed, f"params/tasks/ ({env}, {layer[:-1]})")
     if values["task.environment_id"] is None:  # budgets of presets do not apply
         _apply(values, {"online.environment_steps": 0}, "data without an environment")
     _apply(values, given, "--set")

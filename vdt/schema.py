@@ -70,6 +70,7 @@ class DataConfig:
     seed: int = knob(low=0)
     held_out_fraction: float = knob(low=0.0, high=0.5)
     keep_best_fraction: float = knob(low=1e-6, high=1.0)
+    min_observation_std: float = knob(low=0.0)
     trajectory_weighting: str = knob(choices=("length", "uniform"))
 
 

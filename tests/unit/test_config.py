@@ -98,6 +98,42 @@ def test_families_patch_the_method_and_methods_patch_families(env: str) -> None:
     assert resolve_config(env, overrides="critic.expectile=0.6").critic.expectile == 0.6
 
 
+def test_a_task_patches_presets_and_methods_by_name(params: Path) -> None:
+    path = params / "tasks" / "gym.yaml"
+    family = yaml.safe_load(path.read_text())
+    family["shared"] = {
+        "presets": {"laptop": {"critic": {"n_step": 6}}},
+        "methods": {"vdt": {"critic": {"n_step": 7}}},
+    }
+    path.write_text(yaml.safe_dump(family))
+    got = {
+        (p, m): resolve_config(ENV, preset=p, method=m).critic.n_step
+        for p in ("plain", "laptop")
+        for m in ("plain", "vdt")
+    }
+    assert got == {("plain", "plain"): 2, ("laptop", "plain"): 6, ("plain", "vdt"): 7, ("laptop", "vdt"): 7}
+
+
+def test_tasks_patch_only_presets_and_methods_that_exist() -> None:
+    named = {tuple(key.split(".")[:2]) for facts in load_tasks().values() for key in facts}
+    assert {name for kind, name in named if kind == "presets"} <= set(PRESETS)
+    assert {name for kind, name in named if kind == "methods"} <= set(METHODS)
+
+
+def test_iql_takes_the_temperature_and_expectile_of_its_paper_on_every_family() -> None:
+    configs = {
+        env: resolve_config(env, method="iql")
+        for env in (ENV, "door-human-v1", "kitchen-complete-v0", "antmaze-umaze-v0")
+    }
+    found = {env: (c.critic.expectile, c.actor.inverse_temperature, c.policy.dropout) for env, c in configs.items()}
+    assert found == {
+        ENV: (0.7, 3.0, 0.0),
+        "door-human-v1": (0.7, 0.5, 0.1),
+        "kitchen-complete-v0": (0.7, 0.5, 0.1),
+        "antmaze-umaze-v0": (0.9, 10.0, 0.0),
+    }
+
+
 def test_baselines_switch_the_critic_off() -> None:
     for method in ("dt", "bc"):
         config = resolve_config(ENV, method=method)

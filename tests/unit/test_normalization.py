@@ -27,6 +27,13 @@ def test_every_row_counts_the_last_observation_too() -> None:
     torch.testing.assert_close(seen.std(0, correction=0), torch.ones(2), atol=1e-5, rtol=0)
 
 
+def test_a_floor_keeps_noise_small_and_still_moves_alone() -> None:
+    observations = np.float32([[0, 7, 0.25], [2, 7, 0.5], [4, 7, 0.25]])
+    trajectory = Trajectory(observations, np.zeros((2, 1), np.float32), np.zeros(2, np.float32), False)
+    dataset = TrajectoryDataset.from_trajectories([trajectory])
+    torch.testing.assert_close(Normalizer.fit(dataset, 0.5).std, torch.tensor([(8 / 3) ** 0.5, 1.0, 0.5]))
+
+
 def test_denormalize_is_the_inverse() -> None:
     normalizer = Normalizer(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0]))
     raw = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))

@@ -62,6 +62,12 @@ def test_actor_checkpoint_is_a_whole_agent(actor_path: Path, critic_path: Path) 
     assert brain.weighting.inverse_temperature > 0 and brain.weighting.mean_weight > 0
 
 
+def test_the_normaliser_has_the_floor_that_is_asked_for(tmp_path: Path) -> None:
+    config = make_config({"data.min_observation_std": 50.0, "critic.gradient_steps": 1})
+    source = load_state(pretrain_critic(config, DATASET, NullTracker(), make_store(tmp_path)))
+    assert source["normalizer"]["std"].tolist() == [50.0] * DATASET.observation_size
+
+
 def test_actor_training_leaves_the_critic_bit_for_bit(actor_path: Path, critic_path: Path) -> None:
     assert_identical(load_state(actor_path)["brain"]["critic"], load_state(critic_path)["critic"])
 

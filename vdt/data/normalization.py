@@ -20,18 +20,18 @@ class Normalizer:
 
     Attributes:
         mean: (S,).
-        std: (S,), 1 where the data never moves.
+        std: (S,), at least the floor, and 1 where the data never moves.
     """
 
     mean: Tensor
     std: Tensor
 
     @classmethod
-    def fit(cls, dataset: TrajectoryDataset) -> Normalizer:
-        """Mean and standard deviation over all rows of a data set."""
+    def fit(cls, dataset: TrajectoryDataset, floor: float = 0.0) -> Normalizer:
+        """Mean and standard deviation over all rows of a data set; a lower `floor` of the latter keeps mere noise small."""
         mean = dataset.observations.mean(axis=0, dtype=np.float64)
         std = dataset.observations.std(axis=0, dtype=np.float64)
-        std = np.where(std < MIN_STD, 1.0, std)
+        std = np.where(std < MIN_STD, 1.0, np.maximum(std, floor))
         return cls(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
 
     def normalize(self, observations: Tensor) -> Tensor:

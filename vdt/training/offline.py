@@ -69,7 +69,7 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
     seed_streams(config.seed)
     critic = Critic(config.task.observation_size, config.task.action_size, config.critic).to(device)
     optimizer = CriticOptimizer(critic, config.critic.learning_rate)
-    normalizer = Normalizer.fit(dataset).to(device)
+    normalizer = Normalizer.fit(dataset, config.data.min_observation_std).to(device)
     reward_scale = compute_reward_scale(config.task.reward_scaling, dataset.episode_returns)
     buffer = make_offline_buffer(config, dataset, normalizer, reward_scale)
     sampler = make_sampler(config, buffer, 1)
