@@ -90,7 +90,7 @@ class VDTFlow(FlowSpec):
     def seed_buffer(self) -> None:
         """Fill the trajectory buffer with the highest-return offline trajectories."""
         with open_stage(self, track=False) as stage:
-            from vdt.training.online import seed_buffer
+            from vdt.data.seeding import seed_buffer
 
             self.buffer = stage.describe(seed_buffer(stage.config, stage.load_dataset(), stage.folder / "buffer.hdf5"))
         self.next(self.tune_online)

@@ -22,14 +22,15 @@ from builders_for_tests import (
 )
 from reference.method_terms import conservative_loss_loop, log_density_loop
 from vdt.agent import Brain
+from vdt.critic.optimizer import CriticOptimizer
 from vdt.data.histories import find_bootstrap_rows, gather_histories
 from vdt.data.sampling import Sampler
+from vdt.data.seeding import seed_buffer
 from vdt.tracking import NullTracker
 from vdt.training.checkpoint import load_state
 from vdt.training.joint import blur_actions, make_proposals, split_critic_steps, take_critic_step
 from vdt.training.offline import pretrain_critic, train_actor
-from vdt.training.online import seed_buffer, tune_online
-from vdt.training.update import make_critic_optimizer, step_critic
+from vdt.training.online import tune_online
 
 DATASET = make_dataset((5, 1, 7, 3, 6, 2, 4, 4))
 JOINT = ("td3bc", "awac", "cql", "qt")
@@ -41,14 +42,14 @@ def disturb(policy: torch.nn.Module) -> None:
         parameter.data += 0.3 * torch.randn_like(parameter)
 
 
-def make_joint(method: str, **changes: object) -> tuple[Brain, Sampler, torch.optim.Optimizer]:
+def make_joint(method: str, **changes: object) -> tuple[Brain, Sampler, CriticOptimizer]:
     config = make_config(changes, method=method)
     brain = make_brain(config, DATASET)
     if config.policy.kind == "transformer":
         disturb(brain.policy)  # its actions depend on the history
     brain.add_target_policy()
     disturb(brain.policy)  # it is ahead of its copy, as in the middle of training
-    return brain, make_tiny_sampler(make_buffer(DATASET)), make_critic_optimizer(brain.critic, 1e-2)
+    return brain, make_tiny_sampler(make_buffer(DATASET)), CriticOptimizer(brain.critic, 1e-2)
 
 
 # Turns
@@ -170,7 +171,7 @@ def test_cqls_step_is_that_of_drawn_actions_and_a_weighted_term() -> None:
     actions, _ = later.sample(again.generator)
     proposals = make_proposals((now, later), batch.actions, settings.conservative_samples, again.generator)
     losses = critic.compute_policy_value_losses(batch, actions, proposals)
-    step_critic(critic, make_critic_optimizer(critic, 1e-2), losses.q_loss + 5 * losses.conservative_loss)
+    CriticOptimizer(critic, 1e-2).descend(losses.q_loss + 5 * losses.conservative_loss)
     take_critic_step(brain, optimizer, sampler)
     for name, value in critic.q.state_dict().items():
         torch.testing.assert_close(brain.critic.q.state_dict()[name], value)

@@ -11,12 +11,13 @@ from builders_for_tests import make_config, make_dataset, make_store, make_traje
 from vdt.agent import Brain, PlannerSettings
 from vdt.config import PARAMS, Config, ConfigError, resolve_config
 from vdt.data.normalization import Normalizer
+from vdt.data.seeding import seed_buffer
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.evaluation import evaluate
 from vdt.tracking import NullTracker
 from vdt.training.checkpoint import load_state
 from vdt.training.offline import make_offline_buffer, pretrain_critic, train_actor
-from vdt.training.online import make_tuner, seed_buffer
+from vdt.training.online import make_tuner
 
 ENV = "walker2d-medium-v2"
 METHOD_PAGE = (Path(__file__).resolve().parents[2] / "docs" / "method.md").read_text().split("## 8.")[1]

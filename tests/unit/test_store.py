@@ -181,5 +181,12 @@ def test_a_database_whose_creation_was_killed_is_new(home: Path, begun: str) -> 
     assert open_store(home).get_run(create_run(home, CONFIG, "1", "run")).info.status == "RUNNING"
 
 
+def test_only_the_creation_leaves_writing_to_the_system(home: Path) -> None:
+    client = open_store(home)
+    with client._tracking_client.store.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() != 0
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
 def test_who_we_are_is_ours_alone() -> None:
     assert describe_process(1) != describe_process(2)
