@@ -188,9 +188,12 @@ def test_the_best_is_kept_beside_the_newest_over_kills(tmp_path: Path) -> None:
         store.save(step, make_state(step), score)
     assert list_steps(old) == [20, 30]
     resumed = make_store(own, old, keep=1)
-    for step, score in ((40, 4.0), (50, 6.0), (60, 3.0)):
-        resumed.save(step, make_state(step), score)
-    assert list_steps(own) == [50, 60], "40 was not the best: the ancestor has a better one"
+    resumed.save(40, make_state(40), 4.0)
+    best = resumed.find_best()
+    assert not (own / "BEST").exists() and best is not None, "40 is not the best: the ancestor has a better one"
+    assert best.parent == old and best.name.startswith("000000020.")
+    fifty, _ = (resumed.save(step, make_state(step), score) for step, score in ((50, 6.0), (60, 3.0)))
+    assert list_steps(own) == [50, 60] and resumed.find_best() == fifty
     assert json.loads((own / "BEST").read_text())["score"] == 6.0
     again = resumed.save(70, make_state(70), 6.0)
     assert resumed.find_best() == again, "a score that is met again was made again"
