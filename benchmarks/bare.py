@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vdt.agent import Brain
 from vdt.config import Config
 from vdt.data.batches import SequenceBatch, TransitionBatch
+from vdt.linear import Linear
 from vdt.policy.decision_transformer import DecisionTransformer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "mish": nn.Mish}
@@ -56,7 +57,7 @@ def make_critic_loop(config: Config, batch: TransitionBatch) -> Callable[[], obj
 
 
 def make_actor_loop(brain: Brain, batch: SequenceBatch, *, guided: bool) -> Callable[[], object]:
-    """A step of the same transformer on one prepared batch: no sampling, no masks, no metrics.
+    """A step of the same transformer, with PyTorch's Linear, on one prepared batch: no sampling, no masks, no metrics.
 
     Args:
         brain: sizes and, if guided, the critic.
@@ -67,6 +68,9 @@ def make_actor_loop(brain: Brain, batch: SequenceBatch, *, guided: bool) -> Call
     task, actor = config.task, config.actor
     policy = DecisionTransformer(task.observation_size, task.action_size, task.horizon, config.policy)
     policy = policy.to(batch.observations.device).train()
+    for module in policy.modules():
+        if isinstance(module, Linear):
+            module.__class__ = nn.Linear  # PyTorch's own products
     optimizer = torch.optim.AdamW(policy.parameters(), lr=actor.learning_rate, fused=True)
     critic = brain.critic
 

@@ -75,7 +75,6 @@ def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Plan], Study | Non
     for option, field in (("env", "envs"), ("method", "methods")):
         if option in given:
             changes[field] = tuple(split_words(given[option], f"--{option}"))
-            _check_part(named, field, changes[field])
     study = replace(study, **changes)
     plans = expand(study, given.get("set", ""))
     for plan in plans:
@@ -88,14 +87,6 @@ def _read_seeds(text: str) -> tuple[int, ...]:
     if not all(word.isdecimal() for word in words):
         raise ConfigError(f"--seeds takes whole numbers from 0, separated by commas, not {text!r}")
     return tuple(map(int, words))
-
-
-def _check_part(study: Study | None, field: str, words: tuple[str, ...]) -> None:
-    """With a study, --env and --method take a part of what it names."""
-    for word in words if study else ():
-        known = getattr(study, field)
-        if word not in known:
-            raise ConfigError(f"{word!r} is not among the {field} of {getattr(study, 'place', '')}: {', '.join(known)}")
 
 
 def _check_source(source: str) -> None:
@@ -159,9 +150,9 @@ def check_command_line(argv: list[str]) -> None:
     if given.help or command != "run":
         return
     try:
-        plans, study = resolve_cells(vars(given))
-        if not study and Path(argv[0]).name != FLOW:
+        if not given.study and Path(argv[0]).name != FLOW:
             raise ConfigError("--study needs the name or the path of a study file")
+        plans, study = resolve_cells(vars(given))
         if study and Path(argv[0]).name == FLOW:
             from flows.studies import get_reuse, report_instead
 

@@ -10,13 +10,16 @@ from vdt.runtime import home
 
 def on_error(run: Any) -> None:
     """Print how to go on, and mark the MLflow runs as failed; the report step marks them as finished."""
-    from vdt.tracking import find_runs, finish_runs, get_store_errors
+    from vdt.tracking import StoreError, find_runs, finish_runs, get_first_line, get_store_errors
 
     print(
         f"The run failed. Its completed steps are kept. To continue:\n\n    {make_resume_command(run.id)}\n", flush=True
     )
+    expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors())
     try:
         finish_runs(home(), find_runs(home(), run.id), "FAILED")
-    except get_store_errors() as error:
-        reason = str(error).strip().splitlines()[0]
-        print(f"WARNING: tracking: the store does not answer ({reason}); the runs stay open until they are resumed")
+    except expected as error:
+        print(
+            f"WARNING: tracking: the store does not answer ({get_first_line(error)}); the runs stay open until they are "
+            "resumed"
+        )

@@ -25,9 +25,9 @@ class ReportFlow(FlowSpec):
     end    where it is
     """
 
-    env = Parameter("env", help="some of the study's envs; empty: all", default="")
+    env = Parameter("env", help="instead of the study's", default="")
     preset = Parameter("preset", help="instead of the study's", default="")
-    method = Parameter("method", help="some of the study's methods; empty: all", default="")
+    method = Parameter("method", help="instead of the study's", default="")
     seeds = Parameter("seeds", help="instead of the study's", default="")
     source = Parameter("source", help="instead of the study's", default="")
     overrides = Parameter("set", help="over the study's settings", default="")

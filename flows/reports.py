@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from flows.cells import COMMAND, resolve_cells
 from flows.studies import describe_cell, get_reuse, split_finished
 from flows.transfer import describe_file
 from vdt.config import ConfigError
-from vdt.files import make_file_name
+from vdt.files import make_file_name, replace_folder, write_text
 from vdt.runtime import home
 
 
@@ -77,13 +76,9 @@ def _write(cells: Sequence[Mapping[str, Any]], study: Mapping[str, Any] | None) 
         current.card.append(Image(figure.read_bytes(), figure.stem))
     envs = {make_file_name(cell["config"]["env"]) for cell in cells}
     if study:
-        newest = home() / "reports" / f"study-{study['name']}"
-        shutil.rmtree(newest, ignore_errors=True)
-        shutil.copytree(path.parent, newest)
+        replace_folder(path.parent, home() / "reports" / f"study-{study['name']}")
     elif len(envs) == 1:  # a run of one env is also found under the env's name (`dvc.yaml` names that file)
-        newest = home() / "reports" / envs.pop()
-        newest.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path.with_name("report.json"), newest / "report.json")
+        write_text(home() / "reports" / envs.pop() / "report.json", path.with_name("report.json").read_text())
     return path
 
 
@@ -93,6 +88,7 @@ def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[
         REPORT_OF,
         create_named_run,
         find_study_run,
+        get_first_line,
         get_store_errors,
         make_artifact_records,
         submit,
@@ -103,7 +99,7 @@ def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[
         run_id = find_study_run(home(), name)
     except get_store_errors() as error:
         print(
-            f"WARNING: tracking: the store does not answer ({error}); the report of {name} is not kept there",
+            f"WARNING: tracking: the store does not answer ({get_first_line(error)}); the report of {name} is not kept there",
             flush=True,
         )
         return []

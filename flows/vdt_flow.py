@@ -43,7 +43,9 @@ class VDTFlow(FlowSpec):
     seeds = Parameter("seeds", help="whole numbers, separated by commas; default 0", default="")
     source = Parameter("source", help="auto (default), collected, d4rl, minari, or path:FILE", default="")
     overrides = Parameter("set", help='changes, e.g. "critic.expectile=0.8 online.environment_steps=0"', default="")
-    study = Parameter("study", help="a file of params/studies/, by name or path; the above then narrow it", default="")
+    study = Parameter(
+        "study", help="a file of params/studies/, by name or path; the above then override it", default=""
+    )
     reuse = Parameter("reuse", help="of a study's finished cells: exact (default), settings, none", default="")
 
     @step
@@ -88,7 +90,7 @@ class VDTFlow(FlowSpec):
     def seed_buffer(self) -> None:
         """Fill the trajectory buffer with the highest-return offline trajectories."""
         with open_stage(self, track=False) as stage:
-            from vdt.training.online import seed_buffer
+            from vdt.data.seeding import seed_buffer
 
             self.buffer = stage.describe(seed_buffer(stage.config, stage.load_dataset(), stage.folder / "buffer.hdf5"))
         self.next(self.tune_online)
@@ -130,7 +132,8 @@ class VDTFlow(FlowSpec):
         """One table over cells, with uncertainty."""
         from flows.reports import make_report
 
-        self.report_path, self.mlflow_run_ids, self.report_files = make_report(self, inputs)
+        with clear_errors():
+            self.report_path, self.mlflow_run_ids, self.report_files = make_report(self, inputs)
         self.next(self.end)
 
     @step

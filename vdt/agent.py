@@ -228,5 +228,6 @@ class Agent:
         self._history.set_action(torch.from_numpy(actions).to(self.device))
         scaled = torch.from_numpy(rewards).to(self.device) / self.brain.config.task.return_scale
         self._history.align_returns(scaled)
-        self._history.keep(torch.from_numpy(active).to(self.device))
-        self.environments = [e for e, kept in zip(self.environments, active, strict=True) if kept]
+        if not active.all():
+            self._history.keep(torch.from_numpy(active).to(self.device))
+            self.environments = [e for e, kept in zip(self.environments, active, strict=True) if kept]

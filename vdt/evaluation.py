@@ -136,7 +136,8 @@ def make_evaluation_settings(config: Config) -> dict[str, PlannerSettings]:
     settings = {"single": PlannerSettings(returns[:1], context_length=context)}
     if len(returns) > 1:
         settings["candidates"] = PlannerSettings(returns, context_length=context)
-        horizon = max(config.planner.planning_horizon, config.evaluation.lookahead_horizon)
+        acting = config.planner.planning_horizon
+        horizon = acting if acting > 1 else config.evaluation.lookahead_horizon
         if horizon > 1:
             model = config.planner.env_model if config.planner.env_model != "none" else "learned"
             settings["lookahead"] = PlannerSettings(returns, horizon, model, context)

@@ -280,7 +280,7 @@ def _draw_weights(lines: Mapping[str, Sequence[tuple[str, Any]]], title: str) ->
 
 def _draw_profiles(profiles: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
     """Share of runs above each score, with bootstrap bands."""
-    figure, (axes,) = _make_panels(1, "Performance profiles, offline policies, all envs")
+    figure, (axes,) = _make_panels(1, "Performance profiles, offline policies, envs that all methods have")
     every = [score for scores in profiles.values() for task in scores for score in task]
     thresholds = np.linspace(min(0.0, *every), max(every) * 1.02 + 1e-9, GRID).tolist()
     for number, (method, scores) in enumerate(profiles.items()):

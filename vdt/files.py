@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -79,6 +80,16 @@ def hold_lock(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)  # releases the lock
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Make `target` a copy of `source`: one that reads there finds the old content, for a moment none, or all of the new."""
+    fresh = target.with_name(f".{target.name}.part")
+    with hold_lock(target.with_name(f".{target.name}.lock"), str(target)):
+        shutil.rmtree(fresh, ignore_errors=True)  # left by a kill
+        shutil.copytree(source, fresh)
+        shutil.rmtree(target, ignore_errors=True)
+        fresh.rename(target)
 
 
 def compute_file_digest(path: Path, algorithm: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vdt.config import PARAMS
+from vdt.config import PARAMS, load_tasks
 from vdt.plain_yaml import load_yaml
 from vdt.values import ConfigError, suggest
 
@@ -35,9 +35,10 @@ class Published:
             return None
         return self.rows.get(env, {}).get(method if self.by == "method" else patch)
 
-    def rows_are_envs(self, cells: Iterable[Mapping[str, Any]]) -> bool:
-        """Whether its rows are envs, some of ours among them; a table of other quantities is shown as it is."""
-        return any(cell["config"]["env"] in self.rows for cell in cells)
+    @property
+    def rows_are_envs(self) -> bool:
+        """Whether its rows are envs; a table of other quantities is shown as it is."""
+        return any(name in load_tasks() for name in self.rows)
 
     def format(self, value: Any) -> str:
         """A value as it was printed."""

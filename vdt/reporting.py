@@ -89,18 +89,14 @@ def write_report(
     write_text(folder / "report.json", json.dumps({**document, "not_finite": odd}, indent=1, allow_nan=False) + "\n")
     sections = [
         *_introduce(cells, study or {}),
-        *(
-            _show(tabulate_published(cells, headlines, published))
-            if published and published.rows_are_envs(cells)
-            else ()
-        ),
+        *(_show(tabulate_published(cells, headlines, published)) if published and published.rows_are_envs else ()),
         *(_show(tabulate_aggregates(aggregates)) if len(results) > 1 and study else ()),
         *_show(tabulate_improvements(improvements)),
         *_tabulate_results("Results", results),
         *_tabulate_changes(changes),
         *_tabulate_held_out(cells),
         *_show(tabulate_diagnostics(cells)),
-        *_show(tabulate_cost(cells, published if published and not published.rows_are_envs(cells) else None)),
+        *_show(tabulate_cost(cells, published if published and not published.rows_are_envs else None)),
         *_tabulate_results("Results per cell", per_cell if len(per_cell) > len(results) else []),
         *_tabulate_config_differences(cells),
         *_tabulate_cells(cells),

@@ -146,13 +146,16 @@ def name_method(cell: Cell) -> str:
 
 def find_headline(config: Mapping[str, Any]) -> str:
     """The look-ahead setting that a flat configuration acts with: one number stands for the cell."""
-    if config.get("planner.candidates", 1) == 1:
+    if min(config["planner.candidates"], len(config["task.candidate_returns"])) == 1:
         return "single"
-    return "candidates" if config.get("planner.planning_horizon", 1) == 1 else "lookahead"
+    return "candidates" if config["planner.planning_horizon"] == 1 else "lookahead"
 
 
 def collect_results(cells: Iterable[Cell]) -> list[Result]:
     """One result per env, data, method, policy and look-ahead setting, over all seeds among `cells`.
+
+    A seed whose best online checkpoint is its last has no `online_best` of its own; there `online` stands for both, else
+    only the seeds that fell off at the end would be averaged.
 
     Raises:
         ValueError: if the same cell is given twice.
@@ -161,6 +164,11 @@ def collect_results(cells: Iterable[Cell]) -> list[Result]:
     for cell in cells:
         for result in _read_cell(cell):
             groups.setdefault((*result.group, result.policy, result.setting), []).append(result)
+    for (*group, policy, setting), results in groups.items():
+        if policy == "online_best":
+            known = {result.seeds for result in results}
+            last = (result for result in groups[(*group, "online", setting)] if result.seeds not in known)
+            results += [dataclasses.replace(result, policy=policy) for result in last]
     return [_merge_seeds(results) for results in groups.values()]
 
 

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import gc
 import importlib.metadata
+import inspect
 import os
 import platform
 import resource
@@ -243,6 +244,23 @@ def quick_imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def skip_compiler() -> None:
+    """Let optimizers be made without importing torch.compile's machinery, which nothing here uses: 1 s of each step."""
+    from torch.optim import Optimizer
+
+    for method in (Optimizer.add_param_group, Optimizer.zero_grad, Optimizer.state_dict, Optimizer.load_state_dict):
+        plain = inspect.unwrap(method)
+        plain.__dynamo_disable = plain  # what PyTorch puts there after the import
+
+
+def take_step(optimizer: torch.optim.Optimizer) -> None:
+    """`optimizer.step()` without what PyTorch wraps it in for torch.compile and its profiler."""
+    import torch
+
+    with torch.no_grad():
+        inspect.unwrap(type(optimizer).step)(optimizer)
 
 
 def count_cells_in_parallel(cells: int) -> int:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata, trim_mean
 
 Array = npt.NDArray[np.float64]
 Scores = Sequence[Sequence[float]]  # per task, per run
@@ -41,11 +40,14 @@ class Interval:
 
 def compute_iqm(scores: Scores) -> float:
     """Interquartile mean: the mean of all tasks' runs without the lowest and the highest quarter of them."""
+    from scipy.stats import trim_mean  # here: half a second, and whoever needs a mean need not wait for it
+
     return float(trim_mean(np.concatenate([np.asarray(task, np.float64) for task in _check(scores)]), 0.25))
 
 
 def compute_iqm_interval(scores: Scores, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """`compute_iqm` with its stratified bootstrap interval."""
+    from scipy.stats import trim_mean
 
     def compute(samples: Sequence[Array]) -> Array:
         means: Array = trim_mean(np.concatenate(samples, axis=1), 0.25, axis=1)
@@ -82,6 +84,8 @@ def compute_improvement_interval(
 
 def _compare(first: Array, second: Array) -> Array:
     """P(x > y) + P(x = y) / 2 in each row: (R, N), (R, M) -> (R,), from the rank sum of `first` (Mann and Whitney)."""
+    from scipy.stats import rankdata
+
     n, m = first.shape[1], second.shape[1]
     ranks = rankdata(np.concatenate([first, second], axis=1), axis=1)[:, :n].sum(axis=1)
     shares: Array = (ranks - n * (n + 1) / 2) / (n * m)

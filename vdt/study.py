@@ -141,7 +141,7 @@ def expand(study: Study, overrides: str = "") -> list[Plan]:
     """Every cell of a study, in the order env, method, patch, seed.
 
     Args:
-        study: what the file says, or a narrowed one.
+        study: what the file says, or a changed one.
         overrides: `--set` text, which goes over the file's settings.
 
     Raises:
@@ -159,7 +159,7 @@ def expand(study: Study, overrides: str = "") -> list[Plan]:
                         preset=study.preset,
                         method=method,
                         source=study.source,
-                        seed=study.seeds[0],
+                        seed=min(study.seeds),
                         overrides=text,
                     )
                 except ConfigError as error:

@@ -14,6 +14,7 @@ from vdt.published import Published
 from vdt.results import Cell, Result, compute_estimate, name_method
 
 KINDS = ("machine", "gpu")  # of memory
+NO_WIDTH = "With one run per env an interval has no width: it does not say how another run would do."
 PHASES = ("pretrain_critic", "train_actor", "tune_online", "evaluate")
 
 
@@ -47,7 +48,7 @@ def tabulate_aggregates(aggregates: Sequence[Aggregate]) -> Table:
     note = (
         "normalized_score with the look-ahead that each method acts with, over the envs that all methods have. IQM: mean of "
         "all runs without the lowest and highest quarter; its interval is a bootstrap of runs within each env, rough for "
-        "few seeds."
+        f"few seeds. {NO_WIDTH}"
     )
     return Table("Over all envs", header, rows, note)
 
@@ -61,7 +62,8 @@ def tabulate_improvements(improvements: Sequence[Improvement]) -> Table:
         rows.append((name_policy(i.policy), i.method, i.baseline, i.tasks, interval))
     header = ("policy", "method", "against", "envs", "P(improvement) [95 % interval]")
     note = (
-        "Probability that a run of the method scores above a run of the other, a tie counting one half; mean over envs."
+        "Probability that a run of the method scores above a run of the other, a tie counting one half; mean over envs. "
+        f"{NO_WIDTH}"
     )
     return Table("Probability of improvement", header, rows, note)
 

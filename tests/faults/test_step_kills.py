@@ -20,10 +20,11 @@ import pytest
 
 from builders_for_tests import assert_identical, make_config, make_dataset, make_store
 from vdt.config import resolve_config
+from vdt.data.seeding import seed_buffer
 from vdt.tracking import MLflowTracker, NullTracker, create_run, open_store
 from vdt.training.checkpoint import load_state
 from vdt.training.offline import pretrain_critic, train_actor
-from vdt.training.online import seed_buffer, tune_online
+from vdt.training.online import tune_online
 
 CONFIG = make_config({"critic.gradient_steps": 200, "actor.gradient_steps": 80, "online.environment_steps": 120})
 DATASET = make_dataset((5, 1, 7, 3, 6, 2, 4, 4))

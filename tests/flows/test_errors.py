@@ -1,5 +1,7 @@
 """Wrong input through the real command line: one clear error, an exit code, and nothing done."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -7,7 +9,8 @@ import numpy as np
 import pytest
 
 from data_for_tests import NOWHERE
-from flow_for_tests import ENV, run_flow
+from flow_for_tests import ENV, make_variables, run_flow
+from flows.studies import REPORT_FLOW
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,13 @@ def test_wrong_configuration(tmp_path: Path, words: list[str], message: str) -> 
     assert line.startswith("error: ")
     assert message.format(folder=tmp_path) in line
     assert not (tmp_path / "home").exists(), "nothing is written before the configuration is right"
+
+
+def test_a_report_of_no_study(tmp_path: Path) -> None:
+    command = [sys.executable, str(REPORT_FLOW), "run", "--seeds", "0"]
+    done = subprocess.run(command, cwd=tmp_path, env=make_variables(tmp_path), capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --study needs the name or the path of a study file\n"
 
 
 @pytest.mark.parametrize("blocked", [".", "data", ".vdt"])

@@ -11,6 +11,7 @@ from builders_for_tests import make_config, make_store
 from environments_for_tests import PAY_ACTION
 from vdt.agent import Agent, Brain, PlannerSettings
 from vdt.config import Config, resolve_config
+from vdt.data.seeding import seed_buffer
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_gymnasium_environment
 from vdt.evaluation import evaluate
@@ -18,7 +19,7 @@ from vdt.rollout import collect_trajectories
 from vdt.tracking import NullTracker
 from vdt.training.checkpoint import load_state
 from vdt.training.offline import pretrain_critic, train_actor
-from vdt.training.online import seed_buffer, tune_online
+from vdt.training.online import tune_online
 
 pytestmark = pytest.mark.learning
 TASK: dict[str, Any] = {

@@ -26,6 +26,7 @@ from environments_for_tests import CONSTANT, COUNTDOWN
 from vdt.agent import Agent, Brain, PlannerSettings
 from vdt.config import load_tasks
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
+from vdt.data.seeding import seed_buffer, select_best_trajectories
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_environment, make_gymnasium_environment
 from vdt.evaluation import evaluate
@@ -34,7 +35,7 @@ from vdt.rollout import collect_trajectories
 from vdt.tracking import NullTracker
 from vdt.training.checkpoint import load_state
 from vdt.training.offline import make_target_settings, pretrain_critic, train_actor
-from vdt.training.online import make_tuner, seed_buffer, select_best_trajectories
+from vdt.training.online import make_tuner
 from vdt.training.update import compute_learning_rate, compute_policy_losses
 
 PENDULUM = {"task.environment_id": "InvertedPendulum-v5", "task.observation_size": 4, "task.horizon": 6}
@@ -92,10 +93,10 @@ def test_lookahead_starts_from_present_state() -> None:
 
     environment = make_gymnasium_environment("InvertedPendulum-v5", 6)
     (trajectory,) = collect_trajectories(Watched(), [environment], [3])
-    assert len(trajectory) == len(chosen) >= 4 and len(scored) == 2 * len(chosen)  # E = 2 scores per step
+    assert len(trajectory) == len(chosen) >= 4 and len(scored) == len(chosen)  # E = 2 scores at once
     seen = brain.normalizer.normalize(torch.from_numpy(trajectory.observations))
     for step, candidate in enumerate(chosen):
-        now, imagined = scored[2 * step][0], scored[2 * step + 1][0]
+        now, imagined = scored[step][0]
         torch.testing.assert_close(now, seen[step].expand(2, -1), atol=1e-5, rtol=1e-4)
         if step % 2 == 1:  # the oracle imagined for the winner exactly what then happened
             torch.testing.assert_close(imagined[candidate], seen[step + 1], atol=1e-4, rtol=1e-3)
@@ -157,14 +158,13 @@ def test_policy_and_critic_see_same_normalised_observations(env_model: str) -> N
     brain = make_lively_brain(PENDULUM)
     proposals, scored = record(brain.policy.embed_observation), record(brain.critic.target_q)
     trajectory = roll_out(brain, PlannerSettings((4.0, 2.0), 3, env_model))
-    assert len(proposals) == len(scored) == 3 * len(trajectory)
-    for (observations,), (judged, _) in zip(
-        proposals, scored, strict=True
-    ):  # a history (C, L, S), or one imagined step
-        assert torch.equal(observations if observations.dim() == 2 else observations[:, -1], judged)
+    assert len(proposals) == 3 * len(scored) == 3 * len(trajectory)
     seen = brain.normalizer.normalize(torch.from_numpy(trajectory.observations))
-    for step in range(len(trajectory)):
-        torch.testing.assert_close(scored[3 * step][0], seen[step].expand(2, -1))
+    for step, (judged, _) in enumerate(scored):
+        for imagined in range(3):  # the policy is shown a history (N, 1, L, S), or one imagined step of both candidates
+            (observations,) = proposals[3 * step + imagined]
+            assert torch.equal(observations[..., -1, :].flatten(0, -2).expand(2, -1), judged[imagined])
+        torch.testing.assert_close(judged[0], seen[step].expand(2, -1))
 
 
 # 4. The return-to-go was divided by the discount at every step
@@ -178,7 +178,7 @@ def test_returns_to_go_not_divided_by_discount() -> None:
     for step, (returns,) in enumerate(asked):
         first = max(0, step - 3)  # K = 4
         expected = [(20 - t) / 10 for t in range(first, step + 1)]  # a reward of 1 each, return scale 10
-        assert returns[0, :, 0].tolist() == pytest.approx(expected)
+        assert returns[0, 0, :, 0].tolist() == pytest.approx(expected)
 
 
 # 5. While acting, action tokens stood one step away from where they stood in training
@@ -193,13 +193,13 @@ def test_action_alignment_training_vs_inference() -> None:
     buffer.add(trajectory)
     sampler = make_tiny_sampler(buffer)
     assert len(trajectory) == len(seen) == len(taken) == 6
-    for step, ((observations,), (actions,), (timesteps,)) in enumerate(zip(seen, taken, times[::2], strict=True)):
+    for step, ((observations,), (actions,), (timesteps,)) in enumerate(zip(seen, taken, times, strict=True)):
         start = max(0, step - 3)
         window, length = sampler.gather_sequences(torch.tensor([start]), 4), step + 1 - start
-        torch.testing.assert_close(observations[0], window.observations[0, :length])
-        assert torch.equal(actions[0, :-1], window.actions[0, : length - 1])  # beside their own observations
-        assert not actions[0, -1].any()  # and the present one, unknown, is the last
-        assert torch.equal(timesteps[0], window.timesteps[0, :length])
+        torch.testing.assert_close(observations[0, 0], window.observations[0, :length])
+        assert torch.equal(actions[0, 0, :-1], window.actions[0, : length - 1])  # beside their own observations
+        assert not actions[0, 0, -1].any()  # and the present one, unknown, is the last
+        assert torch.equal(timesteps, window.timesteps[0, :length])
 
 
 # 6. Next observations were not normalised, or with other statistics

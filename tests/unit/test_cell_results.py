@@ -1,5 +1,6 @@
 """What makes two cells the same, and one critic for both."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,11 @@ def test_results_are_found_by_identity_and_code(home: Path, monkeypatch: pytest.
     monkeypatch.setattr(vdt.cell_results, "compute_code_digest", lambda: "another")
     assert find_result(home, "abc") is None, "other code, other result"
     assert find_result(home, "abc", any_code=True) == found
+    newer = save_result(home, "abc", {"score": 2.5})
+    os.utime(newer, (2e9, 2e9))
+    monkeypatch.setattr(vdt.cell_results, "compute_code_digest", lambda: "a third")
+    latest = find_result(home, "abc", any_code=True)
+    assert latest is not None and (latest["score"], latest["code"]) == (2.5, "another"), "the newest of several"
 
 
 def test_code_that_only_shows_is_left_out() -> None:

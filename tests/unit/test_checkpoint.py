@@ -2,6 +2,7 @@ import json
 import math
 import resource
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,23 @@ def test_truncated_and_foreign_files_are_refused(tmp_path: Path) -> None:
         load_state(tmp_path / "absent.pt")
 
 
+def test_a_file_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: Path) -> None:
+    torch.save({"weights": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as source,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for item in source.infolist():
+            packed.writestr(item.filename, source.read(item))
+    with pytest.raises(
+        CheckpointError, match=r"bomb\.pt is not a readable checkpoint: it would unpack to 4\d{6} bytes"
+    ):
+        load_state(tmp_path / "bomb.pt")
+    torch.save({"weights": torch.zeros(1).expand(1_000_000)}, tmp_path / "view.pt")
+    with pytest.raises(CheckpointError, match="claim more memory than the file has bytes"):
+        load_state(tmp_path / "view.pt")
+
+
 def test_ancestors_are_read_nearest_first_and_never_written(tmp_path: Path) -> None:
     oldest, middle, own = (tmp_path / name for name in ("oldest", "middle", "own"))
     make_store(oldest).save(10, make_state(10))
@@ -170,11 +188,16 @@ def test_the_best_is_kept_beside_the_newest_over_kills(tmp_path: Path) -> None:
         store.save(step, make_state(step), score)
     assert list_steps(old) == [20, 30]
     resumed = make_store(own, old, keep=1)
-    for step, score in ((40, 4.0), (50, 6.0), (60, 3.0)):
-        resumed.save(step, make_state(step), score)
-    assert list_steps(own) == [50, 60], "40 was not the best: the ancestor has a better one"
+    resumed.save(40, make_state(40), 4.0)
+    best = resumed.find_best()
+    assert not (own / "BEST").exists() and best is not None, "40 is not the best: the ancestor has a better one"
+    assert best.parent == old and best.name.startswith("000000020.")
+    fifty, _ = (resumed.save(step, make_state(step), score) for step, score in ((50, 6.0), (60, 3.0)))
+    assert list_steps(own) == [50, 60] and resumed.find_best() == fifty
     assert json.loads((own / "BEST").read_text())["score"] == 6.0
-    assert list_steps(old) == [20, 30]
+    again = resumed.save(70, make_state(70), 6.0)
+    assert resumed.find_best() == again, "a score that is met again was made again"
+    assert list_steps(own) == [70] and list_steps(old) == [20, 30]
 
 
 # Faults

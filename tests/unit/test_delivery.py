@@ -4,10 +4,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vdt.tracking.delivery import BATCH, Delivery, Record, read_records
+from vdt.tracking.delivery import BATCH, Delivery, Record, deliver_backlog, read_records
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -90,6 +91,18 @@ def test_a_failing_store_is_reported_and_nothing_is_lost(
     assert "answers again" in capsys.readouterr().out
 
 
+def test_a_batch_that_failed_goes_before_what_was_put_after_it(flaky: FlakyStore, tmp_path: Path) -> None:
+    flaky.failing = True
+    delivery = Delivery(flaky, tmp_path / "backlog.jsonl", interval=0.01, first_pause=0.01)
+    for n in range(BATCH + 50):
+        delivery.put({"n": n})
+    wait_for(lambda: flaky.calls > 1)
+    flaky.failing = False
+    wait_for(lambda: len(flaky.numbers) == BATCH + 50)
+    assert flaky.numbers == list(range(BATCH + 50))
+    assert delivery.close()
+
+
 def test_what_a_dead_process_left_is_sent_first_by_the_next(
     flaky: FlakyStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +157,41 @@ def test_the_backlog_goes_before_what_was_put_after_it(flaky: FlakyStore, tmp_pa
     assert delivery.close()
     first_seen = list(dict.fromkeys(flaky.numbers))
     assert first_seen == sorted(first_seen) == list(range(BATCH + 60))
+    assert flaky.largest == BATCH, "of the backlog, too"
+
+
+def test_the_backlog_goes_first_even_if_it_was_written_a_moment_ago(
+    flaky: FlakyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flush that comes between the backlog's delivery and the queue's."""
+    delivery: Delivery
+
+    def deliver_and_flush(backlog: Path, *others: Any) -> None:
+        deliver_backlog(backlog, *others)
+        if not flaky.calls:
+            assert not delivery.flush(timeout=0.0)
+            delivery.put({"n": 2})
+
+    monkeypatch.setattr("vdt.tracking.delivery.deliver_backlog", deliver_and_flush)
+    delivery = Delivery(flaky, tmp_path / "backlog.jsonl", interval=0.2)
+    delivery.put({"n": 1})
+    wait_for(lambda: len(flaky.numbers) == 2)
+    assert delivery.close()
+    assert flaky.numbers == [1, 2]
+
+
+def test_a_failed_store_is_left_alone_for_a_while_but_asked_once_more_at_the_end(
+    flaky: FlakyStore, tmp_path: Path
+) -> None:
+    flaky.failing = True
+    delivery = Delivery(flaky, tmp_path / "backlog.jsonl", interval=0.01, first_pause=60)
+    delivery.put({"n": 1})
+    wait_for(lambda: flaky.calls > 0)
+    time.sleep(0.2)
+    assert flaky.calls == 1
+    flaky.failing = False
+    assert delivery.close()
+    assert flaky.numbers == [1]
 
 
 def test_training_waits_half_a_second_at_most(flaky: FlakyStore, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_episodes_can_be_cut_short() -> None:
             {
                 "single": PlannerSettings((12.0,)),
                 "candidates": PlannerSettings((12.0, 6.0, 3.0)),
-                "lookahead": PlannerSettings((12.0, 6.0, 3.0), 3, "learned"),
+                "lookahead": PlannerSettings((12.0, 6.0, 3.0), 2, "learned"),
             },
         ),
         ({"planner.candidates": 1}, {"single": PlannerSettings((12.0,))}),
@@ -101,7 +101,7 @@ def test_episodes_can_be_cut_short() -> None:
             {
                 "single": PlannerSettings((12.0,), context_length=1),
                 "candidates": PlannerSettings((12.0, 6.0, 3.0), context_length=1),
-                "lookahead": PlannerSettings((12.0, 6.0, 3.0), 3, "learned", 1),
+                "lookahead": PlannerSettings((12.0, 6.0, 3.0), 2, "learned", 1),
             },
         ),
         (
@@ -112,6 +112,14 @@ def test_episodes_can_be_cut_short() -> None:
                 "planner.env_model": "none",
             },
             {"single": PlannerSettings((12.0,)), "candidates": PlannerSettings((12.0, 6.0))},
+        ),
+        (  # the additional one stands in only where no look-ahead is acted with
+            {"planner.planning_horizon": 1, "planner.env_model": "none"},
+            {
+                "single": PlannerSettings((12.0,)),
+                "candidates": PlannerSettings((12.0, 6.0, 3.0)),
+                "lookahead": PlannerSettings((12.0, 6.0, 3.0), 3, "learned"),
+            },
         ),
         (
             {"planner.candidates": 2, "planner.planning_horizon": 5, "planner.env_model": "simulator"},

@@ -11,7 +11,7 @@ from builders_for_tests import make_brain, make_config, make_dataset
 from reference.method_terms import log_density_loop
 from vdt.agent import Agent, PlannerSettings
 from vdt.environments import make_environment
-from vdt.policy.gaussian import SquashedGaussian, choose_actions
+from vdt.policy.gaussian import GaussianHead, SquashedGaussian, choose_actions
 from vdt.policy.mlp_policy import make_policy
 from vdt.rollout import collect_trajectories
 
@@ -62,8 +62,18 @@ def test_draws_come_from_the_generator_and_spread_as_they_should() -> None:
 def test_gradients_pass_through_draws() -> None:
     means, log_stds = torch.zeros(3, 2, requires_grad=True), torch.zeros(3, 2, requires_grad=True)
     actions, densities = SquashedGaussian(means, log_stds, torch.tensor(1.0)).sample()
-    (actions.sum() + densities.sum()).backward()
-    assert means.grad is not None and means.grad.any() and log_stds.grad is not None and log_stds.grad.any()
+    for value in (actions, densities):
+        gradients = torch.autograd.grad(value.sum(), (means, log_stds), retain_graph=True)
+        assert all(gradient.any() for gradient in gradients)
+    (moved,) = torch.autograd.grad(actions.sum(), means)
+    torch.testing.assert_close(moved, 1 - actions.detach().square())  # of tanh
+
+
+def test_standard_deviations_keep_to_odts_range() -> None:
+    head = GaussianHead(2, 1, 1.0)
+    for bias, log_std in ((-100.0, -5.0), (100.0, 2.0)):
+        head.predict_log_std.bias.data.fill_(bias)
+        assert float(head(torch.zeros(2), torch.zeros(1)).log_stds.detach()) == pytest.approx(log_std)
 
 
 def test_actions_at_the_edge_have_a_finite_density() -> None:

@@ -64,10 +64,13 @@ def test_imagined_steps_equal_full_passes(heads: int, steps: int) -> None:
 def test_a_cached_transformer_continues_what_it_has_seen(cuts: tuple[int, ...]) -> None:
     transformer = make_policy(2).transformer
     tokens = torch.randn(3, 7, transformer.norm_out.weight.shape[0])
-    cache = transformer.make_cache(3, 7)
-    parts: list[Tensor] = [transformer(part, cache) for part in tokens.split(cuts, 1)]
-    torch.testing.assert_close(torch.cat(parts, 1), transformer(tokens), atol=1e-5, rtol=1e-5)
-    assert cache.length == 7
+    caches, brief = transformer.make_caches(3, 7), transformer.make_caches(3, 7)
+    whole = transformer(tokens)
+    parts: list[Tensor] = [transformer(part, caches) for part in tokens.split(cuts, 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-5)
+    last: list[Tensor] = [transformer(part, brief, last_only=True) for part in tokens.split(cuts, 1)]
+    torch.testing.assert_close(torch.cat(last, 1), whole[:, torch.tensor(cuts).cumsum(0) - 1], atol=1e-5, rtol=1e-5)
+    assert [cache.length for cache in caches + brief] == [7] * 4
 
 
 @torch.no_grad()

@@ -22,27 +22,34 @@ from builders_for_tests import (
 )
 from reference.method_terms import conservative_loss_loop, log_density_loop
 from vdt.agent import Brain
+from vdt.critic.optimizer import CriticOptimizer
 from vdt.data.histories import find_bootstrap_rows, gather_histories
 from vdt.data.sampling import Sampler
+from vdt.data.seeding import seed_buffer
 from vdt.tracking import NullTracker
 from vdt.training.checkpoint import load_state
 from vdt.training.joint import blur_actions, make_proposals, split_critic_steps, take_critic_step
 from vdt.training.offline import pretrain_critic, train_actor
-from vdt.training.online import seed_buffer, tune_online
-from vdt.training.update import make_critic_optimizer
+from vdt.training.online import tune_online
 
 DATASET = make_dataset((5, 1, 7, 3, 6, 2, 4, 4))
 JOINT = ("td3bc", "awac", "cql", "qt")
 KILLED = ("td3bc", "cql")  # a deterministic one and a stochastic one with an online phase
 
 
-def make_joint(method: str, **changes: object) -> tuple[Brain, Sampler, torch.optim.Optimizer]:
+def disturb(policy: torch.nn.Module) -> None:
+    for parameter in policy.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+
+
+def make_joint(method: str, **changes: object) -> tuple[Brain, Sampler, CriticOptimizer]:
     config = make_config(changes, method=method)
     brain = make_brain(config, DATASET)
+    if config.policy.kind == "transformer":
+        disturb(brain.policy)  # its actions depend on the history
     brain.add_target_policy()
-    for parameter in brain.policy.parameters():  # a policy that is ahead of its copy, as in the middle of training
-        parameter.data += 0.3 * torch.randn_like(parameter)
-    return brain, make_tiny_sampler(make_buffer(DATASET)), make_critic_optimizer(brain.critic, 1e-2)
+    disturb(brain.policy)  # it is ahead of its copy, as in the middle of training
+    return brain, make_tiny_sampler(make_buffer(DATASET)), CriticOptimizer(brain.critic, 1e-2)
 
 
 # Turns
@@ -149,6 +156,25 @@ def test_conservative_term_of_a_step_is_the_literal_one_and_presses_q_down() -> 
     proposed = torch.stack([brain.critic.q(batch.observations, actions) for actions in proposals.actions], 1)
     expected = conservative_loss_loop(q.tolist(), proposed.tolist(), proposals.log_densities.tolist())
     assert losses.conservative_loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_cqls_step_is_that_of_drawn_actions_and_a_weighted_term() -> None:
+    """Draws after and before the step, in this order; proposals at both ends; five times the conservative term."""
+    brain, sampler, optimizer = make_joint("cql")
+    again = Sampler(sampler.buffer, "length", torch.Generator().set_state(sampler.generator.get_state()))
+    settings, critic = brain.config.critic, copy.deepcopy(brain.critic)
+    rows = again.sample_rows(settings.batch_size)
+    batch = again.gather_transitions(rows)
+    _, later = brain.ask_target_policy(gather_histories(again.buffer, find_bootstrap_rows(again.buffer, rows), 1))
+    _, now = brain.ask_target_policy(gather_histories(again.buffer, rows, 1))
+    assert now is not None and later is not None
+    actions, _ = later.sample(again.generator)
+    proposals = make_proposals((now, later), batch.actions, settings.conservative_samples, again.generator)
+    losses = critic.compute_policy_value_losses(batch, actions, proposals)
+    CriticOptimizer(critic, 1e-2).descend(losses.q_loss + 5 * losses.conservative_loss)
+    take_critic_step(brain, optimizer, sampler)
+    for name, value in critic.q.state_dict().items():
+        torch.testing.assert_close(brain.critic.q.state_dict()[name], value)
 
 
 def test_conservative_coefficient_lowers_q_off_the_data() -> None:

@@ -34,6 +34,7 @@ IMPORTERS = {
 # Module (longest prefix counts) -> layer; a module imports its own layer and those below, never above.
 LAYERS = {
     "files": 0,
+    "linear": 0,
     "runtime": 0,
     "config": 0,
     "checks": 0,

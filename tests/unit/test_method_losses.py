@@ -97,15 +97,16 @@ def test_conservative_loss_equals_the_loop() -> None:
 # Objectives of whole methods
 
 
-def test_td3bc_objective_is_the_papers() -> None:
+@pytest.mark.parametrize("coefficient", [1.0, 2.0])
+def test_td3bc_objective_is_the_papers(coefficient: float) -> None:
     """-2.5 mean Q / mean |Q| + mean squared error over dimensions."""
-    brain, batch = make_parts("td3bc", UNIFORM)
+    brain, batch = make_parts("td3bc", UNIFORM, **{"actor.behavior_coefficient": coefficient})
     losses, _ = compute_policy_losses(brain, batch, brain.config.actor)
     actions = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps).actions
     min_q = brain.critic.compute_min_q(batch.observations, actions)
     real = batch.mask > 0
     error = (actions - batch.actions)[real].square().mean()
-    expected = error - 2.5 * scaled_q_term_loop(min_q.tolist(), batch.mask.tolist())
+    expected = coefficient * error - 2.5 * scaled_q_term_loop(min_q.tolist(), batch.mask.tolist())
     assert losses.total.item() == pytest.approx(expected.item(), rel=1e-5)
 
 

@@ -11,12 +11,13 @@ from builders_for_tests import make_config, make_dataset, make_store, make_traje
 from vdt.agent import Brain, PlannerSettings
 from vdt.config import PARAMS, Config, ConfigError, resolve_config
 from vdt.data.normalization import Normalizer
+from vdt.data.seeding import seed_buffer
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.evaluation import evaluate
 from vdt.tracking import NullTracker
 from vdt.training.checkpoint import load_state
 from vdt.training.offline import make_offline_buffer, pretrain_critic, train_actor
-from vdt.training.online import make_tuner, seed_buffer
+from vdt.training.online import make_tuner
 
 ENV = "walker2d-medium-v2"
 METHOD_PAGE = (Path(__file__).resolve().parents[2] / "docs" / "method.md").read_text().split("## 8.")[1]
@@ -25,6 +26,42 @@ ONLINE = {"vdt", "iql", "td3bc", "awac", "cql", "odt"}  # those whose papers hav
 DATASET = make_dataset((5, 1, 7, 3, 6, 2, 4, 4))
 ONE = {"evaluation.episodes": 1}
 FEW = {**ONE, "critic.gradient_steps": 4, "actor.gradient_steps": 3, "actor.warmup_steps": 1}
+
+# What the methods' papers print, and what several of them share.
+MEMORYLESS = {"policy.kind": "mlp", "planner.candidates": 1, "actor.next_observation_coefficient": 0}
+OF_POLICY = {**MEMORYLESS, "critic.bootstrap": "policy", "critic.n_step": 1, "critic.activation": "relu"}
+PRINTED: dict[str, dict[str, Any]] = {
+    "bc": {**MEMORYLESS, "data.keep_best_fraction": 1},
+    "bc-10": {**MEMORYLESS, "data.keep_best_fraction": 0.1},
+    "dt": {"actor.inverse_temperature": 0, "actor.q_coefficient": 0, "planner.candidates": 1},
+    "iql": {
+        **{**MEMORYLESS, "critic.bootstrap": "value", "critic.n_step": 1, "critic.activation": "relu"},
+        **{"critic.expectile": 0.7, "actor.inverse_temperature": 3, "actor.max_advantage_weight": 100},
+        **{"actor.advantage_unit": "reward", "actor.q_coefficient": 0},
+    },
+    "td3bc": {
+        **{**OF_POLICY, "critic.target_action_noise": 0.2, "actor.q_coefficient": 2.5, "actor.behavior_coefficient": 1},
+        **{"actor.q_normalization": "magnitude", "actor.inverse_temperature": 0},
+    },
+    "awac": {
+        **{**OF_POLICY, "critic.target_action_noise": 0, "actor.inverse_temperature": 3, "actor.q_coefficient": 0},
+        **{"actor.advantage_unit": "reward", "actor.max_advantage_weight": 100},
+    },
+    "cql": {
+        **{**OF_POLICY, "critic.conservative_coefficient": 5, "critic.conservative_samples": 4},
+        **{"policy.head": "gaussian", "policy.initial_temperature": 1, "online.exploration_noise": 0},
+        **{"actor.behavior_coefficient": 0, "actor.q_coefficient": 1, "actor.q_normalization": "none"},
+    },
+    "odt": {
+        **{"policy.kind": "transformer", "policy.head": "gaussian", "policy.initial_temperature": 0.1},
+        **{"critic.gradient_steps": 0, "actor.inverse_temperature": 0, "online.exploration_noise": 0},
+    },
+    "qt": {
+        **{"policy.kind": "transformer", "critic.bootstrap": "policy", "actor.inverse_temperature": 0},
+        **{"actor.q_coefficient": 2, "actor.q_normalization": "magnitude", "planner.candidates": 3},
+    },
+    "vdt": {"critic.bootstrap": "value", "policy.kind": "transformer", "policy.head": "deterministic"},
+}
 
 # Table 3 of the paper: advantage weighting, regularisation, sampling
 TABLE_3 = [
@@ -82,6 +119,12 @@ def test_method_is_documented_with_what_it_follows_and_what_differs(method: str)
     assert f"| `{method}` |" in METHOD_PAGE
     text = (PARAMS / "methods" / f"{method}.yaml").read_text()
     assert text.startswith("# ") and len(text.splitlines()) <= 12
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_method_has_the_settings_that_its_paper_prints(method: str) -> None:
+    flat = resolve_config(ENV, method=method).flatten()
+    assert {key: flat[key] for key in PRINTED[method]} == PRINTED[method]
 
 
 def test_methods_share_the_presets_budgets() -> None:

@@ -71,11 +71,10 @@ def run(history: History, policy: nn.Module, min_q: Any, **settings: Any) -> Pla
 )
 def test_score_golden(horizon: int, discount: float, scores: list[float], chosen: int) -> None:
     # candidate 0 meets Q = 1, 2, 4 and candidate 1 meets 3.5, 0, 0: exactly E terms, discounted by discount^i
-    table = {(0, 0): 1.0, (0, 1): 2.0, (0, 2): 4.0, (1, 0): 3.5, (1, 1): 0.0, (1, 2): 0.0}
+    table = torch.tensor([[1.0, 3.5], [2.0, 0.0], [4.0, 0.0]])
 
     def min_q(observations: Tensor, actions: Tensor) -> Tensor:
-        step = int(observations[0, 0])  # `ReturnPolicy` adds 1 a step
-        return torch.tensor([table[k, step] for k in range(2)])
+        return table[observations[:, 0, 0].long()]  # `ReturnPolicy` adds 1 a step
 
     result = run(make_history([[10.0, 20.0]]), ReturnPolicy(), min_q, planning_horizon=horizon, discount=discount)
     torch.testing.assert_close(result.scores, torch.tensor([scores]))
@@ -91,7 +90,7 @@ def test_smaller_of_the_twins_decides() -> None:
 
     class Twins(nn.Module):
         def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
-            return torch.tensor([[9.0, 1.0], [0.0, 2.0]])[:, : len(actions)]
+            return torch.tensor([[[9.0, 1.0]], [[0.0, 2.0]]])
 
     critic.target_q = Twins()  # type: ignore[assignment]
     result = run(make_history([[1.0, 2.0]]), ReturnPolicy(), critic.compute_min_q)

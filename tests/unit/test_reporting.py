@@ -43,8 +43,9 @@ def make_cell(
     seed: int, policies: dict[str, Any], *, method: str = "vdt", source: str = "collected", **config: Any
 ) -> Any:
     identity = {"env": "walker2d-medium-v2", "preset": "smoke", "method": method, "seed": seed}
+    planner = {"planner.candidates": 2, "planner.planning_horizon": 3, "task.candidate_returns": (5000.0, 2500.0)}
     return {
-        "config": {**identity, "actor.q_coefficient": 0.03, "task.candidate_returns": (5000.0, 2500.0), **config},
+        "config": {**identity, **planner, "actor.q_coefficient": 0.03, **config},
         "snapshot": {
             "env": identity["env"],
             "source": source,
@@ -136,6 +137,18 @@ def test_seeds_merge_in_order_and_never_across_methods_or_data() -> None:
     assert results[0].scores == ((71.0, 75.0), (70.0, 74.0))
     # 0.5 s for 200 environment steps
     assert results[0].milliseconds_per_step == (2.5, 2.5)
+
+
+def test_where_the_last_checkpoint_is_the_best_it_stands_for_both() -> None:
+    first, second = make_policies(0.0), make_policies(1.0)
+    first["online_best"] = {"single": make_evaluation([95.0, 97.0])}
+    results = {
+        r.policy: r for r in collect_results([make_cell(0, first), make_cell(1, second)]) if r.setting == "single"
+    }
+    assert results["online_best"].seeds == (0, 1)
+    assert results["online_best"].scores == ((95.0, 97.0), results["online"].scores[1])
+    assert results["online"].scores == ((80.1, 90.3), (81.1, 91.3))
+    assert "online_best" not in {r.policy for r in collect_results([make_cell(1, second)])}
 
 
 def test_the_same_cell_twice_is_refused() -> None:

@@ -136,3 +136,17 @@ def test_workers_fit_cores_and_memory() -> None:
     ]
     assert runtime.measure_memory() > 10**8
     assert runtime.measure_peak_memory()["machine"] > 10.0, "MB, of this very process"
+
+
+def test_training_and_evaluating_import_no_more_than_they_use() -> None:
+    code = (
+        "import sys, torch; from vdt.training.online import tune_online; from vdt.evaluation import evaluate_agents;"
+        "from vdt.diagnostics import diagnose; from vdt.critic.critic import Critic;"
+        "from vdt.config import resolve_config; from vdt.critic.optimizer import CriticOptimizer;"
+        "critic = Critic(3, 2, resolve_config('walker2d-medium-v2', preset='smoke').critic);"
+        "optimizer = CriticOptimizer(critic, 1e-3); state = optimizer.state_dict();"
+        "optimizer.load_state_dict(state); optimizer.descend(critic.value(torch.zeros(4, 3)).sum());"
+        "print([name for name in ('torch._dynamo', 'scipy.stats', 'matplotlib', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=runtime.ROOT)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

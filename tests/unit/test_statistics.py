@@ -73,12 +73,14 @@ def test_interval_against_all_resamples() -> None:
     assert (interval.low, interval.high) == (pytest.approx(low, abs=0.5), pytest.approx(high, abs=0.5))
     assert interval.value == compute_iqm(tasks)
     pairs = [
-        compute_improvement_literally([a], [b])
+        compute_improvement_literally([a, b], [c, d])
         for a in itertools.product(tasks[0], repeat=3)
-        for b in itertools.product(OTHERS[0], repeat=2)
+        for b in itertools.product(tasks[1], repeat=3)
+        for c in itertools.product(OTHERS[0], repeat=2)
+        for d in itertools.product(OTHERS[1], repeat=2)
     ]
-    share = compute_improvement_interval(tasks[:1], OTHERS[:1], resamples=40_000)
-    assert (share.low, share.high) == tuple(np.quantile(pairs, (0.025, 0.975)))
+    share = compute_improvement_interval(tasks, OTHERS[:2], resamples=40_000)
+    assert (share.low, share.high) == pytest.approx(tuple(np.quantile(pairs, (0.025, 0.975))))
 
 
 def test_tasks_are_resampled_apart() -> None:

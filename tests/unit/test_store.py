@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy
 
+from flows.hooks import on_error
 from vdt.config import resolve_config
 from vdt.runtime import ROOT, describe_process
 from vdt.tracking import (
@@ -100,6 +102,9 @@ def test_a_step_finished_before_a_failure_is_repeated_in_a_run_of_its_own(home: 
     later = MLflowTracker(home, tracker.run_id, opening=make_continue_record("2", repeats=True))
     later.close()
     assert later.run_id == tracker.run_id, "later steps of the same flow run stay with it"
+    again = MLflowTracker(home, run_id, opening=make_continue_record("2", repeats=True))
+    again.close()
+    assert again.run_id == tracker.run_id, "so does the same step that was killed after it"
 
 
 def make_old_database(path: Path) -> str:
@@ -143,7 +148,9 @@ def test_an_older_database_is_upgraded_and_the_old_file_kept(home: Path, capsys:
         (None, "is damaged"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_left_as_it_is(home: Path, damage: str | None, message: str) -> None:
+def test_a_database_that_cannot_be_used_is_left_as_it_is(
+    home: Path, damage: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = home / ".vdt" / "mlflow.db"
     path.parent.mkdir(parents=True)
     if damage is None:
@@ -158,6 +165,10 @@ def test_a_database_that_cannot_be_used_is_left_as_it_is(home: Path, damage: str
         create_run(home, CONFIG, "1", "run")
     assert path.read_bytes() == before
     assert find_undelivered(home) == []
+    on_error(SimpleNamespace(id="17"))  # a flow that fails over it still says how to go on
+    output = capsys.readouterr().out
+    assert "resume --origin-run-id 17" in output and "WARNING: tracking: the store does not answer" in output
+    assert message in output and path.read_bytes() == before
 
 
 @pytest.mark.parametrize("begun", ["", "PRAGMA journal_mode=WAL", "CREATE TABLE one (value INTEGER); DROP TABLE one"])
@@ -168,6 +179,13 @@ def test_a_database_whose_creation_was_killed_is_new(home: Path, begun: str) -> 
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.executescript(begun)
     assert open_store(home).get_run(create_run(home, CONFIG, "1", "run")).info.status == "RUNNING"
+
+
+def test_only_the_creation_leaves_writing_to_the_system(home: Path) -> None:
+    client = open_store(home)
+    with client._tracking_client.store.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() != 0
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
 def test_who_we_are_is_ours_alone() -> None:

@@ -1,5 +1,6 @@
 """Study files: what they expand to, and what is refused by name before any work."""
 
+import itertools
 import shlex
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from flows.cells import resolve_cells
-from vdt.config import ConfigError, resolve_config
+from vdt.config import Config, ConfigError, resolve_config
 from vdt.study import STUDIES, expand, load_study, make_overrides
 
 ENVS = ["walker2d-medium-v2", "hopper-medium-v2"]
@@ -38,7 +39,7 @@ def test_cells_are_env_by_method_by_patch_by_seed(tmp_path: Path) -> None:
     assert plans[0].config == alone
 
 
-def test_the_command_line_narrows_and_overrides(tmp_path: Path) -> None:
+def test_the_command_line_overrides(tmp_path: Path) -> None:
     given = write_study(tmp_path, methods=["vdt", "dt"], seeds=[0], set={"data": {"steps": 500}})
     words = {
         "study": given,
@@ -51,6 +52,19 @@ def test_the_command_line_narrows_and_overrides(tmp_path: Path) -> None:
     plans, _ = resolve_cells(words)
     assert [plan.key for plan in plans] == [f"{ENVS[1]}-dt-s4", f"{ENVS[1]}-dt-s5"]
     assert {(plan.config.data.steps, plan.config.data.source) for plan in plans} == {(700, "collected")}
+
+
+def test_a_study_is_run_on_other_envs_and_methods() -> None:
+    """The paper's ablation on data that we can collect: all eight combinations of the same parts, env by env."""
+    envs = ("hopper-medium-v2", "walker2d-medium-replay-v2")
+    plans, study = resolve_cells({"study": "ablation", "env": ",".join(envs), "source": "collected", "seeds": "0,1,2"})
+    assert study is not None and study.envs == envs != load_study("ablation").envs
+    assert [plan.key for plan in plans] == [f"{e}-vdt-{p}-s{s}" for e in envs for p in study.patches for s in range(3)]
+    for plan in plans:
+        assert get_parts(plan.config) == name_parts(plan.patch), plan.key
+    assert {plan.config.online.environment_steps for plan in plans} == {0}
+    others, _ = resolve_cells({"study": "quick", "method": "awac,vdt"})
+    assert [plan.config.method for plan in others[::2]] == ["awac", "vdt"] * 2
 
 
 def test_without_a_study_the_defaults_hold() -> None:
@@ -66,23 +80,28 @@ def test_overrides_survive_the_shell() -> None:
     ]
 
 
+PARTS = ("weighting", "regularisation", "sampling")
+
+
+def get_parts(config: Config) -> set[str]:
+    """Parts of the method (Table 3) that a configuration has switched on."""
+    on = (config.actor.inverse_temperature > 0, config.actor.q_coefficient > 0, config.planner.candidates > 1)
+    return set(itertools.compress(PARTS, on))
+
+
+def name_parts(patch: str) -> set[str]:
+    """Parts that a patch of the ablation is named by."""
+    return {"all": set(PARTS), "none": set()}.get(patch, set(patch.split("-")))
+
+
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_that_come_with_it(path: Path) -> None:
     study = load_study(path.stem)
     plans = expand(study)
     assert len(plans) == len(study.envs) * len(study.methods) * len(study.patches) * len(study.seeds)
     if path.stem == "ablation":
-        parts = {
-            (p.config.actor.inverse_temperature > 0, p.config.actor.q_coefficient > 0, p.config.planner.candidates > 1)
-            for p in plans
-        }
-        assert len(study.patches) == 8 == len(parts), "all eight combinations"
-        for plan in plans:
-            names = plan.patch.split("-") if plan.patch not in ("all", "none") else []
-            on = [plan.config.actor.inverse_temperature > 0, plan.config.actor.q_coefficient > 0]
-            on.append(plan.config.planner.candidates > 1)
-            expected = [part in names or plan.patch == "all" for part in ("weighting", "regularisation", "sampling")]
-            assert on == expected, plan.patch
+        assert len({frozenset(get_parts(plan.config)) for plan in plans}) == 8 == len(study.patches)
+        assert all(get_parts(plan.config) == name_parts(plan.patch) for plan in plans)
     if path.stem == "context":
         assert {p.patch: p.config.policy.context_length for p in plans} == {"k8": 8, "k20": 20, "k60": 60, "k120": 120}
 
@@ -102,6 +121,7 @@ def test_the_studies_that_come_with_it(path: Path) -> None:
         ({"seeds": ["one"]}, "seeds must be a whole number, not 'one'"),
         ({"seeds": [1, 1]}, "seeds names something twice: 1, 1"),
         ({"seeds": [-1]}, "seed must be at least 0"),
+        ({"seeds": [0, -1]}, "seed must be at least 0"),
         ({"preset": "big"}, "unknown preset 'big'"),
         ({"set": {"critic": {"expectil": 0.8}}}, "unknown key 'critic.expectil'; did you mean 'critic.expectile'"),
         ({"set": 3}, "set must hold a mapping"),
@@ -127,8 +147,9 @@ def test_wrong_files_are_refused(tmp_path: Path, content: dict[str, Any], messag
         ({"study": "offlin"}, "there is no file offlin; did you mean 'offline'"),
         ({"study": "../offline"}, "there is no file ../offline; did you mean 'offline'"),
         ({"study": "params"}, "there is no file params"),
-        ({"study": "quick", "env": "halfcheetah-medium-v2"}, "'halfcheetah-medium-v2' is not among the envs of"),
-        ({"study": "quick", "method": "awac"}, "'awac' is not among the methods of"),
+        ({"study": "quick", "env": "hopper-medum-v2"}, "unknown env 'hopper-medum-v2'; did you mean"),
+        ({"study": "quick", "method": "awak"}, "unknown method 'awak'; did you mean 'awac'"),
+        ({"study": "quick", "env": "hopper-medium-v2,"}, "--env needs at least one name"),
         ({"study": "quick", "reuse": "all"}, "--reuse must be exact, settings or none, not 'all'"),
         ({"study": "quick", "seeds": "x"}, "--seeds takes whole numbers"),
     ],

@@ -32,6 +32,11 @@ def make_setting(scores: list[float], candidates: int = 1) -> dict[str, Any]:
     }
 
 
+def make_planner(candidates: int, horizon: int, returns: int = 3) -> dict[str, Any]:
+    settings = {"planner.candidates": candidates, "planner.planning_horizon": horizon}
+    return {**settings, "task.candidate_returns": [5000.0, 4000.0, 2500.0][:returns]}
+
+
 def make_diagnostics() -> dict[str, Any]:
     return {
         "parameters": {"policy": 1200, "critic": 300},
@@ -48,7 +53,7 @@ def make_cell(env: str, seed: int, offline: float, *, method: str = "vdt", patch
         name: {"single": make_setting([score - 1.0] * 2), "candidates": make_setting([score - 2.0, score + 2.0], 2)}
         for name, score in (("offline", offline), ("online", offline + 10.0), ("online_best", offline + 20.0))
     }
-    config = {"env": env, "preset": "laptop", "method": method, "seed": seed, "planner.candidates": 2}
+    config = {"env": env, "preset": "laptop", "method": method, "seed": seed, **make_planner(2, 1)}
     return {
         "key": f"{env}-{method}-{patch}-s{seed}",
         "patch": patch,
@@ -101,9 +106,10 @@ def test_only_envs_that_all_methods_have_are_averaged() -> None:
 
 
 def test_headline_is_the_setting_that_a_method_acts_with() -> None:
-    assert find_headline({"planner.candidates": 1, "planner.planning_horizon": 3}) == "single"
-    assert find_headline({"planner.candidates": 2, "planner.planning_horizon": 1}) == "candidates"
-    assert find_headline({"planner.candidates": 2, "planner.planning_horizon": 3}) == "lookahead"
+    assert find_headline(make_planner(1, 3)) == "single"
+    assert find_headline(make_planner(2, 1)) == "candidates"
+    assert find_headline(make_planner(2, 3)) == "lookahead"
+    assert find_headline(make_planner(3, 1, returns=1)) == "single", "the task has but one return to choose from"
     assert name_method(make_cell(WALKER, 0, 1.0, patch="weak")) == "vdt + weak"
 
 
@@ -130,6 +136,9 @@ def test_cost_and_diagnostics_by_hand(tmp_path: Path) -> None:
     )
     assert expected in text
     assert "memory, MB: iql 2128, odt 3968, vdt 4024" in text and "## Beside published numbers" not in text
+    others = [make_cell("hopper-random-v2", 0, 1.0)]
+    text = write_report(others, tmp_path / "others", study={**STUDY, "published": "ablation"}).read_text()
+    assert "VDT poster, Table 3" in text and "weighting 90.3" not in text, "a table of other envs is no cost"
     assert "| vdt | 0 | offline | 5000 → 200, 4000 → 50 | -0.5 | 0.25 |" in text
 
 

@@ -37,7 +37,7 @@ def test_attention_equals_explicit_masked_softmax() -> None:
     torch.manual_seed(0)
     attention = CausalSelfAttention(12, 3, dropout=0.0)
     tokens = torch.randn(2, 7, 12)
-    torch.testing.assert_close(attention(tokens), attend_explicitly(attention, tokens), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attention(tokens, 7), attend_explicitly(attention, tokens), atol=1e-5, rtol=1e-5)
 
 
 def test_block_adds_both_parts_back() -> None:
@@ -45,7 +45,7 @@ def test_block_adds_both_parts_back() -> None:
     block, tokens = Block(8, 2, 0.0), torch.randn(1, 4, 8)
     middle = tokens + attend_explicitly(block.attention, block.norm_attention(tokens))
     expected = middle + block.feedforward(block.norm_feedforward(middle))
-    torch.testing.assert_close(block(tokens), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(block(tokens, 4), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("changed", [1, 4, 6])

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from vdt.critic.losses import (
-    CriticLosses,
     PolicyValueLosses,
     Proposals,
     compute_conservative_loss,
     compute_q_loss,
     compute_q_targets,
-    compute_value_loss,
 )
 from vdt.critic.networks import TwinQ, ValueNetwork
 from vdt.data.batches import TransitionBatch
@@ -31,23 +29,6 @@ class Critic(nn.Module):
         self.q = TwinQ(observation_size, action_size, *shape)
         self.value = ValueNetwork(observation_size, *shape)
         self.target_q = copy.deepcopy(self.q).requires_grad_(False)
-
-    def compute_losses(self, batch: TransitionBatch) -> CriticLosses:
-        """M1 and M2 on one batch."""
-        with torch.no_grad():
-            target_q = self.target_q(batch.observations, batch.actions)
-            bootstrap_values = self.value(batch.bootstrap_observations)
-        value = self.value(batch.observations)
-        targets = compute_q_targets(batch.n_step_rewards, batch.bootstrap_discounts, bootstrap_values)
-        min_q = target_q.amin(0)
-        advantage = min_q - value.detach()
-        return CriticLosses(
-            value_loss=compute_value_loss(target_q, value, self.config.expectile),
-            q_loss=compute_q_loss(self.q(batch.observations, batch.actions), targets),
-            q_mean=min_q.mean(),
-            advantage_mean=advantage.mean(),
-            advantage_std=advantage.std(correction=0),
-        )
 
     def compute_policy_value_losses(
         self, batch: TransitionBatch, bootstrap_actions: Tensor, proposals: Proposals | None
@@ -90,10 +71,3 @@ class Critic(nn.Module):
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Q and V, without the targets."""
         return [*self.q.parameters(), *self.value.parameters()]
-
-    @torch.no_grad()
-    def update_targets(self) -> None:
-        """Move the target networks by `target_update_rate` towards Q."""
-        torch._foreach_lerp_(
-            list(self.target_q.parameters()), list(self.q.parameters()), self.config.target_update_rate
-        )

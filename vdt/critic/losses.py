@@ -55,6 +55,11 @@ class Proposals:
     log_densities: Tensor
 
 
+def compute_expectile_weights(error: Tensor, expectile: float) -> Tensor:
+    """|expectile - 1(error < 0)| (M1), of the error's shape."""
+    return torch.where(error < 0, 1.0 - expectile, expectile)
+
+
 def compute_expectile_loss(error: Tensor, expectile: float) -> Tensor:
     """Asymmetric squared error that pulls V towards the upper expectile of Q (M1).
 
@@ -65,7 +70,7 @@ def compute_expectile_loss(error: Tensor, expectile: float) -> Tensor:
     Returns:
         |expectile - 1(error < 0)| * error^2, same shape.
     """
-    return torch.where(error < 0, 1.0 - expectile, expectile) * error.square()
+    return compute_expectile_weights(error, expectile) * error.square()
 
 
 def compute_value_loss(target_q: Tensor, value: Tensor, expectile: float) -> Tensor:
@@ -77,6 +82,12 @@ def compute_value_loss(target_q: Tensor, value: Tensor, expectile: float) -> Ten
         expectile: in (0, 1).
     """
     return compute_expectile_loss(target_q.amin(0).detach() - value, expectile).mean()
+
+
+def compute_value_gradient(target_q: Tensor, value: Tensor, expectile: float) -> Tensor:
+    """Derivative of `compute_value_loss` by V, (B,)."""
+    error = target_q.amin(0) - value
+    return compute_expectile_weights(error, expectile) * error * (-2 / len(value))
 
 
 def compute_q_targets(n_step_rewards: Tensor, bootstrap_discounts: Tensor, bootstrap_values: Tensor) -> Tensor:
@@ -93,6 +104,11 @@ def compute_q_targets(n_step_rewards: Tensor, bootstrap_discounts: Tensor, boots
 def compute_q_loss(q: Tensor, targets: Tensor) -> Tensor:
     """Squared error of both Q estimates, (2, B) against (B,); the twins' means are added (M2)."""
     return (q - targets.detach()).square().mean(1).sum()
+
+
+def compute_q_gradient(q: Tensor, targets: Tensor) -> Tensor:
+    """Derivative of `compute_q_loss` by Q, (2, B)."""
+    return (q - targets) * (2 / len(targets))
 
 
 def compute_conservative_loss(q: Tensor, proposed_q: Tensor, log_densities: Tensor) -> Tensor:

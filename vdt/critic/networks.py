@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,9 +12,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vdt.linear import apply_members
+
+
+@functools.cache
+def _constant(value: float, device: torch.device) -> Tensor:
+    return torch.tensor(value, device=device)
+
+
+def compute_mish_parts(z: Tensor, out: Sequence[Tensor | None] = (None, None)) -> tuple[Tensor, Tensor]:
+    """What Mish and its slope are made of, with e = exp(z): e + 2 and 1 / ((e + 1)^2 + 1), of z's shape."""
+    e = torch.clamp(z, max=20.0, out=out[1]).exp_()  # above 20 the second is 0 in float32
+    above = torch.add(e, 2.0, out=out[0])
+    return above, torch.addcmul(_constant(2.0, z.device), above, e, out=out[1]).reciprocal_()
+
+
+def compute_mish(z: Tensor, parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    """Z tanh(softplus(z)) = z - 2 z / ((e + 1)^2 + 1)."""
+    return torch.addcmul(z, z, parts[1], value=-2, out=out)
+
+
+def compute_mish_slope(z: Tensor, parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    """Its derivative, 1 + 2 r (2 z (1 - r (e + 2)) - 1) with r = 1 / ((e + 1)^2 + 1)."""
+    above, r = parts
+    one, minus_one = _constant(1.0, z.device), _constant(-1.0, z.device)
+    slope = torch.addcmul(one, r, above, value=-1, out=out)
+    slope = torch.addcmul(minus_one, slope, z, value=2, out=slope)
+    return torch.addcmul(one, r, slope, value=2, out=slope)
+
 
 class _Mish(torch.autograd.Function):
-    """z tanh(softplus(z)) with one exponential: z - 2 z / w with w = (1 + e)^2 + 1, e = exp(z).
+    """Mish with one exponential, for autograd.
 
     Three times as fast on a CPU as the built-in, and equal to 2e-6: few passes over the numbers are what counts.
     """
@@ -21,17 +50,15 @@ class _Mish(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:
         """Any shape."""
-        e = z.clamp(max=20.0).exp_()  # above 20 the ratio is 1 in float32
-        w = torch.addcmul(z.new_tensor(2.0), e, e + 2)
-        ctx.save_for_backward(z, e, w)
-        return torch.addcdiv(z, z, w, value=-2)
+        parts = compute_mish_parts(z)
+        ctx.save_for_backward(z, *parts)
+        return compute_mish(z, parts)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """d/dz = 1 + 4 (z e (e + 1) / w - 1/2) / w."""
-        z, e, w = ctx.saved_tensors
-        u = torch.addcmul(e, e, e).mul_(z).div_(w).sub_(0.5).mul_(gradient)
-        return torch.addcdiv(gradient, u, w, value=4)
+        """The gradient times the slope."""
+        z, *parts = ctx.saved_tensors
+        return compute_mish_slope(z, parts).mul_(gradient)
 
 
 def mish(z: Tensor) -> Tensor:
@@ -49,7 +76,7 @@ class MLPEnsemble(nn.Module):
     def __init__(self, members: int, input_size: int, hidden_size: int, hidden_layers: int, activation: str) -> None:
         super().__init__()
         sizes = [input_size] + [hidden_size] * hidden_layers + [1]
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for inputs, outputs in pairwise(sizes):
@@ -62,9 +89,9 @@ class MLPEnsemble(nn.Module):
         hidden = inputs.unsqueeze(0).expand(self.weights[0].shape[0], -1, -1)
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.baddbmm(bias, hidden, weight)
+            hidden = apply_members(hidden, weight, bias)
             if layer < last:
-                hidden = self.activation(hidden)
+                hidden = ACTIVATIONS[self.activation](hidden)
         return hidden.squeeze(-1)
 
 

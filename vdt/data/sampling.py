@@ -32,9 +32,10 @@ class Sampler:
             if not len(lengths):
                 raise ValueError("cannot sample from an empty buffer")
             self._seen, self._rows = index, self.buffer.list_step_rows()
-        uniform = torch.rand(count, generator=self.generator, device=starts.device, dtype=torch.float64)
         if self.weighting == "length":
-            return self._rows[uniform.mul_(len(self._rows)).long()]
+            drawn = torch.randint(len(self._rows), (count,), generator=self.generator, device=starts.device)
+            return self._rows.index_select(0, drawn)
+        uniform = torch.rand(count, generator=self.generator, device=starts.device, dtype=torch.float64)
         scaled = uniform * len(lengths)
         trajectory = scaled.long()
         return starts[trajectory] + ((scaled - trajectory) * lengths[trajectory]).long()
@@ -64,14 +65,14 @@ class Sampler:
         """The sub-trajectories that start at `rows` (B,); all fields but the mask are views of one copied window."""
         column = self.buffer.column
         window = self.buffer.gather_windows(rows, context_length + 1)
-        steps = window[:, :-1]
-        positions = torch.arange(context_length, device=rows.device)
+        steps, first = window[:, :-1], window[:, :1]
+        positions = torch.arange(context_length, dtype=window.dtype, device=rows.device)
         return SequenceBatch(
             observations=steps[..., column.observation],
             actions=steps[..., column.action],
             rewards=steps[..., column.reward],
             returns_to_go=steps[..., column.return_to_go],
-            timesteps=steps[..., column.timestep].long(),
-            mask=(positions < window[:, :1, column.steps_left]).float(),
+            timesteps=(first[..., column.timestep] + positions).long(),
+            mask=(first[..., column.steps_left] - positions).clamp_(0.0, 1.0),
             next_observations=window[:, 1:, column.observation],
         )

@@ -46,7 +46,7 @@ def plan(
     Args:
         history: N episodes with M returns-to-go each; the current step's action is still open.
         policy: proposes actions, and imagines what follows where the model asks it.
-        compute_min_q: the smaller target Q of normalised observations (C, S) and actions (C, A), (C,).
+        compute_min_q: the smaller target Q of normalised observations (E, C, S) and actions (E, C, A), (E, C).
         discount: of the score.
         planning_horizon: E, number of terms of the score.
         env_model: predicts imagined steps; needed if E > 1.
@@ -63,17 +63,22 @@ def plan(
     if planning_horizon > 1:
         assert env_model is not None
         env_model.begin(environments, candidates)
-    scores = torch.zeros(episodes * candidates, device=first.device)
-    alive = torch.ones_like(scores)
-    for i in range(planning_horizon):
-        # score the imagined step: gamma^i min_j Q_j(s_{t+i}, a_{t+i})
-        scores = scores + discount**i * alive * compute_min_q(imagination.observations, imagination.actions)
-        if i + 1 < planning_horizon:
-            # imagine the next observation, shrink the return-to-go, propose the next action
-            assert env_model is not None
-            observations, rewards, goes_on = env_model.predict(imagination)
-            alive = alive * goes_on
-            imagination.go_on(observations, rewards)
+    observations, actions, alive = (
+        [imagination.observations],
+        [imagination.actions],
+        [first.new_ones(len(imagination.actions))],
+    )
+    for _ in range(planning_horizon - 1):
+        # imagine the next observation, shrink the return-to-go, propose the next action
+        assert env_model is not None
+        seen, rewards, goes_on = env_model.predict(imagination)
+        imagination.go_on(seen, rewards)
+        observations.append(seen)
+        actions.append(imagination.actions)
+        alive.append(alive[-1] * goes_on)
+    # score all imagined steps at once: the sum of gamma^i min_j Q_j(s_{t+i}, a_{t+i})
+    min_q = torch.stack(alive) * compute_min_q(torch.stack(observations), torch.stack(actions))
+    scores = torch.stack([discount**i * min_q[i] for i in range(planning_horizon)]).sum(0)
     table = scores.unflatten(0, (episodes, candidates))
     chosen = table.argmax(1)
     return Plan(first[torch.arange(episodes, device=chosen.device), chosen], chosen, table)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vdt.linear import Linear
 from vdt.policy.gaussian import GaussianHead, SquashedGaussian
 from vdt.policy.transformer import CausalTransformer
 from vdt.schema import PolicyConfig
@@ -52,9 +53,9 @@ class DecisionTransformer(nn.Module):
         self.context_length = config.context_length
         self.horizon = horizon
         self.embed_timestep = nn.Embedding(horizon + 1, width)
-        self.embed_return = nn.Linear(1, width)
-        self.embed_observation = nn.Linear(observation_size, width)
-        self.embed_action = nn.Linear(action_size, width)
+        self.embed_return = Linear(1, width)
+        self.embed_observation = Linear(observation_size, width)
+        self.embed_action = Linear(action_size, width)
         self.transformer = CausalTransformer(width, config.layers, config.heads, config.dropout)
         self.predict_action = nn.Sequential(nn.Linear(width, action_size), nn.Tanh())
         self.predict_change = nn.Linear(width, observation_size)
@@ -72,18 +73,24 @@ class DecisionTransformer(nn.Module):
             returns_to_go: (B, K), divided by the return scale.
             timesteps: (B, K) int64.
         """
-        tokens = torch.stack(
-            [*self.embed_situation(observations, returns_to_go, timesteps), self.embed_taken(actions, timesteps)], dim=2
-        )  # (B, K, 3, D)
-        out = self.transformer(tokens.flatten(1, 2)).unflatten(1, (-1, 3))
+        out = self.transformer(self.embed(observations, returns_to_go, timesteps, actions)).unflatten(1, (-1, 3))
         after_observation, after_action = out[:, :, 1], out[:, :, 2]
         actions, distribution = self.predict_choice(after_observation)
         return PolicyOutput(actions, *self.predict_outcome(observations, after_action), distribution)
 
-    def embed_situation(self, observations: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return and observation tokens of steps: (..., S), (...), (...) -> twice (..., D)."""
-        time = self.embed_timestep(timesteps.clamp(max=self.horizon))
-        return self.embed_return(returns_to_go.unsqueeze(-1)) + time, self.embed_observation(observations) + time
+    def embed(
+        self, observations: Tensor, returns_to_go: Tensor, timesteps: Tensor, actions: Tensor | None = None
+    ) -> Tensor:
+        """Tokens of steps, the action's if it is known: (..., K, S), (..., K), (..., K), (..., K, A) -> (..., 3K or 2K, D).
+
+        Leading dimensions may differ where they broadcast.
+        """
+        parts = [self.embed_return(returns_to_go.unsqueeze(-1)), self.embed_observation(observations)]
+        if actions is not None:
+            parts.append(self.embed_action(actions))
+        time = self.embed_timestep(timesteps.clamp(max=self.horizon)).unsqueeze(-2)
+        tokens: Tensor = torch.stack(torch.broadcast_tensors(*parts), dim=-2) + time  # (..., K, 2 or 3, D)
+        return tokens.flatten(-3, -2)
 
     def embed_taken(self, actions: Tensor, timesteps: Tensor) -> Tensor:
         """Action tokens of steps: (..., A), (...) -> (..., D)."""

@@ -37,7 +37,7 @@ class History:
     def set_action(self, actions: Tensor) -> None:
         """Fill in the action that was taken, (N, A)."""
         assert self.actions is not None
-        self.actions = torch.cat([self.actions[:, :-1], actions[:, None]], 1)
+        self.actions[:, -1] = actions
 
     def align_returns(self, rewards: Tensor) -> None:
         """Subtract the reward that was really received from every candidate's return-to-go (M4).

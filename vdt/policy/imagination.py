@@ -44,8 +44,7 @@ def imagine(policy: nn.Module, history: History, steps: int, *, explore: bool = 
     return MemorylessImagination(policy, history, explore)
 
 
-def _expand(held: Tensor | None, candidates: int) -> Tensor:
-    assert held is not None
+def _expand(held: Tensor, candidates: int) -> Tensor:
     return held.repeat_interleave(candidates, 0) if candidates > 1 else held
 
 
@@ -56,23 +55,20 @@ class TransformerImagination:
     """
 
     def __init__(self, policy: DecisionTransformer, history: History, steps: int, explore: bool) -> None:
-        assert history.returns_to_go is not None
+        assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
         _, candidates, length = history.returns_to_go.shape
-        observations, actions = _expand(history.observations, candidates), _expand(history.actions, candidates)
-        returns = history.returns_to_go.flatten(0, 1)
         self._policy, self._explore = policy, explore
-        self._cache = policy.transformer.make_cache(len(returns), 3 * (length + steps)) if steps else None
-        times = history.timesteps().expand(len(returns), length)
-        tokens = torch.stack(
-            [*policy.embed_situation(observations, returns, times), policy.embed_taken(actions, times)], dim=2
-        ).flatten(1, 2)
-        self.observations = observations[:, -1]
-        self._returns, self._times = returns[:, -1], times[:, -1]
-        self._propose(tokens[:, :-1])
+        times = history.timesteps()
+        tokens = policy.embed(history.observations[:, None], history.returns_to_go, times, history.actions[:, None])
+        self.observations = _expand(history.observations[:, -1], candidates)
+        self._returns = history.returns_to_go[:, :, -1].flatten()
+        self._times = times[-1:]
+        self._caches = policy.transformer.make_caches(len(self._returns), 3 * (length + steps)) if steps else []
+        self._propose(tokens.flatten(0, 1)[:, :-1])
 
     def _see(self, tokens: Tensor) -> Tensor:
         """What the transformer says after the last of further tokens: (C, L, D) -> (C, D)."""
-        out: Tensor = self._policy.transformer(tokens, self._cache)[:, -1]
+        out: Tensor = self._policy.transformer(tokens, self._caches, last_only=True)[:, 0]
         return out
 
     def _propose(self, tokens: Tensor) -> None:
@@ -87,21 +83,20 @@ class TransformerImagination:
     def go_on(self, observations: Tensor, rewards: Tensor) -> None:
         """Two tokens, the return-to-go's and the observation's."""
         self.observations, self._returns, self._times = observations, self._returns - rewards, self._times + 1
-        situation = self._policy.embed_situation(observations, self._returns, self._times)
-        self._propose(torch.stack(situation, 1))
+        self._propose(self._policy.embed(observations[:, None], self._returns[:, None], self._times))
 
 
 class MemorylessImagination:
     """For a policy that sees the present step alone."""
 
     def __init__(self, policy: nn.Module, history: History, explore: bool) -> None:
-        assert history.returns_to_go is not None
+        assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
         self._policy, self._explore = policy, explore
         self._returns = history.returns_to_go[:, :, -1:].flatten(0, 1)
         _, candidates, _ = history.returns_to_go.shape
-        self.observations = _expand(history.observations, candidates)[:, -1]
+        self.observations = _expand(history.observations[:, -1], candidates)
         self._times = history.timesteps()[-1:].expand(len(self.observations), 1)
-        self._propose(_expand(history.actions, candidates)[:, -1])
+        self._propose(_expand(history.actions[:, -1], candidates))
 
     def _see(self, actions: Tensor) -> PolicyOutput:
         output: PolicyOutput = self._policy(self.observations[:, None], actions[:, None], self._returns, self._times)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vdt.linear import Linear
+
 
 class KeyValueCache:
-    """Keys and values of the tokens that a transformer has seen, so that later tokens need no second pass over them."""
+    """Keys and values of the tokens that one block has seen, so that later tokens need no second pass over them."""
 
     def __init__(self, held: Tensor) -> None:
-        """Starts empty; `held` is room, (blocks, 2, B, H, capacity in tokens, D/H)."""
+        """Starts empty; `held` is room, (2, B, H, capacity in tokens, D/H)."""
         self.held = held
         self.length = 0
 
-    def extend(self, block: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append (B, H, L, D/H) of new tokens in one block; all that the block has seen, likewise."""
-        end = self.length + key.shape[2]
-        keys, values = self.held[block]
-        keys[:, :, self.length : end], values[:, :, self.length : end] = key, value
-        return keys[:, :, :end], values[:, :, :end]
+    def extend(self, keys_values: Tensor) -> Tensor:
+        """Append (2, B, H, L, D/H) of new tokens; all that the block has seen, likewise."""
+        count = keys_values.shape[3]
+        self.held.narrow(3, self.length, count).copy_(keys_values)
+        self.length += count
+        return self.held.narrow(3, 0, self.length)
 
 
 class CausalSelfAttention(nn.Module):
@@ -29,25 +33,25 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, embedding_size: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.project_in = nn.Linear(embedding_size, 3 * embedding_size)
-        self.project_out = nn.Linear(embedding_size, embedding_size)
+        self.project_in = Linear(embedding_size, 3 * embedding_size)
+        self.project_out = Linear(embedding_size, embedding_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None, block: int = 0) -> Tensor:
-        """(B, L, D) -> (B, L, D)."""
-        split = self.project_in(tokens).unflatten(-1, (3, self.heads, -1))  # (B, L, 3, H, D/H)
-        query, key, value = split.permute(2, 0, 3, 1, 4)  # each (B, H, L, D/H)
-        if cache is None or cache.length == 0:
-            if cache is not None:
-                cache.extend(block, key, value)
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        else:
-            key, value = cache.extend(block, key, value)
-            length, seen = query.shape[2], key.shape[2]
-            mask = torch.ones(length, seen, dtype=torch.bool, device=query.device).tril(seen - length)
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=None if length == 1 else mask)
-        out: Tensor = self.dropout(self.project_out(mixed.transpose(1, 2).flatten(2)))
-        return out
+    def forward(self, tokens: Tensor, asking: int, cache: KeyValueCache | None = None) -> Tensor:
+        """What the last `asking` of the tokens see: (B, L, D) -> (B, asking, D)."""
+        batch, length, _ = tokens.shape
+        split = self.project_in(tokens).view(batch, length, 3, self.heads, -1)
+        split = split.permute(2, 0, 3, 1, 4)  # (3, B, H, L, D/H)
+        query, key, value = split.unbind()
+        if cache is not None:
+            key, value = cache.extend(split[1:]).unbind()
+        if asking < length:
+            query = query.narrow(2, length - asking, asking)
+        seen = key.shape[2]
+        mask = None if asking in (1, seen) else tokens.new_full((asking, seen), -torch.inf).triu_(seen - asking + 1)
+        mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=asking == seen > 1)
+        out: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
+        return self.dropout(out) if self.training else out
 
 
 class Block(nn.Module):
@@ -59,15 +63,16 @@ class Block(nn.Module):
         self.attention = CausalSelfAttention(embedding_size, heads, dropout)
         self.norm_feedforward = nn.LayerNorm(embedding_size)
         self.feedforward = nn.Sequential(
-            nn.Linear(embedding_size, 4 * embedding_size),
+            Linear(embedding_size, 4 * embedding_size),
             nn.ReLU(),
-            nn.Linear(4 * embedding_size, embedding_size),
+            Linear(4 * embedding_size, embedding_size),
             nn.Dropout(dropout),
         )
 
-    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None, block: int = 0) -> Tensor:
-        """(B, L, D) -> (B, L, D)."""
-        tokens = tokens + self.attention(self.norm_attention(tokens), cache, block)
+    def forward(self, tokens: Tensor, asking: int, cache: KeyValueCache | None = None) -> Tensor:
+        """What becomes of the last `asking` of the tokens: (B, L, D) -> (B, asking, D)."""
+        attended = self.attention(self.norm_attention(tokens), asking, cache)
+        tokens = tokens.narrow(1, tokens.shape[1] - asking, asking) + attended
         out: Tensor = tokens + self.feedforward(self.norm_feedforward(tokens))
         return out
 
@@ -84,22 +89,24 @@ class CausalTransformer(nn.Module):
         self.norm_out = nn.LayerNorm(embedding_size)
         self.apply(_initialize)
 
-    def make_cache(self, batch: int, capacity: int) -> KeyValueCache:
-        """Room for `capacity` tokens of `batch` sequences."""
+    def make_caches(self, batch: int, capacity: int) -> list[KeyValueCache]:
+        """Room for `capacity` tokens of `batch` sequences in every block."""
         like = self.norm_out.weight
-        size = len(like) // self.heads
-        return KeyValueCache(like.new_empty(len(self.blocks), 2, batch, self.heads, capacity, size))
+        shape = (2, batch, self.heads, capacity, len(like) // self.heads)
+        return [KeyValueCache(like.new_empty(shape)) for _ in self.blocks]
 
-    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """(B, L, D) -> (B, L, D).
+    def forward(self, tokens: Tensor, caches: Sequence[KeyValueCache] = (), *, last_only: bool = False) -> Tensor:
+        """(B, L, D) -> (B, L, D), or (B, 1, D) if nothing but the last token's output is asked for.
 
-        With a cache, the tokens continue those that it has seen, and the output is that of one pass over all of them.
+        With caches, the tokens continue those that they have seen, and the output is that of one pass over all of them.
         """
+        length = tokens.shape[1]
         tokens = self.dropout(self.norm_in(tokens))
-        for number, block in enumerate(self.blocks):
-            tokens = block(tokens, cache, number)
-        if cache is not None:
-            cache.length += tokens.shape[1]
+        for number, block in enumerate(self.blocks, 1):
+            asking = (
+                1 if last_only and number == len(self.blocks) else length
+            )  # earlier blocks make keys of every token
+            tokens = block(tokens, asking, caches[number - 1] if caches else None)
         out: Tensor = self.norm_out(tokens)
         return out
 

@@ -1,6 +1,7 @@
 """Metrics, checkpoints and datasets in MLflow. Only this package imports `mlflow`, when it is needed."""
 
 from vdt.tracking.curves import read_curves
+from vdt.tracking.delivery import get_first_line
 from vdt.tracking.runs import (
     REPORT_OF,
     RunIdentity,
@@ -35,6 +36,7 @@ __all__ = [
     "find_runs",
     "find_study_run",
     "finish_runs",
+    "get_first_line",
     "get_store_errors",
     "log_dataset",
     "log_files",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vdt.tracking.delivery import get_first_line
 from vdt.tracking.store import StoreError, get_store_errors, open_store
 
 CURVES = (
@@ -29,9 +30,8 @@ def read_curves(base: Path, run_ids: Sequence[str]) -> dict[str, dict[str, Curve
                 key: thin(sorted((point.step, point.value) for point in points)) for key, points in histories.items()
             }
     except expected as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         print(
-            f"WARNING: tracking: the store does not answer ({reason}); the report has not all learning curves",
+            f"WARNING: tracking: the store does not answer ({get_first_line(error)}); the report has not all learning curves",
             flush=True,
         )
     return curves

@@ -34,6 +34,11 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def get_first_line(error: Exception) -> str:
+    """What an error says, without the pages that a database adds; its name if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def read_records(path: Path) -> list[Record]:
     """Records of a JSONL file, oldest first; a last line cut short by a kill is reported and left out."""
     records: list[Record] = []
@@ -205,9 +210,8 @@ class Delivery:
             self._retry_at = time.monotonic() + pause
             waiting = len(self._queue)
             self._changed.notify_all()
-        reason = (str(error).strip().splitlines() or ["no message"])[0]
         say(
-            f"WARNING: tracking: delivery failed ({type(error).__name__}: {reason}); training goes on, "
+            f"WARNING: tracking: delivery failed ({type(error).__name__}: {get_first_line(error)}); training goes on, "
             f"{waiting} records wait, next try in {pause:.0f} s"
         )
 

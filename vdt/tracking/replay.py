@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vdt.runtime import home
-from vdt.tracking.delivery import deliver_backlog, is_waiting
+from vdt.tracking.delivery import deliver_backlog, get_first_line, is_waiting
 from vdt.tracking.runs import find_undelivered, settle_abandoned
 from vdt.tracking.sender import RunSender
 from vdt.tracking.store import StoreError, get_store_errors
@@ -31,8 +31,7 @@ def replay(base: Path, files: Sequence[Path]) -> int:
             print(f"{path}: delivered to MLflow run {sender.run_id}", flush=True)
         except expected as error:
             failed += 1
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            print(f"{path}: kept, the store did not take it ({reason})", flush=True)
+            print(f"{path}: kept, the store did not take it ({get_first_line(error)})", flush=True)
     return failed
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from vdt.config import Config
 from vdt.runtime import ROOT, describe_process, is_gone
-from vdt.tracking.delivery import Record, append_records, deliver_backlog, remove_backlog
+from vdt.tracking.delivery import Record, append_records, deliver_backlog, get_first_line, remove_backlog
 from vdt.tracking.sender import FLOW_RUN, LOCAL, PROCESS, STUDY, RunSender
 from vdt.tracking.store import StoreError, get_experiment_id, get_store_errors, open_store
 
@@ -55,8 +55,10 @@ def submit(base: Path, run_id: str, records: Sequence[Record]) -> str:
     try:
         deliver_backlog(path, sender)
     except get_store_errors() as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        print(f"WARNING: tracking: the store does not answer ({reason}); records are kept in {path}", flush=True)
+        print(
+            f"WARNING: tracking: the store does not answer ({get_first_line(error)}); records are kept in {path}",
+            flush=True,
+        )
         return run_id
     return sender.run_id
 

@@ -9,9 +9,9 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vdt.files import hold_lock
+from vdt.files import atomic_write, hold_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -88,9 +88,27 @@ def _create_database(path: Path, artifacts: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     with _make_beside(path) as fresh:
-        SqlAlchemyStore(f"sqlite:///{fresh}", artifacts.as_uri()).engine.dispose()
+        with _write_without_waiting():
+            SqlAlchemyStore(f"sqlite:///{fresh}", artifacts.as_uri()).engine.dispose()
         _set_write_ahead(fresh)
-        os.replace(fresh, path)
+        with atomic_write(path) as file:
+            file.write(fresh.read_bytes())
+
+
+@contextlib.contextmanager
+def _write_without_waiting() -> Iterator[None]:
+    """SQLite leaves its files to the system's cache: hundreds of changes to a file that nobody has need not be on disk each."""
+    from sqlalchemy import event
+    from sqlalchemy.pool import Pool
+
+    def relax(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Pool, "connect", relax)
+    try:
+        yield
+    finally:
+        event.remove(Pool, "connect", relax)
 
 
 @contextlib.contextmanager

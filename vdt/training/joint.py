@@ -11,10 +11,11 @@ from torch import Tensor
 
 from vdt.agent import Brain
 from vdt.critic.losses import Proposals
+from vdt.critic.optimizer import CriticOptimizer
 from vdt.data.histories import find_bootstrap_rows, gather_histories
 from vdt.data.sampling import Sampler
 from vdt.policy.gaussian import SquashedGaussian
-from vdt.training.update import Metrics, step_critic, update_critic
+from vdt.training.update import Metrics
 
 TARGET_NOISE_CLIP = 0.5  # TD3
 
@@ -56,7 +57,7 @@ def make_proposals(
     return Proposals(torch.cat([a for a, _ in drawn]), torch.cat([d for _, d in drawn]))
 
 
-def update_policy_critic(brain: Brain, optimizer: torch.optim.Optimizer, sampler: Sampler) -> Metrics:
+def update_policy_critic(brain: Brain, optimizer: CriticOptimizer, sampler: Sampler) -> Metrics:
     """One step on M2 with the target policy's value as the bootstrap, and CQL's term; then all targets follow."""
     config, buffer, generator = brain.config.critic, sampler.buffer, sampler.generator
     rows = sampler.sample_rows(config.batch_size)
@@ -74,13 +75,13 @@ def update_policy_critic(brain: Brain, optimizer: torch.optim.Optimizer, sampler
             assert gaussian is not None and present is not None
             proposals = make_proposals((present, gaussian), batch.actions, config.conservative_samples, generator)
     losses = brain.critic.compute_policy_value_losses(batch, actions, proposals)
-    step_critic(brain.critic, optimizer, losses.q_loss + config.conservative_coefficient * losses.conservative_loss)
+    optimizer.descend(losses.q_loss + config.conservative_coefficient * losses.conservative_loss)
     brain.update_target_policy()
     return {name: value.detach() for name, value in vars(losses).items()}
 
 
-def take_critic_step(brain: Brain, optimizer: torch.optim.Optimizer, sampler: Sampler) -> Metrics:
+def take_critic_step(brain: Brain, optimizer: CriticOptimizer, sampler: Sampler) -> Metrics:
     """One critic step of the kind that `critic.bootstrap` names."""
     if brain.target_policy is not None:
         return update_policy_critic(brain, optimizer, sampler)
-    return update_critic(brain.critic, optimizer, sampler.sample_transitions(brain.config.critic.batch_size))
+    return vars(optimizer.update(sampler.sample_transitions(brain.config.critic.batch_size)))

@@ -9,6 +9,7 @@ import torch
 from vdt.agent import Brain
 from vdt.config import Config
 from vdt.critic.critic import Critic
+from vdt.critic.optimizer import CriticOptimizer
 from vdt.data.normalization import Normalizer, compute_reward_scale
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
@@ -24,10 +25,8 @@ from vdt.training.random_state import get_random_state, seed_streams, set_random
 from vdt.training.update import (
     Metrics,
     compute_learning_rate,
-    make_critic_optimizer,
     make_policy_optimizer,
     set_learning_rate,
-    update_critic,
     update_policy,
 )
 
@@ -69,7 +68,7 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
     device = choose_device(config)
     seed_streams(config.seed)
     critic = Critic(config.task.observation_size, config.task.action_size, config.critic).to(device)
-    optimizer = make_critic_optimizer(critic, config.critic.learning_rate)
+    optimizer = CriticOptimizer(critic, config.critic.learning_rate)
     normalizer = Normalizer.fit(dataset, config.data.min_observation_std).to(device)
     reward_scale = compute_reward_scale(config.task.reward_scaling, dataset.episode_returns)
     buffer = make_offline_buffer(config, dataset, normalizer, reward_scale)
@@ -99,7 +98,7 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
         "critic",
         total,
         state,
-        lambda step: update_critic(critic, optimizer, sampler.sample_transitions(config.critic.batch_size)),
+        lambda step: vars(optimizer.update(sampler.sample_transitions(config.critic.batch_size))),
         get_state,
         tracker,
         checkpoints,
@@ -129,7 +128,7 @@ class ActorTrainer:
         actor, critic = config.actor, config.critic
         self.optimizer = make_policy_optimizer(brain.policy, actor.learning_rate, actor.weight_decay)
         joint = brain.target_policy is not None
-        self.critic_optimizer = make_critic_optimizer(brain.critic, critic.learning_rate) if joint else None
+        self.critic_optimizer = CriticOptimizer(brain.critic, critic.learning_rate) if joint else None
         self.critic_steps = split_critic_steps(critic.gradient_steps, actor.gradient_steps, joint=joint)[1]
 
     def update(self, step: int) -> Metrics:

@@ -1,4 +1,4 @@
-"""The online phase: seed a buffer, then roll out, align, store, sample and update."""
+"""The online phase: roll out, align, store, sample and update."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from vdt.agent import Agent, Brain, PlannerSettings
 from vdt.config import Config
+from vdt.critic.optimizer import CriticOptimizer
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
-from vdt.data.snapshot import load_snapshot, write_trajectories
+from vdt.data.snapshot import load_snapshot
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import Environment, make_environment
 from vdt.rollout import collect_trajectories
@@ -24,28 +25,10 @@ from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import Progress, read_metrics, save_checkpoint
 from vdt.training.offline import calibrate_weighting, make_sampler, make_target_settings
 from vdt.training.random_state import get_random_state, seed_streams, set_random_state
-from vdt.training.update import make_critic_optimizer, make_policy_optimizer, update_policy
+from vdt.training.update import make_policy_optimizer, update_policy
 
 BUFFER_LEVELS = {"low": 0.1, "middle": 0.5, "high": 0.9}  # quantiles of the buffer's returns that are tracked
 ROLLOUT_SEED = 100_000_000  # online episodes never share seeds with evaluation
-
-
-def select_best_trajectories(dataset: TrajectoryDataset, count: int) -> list[Trajectory]:
-    """The `count` highest-return trajectories, worst first, so that first in, first out drops the worst first."""
-    order = np.argsort(dataset.episode_returns, kind="stable")
-    return [dataset[int(episode)] for episode in order[-count:]]
-
-
-def seed_buffer(config: Config, dataset: TrajectoryDataset, path: Path) -> Path:
-    """Write the highest-return offline trajectories that fit the online buffer to `path`."""
-    best = TrajectoryDataset.from_trajectories(select_best_trajectories(dataset, config.online.buffer_trajectories))
-    returns = best.episode_returns
-    print(
-        f"buffer: {len(best)} of {len(dataset)} trajectories, returns {returns.min():.0f} to {returns.max():.0f}",
-        flush=True,
-    )
-    write_trajectories(path, best)
-    return path
 
 
 class OnlineTuner:
@@ -56,7 +39,7 @@ class OnlineTuner:
         self.config, self.brain, self.buffer, self.sampler = config, brain, buffer, sampler
         online = config.online
         brain.critic.unfreeze()
-        self.critic_optimizer = make_critic_optimizer(brain.critic, config.critic.learning_rate)
+        self.critic_optimizer = CriticOptimizer(brain.critic, config.critic.learning_rate)
         self.policy_optimizer = make_policy_optimizer(
             brain.policy, online.actor_learning_rate, config.actor.weight_decay
         )

@@ -1,4 +1,4 @@
-"""One gradient step of the critic and one of the policy: the same for offline, online and every baseline."""
+"""One gradient step of the policy: the same for offline, online and every baseline."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vdt.agent import Brain
-from vdt.critic.critic import Critic
-from vdt.data.batches import SequenceBatch, TransitionBatch
+from vdt.data.batches import SequenceBatch
 from vdt.policy.decision_transformer import PolicyOutput
 from vdt.policy.losses import (
     AdvantageWeighting,
@@ -24,15 +23,11 @@ from vdt.policy.losses import (
     compute_temperature_loss,
     masked_mean,
 )
+from vdt.runtime import skip_compiler, take_step
 from vdt.schema import ActorConfig
 
 Metrics = Mapping[str, Tensor]
 NOT_LOSSES = ("q_term", "entropy", "temperature")
-
-
-def make_critic_optimizer(critic: Critic, learning_rate: float) -> torch.optim.Optimizer:
-    """Adam for Q and V together; their losses share no parameter."""
-    return torch.optim.Adam(critic.trainable_parameters(), lr=learning_rate, fused=True)
 
 
 def make_policy_optimizer(policy: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -40,6 +35,7 @@ def make_policy_optimizer(policy: nn.Module, learning_rate: float, weight_decay:
     decayed = [p for p in policy.parameters() if p.dim() >= 2]
     plain = [p for p in policy.parameters() if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    skip_compiler()
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
@@ -55,21 +51,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
     """Set the rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-
-
-def step_critic(critic: Critic, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Descend, then let the target networks follow."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    critic.update_targets()
-
-
-def update_critic(critic: Critic, optimizer: torch.optim.Optimizer, batch: TransitionBatch) -> Metrics:
-    """One step on M1 + M2, then the target networks follow."""
-    losses = critic.compute_losses(batch)
-    step_critic(critic, optimizer, losses.value_loss + losses.q_loss)
-    return {name: value.detach() for name, value in vars(losses).items()}
 
 
 def compute_weights(brain: Brain, batch: SequenceBatch, output: PolicyOutput) -> Tensor:
@@ -145,7 +126,7 @@ def update_policy(brain: Brain, optimizer: torch.optim.Optimizer, batch: Sequenc
     limit = config.gradient_clip if config.gradient_clip > 0 else math.inf
     networks = [p for p in brain.policy.parameters() if p.dim() > 0]  # not the temperature: its loss is its own
     norm = nn.utils.clip_grad_norm_(networks, limit)
-    optimizer.step()
+    take_step(optimizer)
     brain.gradient_steps += 1
     terms = {name: value.detach() for name, value in vars(losses).items() if value is not None}
     metrics = {name if name in NOT_LOSSES else f"{name}_loss": value for name, value in terms.items()}
