@@ -1,7 +1,8 @@
 """Perceptrons forward and back, written out: one critic update is a few dozen matrix products and little else.
 
-Autograd would build and walk a graph of 60 nodes and fetch new memory for each; here every number has its place from the
-first step on. `vdt/critic/losses.py` has the equations, tests/unit/test_gradients.py holds both to plain autograd.
+Autograd would build and walk a graph of 60 nodes and fetch new memory for each; here every number has its place from
+the first step on. `vdt/critic/losses.py` has the equations; `tests/unit/test_critic_optimizer.py` holds the whole to
+plain autograd.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def compute_mish_parts(z: Tensor, out: Sequence[Tensor | None] = (None, None)) -
 
 
 def compute_mish(z: Tensor, parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-    """Z tanh(softplus(z)) = z - 2 z / ((e + 1)^2 + 1)."""
+    """Mish, z tanh(softplus(z)) = z - 2 z / ((e + 1)^2 + 1), from its parts."""
     return torch.addcmul(z, z, parts[1], value=-2, out=out)
 
 

@@ -100,13 +100,13 @@ class CausalTransformer(nn.Module):
 
         With caches, the tokens continue those that they have seen, and the output is that of one pass over all of them.
         """
-        length = tokens.shape[1]
+        asking = [tokens.shape[1]] * len(self.blocks)
+        if last_only:
+            asking[-1] = 1  # earlier blocks make keys of every token
+        held: Sequence[KeyValueCache | None] = caches or [None] * len(asking)
         tokens = self.dropout(self.norm_in(tokens))
-        for number, block in enumerate(self.blocks, 1):
-            asking = (
-                1 if last_only and number == len(self.blocks) else length
-            )  # earlier blocks make keys of every token
-            tokens = block(tokens, asking, caches[number - 1] if caches else None)
+        for block, count, cache in zip(self.blocks, asking, held, strict=True):
+            tokens = block(tokens, count, cache)
         out: Tensor = self.norm_out(tokens)
         return out
 
