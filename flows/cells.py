@@ -33,7 +33,7 @@ class Cell:
     config_yaml: str
     mlflow_run_id: str = ""
     patch: str = ""
-    shares_critic: bool = False
+    shares_training: bool = False
 
 
 def split_words(text: str, option: str) -> list[str]:
@@ -104,7 +104,7 @@ def open_cells(plans: Sequence[Plan], study: Study | None, flow_run: str) -> lis
         settle_abandoned(home())
     except get_store_errors():
         print("WARNING: tracking: the store does not answer; this run is entered when it does", flush=True)
-    cells, name, shares = [], study.name if study else "", bool(study and study.share_critics)
+    cells, name, shares = [], study.name if study else "", bool(study and study.share_training)
     command = os.environ.get(COMMAND, "flows/vdt_flow.py")
     for number, plan in enumerate(plans):
         run_id = create_run(home(), plan.config, flow_run, command, patch=plan.patch, study=name)

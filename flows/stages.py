@@ -7,7 +7,7 @@ import errno
 import gc
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,18 +94,46 @@ class Stage:
     def pretrain_critic(self) -> tuple[Path, str]:
         """Train the critic, or share one within a study; returns its file, and the MLflow run that it was taken from."""
         from vdt.training.offline import pretrain_critic
-        from vdt.training.shared_critic import share_critic
+        from vdt.training.shared import compute_critic_key
 
-        critic = self.config.critic
-        if not self.flow.cell["shares_critic"] or not critic.gradient_steps or critic.bootstrap != "value":
-            return pretrain_critic(self.config, self.load_dataset(), self.tracker, self.checkpoints), ""
+        critic, dataset = self.config.critic, self.load_dataset()
+        trains = critic.gradient_steps > 0 and critic.bootstrap == "value"
+        return self._share(
+            "critic",
+            compute_critic_key,
+            lambda store: pretrain_critic(self.config, dataset, self.tracker, store),
+            trains,
+        )
+
+    def train_actor(self) -> tuple[Path, str]:
+        """Train the actor on the critic, or share one within a study; returns as `pretrain_critic`."""
+        from vdt.training.offline import train_actor
+        from vdt.training.shared import compute_actor_key
+
+        critic, dataset = self.check(self.flow.critic), self.load_dataset()
+        return self._share(
+            "actor", compute_actor_key, lambda store: train_actor(self.config, dataset, critic, self.tracker, store)
+        )
+
+    def _share(
+        self,
+        part: str,
+        compute_key: Callable[[Config, str], str],
+        train: Callable[[CheckpointStore], Path],
+        trains: bool = True,
+    ) -> tuple[Path, str]:
+        """Within a study, let the cells that would train the same do it once; else train for this cell alone."""
+        from vdt.training.shared import share_training
+
+        if not (trains and self.flow.cell["shares_training"]):
+            return train(self.checkpoints), ""
         if self.flow._datastore.parent_datastore.TYPE != "local":
             print(
-                "critic: shared with cells that see the same VDT_HOME; on other machines each trains its own",
+                f"{part}: shared with cells that see the same VDT_HOME; on other machines each trains its own",
                 flush=True,
             )
-        md5, run_id = str(self.flow.snapshot["md5"]), str(self.flow.mlflow_run_id)
-        return share_critic(self.config, self.load_dataset(), md5, runtime.home(), run_id, self.tracker)
+        key, run_id = compute_key(self.config, str(self.flow.snapshot["md5"])), str(self.flow.mlflow_run_id)
+        return share_training(part, key, self.config, runtime.home(), run_id, self.tracker, train)
 
     def load_dataset(self) -> TrajectoryDataset:
         """The episodes to train on; raises as `load_episodes`."""

@@ -90,7 +90,7 @@ def make_data_key(source: str, key: str) -> str:
 
 def order_by_critic(plans: Sequence[Plan]) -> list[Plan]:
     """The first cell of each critic before the second ones, so that few wait for a critic that another trains."""
-    from vdt.training.shared_critic import compute_critic_key
+    from vdt.training.shared import compute_critic_key
 
     seen: dict[tuple[str, str], int] = {}
     turns = []
@@ -121,7 +121,7 @@ def describe_cell(branch: Any) -> dict[str, Any]:
         "mlflow_run_id": branch.mlflow_run_id,
         "seconds": branch.seconds,
         "memory": branch.memory,
-        "critic_shared_from": branch.critic_shared_from,
+        "shared_from": {"pretrain_critic": branch.critic_shared_from, "train_actor": branch.actor_shared_from},
     }
     return dict(json.loads(json.dumps(cell)))  # the same values whether they come from this flow or from a file
 

@@ -78,12 +78,8 @@ class VDTFlow(FlowSpec):
     def train_actor(self) -> None:
         """Decision Transformer with value guidance (M3)."""
         with open_stage(self) as stage:
-            from vdt.training.offline import train_actor
-
-            critic = stage.check(self.critic)
-            self.offline_agent = stage.describe(
-                train_actor(stage.config, stage.load_dataset(), critic, stage.tracker, stage.checkpoints)
-            )
+            path, self.actor_shared_from = stage.train_actor()
+            self.offline_agent = stage.describe(path)
         self.next(self.seed_buffer)
 
     @step

@@ -5,7 +5,7 @@ A patch is a named change of settings. Keys of the file, all but `envs` with a d
     title: Offline training        # of the report
     note: One sentence.            # stands below the title
     published: offline             # table of params/published/ that stands beside ours
-    share_critics: true            # cells whose critics would be the same train one (false where time is measured)
+    share_training: true           # cells whose critic, or actor, would be the same train one (false where time is measured)
     preset: laptop
     source: auto
     seeds: [0, 1, 2]
@@ -37,7 +37,7 @@ WORDS: dict[str, Any] = {  # keys of a study file that hold one value or a list,
     "title": str,
     "note": str,
     "published": str,
-    "share_critics": bool,
+    "share_training": bool,
     "preset": str,
     "source": str,
     "seeds": tuple[int, ...],
@@ -70,7 +70,7 @@ class Study:
     title: str = ""
     note: str = ""
     published: str = ""
-    share_critics: bool = True
+    share_training: bool = True
     preset: str = "laptop"
     source: str = "auto"
     seeds: tuple[int, ...] = (0,)

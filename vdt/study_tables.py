@@ -125,7 +125,7 @@ def tabulate_cost(cells: Sequence[Cell], published: Published | None) -> Table:
     )
     notes = [
         "Means over cells. Peak memory is the most that one step's process held, libraries included. Seconds depend on how "
-        "many cells ran at once; those of a shared critic (*) are another cell's waiting and reading."
+        "many cells ran at once; those of a shared training (*) are another cell's waiting and reading."
     ]
     if published is not None:
         listed = (f"{what}: {', '.join(f'{k} {v}' for k, v in row.items())}" for what, row in published.rows.items())
@@ -137,7 +137,7 @@ def _measure_cost(cells: Sequence[Cell]) -> list[str]:
     reports = [cell["evaluation"].get("diagnostics", {}) for cell in cells]
     parameters = [report["offline"]["parameters"] for report in reports if "offline" in report]
     memory = [cell.get("memory", {}).values() for cell in cells]
-    shared = "*" if any(cell.get("critic_shared_from") for cell in cells) else ""
+    shared = {phase for cell in cells for phase, owner in cell.get("shared_from", {}).items() if owner}
     return [
         *(_average((p[part] for p in parameters), "{:,.0f}".format) for part in ("policy", "critic")),
         *(
@@ -146,7 +146,7 @@ def _measure_cost(cells: Sequence[Cell]) -> list[str]:
         ),
         *(
             _average((c["seconds"][phase] for c in cells if phase in c["seconds"]), _tenths)
-            + (shared if phase == "pretrain_critic" else "")
+            + ("*" if phase in shared else "")
             for phase in PHASES
         ),
         _average((r["online"]["environment_steps"] for r in reports if "online" in r), "{:,.0f}".format),

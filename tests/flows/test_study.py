@@ -118,7 +118,8 @@ def check_the_resume(folder: Path, killed: str) -> None:
         assert tags["data_source"] == "collected" and len(tags["data_md5"]) == 32
     report = read_report(folder)
     assert [cell["patch"] for cell in report["cells"]] == ["strong", "weak"]
-    assert [cell["critic_shared_from"] for cell in report["cells"]].count("") == 1
+    assert [cell["shared_from"]["pretrain_critic"] for cell in report["cells"]].count("") == 1
+    assert [cell["shared_from"]["train_actor"] for cell in report["cells"]] == ["", ""], "other actors"
     assert [a["method"] for a in report["aggregates"]] == ["vdt + strong", "vdt + weak"]
 
 

@@ -19,8 +19,8 @@ from builders_for_tests import (
 from vdt.cell_results import SHOWING, compute_code_digest, compute_identity, find_result, save_result
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.training.checkpoint import load_state
-from vdt.training.offline import pretrain_critic
-from vdt.training.shared_critic import compute_critic_key, share_critic
+from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.shared import compute_actor_key, compute_critic_key, share_training
 
 
 class TaggedTracker(RecordingTracker):
@@ -40,8 +40,11 @@ def dataset() -> TrajectoryDataset:
 
 
 def share(home: Path, dataset: TrajectoryDataset, run: str, tracker: Any = None, **settings: Any) -> tuple[Path, str]:
-    config = make_config({"checkpoint.interval_steps": 10, **settings})
-    return share_critic(config, dataset, "md5", home, run, tracker or TaggedTracker())
+    config, tracker = make_config({"checkpoint.interval_steps": 10, **settings}), tracker or TaggedTracker()
+    key = compute_critic_key(config, "md5")
+    return share_training(
+        "critic", key, config, home, run, tracker, lambda store: pretrain_critic(config, dataset, tracker, store)
+    )
 
 
 def test_identity() -> None:
@@ -135,3 +138,46 @@ def test_what_a_critic_depends_on(settings: dict[str, Any], same: bool) -> None:
     assert len(keys) == (1 if same else 2)
     config = make_config()
     assert len({compute_critic_key(config, md5) for md5 in "ab"} | {compute_critic_key(config.with_seed(1), "a")}) == 3
+
+
+def test_the_actor_is_trained_once(home: Path, dataset: TrajectoryDataset) -> None:
+    """For cells that choose their actions in other ways, or go on in other ways; it is the one that each would train."""
+    critic = share(home, dataset, "run-1")[0]
+
+    def share_actor(run: str, **settings: Any) -> tuple[Path, str, TaggedTracker]:
+        config, tracker = make_config(settings), TaggedTracker()
+        key = compute_actor_key(config, "md5")
+        path, owner = share_training(
+            "actor", key, config, home, run, tracker, lambda store: train_actor(config, dataset, critic, tracker, store)
+        )
+        return path, owner, tracker
+
+    path, owner, _ = share_actor("run-1")
+    assert owner == ""
+    again, taken_from, tracker = share_actor("run-2", **{"planner.candidates": 1, "evaluation.episodes": 3})
+    assert (again, taken_from, tracker.tags) == (path, "run-1", {"actor_shared_from": "run-1"})
+    other, owner, _ = share_actor("run-3", **{"actor.q_coefficient": 0.1})
+    assert other != path and owner == ""
+    config = make_config()
+    alone = train_actor(config, dataset, critic, RecordingTracker(), make_store(home / "alone"))
+    assert_identical(load_state(path)["brain"]["policy"], load_state(alone)["brain"]["policy"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"planner.candidates": 1, "planner.env_model": "learned", "planner.planning_horizon": 2}, True),
+        ({"online.environment_steps": 7, "evaluation.seed": 3, "checkpoint.keep": 9, "runtime.threads": 3}, True),
+        ({"planner.context_length": 1}, False),
+        ({"actor.gradient_steps": 3}, False),
+        ({"policy.context_length": 2}, False),
+        ({"critic.expectile": 0.6}, False),
+        ({"task.return_scale": 3.0}, False),
+        ({"data.keep_best_fraction": 0.5}, False),
+    ],
+)
+def test_what_an_actor_depends_on(settings: dict[str, Any], same: bool) -> None:
+    keys = {compute_actor_key(make_config(given), "md5") for given in ({}, settings)}
+    assert len(keys) == (1 if same else 2)
+    config = make_config()
+    assert len({compute_actor_key(config, md5) for md5 in "ab"} | {compute_actor_key(config.with_seed(1), "a")}) == 3

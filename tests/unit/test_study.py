@@ -129,7 +129,7 @@ def test_the_studies_that_come_with_it(path: Path) -> None:
         ({"patches": {"A/../b": {}}}, "patches: 'A/../b' is no name"),
         ({"patches": {"a": {}, "b": {}}}, "patches 'a' and 'b' give vdt on walker2d-medium-v2 the same configuration"),
         ({"published": "offlin"}, "there is no table 'offlin'; did you mean 'offline'"),
-        ({"share_critics": "perhaps"}, "share_critics must be true or false"),
+        ({"share_training": "perhaps"}, "share_training must be true or false"),
         ({"source": "path:nowhere.hdf5"}, "there is no file or folder nowhere.hdf5"),
     ],
 )

@@ -63,7 +63,7 @@ def make_cell(env: str, seed: int, offline: float, *, method: str = "vdt", patch
         "mlflow_run_id": f"{env}-{method}-{patch}-{seed}",
         "seconds": {"pretrain_critic": 2.0, "train_actor": 4.0 + seed},
         "memory": {"train_actor": {"machine": 700.0 + 100 * seed}, "evaluate": {"machine": 600.0}},
-        "critic_shared_from": "another" if seed else "",
+        "shared_from": {"pretrain_critic": "another" if seed else "", "train_actor": ""},
     }
 
 
