@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from data_for_tests import find_real_file
+from recordings_for_tests import Expert
 from vdt.config import resolve_config
 from vdt.environments import Environment, make_environment
 from vdt.scores import compute_normalized_score
@@ -98,15 +99,6 @@ def test_door_demonstrations_replayed() -> None:
     assert max(first_errors) < 1e-3 and min(wrong_sign) > 1e-2
 
 
-def act(policy: dict[str, npt.NDArray[Any]], observation: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """The mean action of an expert behind D4RL's expert data."""
-    hidden = (observation - policy["in_shift"]) / (policy["in_scale"] + 1e-8)
-    for layer in range(2):
-        hidden = np.tanh(hidden @ policy[f"w{layer}"] + policy[f"b{layer}"])
-    out = (hidden @ policy["w2"] + policy["b2"]) * policy["out_scale"] + policy["out_shift"]
-    return out.astype(np.float32)
-
-
 @pytest.mark.parametrize(
     ("name", "episodes", "published", "tolerance"),
     [
@@ -116,13 +108,13 @@ def act(policy: dict[str, npt.NDArray[Any]], observation: npt.NDArray[Any]) -> n
     ],
 )
 def test_experts_return_what_is_published(name: str, episodes: int, published: float, tolerance: float) -> None:
-    policy = dict(np.load(find_real_file(f"policies/{name}-dapg.npz")))
+    expert = Expert(find_real_file(f"policies/{name}-dapg.npz"))
     environment, returns, successes = make(name), [], 0
     for seed in range(episodes):
         observation, _ = environment.reset(seed=seed)
         total, ended, success = 0.0, False, False
         while not ended:
-            observation, reward, terminated, truncated, info = environment.step(act(policy, observation))
+            observation, reward, terminated, truncated, info = environment.step(expert.act(observation))
             total, ended, success = total + float(reward), terminated or truncated, success or bool(info["success"])
         returns.append(total)
         successes += success
