@@ -83,9 +83,9 @@ def _collect_share(
     does not depend on the number of environments.
     """
     episodes: list[Trajectory] = []
-    taken = 0
+    taken, limit = 0, getattr(environments[0].spec, "max_episode_steps", None) or 1
     while taken < steps:
-        expected = max(1.0, taken / max(1, len(episodes)))
+        expected = max(1.0, taken / len(episodes)) if episodes else limit
         count = min(len(environments), math.ceil((steps - taken) / expected))
         numbers = range(len(episodes), len(episodes) + count)
         sequences = [np.random.SeedSequence([*entropy, number]) for number in numbers]
