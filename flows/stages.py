@@ -193,6 +193,11 @@ def get_config(flow: Any) -> Config:
     return config_from_yaml(flow.cell["config_yaml"])
 
 
+def tunes_online(flow: Any) -> bool:
+    """Whether a running step's cell has an online phase; without one its steps have nothing to open, and take no time."""
+    return get_config(flow).online.environment_steps > 0
+
+
 @contextlib.contextmanager
 def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
     """Set up process, tracker and checkpoints for a step of one cell; keep its duration; close the tracker.

@@ -15,7 +15,7 @@ runtime.prepare()  # before Metaflow reads the environment
 from metaflow import FlowSpec, Parameter, card, current, exit_hook, package_sources, resources, step  # noqa: E402
 
 from flows.cells import OPTIONS, check_command_line  # noqa: E402
-from flows.stages import clear_errors, finish_cells, open_stage  # noqa: E402
+from flows.stages import clear_errors, finish_cells, open_stage, tunes_online  # noqa: E402
 from flows.studies import keep_result, plan_cells  # noqa: E402
 
 
@@ -85,10 +85,12 @@ class VDTFlow(FlowSpec):
     @step
     def seed_buffer(self) -> None:
         """Fill the trajectory buffer with the highest-return offline trajectories."""
-        with open_stage(self, track=False) as stage:
-            from vdt.data.seeding import seed_buffer
+        if tunes_online(self):
+            with open_stage(self, track=False) as stage:
+                from vdt.data.seeding import seed_buffer
 
-            self.buffer = stage.describe(seed_buffer(stage.config, stage.load_dataset(), stage.folder / "buffer.hdf5"))
+                path = seed_buffer(stage.config, stage.load_dataset(), stage.folder / "buffer.hdf5")
+                self.buffer = stage.describe(path)
         self.next(self.tune_online)
 
     @resources(gpu=1)
@@ -96,10 +98,10 @@ class VDTFlow(FlowSpec):
     def tune_online(self) -> None:
         """Interact, align returns-to-go (M4), sample, update critic and policy."""
         self.agents = {"offline": self.offline_agent}
-        with open_stage(self) as stage:
-            from vdt.training.online import tune_online
+        if tunes_online(self):
+            with open_stage(self) as stage:
+                from vdt.training.online import tune_online
 
-            if stage.config.online.environment_steps > 0:
                 agent, buffer = stage.check(self.offline_agent), stage.check(self.buffer)
                 path = tune_online(stage.config, agent, buffer, stage.tracker, stage.checkpoints)
                 best = stage.checkpoints.find_best()

@@ -120,6 +120,10 @@ def check_the_resume(folder: Path, killed: str) -> None:
     assert [cell["patch"] for cell in report["cells"]] == ["strong", "weak"]
     assert [cell["shared_from"]["pretrain_critic"] for cell in report["cells"]].count("") == 1
     assert [cell["shared_from"]["train_actor"] for cell in report["cells"]] == ["", ""], "other actors"
+    for cell in report["cells"]:
+        assert set(cell["seconds"]) == {"fetch_dataset", "pretrain_critic", "train_actor", "evaluate"}, (
+            "nothing else to do"
+        )
     assert [a["method"] for a in report["aggregates"]] == ["vdt + strong", "vdt + weak"]
 
 
