@@ -7,6 +7,7 @@ from pathlib import Path
 from data_for_tests import find_real_file
 from flow_for_tests import run_flow
 from isolation_for_tests import make_environment_variables
+from recordings_for_tests import fill
 from vdt.tracking import open_store
 
 
@@ -43,3 +44,23 @@ def test_a_maze_collected_by_its_controller(tmp_path: Path) -> None:
     assert figure in report.read_text() and (report.parent / figure).is_file()
     client, run_id = open_store(tmp_path / "home"), cell["mlflow_run_id"]
     assert figure in {Path(file.path).name for file in client.list_artifacts(run_id, "report")}
+
+
+def test_a_hand_and_an_ant(tmp_path: Path) -> None:
+    """Door on its official file, AntMaze on a recording of the ant behind D4RL's data, led through the maze."""
+    files = find_real_file("d4rl/door-human-v1.hdf5").parent
+    envs = ["door-human-v1", "antmaze-umaze-v0"]
+    made = fill(
+        Path(make_environment_variables(tmp_path)["D4RL_DATASET_DIR"]), files.parent / "policies", files, envs, 300
+    )
+    assert made[envs[0]] == "D4RL's own file" and "recorded: 10 episodes" in made[envs[1]]
+    code, output = run_flow(tmp_path, "run", "--env", ",".join(envs), "--preset", "smoke", "--source", "d4rl")
+    assert code == 0, output
+    (report,) = (tmp_path / "home" / "reports").glob("*/report.json")
+    door, ant = json.loads(report.read_text())["cells"]
+    assert (door["snapshot"]["source"], ant["snapshot"]["source"]) == ("d4rl", "d4rl")
+    assert door["snapshot"]["card"]["clipped_actions"] > 0, "human actions leave the range"
+    for cell in (door, ant):
+        single = cell["evaluation"]["policies"]["offline"]["single"]
+        assert len(single["successes"]) == 2 and min(single["episode_lengths"]) > 0
+    assert ant["evaluation"]["policies"]["offline"]["single"]["normalized_scores"] == [0.0, 0.0]
