@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import vdt.training.online
 from builders_for_tests import (
     Interrupted,
     InterruptingTracker,
@@ -225,15 +226,45 @@ def test_metrics_are_on_the_axis_of_environment_steps(paths: tuple[Path, Path], 
     assert names[-1] == f"online-{steps[-1]}" and len(names) >= 2
 
 
-def test_which_checkpoint_is_best_does_not_depend_on_when_they_are_due(
-    paths: tuple[Path, Path], tmp_path: Path
+def test_the_best_checkpoint_is_the_policy_that_did_it(
+    paths: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker = RecordingTracker()
+    """Not the one that its updates made of it, not a lucky episode, and whenever checkpoints are due."""
+    monkeypatch.setattr(vdt.training.online, "BEST_OVER", 3)
     rare, often = make_store(tmp_path / "rare"), make_store(tmp_path / "often", every=1)
-    tune_online(CONFIG, *paths, tracker, rare)
-    tune_online(CONFIG, *paths, NullTracker(), often)
-    best, other = rare.find_best(), often.find_best()
-    assert best is not None and other is not None
-    assert load_state(best)["step"] == load_state(other)["step"]
-    returns = {step: values["online/episode_return"] for step, values in tracker.metrics}
-    assert returns[load_state(best)["step"]] == max(returns.values())
+    for store in (rare, often):
+        tune_online(CONFIG, *paths, NullTracker(), store)
+    tuner, returns, acted = make_tuner(CONFIG, *paths, None), list[float](), dict[float, Any]()
+    while tuner.environment_steps < CONFIG.online.environment_steps:
+        returns += [t.episode_return for t in tuner.collect()]
+        if len(returns) >= 3:
+            acted.setdefault(float(np.mean(returns[-3:])), (tuner.environment_steps, clone_state(tuner.brain.policy)))
+        tuner.update()
+    assert len(acted) > 3 and max(acted) < max(returns)
+    step, policy = acted[max(acted)]
+    assert step < tuner.environment_steps, "else the last one would be the best, and this test would show nothing"
+    for best in (rare.find_best(), often.find_best()):
+        assert best is not None
+        state = load_state(best)
+        assert state["step"] == step
+        assert_identical(dict(state["brain"]["policy"]), policy)
+
+
+def test_few_episodes_have_no_best(paths: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vdt.training.online, "BEST_OVER", 1000)
+    store = make_store(tmp_path)
+    tune_online(CONFIG, *paths, NullTracker(), store)
+    assert store.find_best() is None
+
+
+def test_resume_before_the_update_that_followed_the_best(
+    paths: tuple[Path, Path], tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vdt.training.online, "BEST_OVER", 1)  # nearly every iteration is the best, and kept at once
+    with pytest.raises(Interrupted):
+        tune_online(CONFIG, *paths, InterruptingTracker(30), make_store(tmp_path))
+    kept = make_store(tmp_path).load_latest()
+    assert kept is not None and kept["unlearnt"] is not None
+    resumed = load_state(tune_online(CONFIG, *paths, NullTracker(), make_store(tmp_path)))
+    assert_identical(resumed["brain"], undisturbed["brain"])
+    assert_identical(resumed["buffer"], undisturbed["buffer"])

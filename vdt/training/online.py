@@ -28,6 +28,7 @@ from vdt.training.random_state import get_random_state, seed_streams, set_random
 from vdt.training.update import make_policy_optimizer, update_policy
 
 BUFFER_LEVELS = {"low": 0.1, "middle": 0.5, "high": 0.9}  # quantiles of the buffer's returns that are tracked
+BEST_OVER = 10  # episodes whose mean return says which policy was best: two or three are luck
 ROLLOUT_SEED = 100_000_000  # online episodes never share seeds with evaluation
 
 
@@ -45,7 +46,8 @@ class OnlineTuner:
         )
         self.environment_steps = 0
         self.episodes = 0
-        self.best_return: float | None = None  # of an iteration's episodes
+        self.best_return: float | None = None  # highest `recent_return` so far
+        self.unlearnt: float | None = None  # mean return of the episodes that no update has followed yet
         self.environments: list[Environment] = []
 
     def collect(self) -> list[Trajectory]:
@@ -66,7 +68,23 @@ class OnlineTuner:
         self.buffer.extend(trajectories)
         self.episodes += len(trajectories)
         self.environment_steps += sum(len(t) for t in trajectories) + agent.imagined_environment_steps
+        self.unlearnt = float(np.mean([t.episode_return for t in trajectories]))
         return trajectories
+
+    @property
+    def recent_return(self) -> float | None:
+        """Mean return of the last `BEST_OVER` episodes; none before there are so many."""
+        if self.episodes < BEST_OVER:
+            return None
+        return float(np.mean([t.episode_return for t in list(self.buffer.trajectories)[-BEST_OVER:]]))
+
+    def note_best(self) -> bool:
+        """Whether the policy as it is, before it learns from its last episodes, is the best so far."""
+        recent = self.recent_return
+        if recent is None or (self.best_return is not None and recent <= self.best_return):
+            return False
+        self.best_return = recent
+        return True
 
     def update(self) -> dict[str, Tensor]:
         """The gradient steps of one iteration: critic, then the weights' calibration, then the policy."""
@@ -84,6 +102,7 @@ class OnlineTuner:
                 metrics.update(take_critic_step(self.brain, self.critic_optimizer, self.sampler))
             sequences = self.sampler.sample_sequences(config.actor.batch_size, config.policy.context_length)
             metrics.update(update_policy(self.brain, self.policy_optimizer, sequences, config.actor))
+        self.unlearnt = None
         return metrics
 
     def state_dict(self) -> State:
@@ -97,6 +116,7 @@ class OnlineTuner:
             "environment_steps": self.environment_steps,
             "episodes": self.episodes,
             "best_return": self.best_return,
+            "unlearnt": self.unlearnt,
             "step": self.environment_steps,
             "random": get_random_state(self.sampler.generator),
         }
@@ -106,7 +126,7 @@ class OnlineTuner:
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.policy_optimizer.load_state_dict(state["policy_optimizer"])
         self.environment_steps, self.episodes = state["environment_steps"], state["episodes"]
-        self.best_return = state["best_return"]
+        self.best_return, self.unlearnt = state["best_return"], state["unlearnt"]
         set_random_state(state["random"], self.sampler.generator)
 
 
@@ -154,11 +174,16 @@ def tune_online(
     budget, task = config.online.environment_steps, config.task
     progress = Progress("online", tuner.environment_steps, budget, "environment step")
     values: dict[str, float] = state["metrics"] if state else {}
-    while tuner.environment_steps < budget:
-        trajectories = tuner.collect()
-        metrics, step = tuner.update(), tuner.environment_steps
-        values = read_metrics("online", step, metrics, checkpoints, "environment step")
-        mean_return = float(np.mean([t.episode_return for t in trajectories]))
+    while tuner.unlearnt is not None or tuner.environment_steps < budget:
+        if tuner.unlearnt is None:
+            tuner.collect()
+            step = tuner.environment_steps
+            if tuner.note_best() and step < budget:  # at once: it must be the policy that did it
+                state = tuner.state_dict()
+                save_checkpoint("online-best", step, state, values, tracker, checkpoints, score=tuner.best_return)
+        assert tuner.unlearnt is not None
+        mean_return, step = tuner.unlearnt, tuner.environment_steps
+        values = read_metrics("online", step, tuner.update(), checkpoints, "environment step")
         score = compute_normalized_score(mean_return, task.reference_return_min, task.reference_return_max)
         values["online/episode_return"], values["online/normalized_score"] = mean_return, score
         held = [t.episode_return for t in tuner.buffer.trajectories]
@@ -166,13 +191,9 @@ def tune_online(
         for name, level in BUFFER_LEVELS.items():
             values[f"online/buffer_return_{name}"] = float(np.quantile(held, level))
         tracker.log(step, values)
-        best = tuner.best_return is None or mean_return > tuner.best_return
-        if best:  # kept at once, not when a checkpoint is due: which one is best must not depend on the clock
-            tuner.best_return = mean_return
-        if (best or checkpoints.due(step)) and step < budget:
-            reached = mean_return if best else None
-            save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints, score=reached)
+        if checkpoints.due(step) and step < budget:
+            save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints)
         shown = {k.split("/")[1]: v for k, v in values.items() if "score" in k or k.endswith("q_loss")}
         progress.report(step, shown)
-    final, last = tuner.environment_steps, values.get("online/episode_return")
-    return save_checkpoint("online", final, tuner.state_dict(), values, tracker, checkpoints, final=True, score=last)
+    step, last = tuner.environment_steps, tuner.recent_return
+    return save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints, final=True, score=last)
