@@ -127,6 +127,10 @@ def check_the_resume(folder: Path, killed: str) -> None:
     assert [a["method"] for a in report["aggregates"]] == ["vdt + strong", "vdt + weak"]
 
 
+def is_trainer(run: Any) -> bool:
+    return "critic_shared_from" not in run.data.tags
+
+
 def check_another_seed(folder: Path, words: tuple[str, ...]) -> None:
     """Only the new seed's cells are run; the old ones stand beside them."""
     before = get_runs(folder)
@@ -138,6 +142,12 @@ def check_another_seed(folder: Path, words: tuple[str, ...]) -> None:
     for name, run in before.items():
         assert after[name].info.to_proto() == run.info.to_proto(), "a finished run is not touched"
         assert after[name].data.metrics == run.data.metrics
+    client = open_store(folder / "home")
+    its, theirs = (
+        {(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "critic/q_loss")}
+        for run in sorted((after[name] for name in set(after) - set(before)), key=is_trainer)
+    )
+    assert its <= theirs and len(its) > 100, "the curve comes with the critic"
     assert len(find_critics(folder)) == 2, "one critic per seed"
     report = read_report(folder)
     assert [(cell["patch"], cell["config"]["seed"]) for cell in report["cells"]] == [

@@ -1,6 +1,6 @@
 """Metrics, checkpoints and datasets in MLflow. Only this package imports `mlflow`, when it is needed."""
 
-from vdt.tracking.curves import read_curves
+from vdt.tracking.curves import read_curves, read_part
 from vdt.tracking.delivery import get_first_line
 from vdt.tracking.runs import (
     REPORT_OF,
@@ -45,6 +45,7 @@ __all__ = [
     "make_dataset_record",
     "open_store",
     "read_curves",
+    "read_part",
     "settle_abandoned",
     "submit",
     "warn_of_undelivered",

@@ -37,6 +37,22 @@ def read_curves(base: Path, run_ids: Sequence[str]) -> dict[str, dict[str, Curve
     return curves
 
 
+def read_part(base: Path, run_id: str, part: str) -> dict[int, dict[str, float]]:
+    """All metrics "<part>/…" of a run by step, as far as they were delivered; none if the store is away, which is said."""
+    expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors())
+    steps: dict[int, dict[str, float]] = {}
+    try:
+        client = open_store(base)
+        for key in client.get_run(run_id).data.metrics:
+            if key.startswith(f"{part}/"):
+                for point in client.get_metric_history(run_id, key):
+                    steps.setdefault(point.step, {})[key] = point.value
+    except expected as error:
+        print(f"WARNING: tracking: the curves of {run_id} are not copied ({get_first_line(error)})", flush=True)
+        return {}
+    return dict(sorted(steps.items()))
+
+
 def thin(curve: Curve) -> Curve:
     """At most `POINTS` points, evenly over the curve, the last one among them."""
     count = len(curve)

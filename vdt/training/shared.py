@@ -14,7 +14,7 @@ from pathlib import Path
 from vdt.cell_results import compute_code_digest, digest_of
 from vdt.config import Config
 from vdt.files import hold_lock, write_text
-from vdt.tracking import Tracker
+from vdt.tracking import Tracker, read_part
 from vdt.training.checkpoint import DONE, CheckpointError, CheckpointStore, load_state
 
 OWNER = "OWNER"  # file: the MLflow run that trains, or trained
@@ -69,7 +69,7 @@ def share_training(
         config: of this cell.
         home: the home folder.
         run_id: this cell's MLflow run.
-        tracker: of that run; it is told, in a tag, if the result is another's.
+        tracker: of that run; it is told, in a tag, if the result is another's, and gets the other's curves.
         train: trains with the given checkpoints and returns the final one.
 
     Returns:
@@ -84,7 +84,8 @@ def share_training(
             state = load_state(finished)
             print(f"{part}: taken from MLflow run {owner}, the same data, settings and seed ({finished})", flush=True)
             tracker.put({"kind": "tags", "tags": {SHARED_FROM.format(part): owner}})
-            tracker.log(state["step"], state["metrics"])
+            for step, metrics in {**read_part(home, owner, part), state["step"]: state["metrics"]}.items():
+                tracker.log(step, metrics)
             return finished, owner
         if owner and owner != run_id and any(folder.glob("*.pt")):
             print(f"{part}: MLflow run {owner} has left it unfinished; going on from there", flush=True)
