@@ -1,6 +1,7 @@
 """What makes two cells the same, and one critic for both."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from builders_for_tests import (
     make_store,
 )
 from vdt.cell_results import SHOWING, compute_code_digest, compute_identity, find_result, save_result
+from vdt.config import Config
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.training.checkpoint import load_state
 from vdt.training.offline import pretrain_critic, train_actor
@@ -122,24 +124,6 @@ def test_a_damaged_shared_critic_is_not_taken(home: Path, dataset: TrajectoryDat
     assert_identical(load_state(repaired)["critic"], good)
 
 
-@pytest.mark.parametrize(
-    ("settings", "same"),
-    [
-        ({"actor.gradient_steps": 3, "policy.context_length": 2, "planner.candidates": 1}, True),
-        ({"task.candidate_returns": [1], "task.return_scale": 3.0}, True),
-        ({"critic.expectile": 0.6}, False),
-        ({"task.reward_shift": -1.0}, False),
-        ({"data.trajectory_weighting": "uniform"}, False),
-        ({"data.keep_best_fraction": 0.5}, False),
-    ],
-)
-def test_what_a_critic_depends_on(settings: dict[str, Any], same: bool) -> None:
-    keys = {compute_critic_key(make_config(given), "md5") for given in ({}, settings)}
-    assert len(keys) == (1 if same else 2)
-    config = make_config()
-    assert len({compute_critic_key(config, md5) for md5 in "ab"} | {compute_critic_key(config.with_seed(1), "a")}) == 3
-
-
 def test_the_actor_is_trained_once(home: Path, dataset: TrajectoryDataset) -> None:
     """For cells that choose their actions in other ways, or go on in other ways; it is the one that each would train."""
     critic = share(home, dataset, "run-1")[0]
@@ -164,20 +148,36 @@ def test_the_actor_is_trained_once(home: Path, dataset: TrajectoryDataset) -> No
 
 
 @pytest.mark.parametrize(
-    ("settings", "same"),
+    ("compute_key", "settings", "same"),
     [
-        ({"planner.candidates": 1, "planner.env_model": "learned", "planner.planning_horizon": 2}, True),
-        ({"online.environment_steps": 7, "evaluation.seed": 3, "checkpoint.keep": 9, "runtime.threads": 3}, True),
-        ({"planner.context_length": 1}, False),
-        ({"actor.gradient_steps": 3}, False),
-        ({"policy.context_length": 2}, False),
-        ({"critic.expectile": 0.6}, False),
-        ({"task.return_scale": 3.0}, False),
-        ({"data.keep_best_fraction": 0.5}, False),
+        (compute_critic_key, {"actor.gradient_steps": 3, "policy.context_length": 2, "planner.candidates": 1}, True),
+        (compute_critic_key, {"task.candidate_returns": [1], "task.return_scale": 3.0}, True),
+        (compute_critic_key, {"critic.expectile": 0.6}, False),
+        (compute_critic_key, {"task.reward_shift": -1.0}, False),
+        (compute_critic_key, {"data.trajectory_weighting": "uniform"}, False),
+        (compute_critic_key, {"data.keep_best_fraction": 0.5}, False),
+        (
+            compute_actor_key,
+            {"planner.candidates": 1, "planner.env_model": "learned", "planner.planning_horizon": 2},
+            True,
+        ),
+        (
+            compute_actor_key,
+            {"online.environment_steps": 7, "evaluation.seed": 3, "checkpoint.keep": 9, "runtime.threads": 3},
+            True,
+        ),
+        (compute_actor_key, {"planner.context_length": 1}, False),
+        (compute_actor_key, {"actor.gradient_steps": 3}, False),
+        (compute_actor_key, {"policy.context_length": 2}, False),
+        (compute_actor_key, {"critic.expectile": 0.6}, False),
+        (compute_actor_key, {"task.return_scale": 3.0}, False),
+        (compute_actor_key, {"data.keep_best_fraction": 0.5}, False),
     ],
 )
-def test_what_an_actor_depends_on(settings: dict[str, Any], same: bool) -> None:
-    keys = {compute_actor_key(make_config(given), "md5") for given in ({}, settings)}
+def test_what_a_training_depends_on(
+    compute_key: Callable[[Config, str], str], settings: dict[str, Any], same: bool
+) -> None:
+    keys = {compute_key(make_config(given), "md5") for given in ({}, settings)}
     assert len(keys) == (1 if same else 2)
     config = make_config()
-    assert len({compute_actor_key(config, md5) for md5 in "ab"} | {compute_actor_key(config.with_seed(1), "a")}) == 3
+    assert len({compute_key(config, md5) for md5 in "ab"} | {compute_key(config.with_seed(1), "a")}) == 3

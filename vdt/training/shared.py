@@ -80,26 +80,26 @@ def share_training(
     with hold_lock(lock, f"the {part} that {config.env} s{config.seed} shares"):
         owner = (folder / OWNER).read_text().strip() if (folder / OWNER).is_file() else ""
         finished = _find_finished(folder, part)
-        if finished and owner != run_id:
-            state = load_state(finished)
-            print(f"{part}: taken from MLflow run {owner}, the same data, settings and seed ({finished})", flush=True)
-            tracker.put({"kind": "tags", "tags": {SHARED_FROM.format(part): owner}})
-            for step, metrics in {**read_part(home, owner, part), state["step"]: state["metrics"]}.items():
-                tracker.log(step, metrics)
-            return finished, owner
-        if owner and owner != run_id and any(folder.glob("*.pt")):
-            print(f"{part}: MLflow run {owner} has left it unfinished; going on from there", flush=True)
-            tracker.put({"kind": "tags", "tags": {CONTINUED_FROM.format(part): owner}})
-        write_text(folder / OWNER, f"{run_id}\n")
-        if finished:
-            return finished, ""
-        store = CheckpointStore(
-            folder,
-            interval_seconds=settings.interval_seconds,
-            interval_steps=settings.interval_steps,
-            keep=settings.keep,
-        )
-        return train(store), ""
+        if not finished or owner == run_id:
+            if owner and owner != run_id and any(folder.glob("*.pt")):
+                print(f"{part}: MLflow run {owner} has left it unfinished; going on from there", flush=True)
+                tracker.put({"kind": "tags", "tags": {CONTINUED_FROM.format(part): owner}})
+            write_text(folder / OWNER, f"{run_id}\n")
+            if finished:
+                return finished, ""
+            store = CheckpointStore(
+                folder,
+                interval_seconds=settings.interval_seconds,
+                interval_steps=settings.interval_steps,
+                keep=settings.keep,
+            )
+            return train(store), ""
+    state = load_state(finished)  # it is final: nobody need wait while this is read
+    print(f"{part}: taken from MLflow run {owner}, the same data, settings and seed ({finished})", flush=True)
+    tracker.put({"kind": "tags", "tags": {SHARED_FROM.format(part): owner}})
+    for step, metrics in {**read_part(home, owner, part), state["step"]: state["metrics"]}.items():
+        tracker.log(step, metrics)
+    return finished, owner
 
 
 def _find_finished(folder: Path, part: str) -> Path | None:
