@@ -1,6 +1,6 @@
 """How fast is training and acting, and how does it grow? Prints Markdown tables.
 
-    python benchmarks/speed.py [--device cpu] [--threads 2] [--only critic actor sampler acting growth] [--repeats 5]
+    python benchmarks/speed.py [--device cpu] [--threads 2] [--only critic actor compiled sampler acting growth] [--repeats 5]
 
 Every ratio compares functions that were run in turn in this process. `benchmarks/bare.py` has what they are compared with.
 """
@@ -32,7 +32,7 @@ from vdt.policy.losses import AdvantageWeighting
 from vdt.policy.mlp_policy import make_policy
 from vdt.rollout import collect_trajectories
 from vdt.training.offline import make_offline_buffer, make_sampler
-from vdt.training.update import make_policy_optimizer, update_policy
+from vdt.training.update import compile_policy, make_policy_optimizer, update_policy
 
 ENV = "walker2d-medium-v2"
 EPISODE = 997  # steps of the random data's episodes; no divisor of anything
@@ -76,7 +76,8 @@ class Setting:
 
     def make_critic_update(self) -> Callable[[], object]:
         """Batch and update, as `pretrain_critic` does."""
-        optimizer = CriticOptimizer(self.brain.critic, self.config.critic.learning_rate)
+        rate, compiled = self.config.critic.learning_rate, self.config.runtime.compile
+        optimizer = CriticOptimizer(self.brain.critic, rate, compiled=compiled)
         size = self.config.critic.batch_size
         return lambda: optimizer.update(self.sampler.sample_transitions(size))
 
@@ -84,6 +85,7 @@ class Setting:
         """Batch and update, as `train_actor` does."""
         actor, length = self.config.actor, self.config.policy.context_length
         self.brain.critic.requires_grad_(False)
+        compile_policy(self.brain)
         optimizer = make_policy_optimizer(self.brain.policy, actor.learning_rate, actor.weight_decay)
         sample = self.sampler.sample_sequences
         return lambda: update_policy(self.brain, optimizer, sample(actor.batch_size, length), actor)
@@ -132,6 +134,22 @@ def measure_actor(device: torch.device, repeats: int) -> Iterator[str]:
             rows.append([label, *times, f"{taken['ours'] / taken['bare']:.2f}", share])
     yield "Actor, K = 20, sampling included, against the same model with PyTorch's Linear on one batch\n"
     yield format_table(["step", "ms", "bare loop, ms", "ratio", "share of the batch"], rows)
+
+
+def measure_compiled(device: torch.device, repeats: int) -> Iterator[str]:
+    """Training steps with and without `runtime.compile`."""
+    rows = []
+    runs = {f"critic, {name}": (f"critic.activation={name}", Setting.make_critic_update) for name in ("relu", "mish")}
+    runs |= {
+        f"actor, {name}": (sizes, Setting.make_actor_update) for name, sizes in (("128 x 3", SMALL), ("256 x 6", LARGE))
+    }
+    for label, (sizes, make) in runs.items():
+        loops = {word: make(Setting(f"{sizes} runtime.compile={word}", device)) for word in ("false", "true")}
+        taken = time_in_turn(loops, device, repeats=repeats)
+        times = [f"{1000 * seconds:.2f}" for seconds in taken.values()]
+        rows.append([label, *times, f"{taken['false'] / taken['true']:.2f}"])
+    yield "A training step by torch.compile, sampling included\n"
+    yield format_table(["step", "eager, ms", "compiled, ms", "ratio"], rows)
 
 
 def measure_sampler(device: torch.device, repeats: int) -> Iterator[str]:
@@ -239,6 +257,7 @@ def _compare(what: str, taken: dict[str, float]) -> list[list[str]]:
 PARTS = {
     "critic": measure_critic,
     "actor": measure_actor,
+    "compiled": measure_compiled,
     "sampler": measure_sampler,
     "acting": measure_acting,
     "growth": measure_growth,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,7 @@ class Brain:
         weighting: advantages -> weights of the policy loss.
         gradient_steps: policy updates taken.
         target_policy: follows the policy slowly; only where the critic values it (`critic.bootstrap` policy).
+        compiled_policy: the policy's pass while it trains, if that is compiled (`runtime.compile`).
     """
 
     config: Config
@@ -74,6 +75,7 @@ class Brain:
     weighting: AdvantageWeighting
     gradient_steps: int = 0
     target_policy: nn.Module | None = None
+    compiled_policy: Callable[..., Any] | None = None
 
     @property
     def acting_context(self) -> int:

@@ -16,15 +16,17 @@ import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     import torch
 
     from vdt.config import Config
 
+F = TypeVar("F", bound=Callable[..., Any])
 ROOT = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1
 QUIET = {
@@ -247,12 +249,20 @@ def quick_imports() -> Iterator[None]:
 
 
 def skip_compiler() -> None:
-    """Let optimizers be made without importing torch.compile's machinery, which nothing here uses: 1 s of each step."""
+    """Let optimizers be made without importing torch.compile's machinery, which they need not: 1 s of each step."""
     from torch.optim import Optimizer
 
     for method in (Optimizer.add_param_group, Optimizer.zero_grad, Optimizer.state_dict, Optimizer.load_state_dict):
         plain = inspect.unwrap(method)
         plain.__dynamo_disable = plain  # what PyTorch puts there after the import
+
+
+def compile_pass(function: F) -> F:
+    """`function` through torch.compile: few fused kernels instead of many small ones."""
+    import torch
+
+    warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`", UserWarning)  # of constants
+    return cast(F, torch.compile(function))
 
 
 def take_step(optimizer: torch.optim.Optimizer) -> None:

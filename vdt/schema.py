@@ -179,3 +179,4 @@ class RuntimeConfig:
     device: str = knob(choices=("auto", "cpu", "cuda"))
     threads: int = knob(low=0)
     precision: str = knob(choices=("float32", "bfloat16"))
+    compile: bool

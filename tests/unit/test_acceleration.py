@@ -1,11 +1,15 @@
-"""Lower precision changes the speed, and the numbers no more than it must."""
+"""Lower precision and torch.compile change the speed, and the numbers no more than they must."""
+
+import shutil
+from typing import Any
 
 import pytest
 import torch
 
 from builders_for_tests import make_brain, make_buffer, make_config, make_dataset, make_tiny_sampler
 from vdt.config import ConfigError, resolve_config
-from vdt.training.update import compute_policy_losses
+from vdt.critic.optimizer import CriticOptimizer
+from vdt.training.update import compile_policy, compute_policy_losses, make_policy_optimizer, update_policy
 
 
 def test_bfloat16_passes_give_float32_losses_close_to_the_exact_ones() -> None:
@@ -23,7 +27,32 @@ def test_bfloat16_passes_give_float32_losses_close_to_the_exact_ones() -> None:
     assert not torch.equal(rounded["behavior"], exact["behavior"])  # it was rounded
 
 
-@pytest.mark.parametrize("setting", ["runtime.precision=float16"])
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.parametrize("activation", ["mish", "relu"])
+def test_compiled_updates_are_the_plain_ones(activation: str) -> None:
+    dataset = make_dataset((7, 5))
+    sampler = make_tiny_sampler(make_buffer(dataset))
+    sequences, transitions = sampler.sample_sequences(8, 4), sampler.sample_transitions(8)
+    networks: dict[bool, dict[str, Any]] = {}
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        config = make_config({"runtime.compile": compiled, "critic.activation": activation, "policy.dropout": 0.0})
+        brain = make_brain(config, dataset)
+        brain.critic.unfreeze()
+        critic_optimizer = CriticOptimizer(brain.critic, 1e-2, compiled=compiled)
+        compile_policy(brain)
+        policy_optimizer = make_policy_optimizer(brain.policy, 1e-2, 0.0)
+        for _ in range(3):
+            critic_optimizer.update(transitions)
+            update_policy(brain, policy_optimizer, sequences, config.actor)
+        networks[compiled] = {**brain.critic.state_dict(), **brain.policy.state_dict()}
+        assert (brain.compiled_policy is not None) is compiled
+    assert len(torch._dynamo.utils.counters["graph_break"]) == 0
+    torch.testing.assert_close(networks[True], networks[False], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("setting", ["runtime.precision=float16", "runtime.compile=fast"])
 def test_other_words_are_refused(setting: str) -> None:
     with pytest.raises(ConfigError, match=setting.split("=")[0]):
         resolve_config("walker2d-medium-v2", overrides=setting)

@@ -18,14 +18,17 @@ from vdt.critic.losses import (
     compute_value_loss,
 )
 from vdt.data.batches import TransitionBatch
-from vdt.runtime import skip_compiler, take_step
+from vdt.runtime import compile_pass, skip_compiler, take_step
 
 
 class CriticOptimizer:
     """Adam for Q and V together (their losses share no parameter), and the targets that follow."""
 
-    def __init__(self, critic: Critic, learning_rate: float) -> None:
-        """From here on the critic's parameters are views of two vectors: what is trained, and the targets."""
+    def __init__(self, critic: Critic, learning_rate: float, *, compiled: bool = False) -> None:
+        """From here on the critic's parameters are views of two vectors: what is trained, and the targets.
+
+        `compiled`: `update` goes through torch.compile.
+        """
         self.critic = critic
         trained = flatten_parameters(critic.trainable_parameters(), gradients=True)
         self.targets = flatten_parameters(list(critic.target_q.parameters()), gradients=False)
@@ -33,6 +36,7 @@ class CriticOptimizer:
         skip_compiler()
         self.adam = torch.optim.Adam([trained], lr=learning_rate, fused=True)
         self.passes: tuple[EnsemblePass, EnsemblePass, EnsemblePass] | None = None
+        self.compute_gradients = compile_pass(self._compute_gradients) if compiled else self._compute_gradients
 
     def descend(self, loss: Tensor) -> None:
         """Descend along autograd's gradient of `loss`, then let the target networks follow."""
@@ -44,8 +48,14 @@ class CriticOptimizer:
     @torch.no_grad()
     def update(self, batch: TransitionBatch) -> CriticLosses:
         """One step on M1 + M2, then the target networks follow; the losses are those before the step."""
+        losses = self.compute_gradients(batch, *self._get_passes(len(batch.observations)))
+        self._step()
+        return losses
+
+    def _compute_gradients(
+        self, batch: TransitionBatch, q_pass: EnsemblePass, target_pass: EnsemblePass, value_pass: EnsemblePass
+    ) -> CriticLosses:
         rows, expectile = len(batch.observations), self.critic.config.expectile
-        q_pass, target_pass, value_pass = self._get_passes(rows)
         inputs = torch.cat([batch.observations, batch.actions], 1)
         value, bootstrap_values = value_pass.forward(torch.cat([batch.observations, batch.bootstrap_observations]))[
             0
@@ -57,15 +67,13 @@ class CriticOptimizer:
         value_pass.backward(compute_value_gradient(target_q, value, expectile).unsqueeze(0))
         min_q = target_q.amin(0)
         advantage = min_q - value
-        losses = CriticLosses(
+        return CriticLosses(
             value_loss=compute_value_loss(target_q, value, expectile),
             q_loss=compute_q_loss(q, targets),
             q_mean=min_q.mean(),
             advantage_mean=advantage.mean(),
             advantage_std=advantage.std(correction=0),
         )
-        self._step()
-        return losses
 
     def state_dict(self) -> dict[str, Any]:
         """Adam's."""

@@ -24,6 +24,7 @@ from vdt.training.loop import run_gradient_steps
 from vdt.training.random_state import get_random_state, seed_streams, set_random_state
 from vdt.training.update import (
     Metrics,
+    compile_policy,
     compute_learning_rate,
     make_policy_optimizer,
     set_learning_rate,
@@ -68,7 +69,7 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
     device = choose_device(config)
     seed_streams(config.seed)
     critic = Critic(config.task.observation_size, config.task.action_size, config.critic).to(device)
-    optimizer = CriticOptimizer(critic, config.critic.learning_rate)
+    optimizer = CriticOptimizer(critic, config.critic.learning_rate, compiled=config.runtime.compile)
     normalizer = Normalizer.fit(dataset, config.data.min_observation_std).to(device)
     reward_scale = compute_reward_scale(config.task.reward_scaling, dataset.episode_returns)
     buffer = make_offline_buffer(config, dataset, normalizer, reward_scale)
@@ -129,6 +130,7 @@ class ActorTrainer:
         self.optimizer = make_policy_optimizer(brain.policy, actor.learning_rate, actor.weight_decay)
         joint = brain.target_policy is not None
         self.critic_optimizer = CriticOptimizer(brain.critic, critic.learning_rate) if joint else None
+        compile_policy(brain)
         self.critic_steps = split_critic_steps(critic.gradient_steps, actor.gradient_steps, joint=joint)[1]
 
     def update(self, step: int) -> Metrics:

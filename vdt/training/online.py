@@ -25,7 +25,7 @@ from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import Progress, read_metrics, save_checkpoint
 from vdt.training.offline import calibrate_weighting, make_sampler, make_target_settings
 from vdt.training.random_state import get_random_state, seed_streams, set_random_state
-from vdt.training.update import make_policy_optimizer, update_policy
+from vdt.training.update import compile_policy, make_policy_optimizer, update_policy
 
 BUFFER_LEVELS = {"low": 0.1, "middle": 0.5, "high": 0.9}  # quantiles of the buffer's returns that are tracked
 BEST_OVER = 10  # episodes whose mean return says which policy was best: two or three are luck
@@ -40,7 +40,10 @@ class OnlineTuner:
         self.config, self.brain, self.buffer, self.sampler = config, brain, buffer, sampler
         online = config.online
         brain.critic.unfreeze()
-        self.critic_optimizer = CriticOptimizer(brain.critic, config.critic.learning_rate)
+        self.critic_optimizer = CriticOptimizer(
+            brain.critic, config.critic.learning_rate, compiled=config.runtime.compile
+        )
+        compile_policy(brain)
         self.policy_optimizer = make_policy_optimizer(
             brain.policy, online.actor_learning_rate, config.actor.weight_decay
         )

@@ -23,7 +23,7 @@ from vdt.policy.losses import (
     compute_temperature_loss,
     masked_mean,
 )
-from vdt.runtime import skip_compiler, take_step
+from vdt.runtime import compile_pass, skip_compiler, take_step
 from vdt.schema import ActorConfig
 
 Metrics = Mapping[str, Tensor]
@@ -51,6 +51,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
     """Set the rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+
+
+def compile_policy(brain: Brain) -> None:
+    """Let the policy's training pass go through torch.compile, if `runtime.compile` says so; acting stays as it is."""
+    if brain.config.runtime.compile:
+        brain.compiled_policy = compile_pass(brain.policy)
 
 
 def compute_weights(brain: Brain, batch: SequenceBatch, output: PolicyOutput) -> Tensor:
@@ -104,7 +110,8 @@ def compute_policy_losses(brain: Brain, batch: SequenceBatch, config: ActorConfi
         The losses, and the weights (B, K) that multiplied the action errors.
     """
     with torch.autocast(batch.mask.device.type, torch.bfloat16, brain.config.runtime.precision == "bfloat16"):
-        output = brain.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps).to_float32()
+        policy = brain.policy if brain.compiled_policy is None else brain.compiled_policy
+        output = policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps).to_float32()
     weights = compute_weights(brain, batch, output)
     total, terms = compute_action_terms(brain, batch, output, weights, config)
     next_observation = reward = output.actions.new_zeros(())
