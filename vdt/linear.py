@@ -19,6 +19,7 @@ def suits_onednn(*tensors: Tensor, narrowest: int) -> bool:
     return (
         AVAILABLE
         and narrowest >= NARROWEST
+        and not torch.compiler.is_compiling()  # which has its own choice
         and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
     )
 
