@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 import tempfile
+import typing
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -258,9 +259,17 @@ def skip_compiler() -> None:
 
 
 def compile_pass(function: F) -> F:
-    """`function` through torch.compile: few fused kernels instead of many small ones."""
-    import torch
+    """`function` through torch.compile: few fused kernels instead of many small ones.
 
+    Metaflow's Runner loads a typing_extensions of its own, which puts into Python 3.11's `typing` a function that does
+    not know the type variables of the installed one; PyTorch's compiler, which defines such classes, needs that back.
+    """
+    import torch
+    import typing_extensions
+
+    for name in ("_check_generic", "_collect_type_vars", "_collect_parameters"):
+        if hasattr(typing, name) and hasattr(typing_extensions, name):
+            setattr(typing, name, getattr(typing_extensions, name))
     warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`", UserWarning)  # of constants
     return cast(F, torch.compile(function))
 

@@ -1,5 +1,6 @@
 """Lower precision and torch.compile change the speed, and the numbers no more than they must."""
 
+import importlib
 import shutil
 from typing import Any
 
@@ -34,6 +35,7 @@ def test_compiled_updates_are_the_plain_ones(activation: str) -> None:
     dataset = make_dataset((7, 5))
     sampler = make_tiny_sampler(make_buffer(dataset))
     sequences, transitions = sampler.sample_sequences(8, 4), sampler.sample_transitions(32)
+    importlib.import_module("metaflow._vendor.typing_extensions")  # as Metaflow's Runner does, after PyTorch
     fixed = {"critic.hidden_size": 32, "policy.embedding_size": 32, "policy.dropout": 0.0}  # wide enough for oneDNN
     metrics: dict[bool, dict[str, Any]] = {}
     for compiled in (False, True):
