@@ -48,6 +48,7 @@ LAYERS = {
     "tracking": 0,
     "training.checkpoint": 0,
     "cell_results": 0,
+    "progress": 0,
     "published": 0,
     "statistics": 0,
     "study": 0,

@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
+from vdt.progress import Progress
 from vdt.tracking import Tracker
 from vdt.training.checkpoint import CheckpointStore, DivergenceError, State
 
 METRIC_POINTS = 400  # points of a curve, whatever the number of steps
-REPORT_EVERY_SECONDS = 10.0
-
-
-class Progress:
-    """Prints step, rate, time left and key numbers at most every 10 s, and at the end."""
-
-    def __init__(self, name: str, start: int, total: int, unit: str = "step") -> None:
-        """Count from `start` to `total`."""
-        self.name, self.start, self.total, self.unit = name, start, total, unit
-        self.began = self.reported = time.monotonic()
-
-    def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Print if it is time."""
-        now = time.monotonic()
-        if now - self.reported < REPORT_EVERY_SECONDS and step < self.total:
-            return
-        self.reported = now
-        rate = (step - self.start) / max(now - self.began, 1e-9)
-        left = max(0, self.total - step) / max(rate, 1e-9)
-        numbers = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
-        print(
-            f"{self.name}: {self.unit} {step:,}/{self.total:,}  {rate:.1f}/s  {left:.0f} s left  {numbers}", flush=True
-        )
 
 
 def read_metrics(

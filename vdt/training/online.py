@@ -16,13 +16,14 @@ from vdt.data.sampling import Sampler
 from vdt.data.snapshot import load_snapshot
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import Environment, make_environment
+from vdt.progress import Progress
 from vdt.rollout import collect_trajectories
 from vdt.runtime import choose_device
 from vdt.scores import compute_normalized_score
 from vdt.tracking import Tracker
 from vdt.training.checkpoint import CheckpointStore, State, load_state
 from vdt.training.joint import split_critic_steps, take_critic_step
-from vdt.training.loop import Progress, read_metrics, save_checkpoint
+from vdt.training.loop import read_metrics, save_checkpoint
 from vdt.training.offline import calibrate_weighting, make_sampler, make_target_settings
 from vdt.training.random_state import get_random_state, seed_streams, set_random_state
 from vdt.training.update import compile_policy, make_policy_optimizer, update_policy

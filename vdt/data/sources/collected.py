@@ -8,7 +8,6 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,10 @@ from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
 from vdt.data.waypoints import collect_walk
 from vdt.environments import Environment, EnvironmentFactory, make_environment
 from vdt.files import compute_file_digest
+from vdt.progress import Progress
 from vdt.rollout import collect_trajectories
 
 PARALLEL_EPISODES = 16  # changes the speed, never the data
-REPORT_EVERY_SECONDS = 5.0
 RECIPE_VERSION = 1  # raise it when the same settings begin to give other data
 
 
@@ -52,30 +51,12 @@ class _BehaviorActor:
         self.generators = [generator for generator, goes_on in zip(self.generators, active, strict=True) if goes_on]
 
 
-class _Progress:
-    """A line every few seconds with rate and time left."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.steps = total, 0
-        self.started = self.reported = time.monotonic()
-
-    def advance(self, steps: int) -> None:
-        self.steps += steps
-        now = time.monotonic()
-        if now - self.reported < REPORT_EVERY_SECONDS:
-            return
-        self.reported = now
-        rate = self.steps / (now - self.started)
-        left = max(self.total - self.steps, 0) / rate
-        print(f"collect: step {self.steps:,}/{self.total:,}  {rate:,.0f}/s  {left:.0f} s left", flush=True)
-
-
 def _collect_share(
     policy: BehaviorPolicy,
     environments: Sequence[Environment],
     steps: int,
     entropy: tuple[int, int],
-    progress: _Progress,
+    progress: Progress,
 ) -> list[Trajectory]:
     """Episodes 0, 1, 2, … of one policy, as few as hold `steps` steps.
 
@@ -119,7 +100,7 @@ def collect_dataset(
         parallel: episodes stepped together with one call of the policy.
     """
     share = -(-steps // len(snapshots))
-    progress = _Progress(share * len(snapshots))
+    progress = Progress("collect", 0, share * len(snapshots))
     trajectories: list[Trajectory] = []
     with contextlib.ExitStack() as stack:
         environments = [make() for _ in range(parallel)]
@@ -241,7 +222,7 @@ def collect_walk_recording(config: Config) -> Recording:
                 f"task.collected.controller is {task.collected.controller!r}, but {task.environment_id} with "
                 f"task.bridge {task.bridge!r} is no maze"
             )
-        progress = _Progress(config.data.steps)
+        progress = Progress("collect", 0, config.data.steps)
         dataset = collect_walk(
             environment, steps=config.data.steps, horizon=task.horizon, seed=config.data.seed, advance=progress.advance
         )
