@@ -147,6 +147,12 @@ def test_the_actor_is_trained_once(home: Path, dataset: TrajectoryDataset) -> No
     assert_identical(load_state(path)["brain"]["policy"], load_state(alone)["brain"]["policy"])
 
 
+def test_an_actor_depends_on_the_acting_context_where_a_critic_follows_it() -> None:
+    follows = {"critic.bootstrap": "policy", "actor.inverse_temperature": 0}
+    contexts = [{**follows, "planner.context_length": steps} for steps in (1, 2)]
+    assert len({compute_actor_key(make_config(given), "md5") for given in contexts}) == 2
+
+
 @pytest.mark.parametrize(
     ("compute_key", "settings", "same"),
     [
@@ -166,7 +172,7 @@ def test_the_actor_is_trained_once(home: Path, dataset: TrajectoryDataset) -> No
             {"online.environment_steps": 7, "evaluation.seed": 3, "checkpoint.keep": 9, "runtime.threads": 3},
             True,
         ),
-        (compute_actor_key, {"planner.context_length": 1}, False),
+        (compute_actor_key, {"planner.context_length": 1}, True),
         (compute_actor_key, {"actor.gradient_steps": 3}, False),
         (compute_actor_key, {"policy.context_length": 2}, False),
         (compute_actor_key, {"critic.expectile": 0.6}, False),

@@ -20,8 +20,8 @@ from vdt.training.checkpoint import DONE, CheckpointError, CheckpointStore, load
 OWNER = "OWNER"  # file: the MLflow run that trains, or trained
 SHARED_FROM = "{}_shared_from"  # tag: the MLflow run whose critic, or actor, this one has
 CONTINUED_FROM = "{}_continued_from"  # tag: the MLflow run that had worked on it before, unfinished
-# Settings that no actor depends on: those of later steps, and what only the machine cares about. Of the planner's, the
-# context stays: the policy that a critic follows acts upon it.
+# Settings that no actor depends on: those of later steps, and what only the machine cares about. The planner's context
+# matters where a critic follows the policy, which then acts upon it.
 AFTER_THE_ACTOR = (
     *("planner.candidates", "planner.planning_horizon", "planner.env_model", "online.", "evaluation."),
     *("checkpoint.", "runtime.threads", "data.source", "data.steps"),
@@ -48,7 +48,8 @@ def compute_critic_key(config: Config, md5: str) -> str:
 
 def compute_actor_key(config: Config, md5: str) -> str:
     """Digest of all that `train_actor` depends on: data, seed, code and every setting that is not of a later step."""
-    settings = {key: value for key, value in config.flatten().items() if not key.startswith(AFTER_THE_ACTOR)}
+    later = AFTER_THE_ACTOR if config.critic.bootstrap == "policy" else (*AFTER_THE_ACTOR, "planner.context_length")
+    settings = {key: value for key, value in config.flatten().items() if not key.startswith(later)}
     return digest_of({"md5": md5, "settings": settings, "code": compute_code_digest()})
 
 
