@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vdt.agent import Brain
 from vdt.config import Config
 from vdt.data.batches import SequenceBatch, TransitionBatch
-from vdt.linear import Linear
+from vdt.linear import FeedForward, Linear
 from vdt.policy.decision_transformer import DecisionTransformer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "mish": nn.Mish}
@@ -69,8 +69,8 @@ def make_actor_loop(brain: Brain, batch: SequenceBatch, *, guided: bool) -> Call
     policy = DecisionTransformer(task.observation_size, task.action_size, task.horizon, config.policy)
     policy = policy.to(batch.observations.device).train()
     for module in policy.modules():
-        if isinstance(module, Linear):
-            module.__class__ = nn.Linear  # PyTorch's own products
+        if isinstance(module, Linear | FeedForward):
+            module.__class__ = nn.Linear if isinstance(module, Linear) else nn.Sequential  # PyTorch's own products
     optimizer = torch.optim.AdamW(policy.parameters(), lr=actor.learning_rate, fused=True)
     critic = brain.critic
 

@@ -1,7 +1,13 @@
-"""Matrix products on a CPU by oneDNN, which uses AVX-512 wherever it is; MKL, PyTorch's choice, on Intel's processors alone."""
+"""Matrix products on a CPU. PyTorch sends them to MKL, which is quick on Intel's processors alone; oneDNN uses AVX-512 on all.
+
+So AMD's processors multiply by oneDNN here, twice as fast. On both, a feed-forward network is one function: oneDNN adds
+bias and ReLU while it multiplies.
+"""
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +17,28 @@ from torch.autograd.function import once_differentiable
 
 FEWEST_ROWS = 16  # below this the calls themselves cost more than the products
 NARROWEST = 32  # below this oneDNN has slow ways of its own
-AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+AVAILABLE = (
+    torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    and platform.machine().lower() in ("x86_64", "amd64")
+)
 
 
-def suits_onednn(*tensors: Tensor, narrowest: int) -> bool:
-    """Whether oneDNN is here, and quicker for these tensors, of whose matrices `narrowest` is the smallest dimension."""
+def _describe_processor() -> str:
+    listed = Path("/proc/cpuinfo")
+    return listed.read_text() if listed.exists() else platform.processor()
+
+
+def prefers_onednn() -> bool:
+    """Whether this processor's vendor is one for whom MKL leaves AVX-512 alone."""
+    return AVAILABLE and any(vendor in _describe_processor() for vendor in ("AuthenticAMD", "HygonGenuine"))
+
+
+MKL_IS_SLOW = prefers_onednn()
+
+
+def allows_onednn(*tensors: Tensor, narrowest: int) -> bool:
+    """Whether oneDNN can multiply these tensors, of whose matrices `narrowest` is the smallest dimension, well."""
     return (
         AVAILABLE
         and narrowest >= NARROWEST
@@ -24,19 +47,33 @@ def suits_onednn(*tensors: Tensor, narrowest: int) -> bool:
     )
 
 
-def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear` by oneDNN, without a gradient: (..., I), (O, I), (O,) -> (..., O)."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """`torch.nn.functional.linear` by oneDNN, then "relu" or "none", without a gradient: (..., I), (O, I), (O,) -> (..., O)."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, activation, [], "")
     return out
 
 
 def multiply_members(first: Tensor, second: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
     """Products of M pairs of matrices, without a gradient: (M, R, I) x (M, I, O), plus (M, 1, O), into `out` (M, R, O)."""
-    if not suits_onednn(first, second, narrowest=min(*first.shape[1:], second.shape[2])):
+    if not (MKL_IS_SLOW and allows_onednn(first, second, narrowest=min(*first.shape[1:], second.shape[2]))):
         return torch.bmm(first, second, out=out) if bias is None else torch.baddbmm(bias, first, second, out=out)
     for member, (left, right) in enumerate(zip(first, second, strict=True)):
         out[member] = multiply(left.contiguous(), right.t(), None if bias is None else bias[member, 0])
     return out
+
+
+def _compute_input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
+    """(B, O), (O, I) -> (B, I)."""
+    return multiply(gradient, weight.t()) if MKL_IS_SLOW else gradient @ weight
+
+
+def _compute_weight_gradient(gradient: Tensor, inputs: Tensor) -> Tensor:
+    """(B, O), (B, I) -> (O, I); for oneDNN the smaller of the two is turned over."""
+    if not MKL_IS_SLOW:
+        return gradient.t() @ inputs
+    if gradient.shape[1] <= inputs.shape[1]:
+        return multiply(gradient.t().contiguous(), inputs.t())
+    return multiply(inputs.t().contiguous(), gradient.t()).t()
 
 
 class _Product(torch.autograd.Function):
@@ -55,17 +92,39 @@ class _Product(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         needs, rows = ctx.needs_input_grad, gradient.flatten(0, -2).contiguous()
         return (
-            multiply(gradient, weight.t()) if needs[0] else None,
-            _multiply_turned(rows, inputs.flatten(0, -2)) if needs[1] else None,
+            _compute_input_gradient(rows, weight).view_as(inputs) if needs[0] else None,
+            _compute_weight_gradient(rows, inputs.flatten(0, -2)) if needs[1] else None,
             rows.sum(0) if needs[2] else None,
         )
 
 
-def _multiply_turned(first: Tensor, second: Tensor) -> Tensor:
-    """(B, M), (B, N) -> (M, N): of the two that one is turned over for oneDNN which is smaller."""
-    if first.shape[1] <= second.shape[1]:
-        return multiply(first.t().contiguous(), second.t())
-    return multiply(second.t().contiguous(), first.t()).t()
+class _FeedForward(torch.autograd.Function):
+    """Two products with a ReLU between them, whose slope is put on in place."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, last_weight: Tensor, last_bias: Tensor
+    ) -> Tensor:
+        """(..., I) -> (..., O)."""
+        hidden = multiply(inputs, weight, bias, "relu")
+        ctx.save_for_backward(inputs, hidden, weight, last_weight)
+        return multiply(hidden, last_weight, last_bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(..., O) -> those of all five."""
+        inputs, hidden, weight, last_weight = ctx.saved_tensors
+        rows, hidden = gradient.flatten(0, -2).contiguous(), hidden.flatten(0, -2)
+        behind = _compute_input_gradient(rows, last_weight)
+        torch.ops.aten.threshold_backward.grad_input(behind, hidden, 0, grad_input=behind)
+        return (
+            _compute_input_gradient(behind, weight).view_as(inputs),
+            _compute_weight_gradient(behind, inputs.flatten(0, -2)),
+            behind.sum(0),
+            _compute_weight_gradient(rows, hidden),
+            rows.sum(0),
+        )
 
 
 class _MemberProduct(torch.autograd.Function):
@@ -96,16 +155,44 @@ def apply_members(inputs: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
     return out
 
 
+def _is_worth_onednn(inputs: Tensor, *layers: nn.Linear) -> bool:
+    few = inputs.numel() < FEWEST_ROWS * inputs.shape[-1]
+    narrowest = min(size for layer in layers for size in layer.weight.shape)
+    return (
+        not few
+        and allows_onednn(inputs, layers[0].weight, narrowest=narrowest)
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
 class Linear(nn.Linear):
     """`torch.nn.Linear`, twice as fast on AMD's processors."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
-        few = input.numel() < FEWEST_ROWS * self.in_features
-        narrowest = min(self.in_features, self.out_features)
-        if few or not suits_onednn(input, self.weight, narrowest=narrowest) or torch.is_autocast_enabled("cpu"):
+        if not (MKL_IS_SLOW and _is_worth_onednn(input, self)):
             return F.linear(input, self.weight, self.bias)
         if not torch.is_grad_enabled():
             return multiply(input, self.weight, self.bias)
         out: Tensor = _Product.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return out
+
+
+class FeedForward(nn.Sequential):
+    """Linear, ReLU, Linear: (..., inputs) -> (..., outputs)."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__(Linear(inputs, hidden), nn.ReLU(), Linear(hidden, outputs))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any leading dimensions."""
+        first, last = self[0], self[2]
+        assert isinstance(first, Linear) and isinstance(last, Linear)
+        if not _is_worth_onednn(input, first, last):
+            out: Tensor = super().forward(input)  # type: ignore[no-untyped-call]
+        elif not torch.is_grad_enabled():
+            out = multiply(multiply(input, first.weight, first.bias, "relu"), last.weight, last.bias)
+        else:
+            parameters = (first.weight, first.bias, last.weight, last.bias)
+            out = _FeedForward.apply(input, *parameters)  # type: ignore[no-untyped-call]
         return out

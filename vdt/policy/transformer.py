@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vdt.linear import Linear
+from vdt.linear import FeedForward, Linear
 
 
 class KeyValueCache:
@@ -25,6 +25,14 @@ class KeyValueCache:
         self.held.narrow(3, self.length, count).copy_(keys_values)
         self.length += count
         return self.held.narrow(3, 0, self.length)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
+    """Scaled dot-product attention, (B, H, L, D/H) each; on a CPU in float32, which there is three times as fast as bfloat16."""
+    if torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, is_causal=is_causal)
+    return F.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal)
 
 
 class CausalSelfAttention(nn.Module):
@@ -49,7 +57,7 @@ class CausalSelfAttention(nn.Module):
             query = query.narrow(2, length - asking, asking)
         seen = key.shape[2]
         mask = None if asking in (1, seen) else tokens.new_full((asking, seen), -torch.inf).triu_(seen - asking + 1)
-        mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=asking == seen > 1)
+        mixed = attend(query, key, value, mask, is_causal=asking == seen > 1)
         out: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
         return self.dropout(out) if self.training else out
 
@@ -62,19 +70,15 @@ class Block(nn.Module):
         self.norm_attention = nn.LayerNorm(embedding_size)
         self.attention = CausalSelfAttention(embedding_size, heads, dropout)
         self.norm_feedforward = nn.LayerNorm(embedding_size)
-        self.feedforward = nn.Sequential(
-            Linear(embedding_size, 4 * embedding_size),
-            nn.ReLU(),
-            Linear(4 * embedding_size, embedding_size),
-            nn.Dropout(dropout),
-        )
+        self.feedforward = FeedForward(embedding_size, 4 * embedding_size, embedding_size)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, asking: int, cache: KeyValueCache | None = None) -> Tensor:
         """What becomes of the last `asking` of the tokens: (B, L, D) -> (B, asking, D)."""
         attended = self.attention(self.norm_attention(tokens), asking, cache)
         tokens = tokens.narrow(1, tokens.shape[1] - asking, asking) + attended
-        out: Tensor = tokens + self.feedforward(self.norm_feedforward(tokens))
-        return out
+        fed: Tensor = self.feedforward(self.norm_feedforward(tokens))
+        return tokens + (self.dropout(fed) if self.training else fed)
 
 
 class CausalTransformer(nn.Module):
