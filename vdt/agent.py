@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from vdt.planning.planner import Plan, plan
 from vdt.policy.decision_transformer import PolicyOutput
 from vdt.policy.gaussian import SquashedGaussian
 from vdt.policy.history import History
+from vdt.policy.imagination import Memory
 from vdt.policy.losses import AdvantageWeighting
 from vdt.policy.mlp_policy import make_policy
 
@@ -36,19 +37,25 @@ class PlannerSettings:
         planning_horizon: E, terms of the look-ahead score.
         env_model: "none", "learned" or "simulator".
         context_length: steps of history to act upon; 0 means the policy's own K.
+        forget_steps: how many of them are forgotten at once when another does not fit.
     """
 
     candidate_returns: tuple[float, ...]
     planning_horizon: int = 1
     env_model: str = "none"
     context_length: int = 0
+    forget_steps: int = 1
 
     @classmethod
     def from_config(cls, config: Config) -> PlannerSettings:
         """The settings that online tuning acts with."""
         planner = config.planner
         returns = config.task.candidate_returns[: planner.candidates]
-        return cls(returns, planner.planning_horizon, planner.env_model, planner.context_length)
+        return cls(returns, planner.planning_horizon, planner.env_model, planner.context_length, planner.forget_steps)
+
+    def follow(self, wanted: float) -> PlannerSettings:
+        """The same history, but one return-to-go and no choice."""
+        return replace(self, candidate_returns=(wanted,), planning_horizon=1, env_model="none")
 
 
 @dataclass
@@ -178,6 +185,7 @@ class Agent:
         self.chosen = np.zeros(len(settings.candidate_returns), np.int64)  # how often each candidate won
         self.imagined_environment_steps = 0
         self._history: History | None = None
+        self._memory = Memory()
         self._env_model = self._make_env_model()
 
     def _make_env_model(self) -> EnvModel | None:
@@ -196,7 +204,8 @@ class Agent:
         self.environments = list(environments)
         returns = torch.tensor(self.settings.candidate_returns, device=self.device) / task.return_scale
         context_length = self.settings.context_length or self.brain.config.policy.context_length
-        self._history = History(returns.repeat(len(environments), 1), context_length)
+        self._history = History(returns.repeat(len(environments), 1), context_length, self.settings.forget_steps)
+        self._memory = Memory(self.settings.planning_horizon - 1)
 
     def act(self, observations: FloatArray) -> FloatArray:
         """Raw observations (N, S) -> actions (N, A)."""
@@ -221,6 +230,7 @@ class Agent:
             planning_horizon=self.settings.planning_horizon,
             env_model=self._env_model,
             environments=self.environments,
+            memory=self._memory,
             explore=self.explore,
         )
 
@@ -231,5 +241,7 @@ class Agent:
         scaled = torch.from_numpy(rewards).to(self.device) / self.brain.config.task.return_scale
         self._history.align_returns(scaled)
         if not active.all():
-            self._history.keep(torch.from_numpy(active).to(self.device))
+            kept = torch.from_numpy(active).to(self.device)
+            self._history.keep(kept)
+            self._memory.keep(kept, len(self.settings.candidate_returns))
             self.environments = [e for e, kept in zip(self.environments, active, strict=True) if kept]

@@ -84,7 +84,7 @@ def measure_requested(brain: Brain, config: Config, label: str) -> tuple[list[di
     rows: list[dict[str, Any]] = []
     episodes: list[Trajectory] = []
     for wanted in returns:
-        agent = Agent(brain, PlannerSettings((wanted,), context_length=config.planner.context_length))
+        agent = Agent(brain, PlannerSettings.from_config(config).follow(wanted))
         seeds = range(settings.seed, settings.seed + count)
         limit = settings.max_episode_steps or None
         new = collect_trajectories(agent, environments, seeds, max_steps=limit, label=f"request {label} {wanted:g}")

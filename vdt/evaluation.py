@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,16 +131,14 @@ def _count_successes(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
 
 def make_evaluation_settings(config: Config) -> dict[str, PlannerSettings]:
     """The look-ahead settings that are compared: one return, all candidates by Q, and imagined steps."""
-    returns = config.task.candidate_returns[: config.planner.candidates]
-    context = config.planner.context_length
-    settings = {"single": PlannerSettings(returns[:1], context_length=context)}
-    if len(returns) > 1:
-        settings["candidates"] = PlannerSettings(returns, context_length=context)
-        acting = config.planner.planning_horizon
-        horizon = acting if acting > 1 else config.evaluation.lookahead_horizon
+    acting = PlannerSettings.from_config(config)
+    settings = {"single": acting.follow(acting.candidate_returns[0])}
+    if len(acting.candidate_returns) > 1:
+        settings["candidates"] = replace(acting, planning_horizon=1, env_model="none")
+        horizon = acting.planning_horizon if acting.planning_horizon > 1 else config.evaluation.lookahead_horizon
         if horizon > 1:
-            model = config.planner.env_model if config.planner.env_model != "none" else "learned"
-            settings["lookahead"] = PlannerSettings(returns, horizon, model, context)
+            model = acting.env_model if acting.env_model != "none" else "learned"
+            settings["lookahead"] = replace(acting, planning_horizon=horizon, env_model=model)
     return settings
 
 

@@ -137,6 +137,7 @@ class PlannerConfig:
     planning_horizon: int = knob(low=1, high=100)
     env_model: str = knob(choices=("learned", "simulator", "none"))
     context_length: int = knob(low=0, high=1000)
+    forget_steps: int = knob(low=1, high=1000)
 
 
 @dataclass(frozen=True, kw_only=True)

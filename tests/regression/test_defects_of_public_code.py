@@ -178,7 +178,10 @@ def test_returns_to_go_not_divided_by_discount() -> None:
     for step, (returns,) in enumerate(asked):
         first = max(0, step - 3)  # K = 4
         expected = [(20 - t) / 10 for t in range(first, step + 1)]  # a reward of 1 each, return scale 10
-        assert returns[0, 0, :, 0].tolist() == pytest.approx(expected)
+        shown = (
+            4 if first else min(2, step + 1)
+        )  # while nothing is forgotten, the last step again with its action, and the new one
+        assert returns[0, 0, :, 0].tolist() == pytest.approx(expected[-shown:])
 
 
 # 5. While acting, action tokens stood one step away from where they stood in training
@@ -196,10 +199,20 @@ def test_action_alignment_training_vs_inference() -> None:
     for step, ((observations,), (actions,), (timesteps,)) in enumerate(zip(seen, taken, times, strict=True)):
         start = max(0, step - 3)
         window, length = sampler.gather_sequences(torch.tensor([start]), 4), step + 1 - start
-        torch.testing.assert_close(observations[0, 0], window.observations[0, :length])
-        assert torch.equal(actions[0, 0, :-1], window.actions[0, : length - 1])  # beside their own observations
+        new = slice(
+            0 if start else max(0, length - 2), length
+        )  # what was passed before is passed again when a step is forgotten
+        torch.testing.assert_close(observations[0, 0], window.observations[0, new])
+        assert torch.equal(actions[0, 0, :-1], window.actions[0, new][:-1])  # beside their own observations
         assert not actions[0, 0, -1].any()  # and the present one, unknown, is the last
-        assert torch.equal(timesteps, window.timesteps[0, :length])
+        assert torch.equal(timesteps, window.timesteps[0, new])
+    with torch.no_grad():  # and what was done is what training would predict there
+        for step, action in enumerate(trajectory.actions):
+            start = max(0, step - 3)
+            window = sampler.gather_sequences(torch.tensor([start]), 4)
+            returns = window.returns_to_go + (1.2 - buffer.matrix[0, buffer.column.return_to_go])  # 12 were asked for
+            predicted = policy(window.observations, window.actions, returns, window.timesteps).actions
+            assert action.tolist() == pytest.approx(predicted[0, step - start].tolist(), abs=1e-5)
 
 
 # 6. Next observations were not normalised, or with other statistics

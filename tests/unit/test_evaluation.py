@@ -97,11 +97,11 @@ def test_episodes_can_be_cut_short() -> None:
         ),
         ({"planner.candidates": 1}, {"single": PlannerSettings((12.0,))}),
         (
-            {"planner.context_length": 1},
+            {"planner.context_length": 3, "planner.forget_steps": 2},
             {
-                "single": PlannerSettings((12.0,), context_length=1),
-                "candidates": PlannerSettings((12.0, 6.0, 3.0), context_length=1),
-                "lookahead": PlannerSettings((12.0, 6.0, 3.0), 2, "learned", 1),
+                "single": PlannerSettings((12.0,), context_length=3, forget_steps=2),
+                "candidates": PlannerSettings((12.0, 6.0, 3.0), context_length=3, forget_steps=2),
+                "lookahead": PlannerSettings((12.0, 6.0, 3.0), 2, "learned", 3, 2),
             },
         ),
         (

@@ -1,5 +1,6 @@
 """What an acting policy remembers, and return-to-go alignment (M4)."""
 
+import pytest
 import torch
 
 from vdt.policy.history import History
@@ -50,6 +51,28 @@ def test_the_last_k_steps_are_remembered() -> None:
     assert history.actions[0, :, 0].tolist() == [3, 4, 0]  # the present action is still open
     assert history.returns_to_go[0].tolist() == [[7, 6, 5], [17, 16, 15]]
     assert history.timesteps().tolist() == [3, 4, 5] and history.timesteps().dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("forget_steps", "lengths"),
+    [
+        (1, [1, 2, 3, 4, 4, 4, 4, 4, 4]),
+        (2, [1, 2, 3, 4, 3, 4, 3, 4, 3]),
+        (3, [1, 2, 3, 4, 2, 3, 4, 2, 3]),
+        (9, [1, 2, 3, 4, 1, 2, 3, 4, 1]),  # more than there are: all
+    ],
+)
+def test_several_steps_may_be_forgotten_at_once(forget_steps: int, lengths: list[int]) -> None:
+    history = History(torch.tensor([[10.0]]), 4, forget_steps)
+    for step, length in enumerate(lengths):
+        history.append_observation(observe(step), 1)
+        history.set_action(torch.tensor([[float(step)]]))
+        history.align_returns(torch.tensor([1.0]))
+        assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
+        steps = list(range(step + 1 - length, step + 1))
+        assert len(history) == length and history.timesteps().tolist() == steps
+        assert history.observations[0, :, 0].tolist() == history.actions[0, :, 0].tolist() == steps
+        assert history.returns_to_go[0, 0].tolist() == [10 - t for t in steps]
 
 
 def test_a_short_history_is_not_padded() -> None:

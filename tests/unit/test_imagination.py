@@ -7,7 +7,7 @@ from torch import Tensor
 from builders_for_tests import make_config
 from vdt.policy.decision_transformer import DecisionTransformer
 from vdt.policy.history import History
-from vdt.policy.imagination import imagine
+from vdt.policy.imagination import Memory, imagine
 from vdt.policy.mlp_policy import MLPPolicy
 
 S, A, K = 3, 2, 6
@@ -57,6 +57,49 @@ def test_imagined_steps_equal_full_passes(heads: int, steps: int) -> None:
             torch.cat([returns, returns[:, -1:] - paid[:, None]], 1),
             torch.cat([times, times[:, -1:] + 1], 1),
         )
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("forget_steps", [1, 3, 6])
+@torch.no_grad()
+def test_decisions_with_a_memory_equal_full_passes(forget_steps: int, heads: int) -> None:
+    policy, memory = make_policy(heads), Memory(spare_steps=2)
+    history = History(torch.tensor([[3.0, 1.0], [2.0, 0.5], [4.0, 0.0]]), K, forget_steps)
+    passed = []
+    policy.transformer.register_forward_pre_hook(lambda _, inputs: passed.append(inputs[0].shape[1]))
+    for step in range(14):
+        episodes = 3 if step < 9 else 2  # the second ends
+        history.append_observation(torch.randn(episodes, S), A)
+        imagination = imagine(policy, history, 2, memory)
+        if step % 3 == 1:  # what is imagined leaves no trace
+            imagination.go_on(*imagination.take())
+        new = passed[0]
+        imagination = imagine(policy, history, 2, memory) if step % 2 else imagination  # neither does asking twice
+        assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
+        known = [held.repeat_interleave(2, 0) for held in (history.observations, history.actions)]
+        full = policy(*known, history.returns_to_go.flatten(0, 1), history.timesteps().repeat(2 * episodes, 1))
+        if step % 3 != 1 or step % 2:
+            torch.testing.assert_close(imagination.actions, full.actions[:, -1], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(imagination.take()[1], apply_taken(policy, known, history), atol=1e-5, rtol=1e-5)
+        forgot = step >= K and (step - K) % forget_steps == 0
+        assert new == (3 * len(history) - 1 if forgot or step == 0 else 3)
+        passed.clear()
+        history.set_action(torch.rand(episodes, A))
+        history.align_returns(torch.rand(episodes))
+        if step == 8:
+            kept = torch.tensor([True, False, True])
+            history.keep(kept)
+            memory.keep(kept, 2)
+
+
+def apply_taken(policy: DecisionTransformer, known: list[Tensor], history: History) -> Tensor:
+    """Rewards that are predicted if the proposed actions are taken at the end of what is known."""
+    assert history.returns_to_go is not None
+    observations, actions = known
+    rest = (history.returns_to_go.flatten(0, 1), history.timesteps().repeat(len(observations), 1))
+    proposed = policy(observations, actions, *rest).actions[:, -1:]
+    rewards: Tensor = policy(observations, torch.cat([actions[:, :-1], proposed], 1), *rest).rewards[:, -1]
+    return rewards
 
 
 @pytest.mark.parametrize("cuts", [(7,), (1, 6), (3, 1, 3), (2, 5)])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vdt.planning.env_model import EnvModel
 from vdt.policy.history import History
-from vdt.policy.imagination import imagine
+from vdt.policy.imagination import Memory, imagine
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def plan(
     planning_horizon: int,
     env_model: EnvModel | None = None,
     environments: Sequence[Any] = (),
+    memory: Memory | None = None,
     explore: bool = False,
 ) -> Plan:
     """Choose one action per episode; all candidates of all episodes advance as one batch.
@@ -51,11 +52,12 @@ def plan(
         planning_horizon: E, number of terms of the score.
         env_model: predicts imagined steps; needed if E > 1.
         environments: the N acting environments, for a model that copies their states.
+        memory: of earlier decisions in the same episodes, with room for E - 1 imagined steps.
         explore: whether a stochastic policy draws its actions.
     """
     assert history.returns_to_go is not None
     episodes, candidates, _ = history.returns_to_go.shape
-    imagination = imagine(policy, history, planning_horizon - 1 if candidates > 1 else 0, explore=explore)
+    imagination = imagine(policy, history, planning_horizon - 1, memory, explore=explore)
     first = imagination.actions.unflatten(0, (episodes, candidates))
     if candidates == 1:
         nothing = torch.zeros(episodes, dtype=torch.int64, device=first.device)

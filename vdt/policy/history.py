@@ -12,14 +12,17 @@ class History:
     Each episode carries M returns-to-go, one per candidate; observations and actions are shared by the candidates.
     """
 
-    def __init__(self, candidate_returns: Tensor, context_length: int) -> None:
+    def __init__(self, candidate_returns: Tensor, context_length: int, forget_steps: int = 1) -> None:
         """Start with no step.
 
         Args:
             candidate_returns: (N, M) first returns-to-go, divided by the return scale.
-            context_length: K, how many steps are remembered.
+            context_length: K, how many steps are remembered at most.
+            forget_steps: how many of the oldest go at once when another does not fit; then the others stay where they are
+                for that many steps.
         """
         self.context_length = context_length
+        self.forget_steps = min(forget_steps, context_length)
         self.timestep = -1
         self._next_returns = candidate_returns
         self.observations: Tensor | None = None  # (N, L, S)
@@ -53,15 +56,19 @@ class History:
         self.observations, self.actions = self.observations[active], self.actions[active]
         self.returns_to_go, self._next_returns = self.returns_to_go[active], self._next_returns[active]
 
+    def __len__(self) -> int:
+        """L, steps remembered, the present one included."""
+        return 0 if self.observations is None else self.observations.shape[1]
+
     def timesteps(self) -> Tensor:
         """(L,) int64, the timestep of each remembered step."""
         assert self.observations is not None
-        length = self.observations.shape[1]
-        return torch.arange(self.timestep + 1 - length, self.timestep + 1, device=self.observations.device)
+        return torch.arange(self.timestep + 1 - len(self), self.timestep + 1, device=self.observations.device)
 
     def _push(self, held: Tensor | None, new: Tensor, dim: int) -> Tensor:
-        """Append along `dim` and forget what is older than the context."""
+        """Append along `dim`; where that is one too many, forget the oldest."""
         if held is None:
             return new
-        start = max(0, held.shape[dim] + 1 - self.context_length)
-        return torch.cat([held.narrow(dim, start, held.shape[dim] - start), new], dim)
+        length = held.shape[dim]
+        start = self.forget_steps if length == self.context_length else 0
+        return torch.cat([held.narrow(dim, start, length - start), new], dim)

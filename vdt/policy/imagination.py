@@ -1,4 +1,4 @@
-"""A policy that goes on from its history in imagination, one step at a time (M6)."""
+"""A policy that looks at its history, and goes on from it in imagination, one step at a time (M6)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vdt.policy.decision_transformer import DecisionTransformer, PolicyOutput
 from vdt.policy.gaussian import choose_actions
 from vdt.policy.history import History
+from vdt.policy.transformer import KeyValueCache
 
 
 class Imagination(Protocol):
@@ -30,17 +31,64 @@ class Imagination(Protocol):
         """Begin the next step with what followed; the return-to-go shrinks by the reward (M6)."""
 
 
-def imagine(policy: nn.Module, history: History, steps: int, *, explore: bool = False) -> Imagination:
+class Memory:
+    """Keys and values of the tokens of a history that a transformer has passed, so that each decision passes the new ones.
+
+    They hold for as long as the history begins with the same step: when it forgets, all that is left is passed again. What is
+    said is always what one pass over the present history says.
+    """
+
+    def __init__(self, spare_steps: int = 0) -> None:
+        """Empty, with room for `spare_steps` imagined steps after the history."""
+        self.spare_steps = spare_steps
+        self.caches: list[KeyValueCache] = []
+        self._seen = 0  # tokens of the history
+        self._first = -1  # timestep that they begin with
+
+    def look(self, policy: DecisionTransformer, history: History) -> Tensor:
+        """What the transformer says after the present observation: N episodes of M candidates, (N * M, D)."""
+        assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
+        length, first = len(history), history.timestep + 1 - len(history)
+        if not self.caches:
+            capacity = 3 * (history.context_length + self.spare_steps)
+            self.caches = policy.transformer.make_caches(history.returns_to_go[:, :, 0].numel(), capacity)
+        if first != self._first:
+            self._first, self._seen = first, 0
+        seen = min(self._seen, 3 * length - 2)  # asked twice, it looks at the observation again
+        for cache in self.caches:
+            cache.length = seen  # what was imagined is forgotten
+        steps = slice(seen // 3, length)
+        tokens = policy.embed(
+            history.observations[:, None, steps],
+            history.returns_to_go[:, :, steps],
+            history.timesteps()[steps],
+            history.actions[:, None, steps],
+        ).flatten(0, 1)
+        self._seen = 3 * length - 1
+        out: Tensor = policy.transformer(tokens[:, seen % 3 : -1], self.caches, last_only=True)[:, 0]
+        return out
+
+    def keep(self, active: Tensor, candidates: int) -> None:
+        """Drop finished episodes: `active` is (N,) bool."""
+        rows = _expand(active, candidates)
+        for cache in self.caches:
+            cache.keep(rows)
+
+
+def imagine(
+    policy: nn.Module, history: History, steps: int, memory: Memory | None = None, *, explore: bool = False
+) -> Imagination:
     """Start from a history with N episodes of M candidates: C = N * M.
 
     Args:
         policy: a `DecisionTransformer`, or one that sees the present observation alone.
         history: its last step's action is still open.
         steps: how often `take` will be called at most.
+        memory: of earlier decisions upon the same history, with room for `steps`; none is one without.
         explore: whether a stochastic policy draws its actions.
     """
     if isinstance(policy, DecisionTransformer):
-        return TransformerImagination(policy, history, steps, explore)
+        return TransformerImagination(policy, history, memory or Memory(steps), explore)
     return MemorylessImagination(policy, history, explore)
 
 
@@ -54,26 +102,22 @@ class TransformerImagination:
     An imagined step attends to the whole history and to the imagined steps before it, up to K + `steps` in all.
     """
 
-    def __init__(self, policy: DecisionTransformer, history: History, steps: int, explore: bool) -> None:
-        assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
-        _, candidates, length = history.returns_to_go.shape
-        self._policy, self._explore = policy, explore
-        times = history.timesteps()
-        tokens = policy.embed(history.observations[:, None], history.returns_to_go, times, history.actions[:, None])
-        self.observations = _expand(history.observations[:, -1], candidates)
+    def __init__(self, policy: DecisionTransformer, history: History, memory: Memory, explore: bool) -> None:
+        after = memory.look(policy, history)
+        assert history.observations is not None and history.returns_to_go is not None
+        self._policy, self._caches, self._explore = policy, memory.caches, explore
+        self.observations = _expand(history.observations[:, -1], history.returns_to_go.shape[1])
         self._returns = history.returns_to_go[:, :, -1].flatten()
-        self._times = times[-1:]
-        self._caches = policy.transformer.make_caches(len(self._returns), 3 * (length + steps)) if steps else []
-        self._propose(tokens.flatten(0, 1)[:, :-1])
+        self._times = history.timesteps()[-1:]
+        self._propose(after)
 
     def _see(self, tokens: Tensor) -> Tensor:
         """What the transformer says after the last of further tokens: (C, L, D) -> (C, D)."""
         out: Tensor = self._policy.transformer(tokens, self._caches, last_only=True)[:, 0]
         return out
 
-    def _propose(self, tokens: Tensor) -> None:
-        choice = self._policy.predict_choice(self._see(tokens))
-        self.actions: Tensor = choose_actions(*choice, explore=self._explore)
+    def _propose(self, after: Tensor) -> None:
+        self.actions: Tensor = choose_actions(*self._policy.predict_choice(after), explore=self._explore)
 
     def take(self) -> tuple[Tensor, Tensor]:
         """One token, the action's."""
@@ -83,7 +127,7 @@ class TransformerImagination:
     def go_on(self, observations: Tensor, rewards: Tensor) -> None:
         """Two tokens, the return-to-go's and the observation's."""
         self.observations, self._returns, self._times = observations, self._returns - rewards, self._times + 1
-        self._propose(self._policy.embed(observations[:, None], self._returns[:, None], self._times))
+        self._propose(self._see(self._policy.embed(observations[:, None], self._returns[:, None], self._times)))
 
 
 class MemorylessImagination:

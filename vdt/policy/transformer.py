@@ -26,6 +26,18 @@ class KeyValueCache:
         self.length += count
         return self.held.narrow(3, 0, self.length)
 
+    def keep(self, rows: Tensor) -> None:
+        """Drop sequences: `rows` is (B,) bool."""
+        self.held = self.held[:, rows]
+
+
+def make_mask(asking: int, seen: int, like: Tensor) -> Tensor | None:
+    """What the last `asking` of `seen` tokens may not look at, to be added to the scores: (asking, seen).
+
+    None where one asks, who may see all, and where all ask: attention has its own way for that.
+    """
+    return None if asking in (1, seen) else like.new_full((asking, seen), -torch.inf).triu_(seen - asking + 1)
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
     """Scaled dot-product attention, (B, H, L, D/H) each; on a CPU in float32, which there is three times as fast as bfloat16."""
@@ -45,8 +57,10 @@ class CausalSelfAttention(nn.Module):
         self.project_out = Linear(embedding_size, embedding_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, asking: int, cache: KeyValueCache | None = None) -> Tensor:
-        """What the last `asking` of the tokens see: (B, L, D) -> (B, asking, D)."""
+    def forward(
+        self, tokens: Tensor, asking: int, cache: KeyValueCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """What the last `asking` of the tokens see: (B, L, D) -> (B, asking, D); `mask` as of `make_mask`."""
         batch, length, _ = tokens.shape
         split = self.project_in(tokens).view(batch, length, 3, self.heads, -1)
         split = split.permute(2, 0, 3, 1, 4)  # (3, B, H, L, D/H)
@@ -55,9 +69,7 @@ class CausalSelfAttention(nn.Module):
             key, value = cache.extend(split[1:]).unbind()
         if asking < length:
             query = query.narrow(2, length - asking, asking)
-        seen = key.shape[2]
-        mask = None if asking in (1, seen) else tokens.new_full((asking, seen), -torch.inf).triu_(seen - asking + 1)
-        mixed = attend(query, key, value, mask, is_causal=asking == seen > 1)
+        mixed = attend(query, key, value, mask, is_causal=asking == key.shape[2] > 1)
         out: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
         return self.dropout(out) if self.training else out
 
@@ -73,9 +85,11 @@ class Block(nn.Module):
         self.feedforward = FeedForward(embedding_size, 4 * embedding_size, embedding_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, asking: int, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, asking: int, cache: KeyValueCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """What becomes of the last `asking` of the tokens: (B, L, D) -> (B, asking, D)."""
-        attended = self.attention(self.norm_attention(tokens), asking, cache)
+        attended = self.attention(self.norm_attention(tokens), asking, cache, mask)
         tokens = tokens.narrow(1, tokens.shape[1] - asking, asking) + attended
         fed: Tensor = self.feedforward(self.norm_feedforward(tokens))
         return tokens + (self.dropout(fed) if self.training else fed)
@@ -104,13 +118,13 @@ class CausalTransformer(nn.Module):
 
         With caches, the tokens continue those that they have seen, and the output is that of one pass over all of them.
         """
-        asking = [tokens.shape[1]] * len(self.blocks)
-        if last_only:
-            asking[-1] = 1  # earlier blocks make keys of every token
-        held: Sequence[KeyValueCache | None] = caches or [None] * len(asking)
+        length, before = tokens.shape[1], caches[0].length if caches else 0
+        mask = make_mask(length, before + length, tokens)
         tokens = self.dropout(self.norm_in(tokens))
-        for block, count, cache in zip(self.blocks, asking, held, strict=True):
-            tokens = block(tokens, count, cache)
+        for layer, block in enumerate(self.blocks):
+            last = last_only and layer == len(self.blocks) - 1  # earlier blocks make keys of every token
+            cache = caches[layer] if caches else None
+            tokens = block(tokens, 1, cache) if last else block(tokens, length, cache, mask)
         out: Tensor = self.norm_out(tokens)
         return out
 
