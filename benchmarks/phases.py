@@ -14,7 +14,7 @@ import pstats
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -52,14 +52,13 @@ class Phase:
 def make_phases(preset: str) -> Iterator[Phase]:
     """The units that the main job is made of."""
     setting = Setting("", torch.device("cpu"), preset=preset)
-    context = setting.config.planner.context_length
-    returns = (5000.0, 4500.0, 4000.0)
+    acting = replace(PlannerSettings.from_config(setting.config), candidate_returns=(5000.0, 4500.0, 4000.0))
     yield Phase("critic: update", setting.make_critic_update())
     yield Phase("actor: step", setting.make_actor_update())
     for name, settings in (
-        ("acting, one target", PlannerSettings(returns[:1], context_length=context)),
-        ("acting, m = 3, E = 1", PlannerSettings(returns, context_length=context)),
-        ("acting, m = 3, E = 3", PlannerSettings(returns, 3, "learned", context)),
+        ("acting, one target", acting.follow(5000.0)),
+        ("acting, m = 3, E = 1", acting),
+        ("acting, m = 3, E = 3", replace(acting, planning_horizon=3, env_model="learned")),
     ):
         run = setting.roll_out(EPISODES, STEPS, settings)
         yield Phase(f"{name}: {STEPS} steps of {EPISODES} episodes", run, EPISODES * STEPS)
@@ -68,7 +67,7 @@ def make_phases(preset: str) -> Iterator[Phase]:
 def measure_peak_speed(repeats: int = 7) -> float:
     """FLOP/s of a 2048 x 2048 matrix product, the best of some."""
     a, b = torch.randn(2, 2048, 2048)
-    multiply = linear.multiply if linear.AVAILABLE else torch.mm
+    multiply = linear.multiply if linear.MKL_IS_SLOW else torch.mm
     taken = []
     for _ in range(repeats):
         began = time.perf_counter()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,19 @@ def make_random_data(config: Config, steps: int) -> TrajectoryDataset:
     dataset.actions[dataset.offsets[1:] - 1] = 0
     dataset.rewards[dataset.offsets[1:] - 1] = 0
     return dataset
+
+
+RETURNS = (5000.0, 4500.0, 4000.0, 3500.0, 3000.0)
+ACTING = {
+    "K steps": PlannerSettings(RETURNS[:1]),
+    "K/2 to K steps": PlannerSettings(RETURNS[:1], forget_steps=10),
+    "present step": PlannerSettings(RETURNS[:1], context_length=1),
+}
+
+
+def look_ahead(settings: PlannerSettings) -> PlannerSettings:
+    """The same history, five candidates and a horizon of five."""
+    return replace(settings, candidate_returns=RETURNS, planning_horizon=5, env_model="learned")
 
 
 class Setting:
@@ -166,57 +180,56 @@ def measure_sampler(device: torch.device, repeats: int) -> Iterator[str]:
 
 def measure_acting(device: torch.device, repeats: int) -> Iterator[str]:
     """Environment steps a second, and the price of looking ahead."""
-    returns, rows = (5000.0, 4500.0, 4000.0, 3500.0, 3000.0), []
+    rows, plans = [], []
     for name, sizes in (("128 x 3", SMALL), ("256 x 6", LARGE)):
         setting = Setting(sizes, device)
-        plain, ahead = PlannerSettings(returns[:1]), PlannerSettings(returns, 5, "learned")
-        present = PlannerSettings(returns[:1], context_length=1)
-        runs: dict[str, tuple[int, int, PlannerSettings]] = {
-            "1 episode": (1, 100, plain),
-            "10 episodes": (10, 100, plain),
-            "10 episodes, 5 x 5": (10, 25, ahead),
-            "1 episode, present step only": (1, 100, present),
-            "10 episodes, present step only": (10, 100, present),
-        }
+        runs: dict[str, tuple[int, int, PlannerSettings]] = {}
+        for how, plain in ACTING.items():
+            runs[f"1 episode, {how}"] = (1, 100, plain)
+            runs[f"10 episodes, {how}"] = (10, 100, plain)
+        for how in ("K steps", "K/2 to K steps"):
+            runs[f"10 episodes, 5 x 5, {how}"] = (10, 25, look_ahead(ACTING[how]))
         taken = time_in_turn({k: setting.roll_out(*v) for k, v in runs.items()}, device, repeats=repeats, seconds=0)
         speed = {key: episodes * steps / taken[key] for key, (episodes, steps, _) in runs.items()}
         for key, value in speed.items():
-            one = speed["1 episode, present step only" if "present" in key else "1 episode"]
-            rows.append([name, key, f"{value:.0f}", f"{value / one:.2f}"])
+            alone = speed[f"1 episode, {key.split(', ')[-1]}"]
+            rows.append([name, key, f"{value:.0f}", f"{value / alone:.2f}"])
+        plans += [[name, *row] for row in _measure_plans(setting, repeats)]
     yield "Acting in Walker2d-v4, K = 20\n"
     yield format_table(["policy", "what", "environment steps/s", "ratio to one episode"], rows)
-    yield "\nOne decision with a full context of 20 steps, one episode\n"
-    yield format_table(
-        ["policy", "plain, ms", "5 candidates x horizon 5, ms", "ratio"], list(_measure_plans(device, repeats))
-    )
+    yield "\nOne decision with a full context of 20 steps, one episode; forward: the policy's pass over that context\n"
+    yield format_table(["policy", "context", "forward, ms", "plain, ms", "5 x 5, ms", "to plain", "to forward"], plans)
 
 
-def _measure_plans(device: torch.device, repeats: int) -> Iterator[list[str]]:
-    returns = (5000.0, 4500.0, 4000.0, 3500.0, 3000.0)
-    for name, sizes in (("128 x 3", SMALL), ("256 x 6", LARGE)):
-        setting = Setting(sizes, device)
-        agents = {}
-        for key, settings in (
-            ("plain", PlannerSettings(returns[:1])),
-            ("ahead", PlannerSettings(returns, 5, "learned")),
-        ):
-            agents[key] = make_decision(setting.brain, settings)
-        taken = time_in_turn(agents, device, repeats=max(repeats, 9))
-        times = [f"{1000 * taken[key]:.2f}" for key in ("plain", "ahead")]
-        yield [name, *times, f"{taken['ahead'] / taken['plain']:.2f}"]
+def _measure_plans(setting: Setting, repeats: int) -> Iterator[list[str]]:
+    policy, size = setting.brain.policy.eval(), setting.config.policy.context_length
+    batch = setting.sampler.sample_sequences(1, size)
+    inputs = (batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
+    calls: dict[str, Callable[[], object]] = {"forward": torch.inference_mode()(lambda: policy(*inputs))}
+    for how, plain in ACTING.items():
+        calls |= {f"plain, {how}": make_decision(setting.brain, plain)}
+        calls |= {f"5 x 5, {how}": make_decision(setting.brain, look_ahead(plain))}
+    taken = time_in_turn(calls, setting.device, repeats=max(repeats, 9))
+    for how in ACTING:
+        forward, plain, ahead = (taken[key] for key in ("forward", f"plain, {how}", f"5 x 5, {how}"))
+        times = [f"{1000 * seconds:.2f}" for seconds in (forward, plain, ahead)]
+        yield [how, *times, f"{ahead / plain:.2f}", f"{ahead / forward:.2f}"]
 
 
 def make_decision(brain: Brain, settings: PlannerSettings, episodes: int = 1) -> Callable[[], object]:
-    """One decision after 30 steps of history, again and again without stepping."""
+    """One decision after another upon random observations, the context full from the start."""
     agent, sizes = Agent(brain, settings), brain.config.task
     agent.start([Any] * episodes)  # type: ignore[list-item]
     generator = np.random.default_rng(0)
+    observations = generator.standard_normal((episodes, sizes.observation_size), np.float32)
+    rewards, active = np.ones(episodes, np.float32), np.ones(episodes, np.bool_)
+
+    def decide() -> None:
+        agent.observe(agent.act(observations), rewards, active)
+
     for _ in range(30):
-        agent.act(generator.standard_normal((episodes, sizes.observation_size), np.float32))
-        actions = generator.uniform(-1, 1, (episodes, sizes.action_size)).astype(np.float32)
-        agent.observe(actions, np.ones(episodes, np.float32), np.ones(episodes, np.bool_))
-    agent.act(generator.standard_normal((episodes, sizes.observation_size), np.float32))
-    return agent.decide
+        decide()
+    return decide
 
 
 def measure_growth(device: torch.device, repeats: int) -> Iterator[str]:

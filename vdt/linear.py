@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-FEWEST_ROWS = 16  # below this the calls themselves cost more than the products
 NARROWEST = 32  # below this oneDNN has slow ways of its own
 AVAILABLE = (
     torch.backends.mkldnn.is_available()
@@ -35,6 +34,7 @@ def prefers_onednn() -> bool:
 
 
 MKL_IS_SLOW = prefers_onednn()
+FEWEST_ROWS = 16 if MKL_IS_SLOW else 512  # below this oneDNN's calls cost more than what they save
 
 
 def allows_onednn(*tensors: Tensor, narrowest: int) -> bool:

@@ -6,13 +6,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vdt.linear
-from vdt.linear import AVAILABLE, FEWEST_ROWS, NARROWEST, FeedForward, Linear, apply_members, multiply_members
+from vdt.linear import AVAILABLE, NARROWEST, FeedForward, Linear, apply_members, multiply_members
+
+FEWEST_ROWS = 16
 
 
 @pytest.fixture(params=[False, AVAILABLE] if AVAILABLE else [False], ids=lambda slow: "oneDNN" if slow else "MKL")
 def slow_mkl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """As on Intel's processors, and as on AMD's."""
     monkeypatch.setattr(vdt.linear, "MKL_IS_SLOW", request.param)
+    monkeypatch.setattr(vdt.linear, "FEWEST_ROWS", FEWEST_ROWS)
     return bool(request.param)
 
 
