@@ -172,7 +172,7 @@ def test_an_actor_depends_on_the_acting_context_where_a_critic_follows_it() -> N
             {"online.environment_steps": 7, "evaluation.seed": 3, "checkpoint.keep": 9, "runtime.threads": 3},
             True,
         ),
-        (compute_actor_key, {"planner.context_length": 1}, True),
+        (compute_actor_key, {"planner.context_length": 1, "planner.forget_steps": 2}, True),
         (compute_actor_key, {"actor.gradient_steps": 3}, False),
         (compute_actor_key, {"policy.context_length": 2}, False),
         (compute_actor_key, {"critic.expectile": 0.6}, False),

@@ -23,7 +23,8 @@ CONTINUED_FROM = "{}_continued_from"  # tag: the MLflow run that had worked on i
 # Settings that no actor depends on: those of later steps, and what only the machine cares about. The planner's context
 # matters where a critic follows the policy, which then acts upon it.
 AFTER_THE_ACTOR = (
-    *("planner.candidates", "planner.planning_horizon", "planner.env_model", "online.", "evaluation."),
+    *("planner.candidates", "planner.planning_horizon", "planner.env_model", "planner.forget_steps"),
+    *("online.", "evaluation."),
     *("checkpoint.", "runtime.threads", "data.source", "data.steps"),
 )
 
