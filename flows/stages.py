@@ -234,9 +234,8 @@ def open_tracker(flow: Any) -> Tracker:
     """The tracker of a running step's MLflow run; a finished step that is run again on purpose gets a new one."""
     origin, step = current.origin_run_id, str(current.step_name)
     repeats = bool(origin) and was_completed(current.flow_name, origin, step, flow.cell["key"])
-    with runtime.quick_imports():
-        opening = make_continue_record(str(current.run_id), repeats=repeats)
-        tracker = MLflowTracker(runtime.home(), flow.mlflow_run_id, opening=opening)
+    opening = make_continue_record(str(current.run_id), repeats=repeats)
+    tracker = MLflowTracker(runtime.home(), flow.mlflow_run_id, opening=opening)
     tracker.when_closed = lambda run_id: setattr(flow, "mlflow_run_id", run_id)
     return tracker
 

@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import subprocess
@@ -47,6 +48,16 @@ def test_prepare_sets_what_is_missing_and_nothing_else(monkeypatch: pytest.Monke
     assert os.environ["METAFLOW_RESUME_MAX_WORKERS"] == "3"
     assert os.environ["PYTHONPATH"] == f"{runtime.ROOT}{os.pathsep}/elsewhere"
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_prepare_has_garbage_looked_for_rarely() -> None:
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(700, 10, 10)
+        runtime.prepare()
+        assert gc.isenabled() and gc.get_threshold()[0] == runtime.OBJECTS_PER_COLLECTION > 10_000
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_folders_are_made_and_tried(tmp_path: Path) -> None:

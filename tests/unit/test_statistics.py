@@ -2,6 +2,8 @@
 
 import itertools
 import statistics
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +21,15 @@ from vdt.statistics import (
 
 TASKS = [[3.0, 9.0, 4.0], [60.0, 61.0, 20.0], [100.0, 7.0, 8.0]]
 OTHERS = [[3.0, 3.0], [99.0, 1.0], [50.0, 7.5]]
+
+
+def test_a_single_run_is_its_own_interval_and_waits_for_no_library() -> None:
+    code = """import sys
+from vdt.statistics import Interval, compute_iqm_interval
+assert compute_iqm_interval([[41.5]]) == Interval(41.5, 41.5, 41.5)
+assert "scipy.stats" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_iqm_by_hand() -> None:
