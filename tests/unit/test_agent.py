@@ -138,8 +138,10 @@ def test_a_brain_is_rebuilt_from_its_state() -> None:
 
 
 def test_settings_come_from_the_configuration() -> None:
-    config = make_config({"planner.candidates": 2, "planner.planning_horizon": 4, "planner.context_length": 2})
-    assert PlannerSettings.from_config(config) == PlannerSettings((12.0, 6.0), 4, "learned", 2)
+    settings = {"planner.candidates": 2, "planner.planning_horizon": 4, "planner.context_length": 2}
+    acting = PlannerSettings.from_config(make_config({**settings, "planner.forget_steps": 3}))
+    assert acting == PlannerSettings((12.0, 6.0), 4, "learned", 2, 3)
+    assert acting.follow(6.0) == PlannerSettings((6.0,), 1, "none", 2, 3)
 
 
 def test_a_shorter_context_forgets_what_is_older() -> None:
