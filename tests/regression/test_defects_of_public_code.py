@@ -196,23 +196,18 @@ def test_action_alignment_training_vs_inference() -> None:
     buffer.add(trajectory)
     sampler = make_tiny_sampler(buffer)
     assert len(trajectory) == len(seen) == len(taken) == 6
-    for step, ((observations,), (actions,), (timesteps,)) in enumerate(zip(seen, taken, times, strict=True)):
+    shift = 1.2 - float(buffer.matrix[0, buffer.column.return_to_go])  # 12 were asked for, on a scale of 10
+    shown = list(zip(seen, taken, times, strict=True))
+    for step, ((observations,), (actions,), (timesteps,)) in enumerate(shown):
         start = max(0, step - 3)
         window, length = sampler.gather_sequences(torch.tensor([start]), 4), step + 1 - start
-        new = slice(
-            0 if start else max(0, length - 2), length
-        )  # what was passed before is passed again when a step is forgotten
+        new = slice(0 if start else max(0, length - 2), length)  # the whole again when a step is forgotten
         torch.testing.assert_close(observations[0, 0], window.observations[0, new])
         assert torch.equal(actions[0, 0, :-1], window.actions[0, new][:-1])  # beside their own observations
         assert not actions[0, 0, -1].any()  # and the present one, unknown, is the last
         assert torch.equal(timesteps, window.timesteps[0, new])
-    with torch.no_grad():  # and what was done is what training would predict there
-        for step, action in enumerate(trajectory.actions):
-            start = max(0, step - 3)
-            window = sampler.gather_sequences(torch.tensor([start]), 4)
-            returns = window.returns_to_go + (1.2 - buffer.matrix[0, buffer.column.return_to_go])  # 12 were asked for
-            predicted = policy(window.observations, window.actions, returns, window.timesteps).actions
-            assert action.tolist() == pytest.approx(predicted[0, step - start].tolist(), abs=1e-5)
+        trained = policy(window.observations, window.actions, window.returns_to_go + shift, window.timesteps).actions
+        assert trajectory.actions[step].tolist() == pytest.approx(trained[0, length - 1].tolist(), abs=1e-5)
 
 
 # 6. Next observations were not normalised, or with other statistics
