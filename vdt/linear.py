@@ -156,13 +156,10 @@ def apply_members(inputs: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
 
 
 def _is_worth_onednn(inputs: Tensor, *layers: nn.Linear) -> bool:
-    few = inputs.numel() < FEWEST_ROWS * inputs.shape[-1]
+    if inputs.numel() < FEWEST_ROWS * inputs.shape[-1]:
+        return False
     narrowest = min(size for layer in layers for size in layer.weight.shape)
-    return (
-        not few
-        and allows_onednn(inputs, layers[0].weight, narrowest=narrowest)
-        and not torch.is_autocast_enabled("cpu")
-    )
+    return allows_onednn(inputs, layers[0].weight, narrowest=narrowest) and not torch.is_autocast_enabled("cpu")
 
 
 class Linear(nn.Linear):

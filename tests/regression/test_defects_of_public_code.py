@@ -178,9 +178,7 @@ def test_returns_to_go_not_divided_by_discount() -> None:
     for step, (returns,) in enumerate(asked):
         first = max(0, step - 3)  # K = 4
         expected = [(20 - t) / 10 for t in range(first, step + 1)]  # a reward of 1 each, return scale 10
-        shown = (
-            4 if first else min(2, step + 1)
-        )  # while nothing is forgotten, the last step again with its action, and the new one
+        shown = 4 if first else min(2, step + 1)  # the whole when a step is forgotten, else its action and the new step
         assert returns[0, 0, :, 0].tolist() == pytest.approx(expected[-shown:])
 
 

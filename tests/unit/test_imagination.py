@@ -92,6 +92,25 @@ def test_decisions_with_a_memory_equal_full_passes(forget_steps: int, heads: int
             memory.keep(kept, 2)
 
 
+@torch.no_grad()
+def test_a_full_sliding_window_keeps_no_keys() -> None:
+    policy, memory, history = make_policy(), Memory(), History(torch.tensor([[3.0], [2.0]]), K)
+    kept: list[bool] = []
+    policy.transformer.register_forward_pre_hook(lambda _, inputs: kept.append(len(inputs) > 1 and len(inputs[1]) > 0))
+    for step in range(K + 3):
+        history.append_observation(torch.randn(2, S), A)
+        once, twice = imagine(policy, history, 0, memory), imagine(policy, history, 0, memory)
+        assert kept == [step < K] * 2  # until then the window only grows
+        assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
+        known = (history.observations, history.actions, history.returns_to_go[:, 0], history.timesteps().repeat(2, 1))
+        full = policy(*known).actions[:, -1]
+        for imagination in (once, twice):
+            torch.testing.assert_close(imagination.actions, full, atol=1e-5, rtol=1e-5)
+        kept.clear()
+        history.set_action(torch.rand(2, A))
+        history.align_returns(torch.rand(2))
+
+
 def apply_taken(policy: DecisionTransformer, known: list[Tensor], history: History) -> Tensor:
     """Rewards that are predicted if the proposed actions are taken at the end of what is known."""
     assert history.returns_to_go is not None

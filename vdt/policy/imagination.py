@@ -55,6 +55,8 @@ class Memory:
         if first != self._first:
             self._first, self._seen = first, 0
         seen = min(self._seen, 3 * length - 2)  # asked twice, it looks at the observation again
+        # a whole full window is passed anew at the next step: nothing would go on from its keys
+        keeps = seen > 0 or length < history.context_length or self.spare_steps > 0
         for cache in self.caches:
             cache.length = seen  # what was imagined is forgotten
         steps = slice(seen // 3, length)
@@ -64,8 +66,9 @@ class Memory:
             history.timesteps()[steps],
             history.actions[:, None, steps],
         ).flatten(0, 1)
-        self._seen = 3 * length - 1
-        out: Tensor = policy.transformer(tokens[:, seen % 3 : -1], self.caches, last_only=True)[:, 0]
+        self._seen = 3 * length - 1 if keeps else 0
+        caches = self.caches if keeps else ()
+        out: Tensor = policy.transformer(tokens[:, seen % 3 : -1], caches, last_only=True)[:, 0]
         return out
 
     def keep(self, active: Tensor, candidates: int) -> None:
