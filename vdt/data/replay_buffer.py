@@ -225,5 +225,4 @@ class TrajectoryReplayBuffer:
             self.matrix = torch.cat([self.matrix, self.matrix.new_zeros(length, self.column.count)])
         columns = self.column.count
         overlapping = self.matrix.as_strided((self._end, length * columns), (columns, 1))
-        windows: Tensor = overlapping.index_select(0, rows).unflatten(1, (length, columns))
-        return windows
+        return overlapping.index_select(0, rows).view(-1, length, columns)

@@ -23,6 +23,7 @@ class Sampler:
         self.generator = generator
         self._seen: tuple[Tensor, Tensor] | None = None
         self._rows = torch.zeros(0, dtype=torch.int64)
+        self._positions = torch.zeros(0)
 
     def sample_rows(self, count: int) -> Tensor:
         """Draw `count` steps: the row of each in the buffer's matrix, (count,) int64."""
@@ -66,13 +67,14 @@ class Sampler:
         column = self.buffer.column
         window = self.buffer.gather_windows(rows, context_length + 1)
         steps, first = window[:, :-1], window[:, :1]
-        positions = torch.arange(context_length, dtype=window.dtype, device=rows.device)
+        if len(self._positions) != context_length:
+            self._positions = torch.arange(context_length, dtype=window.dtype, device=window.device)
         return SequenceBatch(
             observations=steps[..., column.observation],
             actions=steps[..., column.action],
             rewards=steps[..., column.reward],
             returns_to_go=steps[..., column.return_to_go],
-            timesteps=(first[..., column.timestep] + positions).long(),
-            mask=(first[..., column.steps_left] - positions).clamp_(0.0, 1.0),
+            timesteps=(first[..., column.timestep] + self._positions).long(),
+            mask=(first[..., column.steps_left] - self._positions).clamp_(0.0, 1.0),
             next_observations=window[:, 1:, column.observation],
         )
