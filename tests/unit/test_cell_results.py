@@ -158,6 +158,7 @@ def test_an_actor_depends_on_the_acting_context_where_a_critic_follows_it() -> N
     [
         (compute_critic_key, {"actor.gradient_steps": 3, "policy.context_length": 2, "planner.candidates": 1}, True),
         (compute_critic_key, {"task.candidate_returns": [1], "task.return_scale": 3.0}, True),
+        (compute_critic_key, {"runtime.precision": "bfloat16"}, True),
         (compute_critic_key, {"critic.expectile": 0.6}, False),
         (compute_critic_key, {"task.reward_shift": -1.0}, False),
         (compute_critic_key, {"data.trajectory_weighting": "uniform"}, False),
@@ -173,6 +174,7 @@ def test_an_actor_depends_on_the_acting_context_where_a_critic_follows_it() -> N
             True,
         ),
         (compute_actor_key, {"planner.context_length": 1, "planner.forget_steps": 2}, True),
+        (compute_actor_key, {"runtime.precision": "bfloat16"}, False),
         (compute_actor_key, {"actor.gradient_steps": 3}, False),
         (compute_actor_key, {"policy.context_length": 2}, False),
         (compute_actor_key, {"critic.expectile": 0.6}, False),

@@ -41,7 +41,7 @@ def compute_critic_key(config: Config, md5: str) -> str:
             "data": data,
             "critic": dataclasses.asdict(config.critic),
             "seed": config.seed,
-            "runtime": [config.runtime.device, config.runtime.precision, config.runtime.compile],
+            "runtime": [config.runtime.device, config.runtime.compile],  # the precision is the policy's
             "code": compute_code_digest(),
         }
     )
