@@ -1,12 +1,14 @@
 """Matrix products on a CPU. PyTorch sends them to MKL, which is quick on Intel's processors alone; oneDNN uses AVX-512 on all.
 
 So AMD's processors multiply by oneDNN here, twice as fast. On both, a feed-forward network is one function: oneDNN adds
-bias and ReLU while it multiplies.
+bias and ReLU while it multiplies. Acting uses `FixedLinear`: MKL multiplies few rows up to twice as fast by a weight that
+lies in memory the other way round, and a call of a module costs as much as a small product.
 """
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+Layer = Callable[[Tensor], Tensor]
 NARROWEST = 32  # below this oneDNN has slow ways of its own
 AVAILABLE = (
     torch.backends.mkldnn.is_available()
@@ -155,11 +158,11 @@ def apply_members(inputs: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
     return out
 
 
-def _is_worth_onednn(inputs: Tensor, *layers: nn.Linear) -> bool:
+def _is_worth_onednn(inputs: Tensor, *weights: Tensor) -> bool:
     if inputs.numel() < FEWEST_ROWS * inputs.shape[-1]:
         return False
-    narrowest = min(size for layer in layers for size in layer.weight.shape)
-    return allows_onednn(inputs, layers[0].weight, narrowest=narrowest) and not torch.is_autocast_enabled("cpu")
+    narrowest = min(size for weight in weights for size in weight.shape)
+    return allows_onednn(inputs, weights[0], narrowest=narrowest) and not torch.is_autocast_enabled("cpu")
 
 
 class Linear(nn.Linear):
@@ -167,7 +170,7 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
-        if not (MKL_IS_SLOW and _is_worth_onednn(input, self)):
+        if not (MKL_IS_SLOW and _is_worth_onednn(input, self.weight)):
             return F.linear(input, self.weight, self.bias)
         if not torch.is_grad_enabled():
             return multiply(input, self.weight, self.bias)
@@ -185,7 +188,7 @@ class FeedForward(nn.Sequential):
         """Any leading dimensions."""
         first, last = self[0], self[2]
         assert isinstance(first, Linear) and isinstance(last, Linear)
-        if not _is_worth_onednn(input, first, last):
+        if not _is_worth_onednn(input, first.weight, last.weight):
             out: Tensor = super().forward(input)  # type: ignore[no-untyped-call]
         elif not torch.is_grad_enabled():
             out = multiply(multiply(input, first.weight, first.bias, "relu"), last.weight, last.bias)
@@ -193,3 +196,33 @@ class FeedForward(nn.Sequential):
             parameters = (first.weight, first.bias, last.weight, last.bias)
             out = _FeedForward.apply(input, *parameters)  # type: ignore[no-untyped-call]
         return out
+
+
+class FixedLinear:
+    """A layer whose weights stay as they are, without a gradient: (..., inputs) -> (..., outputs)."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.weight, self.bias = layer.weight.detach(), layer.bias.detach()
+        self.turned = self.weight if MKL_IS_SLOW else self.weight.t().contiguous().t()  # as (I, O) in memory
+
+    def __call__(self, input: Tensor) -> Tensor:
+        """What the layer says."""
+        if MKL_IS_SLOW and _is_worth_onednn(input, self.weight):
+            return multiply(input, self.weight, self.bias)
+        return F.linear(input, self.turned, self.bias)
+
+
+class FixedFeedForward:
+    """`FeedForward` whose weights stay as they are, without a gradient."""
+
+    def __init__(self, network: FeedForward) -> None:
+        first, last = network[0], network[2]
+        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+        self.first, self.last = FixedLinear(first), FixedLinear(last)
+
+    def __call__(self, input: Tensor) -> Tensor:
+        """What the network says."""
+        first, last = self.first, self.last
+        if _is_worth_onednn(input, first.weight, last.weight):
+            return multiply(multiply(input, first.weight, first.bias, "relu"), last.weight, last.bias)
+        return last(first(input).relu_())

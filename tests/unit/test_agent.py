@@ -102,6 +102,19 @@ def test_acting_is_without_dropout() -> None:
     assert (first.actions == second.actions).all()
 
 
+def test_episodes_are_acted_with_the_weights_that_they_start_with() -> None:
+    brain = make_lively_brain(make_config())
+    agent = Agent(brain, PlannerSettings((12.0,)))
+    environments = [make_gymnasium_environment(COUNTDOWN, 9)]
+    before = collect_trajectories(agent, environments, [4])[0].actions
+    with torch.no_grad():
+        for parameter in brain.policy.parameters():
+            parameter += 0.1
+    after = collect_trajectories(agent, environments, [4])[0].actions
+    (fresh,) = act(brain, (12.0,), [4])
+    assert (after == fresh.actions).all() and (after != before).any()
+
+
 def test_simulator_steps_are_counted() -> None:
     config = make_config(
         {

@@ -1,5 +1,7 @@
 """Imagined steps with cached keys and values equal full passes over the same context."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from vdt.policy.decision_transformer import DecisionTransformer
 from vdt.policy.history import History
 from vdt.policy.imagination import Memory, imagine
 from vdt.policy.mlp_policy import MLPPolicy
+from vdt.policy.transformer import FixedTransformer
 
 S, A, K = 3, 2, 6
 
@@ -30,6 +33,19 @@ def make_history(steps: int, returns: tuple[tuple[float, ...], ...] = ((3.0, 1.0
             history.set_action(torch.rand(len(returns), A))
             history.align_returns(torch.rand(len(returns)))
     return history
+
+
+def watch_passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """Tokens of each pass that acts, and whether their keys are kept."""
+    passed: list[tuple[int, bool]] = []
+    call = FixedTransformer.__call__
+
+    def watch(self: FixedTransformer, tokens: Tensor, caches: Any = (), **settings: bool) -> Tensor:
+        passed.append((tokens.shape[1], len(caches) > 0))
+        return call(self, tokens, caches, **settings)
+
+    monkeypatch.setattr(FixedTransformer, "__call__", watch)
+    return passed
 
 
 @pytest.mark.parametrize("heads", [1, 2])
@@ -62,18 +78,19 @@ def test_imagined_steps_equal_full_passes(heads: int, steps: int) -> None:
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("forget_steps", [1, 3, 6])
 @torch.no_grad()
-def test_decisions_with_a_memory_equal_full_passes(forget_steps: int, heads: int) -> None:
+def test_decisions_with_a_memory_equal_full_passes(
+    forget_steps: int, heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy, memory = make_policy(heads), Memory(spare_steps=2)
     history = History(torch.tensor([[3.0, 1.0], [2.0, 0.5], [4.0, 0.0]]), K, forget_steps)
-    passed = []
-    policy.transformer.register_forward_pre_hook(lambda _, inputs: passed.append(inputs[0].shape[1]))
+    passed = watch_passes(monkeypatch)
     for step in range(14):
         episodes = 3 if step < 9 else 2  # the second ends
         history.append_observation(torch.randn(episodes, S), A)
         imagination = imagine(policy, history, 2, memory)
         if step % 3 == 1:  # what is imagined leaves no trace
             imagination.go_on(*imagination.take())
-        new = passed[0]
+        new = passed[0][0]
         imagination = imagine(policy, history, 2, memory) if step % 2 else imagination  # neither does asking twice
         assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
         known = [held.repeat_interleave(2, 0) for held in (history.observations, history.actions)]
@@ -93,20 +110,19 @@ def test_decisions_with_a_memory_equal_full_passes(forget_steps: int, heads: int
 
 
 @torch.no_grad()
-def test_a_full_sliding_window_keeps_no_keys() -> None:
+def test_a_full_sliding_window_keeps_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, memory, history = make_policy(), Memory(), History(torch.tensor([[3.0], [2.0]]), K)
-    kept: list[bool] = []
-    policy.transformer.register_forward_pre_hook(lambda _, inputs: kept.append(len(inputs) > 1 and len(inputs[1]) > 0))
+    passed = watch_passes(monkeypatch)
     for step in range(K + 3):
         history.append_observation(torch.randn(2, S), A)
         once, twice = imagine(policy, history, 0, memory), imagine(policy, history, 0, memory)
-        assert kept == [step < K] * 2  # until then the window only grows
+        assert [keeps for _, keeps in passed] == [step < K] * 2  # until then the window only grows
         assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
         known = (history.observations, history.actions, history.returns_to_go[:, 0], history.timesteps().repeat(2, 1))
         full = policy(*known).actions[:, -1]
         for imagination in (once, twice):
             torch.testing.assert_close(imagination.actions, full, atol=1e-5, rtol=1e-5)
-        kept.clear()
+        passed.clear()
         history.set_action(torch.rand(2, A))
         history.align_returns(torch.rand(2))
 

@@ -6,7 +6,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vdt.linear
-from vdt.linear import AVAILABLE, NARROWEST, FeedForward, Linear, apply_members, multiply_members
+from vdt.linear import (
+    AVAILABLE,
+    NARROWEST,
+    FeedForward,
+    FixedFeedForward,
+    FixedLinear,
+    Linear,
+    apply_members,
+    multiply_members,
+)
 
 FEWEST_ROWS = 16
 
@@ -70,6 +79,21 @@ def test_which_product_is_taken(slow_mkl: bool) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(many).dtype == fed(many).dtype == torch.bfloat16
     assert layer.double()(many.double()).dtype == fed.double()(many.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("leading", [(FEWEST_ROWS,), (3, 20), (1,)])
+@torch.inference_mode()
+def test_fixed_layers_say_what_the_layers_say(leading: tuple[int, ...], kind: str, slow_mkl: bool) -> None:
+    torch.manual_seed(0)
+    layer = LAYERS[kind]()
+    inputs = torch.randn(*leading, next(layer.parameters()).shape[1])
+    before = inputs.clone()
+    fixed = FixedLinear(layer) if isinstance(layer, Linear) else FixedFeedForward(layer)
+    torch.testing.assert_close(fixed(inputs), apply_plainly(layer, inputs), atol=1e-5, rtol=1e-5)
+    assert (inputs == before).all()
+    if isinstance(fixed, FixedLinear):
+        assert fixed.turned.t().is_contiguous() is not slow_mkl  # the way in which MKL likes it
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,17 @@ from torch import Tensor
 
 from builders_for_tests import make_config
 from reference.networks import attend_explicitly
-from vdt.policy.decision_transformer import DecisionTransformer
+from vdt.policy.decision_transformer import DecisionTransformer, FixedDecisionTransformer
 from vdt.policy.mlp_policy import MLPPolicy, make_policy
 from vdt.policy.transformer import Block, CausalSelfAttention, CausalTransformer
+from vdt.schema import PolicyConfig
 
 CONFIG = dataclasses.replace(make_config().policy, context_length=5, embedding_size=16, layers=2, heads=2, dropout=0.0)
 
 
-def make_model(horizon: int = 20) -> DecisionTransformer:
+def make_model(horizon: int = 20, config: PolicyConfig = CONFIG) -> DecisionTransformer:
     torch.manual_seed(0)
-    model = DecisionTransformer(3, 2, horizon, CONFIG)
+    model = DecisionTransformer(3, 2, horizon, config)
     for parameter in model.parameters():  # larger than at the start, so that an influence cannot hide in rounding
         parameter.data += 0.2 * torch.randn_like(parameter)
     return model.eval()
@@ -58,6 +59,20 @@ def test_later_tokens_change_no_earlier_output(changed: int) -> None:
     difference = (model(tokens) - model(other)).abs().amax((0, 2))
     assert (difference[:changed] == 0).all()
     assert (difference[changed:] > 0).all()
+
+
+@pytest.mark.parametrize("head", ["deterministic", "gaussian"])
+@torch.no_grad()
+def test_a_fixed_policy_says_what_the_policy_says(head: str) -> None:
+    config = dataclasses.replace(CONFIG, head=head, dropout=0.5)
+    model, inputs = make_model(config=config), make_inputs()
+    said = model(**inputs)
+    fixed = FixedDecisionTransformer(model.train()).forward(**inputs)  # never drops anything
+    for name in ("actions", "next_observations", "rewards"):
+        torch.testing.assert_close(getattr(fixed, name), getattr(said, name), atol=1e-5, rtol=1e-5)
+    assert (said.distribution is None) == (fixed.distribution is None) == (head == "deterministic")
+    if said.distribution is not None and fixed.distribution is not None:
+        torch.testing.assert_close(fixed.distribution.log_stds, said.distribution.log_stds, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["observations", "actions", "returns_to_go", "timesteps"])

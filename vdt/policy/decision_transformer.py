@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vdt.linear import Linear
+from vdt.linear import FixedLinear, Layer, Linear
 from vdt.policy.gaussian import GaussianHead, SquashedGaussian
-from vdt.policy.transformer import CausalTransformer
+from vdt.policy.transformer import CausalTransformer, FixedTransformer
 from vdt.schema import PolicyConfig
 
 
@@ -39,30 +42,23 @@ class PolicyOutput:
         )
 
 
-class DecisionTransformer(nn.Module):
+class DecisionTransformerPass:
     """Three tokens a step: return-to-go, observation, action.
 
     The observation token predicts the action; the action token predicts reward and change of the observation, which makes
     the policy its own environment model (M6).
     """
 
-    def __init__(self, observation_size: int, action_size: int, horizon: int, config: PolicyConfig) -> None:
-        """`horizon` bounds the timesteps that have an embedding; later ones share the last."""
-        super().__init__()
-        width = config.embedding_size
-        self.context_length = config.context_length
-        self.horizon = horizon
-        self.embed_timestep = nn.Embedding(horizon + 1, width)
-        self.embed_return = Linear(1, width)
-        self.embed_observation = Linear(observation_size, width)
-        self.embed_action = Linear(action_size, width)
-        self.transformer = CausalTransformer(width, config.layers, config.heads, config.dropout)
-        self.predict_action = nn.Sequential(nn.Linear(width, action_size), nn.Tanh())
-        self.predict_change = nn.Linear(width, observation_size)
-        self.predict_reward = nn.Linear(width, 1)
-        nn.init.normal_(self.embed_timestep.weight, std=0.02)
-        gaussian = config.head == "gaussian"
-        self.gaussian = GaussianHead(width, action_size, config.initial_temperature) if gaussian else None
+    horizon: int
+    embed_timestep: Layer
+    embed_return: Layer
+    embed_observation: Layer
+    embed_action: Layer
+    transformer: Callable[..., Tensor]
+    predict_action: Any  # two layers: means before the tanh, and the tanh
+    predict_change: Layer
+    predict_reward: Layer
+    gaussian: GaussianHead | None
 
     def forward(self, observations: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> PolicyOutput:
         """Predict at every step.
@@ -89,13 +85,12 @@ class DecisionTransformer(nn.Module):
         if actions is not None:
             parts.append(self.embed_action(actions))
         time = self.embed_timestep(timesteps.clamp(max=self.horizon)).unsqueeze(-2)
-        tokens: Tensor = torch.stack(torch.broadcast_tensors(*parts), dim=-2) + time  # (..., K, 2 or 3, D)
+        tokens = torch.stack(torch.broadcast_tensors(*parts), dim=-2) + time  # (..., K, 2 or 3, D)
         return tokens.flatten(-3, -2)
 
     def embed_taken(self, actions: Tensor, timesteps: Tensor) -> Tensor:
         """Action tokens of steps: (..., A), (...) -> (..., D)."""
-        token: Tensor = self.embed_action(actions) + self.embed_timestep(timesteps.clamp(max=self.horizon))
-        return token
+        return self.embed_action(actions) + self.embed_timestep(timesteps.clamp(max=self.horizon))
 
     def predict_choice(self, after_observation: Tensor) -> tuple[Tensor, SquashedGaussian | None]:
         """Actions (..., A), and their distribution if it is stochastic, from what is said after the observation tokens."""
@@ -106,3 +101,43 @@ class DecisionTransformer(nn.Module):
     def predict_outcome(self, observations: Tensor, after_action: Tensor) -> tuple[Tensor, Tensor]:
         """Next observations (..., S) and rewards (...) from what the transformer says after the action tokens."""
         return observations + self.predict_change(after_action), self.predict_reward(after_action).squeeze(-1)
+
+
+class DecisionTransformer(DecisionTransformerPass, nn.Module):
+    """`DecisionTransformerPass` that learns."""
+
+    def __init__(self, observation_size: int, action_size: int, horizon: int, config: PolicyConfig) -> None:
+        """`horizon` bounds the timesteps that have an embedding; later ones share the last."""
+        super().__init__()
+        width = config.embedding_size
+        self.context_length = config.context_length
+        self.horizon = horizon
+        self.embed_timestep: nn.Embedding = nn.Embedding(horizon + 1, width)
+        self.embed_return: Linear = Linear(1, width)
+        self.embed_observation: Linear = Linear(observation_size, width)
+        self.embed_action: Linear = Linear(action_size, width)
+        self.transformer: CausalTransformer = CausalTransformer(width, config.layers, config.heads, config.dropout)
+        self.predict_action = nn.Sequential(nn.Linear(width, action_size), nn.Tanh())
+        self.predict_change: nn.Linear = nn.Linear(width, observation_size)
+        self.predict_reward: nn.Linear = nn.Linear(width, 1)
+        nn.init.normal_(self.embed_timestep.weight, std=0.02)
+        gaussian = config.head == "gaussian"
+        self.gaussian = GaussianHead(width, action_size, config.initial_temperature) if gaussian else None
+
+
+class FixedDecisionTransformer(DecisionTransformerPass):
+    """`DecisionTransformerPass` with the weights that a policy has now: for acting, without a gradient."""
+
+    def __init__(self, policy: DecisionTransformer) -> None:
+        self.horizon, self.gaussian, times = policy.horizon, policy.gaussian, policy.embed_timestep.weight.detach()
+        self.embed_timestep = lambda timesteps: F.embedding(timesteps, times)
+        self.embed_return, self.embed_observation = (
+            FixedLinear(policy.embed_return),
+            FixedLinear(policy.embed_observation),
+        )
+        self.embed_action, self.transformer = FixedLinear(policy.embed_action), FixedTransformer(policy.transformer)
+        self.predict_action = (FixedLinear(policy.predict_action[0]), torch.tanh)
+        self.predict_change, self.predict_reward = (
+            FixedLinear(policy.predict_change),
+            FixedLinear(policy.predict_reward),
+        )

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from vdt.policy.decision_transformer import DecisionTransformer, PolicyOutput
+from vdt.policy.decision_transformer import DecisionTransformer, FixedDecisionTransformer, PolicyOutput
 from vdt.policy.gaussian import choose_actions
 from vdt.policy.history import History
 from vdt.policy.transformer import KeyValueCache
@@ -35,12 +35,13 @@ class Memory:
     """Keys and values of the tokens of a history that a transformer has passed, so that each decision passes the new ones.
 
     They hold for as long as the history begins with the same step: when it forgets, all that is left is passed again. What is
-    said is always what one pass over the present history says.
+    said is always what one pass over the present history says, with the weights that the policy had at the first look.
     """
 
     def __init__(self, spare_steps: int = 0) -> None:
         """Empty, with room for `spare_steps` imagined steps after the history."""
         self.spare_steps = spare_steps
+        self.policy: FixedDecisionTransformer
         self.caches: list[KeyValueCache] = []
         self._seen = 0  # tokens of the history
         self._first = -1  # timestep that they begin with
@@ -50,6 +51,7 @@ class Memory:
         assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
         length, first = len(history), history.timestep + 1 - len(history)
         if not self.caches:
+            self.policy = FixedDecisionTransformer(policy)
             capacity = 3 * (history.context_length + self.spare_steps)
             self.caches = policy.transformer.make_caches(history.returns_to_go[:, :, 0].numel(), capacity)
         if first != self._first:
@@ -60,7 +62,7 @@ class Memory:
         for cache in self.caches:
             cache.length = seen  # what was imagined is forgotten
         steps = slice(seen // 3, length)
-        tokens = policy.embed(
+        tokens = self.policy.embed(
             history.observations[:, None, steps],
             history.returns_to_go[:, :, steps],
             history.timesteps()[steps],
@@ -68,7 +70,7 @@ class Memory:
         ).flatten(0, 1)
         self._seen = 3 * length - 1 if keeps else 0
         caches = self.caches if keeps else ()
-        out: Tensor = policy.transformer(tokens[:, seen % 3 : -1], caches, last_only=True)[:, 0]
+        out: Tensor = self.policy.transformer(tokens[:, seen % 3 : -1], caches, last_only=True)[:, 0]
         return out
 
     def keep(self, active: Tensor, candidates: int) -> None:
@@ -108,7 +110,7 @@ class TransformerImagination:
     def __init__(self, policy: DecisionTransformer, history: History, memory: Memory, explore: bool) -> None:
         after = memory.look(policy, history)
         assert history.observations is not None and history.returns_to_go is not None
-        self._policy, self._caches, self._explore = policy, memory.caches, explore
+        self._policy, self._caches, self._explore = memory.policy, memory.caches, explore
         self.observations = _expand(history.observations[:, -1], history.returns_to_go.shape[1])
         self._returns = history.returns_to_go[:, :, -1].flatten()
         self._times = history.timesteps()[-1:]

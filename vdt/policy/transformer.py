@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vdt.linear import FeedForward, Linear
+from vdt.linear import FeedForward, FixedFeedForward, FixedLinear, Layer, Linear
 
 
 class KeyValueCache:
@@ -47,15 +48,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, is
     return F.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal)
 
 
-class CausalSelfAttention(nn.Module):
+class AttentionPass:
     """Attention to the past. Padding sits on the right, so being causal is all the masking there is."""
 
-    def __init__(self, embedding_size: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.project_in = Linear(embedding_size, 3 * embedding_size)
-        self.project_out = Linear(embedding_size, embedding_size)
-        self.dropout = nn.Dropout(dropout)
+    heads: int
+    training: bool
+    project_in: Layer
+    project_out: Layer
+    dropout: Layer
 
     def forward(
         self, tokens: Tensor, asking: int, cache: KeyValueCache | None = None, mask: Tensor | None = None
@@ -70,20 +70,19 @@ class CausalSelfAttention(nn.Module):
         if asking < length:
             query = query.narrow(2, length - asking, asking)
         mixed = attend(query, key, value, mask, is_causal=asking == key.shape[2] > 1)
-        out: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
+        out = self.project_out(mixed.transpose(1, 2).flatten(2))
         return self.dropout(out) if self.training else out
 
 
-class Block(nn.Module):
+class BlockPass:
     """Attention, then a feed-forward network, each on a normalised copy and added back."""
 
-    def __init__(self, embedding_size: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.norm_attention = nn.LayerNorm(embedding_size)
-        self.attention = CausalSelfAttention(embedding_size, heads, dropout)
-        self.norm_feedforward = nn.LayerNorm(embedding_size)
-        self.feedforward = FeedForward(embedding_size, 4 * embedding_size, embedding_size)
-        self.dropout = nn.Dropout(dropout)
+    training: bool
+    norm_attention: Layer
+    attention: Callable[[Tensor, int, KeyValueCache | None, Tensor | None], Tensor]
+    norm_feedforward: Layer
+    feedforward: Layer
+    dropout: Layer
 
     def forward(
         self, tokens: Tensor, asking: int, cache: KeyValueCache | None = None, mask: Tensor | None = None
@@ -91,27 +90,18 @@ class Block(nn.Module):
         """What becomes of the last `asking` of the tokens: (B, L, D) -> (B, asking, D)."""
         attended = self.attention(self.norm_attention(tokens), asking, cache, mask)
         tokens = tokens.narrow(1, tokens.shape[1] - asking, asking) + attended
-        fed: Tensor = self.feedforward(self.norm_feedforward(tokens))
+        fed = self.feedforward(self.norm_feedforward(tokens))
         return tokens + (self.dropout(fed) if self.training else fed)
 
 
-class CausalTransformer(nn.Module):
+class TransformerPass:
     """Blocks between two layer norms. Token l of the output has seen tokens 0..l."""
 
-    def __init__(self, embedding_size: int, layers: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_in = nn.LayerNorm(embedding_size)
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(embedding_size, heads, dropout) for _ in range(layers))
-        self.norm_out = nn.LayerNorm(embedding_size)
-        self.apply(_initialize)
-
-    def make_caches(self, batch: int, capacity: int) -> list[KeyValueCache]:
-        """Room for `capacity` tokens of `batch` sequences in every block."""
-        like = self.norm_out.weight
-        shape = (2, batch, self.heads, capacity, len(like) // self.heads)
-        return [KeyValueCache(like.new_empty(shape)) for _ in self.blocks]
+    training: bool
+    norm_in: Layer
+    dropout: Layer
+    blocks: Iterable[Callable[..., Tensor]]
+    norm_out: Layer
 
     def forward(self, tokens: Tensor, caches: Sequence[KeyValueCache] = (), *, last_only: bool = False) -> Tensor:
         """(B, L, D) -> (B, L, D), or (B, 1, D) if nothing but the last token's output is asked for.
@@ -120,13 +110,94 @@ class CausalTransformer(nn.Module):
         """
         length, before = tokens.shape[1], caches[0].length if caches else 0
         mask = make_mask(length, before + length, tokens)
-        tokens = self.dropout(self.norm_in(tokens))
-        for layer, block in enumerate(self.blocks):
-            last = last_only and layer == len(self.blocks) - 1  # earlier blocks make keys of every token
+        tokens = self.norm_in(tokens)
+        tokens = self.dropout(tokens) if self.training else tokens
+        blocks = list(self.blocks)
+        for layer, block in enumerate(blocks):
+            last = last_only and layer == len(blocks) - 1  # earlier blocks make keys of every token
             cache = caches[layer] if caches else None
             tokens = block(tokens, 1, cache) if last else block(tokens, length, cache, mask)
-        out: Tensor = self.norm_out(tokens)
-        return out
+        return self.norm_out(tokens)
+
+
+class CausalSelfAttention(AttentionPass, nn.Module):
+    """`AttentionPass` that learns."""
+
+    def __init__(self, embedding_size: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.project_in: Linear = Linear(embedding_size, 3 * embedding_size)
+        self.project_out: Linear = Linear(embedding_size, embedding_size)
+        self.dropout = nn.Dropout(dropout)
+
+
+class Block(BlockPass, nn.Module):
+    """`BlockPass` that learns."""
+
+    def __init__(self, embedding_size: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_attention: nn.LayerNorm = nn.LayerNorm(embedding_size)
+        self.attention: CausalSelfAttention = CausalSelfAttention(embedding_size, heads, dropout)
+        self.norm_feedforward: nn.LayerNorm = nn.LayerNorm(embedding_size)
+        self.feedforward: FeedForward = FeedForward(embedding_size, 4 * embedding_size, embedding_size)
+        self.dropout = nn.Dropout(dropout)
+
+
+class CausalTransformer(TransformerPass, nn.Module):
+    """`TransformerPass` that learns."""
+
+    def __init__(self, embedding_size: int, layers: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_in: nn.LayerNorm = nn.LayerNorm(embedding_size)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks: Any = nn.ModuleList(Block(embedding_size, heads, dropout) for _ in range(layers))
+        self.norm_out: nn.LayerNorm = nn.LayerNorm(embedding_size)
+        self.apply(_initialize)
+
+    def make_caches(self, batch: int, capacity: int) -> list[KeyValueCache]:
+        """Room for `capacity` tokens of `batch` sequences in every block."""
+        like = self.norm_out.weight
+        shape = (2, batch, self.heads, capacity, len(like) // self.heads)
+        return [KeyValueCache(like.new_empty(shape)) for _ in self.blocks]
+
+
+class FixedAttention(AttentionPass):
+    """`AttentionPass` with weights that stay as they are."""
+
+    training = False
+    __call__ = AttentionPass.forward
+
+    def __init__(self, attention: CausalSelfAttention) -> None:
+        self.heads = attention.heads
+        self.project_in, self.project_out = FixedLinear(attention.project_in), FixedLinear(attention.project_out)
+
+
+class FixedBlock(BlockPass):
+    """`BlockPass` with weights that stay as they are."""
+
+    training = False
+    __call__ = BlockPass.forward
+
+    def __init__(self, block: Block) -> None:
+        self.norm_attention, self.norm_feedforward = _fix_norm(block.norm_attention), _fix_norm(block.norm_feedforward)
+        self.attention, self.feedforward = FixedAttention(block.attention), FixedFeedForward(block.feedforward)
+
+
+class FixedTransformer(TransformerPass):
+    """`TransformerPass` with the weights that a transformer has now: for acting, in half of the time, without a gradient."""
+
+    training = False
+    __call__ = TransformerPass.forward
+
+    def __init__(self, transformer: CausalTransformer) -> None:
+        self.norm_in, self.norm_out = _fix_norm(transformer.norm_in), _fix_norm(transformer.norm_out)
+        self.blocks = [FixedBlock(block) for block in transformer.blocks]
+
+
+def _fix_norm(norm: nn.LayerNorm) -> Layer:
+    shape, weight, bias, epsilon = norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps
+    return lambda tokens: torch.layer_norm(tokens, shape, weight, bias, epsilon)
 
 
 def _initialize(module: nn.Module) -> None:
