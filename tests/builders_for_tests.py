@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from environments_for_tests import COUNTDOWN
@@ -17,6 +18,7 @@ from vdt.data.normalization import Normalizer
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
+from vdt.policy.decision_transformer import FixedDecisionTransformer
 from vdt.policy.losses import AdvantageWeighting
 from vdt.policy.mlp_policy import make_policy
 from vdt.tracking import NullTracker
@@ -189,6 +191,20 @@ class LinearActor:
 
     def observe(self, actions: FloatArray, rewards: FloatArray, active: Any) -> None:
         pass
+
+
+def record_acting(patch: pytest.MonkeyPatch, name: str) -> list[tuple[torch.Tensor, ...]]:
+    """Fills with the inputs of every call of a layer of the policies that act from now on."""
+    calls: list[tuple[torch.Tensor, ...]] = []
+    make = FixedDecisionTransformer.__init__
+
+    def watch(self: FixedDecisionTransformer, policy: Any) -> None:
+        make(self, policy)
+        layer = getattr(self, name)
+        setattr(self, name, lambda *inputs: [calls.append(tuple(t.clone() for t in inputs)), layer(*inputs)][1])
+
+    patch.setattr(FixedDecisionTransformer, "__init__", watch)
+    return calls
 
 
 def clone_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:

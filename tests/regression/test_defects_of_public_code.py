@@ -1,6 +1,6 @@
 """One test for each defect known from public code of this method: none of them may come back here.
 
-Each test watches real components from outside: hooks on the networks record what they were really given while acting.
+Each test watches real components from outside: the networks record what they were really given while acting.
 """
 
 from itertools import pairwise
@@ -21,6 +21,7 @@ from builders_for_tests import (
     make_store,
     make_tiny_sampler,
     make_trajectory,
+    record_acting,
 )
 from environments_for_tests import CONSTANT, COUNTDOWN
 from vdt.agent import Agent, Brain, PlannerSettings
@@ -154,9 +155,9 @@ def test_target_networks_used() -> None:
 
 
 @pytest.mark.parametrize("env_model", ["learned", "simulator"])
-def test_policy_and_critic_see_same_normalised_observations(env_model: str) -> None:
+def test_policy_and_critic_see_same_normalised_observations(env_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     brain = make_lively_brain(PENDULUM)
-    proposals, scored = record(brain.policy.embed_observation), record(brain.critic.target_q)
+    proposals, scored = record_acting(monkeypatch, "embed_observation"), record(brain.critic.target_q)
     trajectory = roll_out(brain, PlannerSettings((4.0, 2.0), 3, env_model))
     assert len(proposals) == 3 * len(scored) == 3 * len(trajectory)
     seen = brain.normalizer.normalize(torch.from_numpy(trajectory.observations))
@@ -170,9 +171,9 @@ def test_policy_and_critic_see_same_normalised_observations(env_model: str) -> N
 # 4. The return-to-go was divided by the discount at every step
 
 
-def test_returns_to_go_not_divided_by_discount() -> None:
+def test_returns_to_go_not_divided_by_discount(monkeypatch: pytest.MonkeyPatch) -> None:
     brain = make_lively_brain({"task.environment_id": CONSTANT, "critic.discount": 0.5})
-    asked = record(brain.policy.embed_return)
+    asked = record_acting(monkeypatch, "embed_return")
     trajectory = roll_out(brain, PlannerSettings((20.0,)))
     assert len(trajectory) == len(asked) == 8
     for step, (returns,) in enumerate(asked):
@@ -185,10 +186,10 @@ def test_returns_to_go_not_divided_by_discount() -> None:
 # 5. While acting, action tokens stood one step away from where they stood in training
 
 
-def test_action_alignment_training_vs_inference() -> None:
+def test_action_alignment_training_vs_inference(monkeypatch: pytest.MonkeyPatch) -> None:
     brain = make_lively_brain()
-    policy = brain.policy
-    seen, taken, times = record(policy.embed_observation), record(policy.embed_action), record(policy.embed_timestep)
+    layers = ("embed_observation", "embed_action", "embed_timestep")
+    seen, taken, times = (record_acting(monkeypatch, layer) for layer in layers)
     trajectory = roll_out(brain, PlannerSettings((12.0,)), seed=4)
     buffer = TrajectoryReplayBuffer(brain.normalizer, make_target_settings(brain.config, 1.0), action_size=1)
     buffer.add(trajectory)
@@ -204,8 +205,8 @@ def test_action_alignment_training_vs_inference() -> None:
         assert torch.equal(actions[0, 0, :-1], window.actions[0, new][:-1])  # beside their own observations
         assert not actions[0, 0, -1].any()  # and the present one, unknown, is the last
         assert torch.equal(timesteps, window.timesteps[0, new])
-        trained = policy(window.observations, window.actions, window.returns_to_go + shift, window.timesteps).actions
-        assert trajectory.actions[step].tolist() == pytest.approx(trained[0, length - 1].tolist(), abs=1e-5)
+        trained = brain.policy(window.observations, window.actions, window.returns_to_go + shift, window.timesteps)
+        assert trajectory.actions[step].tolist() == pytest.approx(trained.actions[0, length - 1].tolist(), abs=1e-5)
 
 
 # 6. Next observations were not normalised, or with other statistics
@@ -256,9 +257,9 @@ def test_exploration_noise_online(agent_files: tuple[Path, Path]) -> None:
     assert all((a.actions != b.actions).all() for a, b in zip(plain, noisy, strict=True))
 
 
-def test_online_rollouts_follow_several_targets(agent_files: tuple[Path, Path]) -> None:
+def test_online_rollouts_follow_several_targets(agent_files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tuner = make_tuner(make_config(), *agent_files, None)
-    asked = record(tuner.brain.policy.embed_return)
+    asked = record_acting(monkeypatch, "embed_return")
     tuner.collect()
     first = asked[0][0].reshape(2, 3)  # 2 episodes, 3 candidates
     torch.testing.assert_close(

@@ -185,7 +185,7 @@ class FixedBlock(BlockPass):
 
 
 class FixedTransformer(TransformerPass):
-    """`TransformerPass` with the weights that a transformer has now: for acting, in half of the time, without a gradient."""
+    """`TransformerPass` with the weights that a transformer has now: for acting, in two thirds of the time."""
 
     training = False
     __call__ = TransformerPass.forward
