@@ -172,8 +172,6 @@ class Linear(nn.Linear):
         """(..., inputs) -> (..., outputs)."""
         if not (MKL_IS_SLOW and _is_worth_onednn(input, self.weight)):
             return F.linear(input, self.weight, self.bias)
-        if not torch.is_grad_enabled():
-            return multiply(input, self.weight, self.bias)
         out: Tensor = _Product.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return out
 
@@ -190,8 +188,6 @@ class FeedForward(nn.Sequential):
         assert isinstance(first, Linear) and isinstance(last, Linear)
         if not _is_worth_onednn(input, first.weight, last.weight):
             out: Tensor = super().forward(input)  # type: ignore[no-untyped-call]
-        elif not torch.is_grad_enabled():
-            out = multiply(multiply(input, first.weight, first.bias, "relu"), last.weight, last.bias)
         else:
             parameters = (first.weight, first.bias, last.weight, last.bias)
             out = _FeedForward.apply(input, *parameters)  # type: ignore[no-untyped-call]

@@ -196,8 +196,7 @@ def test_action_alignment_training_vs_inference(monkeypatch: pytest.MonkeyPatch)
     sampler = make_tiny_sampler(buffer)
     assert len(trajectory) == len(seen) == len(taken) == 6
     shift = 1.2 - float(buffer.matrix[0, buffer.column.return_to_go])  # 12 were asked for, on a scale of 10
-    shown = list(zip(seen, taken, times, strict=True))
-    for step, ((observations,), (actions,), (timesteps,)) in enumerate(shown):
+    for step, ((observations,), (actions,), (timesteps,)) in enumerate(zip(seen, taken, times, strict=True)):
         start = max(0, step - 3)
         window, length = sampler.gather_sequences(torch.tensor([start]), 4), step + 1 - start
         new = slice(0 if start else max(0, length - 2), length)  # the whole again when a step is forgotten
@@ -257,7 +256,9 @@ def test_exploration_noise_online(agent_files: tuple[Path, Path]) -> None:
     assert all((a.actions != b.actions).all() for a, b in zip(plain, noisy, strict=True))
 
 
-def test_online_rollouts_follow_several_targets(agent_files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_online_rollouts_follow_several_targets(
+    agent_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tuner = make_tuner(make_config(), *agent_files, None)
     asked = record_acting(monkeypatch, "embed_return")
     tuner.collect()

@@ -129,15 +129,13 @@ class FixedDecisionTransformer(DecisionTransformerPass):
     """`DecisionTransformerPass` with the weights that a policy has now: for acting, without a gradient."""
 
     def __init__(self, policy: DecisionTransformer) -> None:
-        self.horizon, self.gaussian, times = policy.horizon, policy.gaussian, policy.embed_timestep.weight.detach()
+        self.horizon, self.gaussian = policy.horizon, policy.gaussian
+        times = policy.embed_timestep.weight.detach()
         self.embed_timestep = lambda timesteps: F.embedding(timesteps, times)
-        self.embed_return, self.embed_observation = (
-            FixedLinear(policy.embed_return),
-            FixedLinear(policy.embed_observation),
-        )
-        self.embed_action, self.transformer = FixedLinear(policy.embed_action), FixedTransformer(policy.transformer)
+        self.embed_return = FixedLinear(policy.embed_return)
+        self.embed_observation = FixedLinear(policy.embed_observation)
+        self.embed_action = FixedLinear(policy.embed_action)
+        self.transformer = FixedTransformer(policy.transformer)
         self.predict_action = (FixedLinear(policy.predict_action[0]), torch.tanh)
-        self.predict_change, self.predict_reward = (
-            FixedLinear(policy.predict_change),
-            FixedLinear(policy.predict_reward),
-        )
+        self.predict_change = FixedLinear(policy.predict_change)
+        self.predict_reward = FixedLinear(policy.predict_reward)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -100,7 +100,7 @@ class TransformerPass:
     training: bool
     norm_in: Layer
     dropout: Layer
-    blocks: Iterable[Callable[..., Tensor]]
+    blocks: Collection[Callable[..., Tensor]]
     norm_out: Layer
 
     def forward(self, tokens: Tensor, caches: Sequence[KeyValueCache] = (), *, last_only: bool = False) -> Tensor:
@@ -112,9 +112,8 @@ class TransformerPass:
         mask = make_mask(length, before + length, tokens)
         tokens = self.norm_in(tokens)
         tokens = self.dropout(tokens) if self.training else tokens
-        blocks = list(self.blocks)
-        for layer, block in enumerate(blocks):
-            last = last_only and layer == len(blocks) - 1  # earlier blocks make keys of every token
+        for layer, block in enumerate(self.blocks):
+            last = last_only and layer == len(self.blocks) - 1  # earlier blocks make keys of every token
             cache = caches[layer] if caches else None
             tokens = block(tokens, 1, cache) if last else block(tokens, length, cache, mask)
         return self.norm_out(tokens)
