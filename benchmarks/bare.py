@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vdt.agent import Brain
-from vdt.config import Config
+from vdt.acceleration.linear import FeedForward, Linear
+from vdt.agent.agent import ActorCritic
+from vdt.config.layers import Config
 from vdt.data.batches import SequenceBatch, TransitionBatch
-from vdt.linear import FeedForward, Linear
 from vdt.policy.decision_transformer import DecisionTransformer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "mish": nn.Mish}
@@ -56,15 +56,15 @@ def make_critic_loop(config: Config, batch: TransitionBatch) -> Callable[[], obj
     return update
 
 
-def make_actor_loop(brain: Brain, batch: SequenceBatch, *, guided: bool) -> Callable[[], object]:
+def make_actor_loop(actor_critic: ActorCritic, batch: SequenceBatch, *, guided: bool) -> Callable[[], object]:
     """A step of the same transformer, with PyTorch's Linear, on one prepared batch: no sampling, no masks, no metrics.
 
     Args:
-        brain: sizes and, if guided, the critic.
+        actor_critic: sizes and, if guided, the critic.
         batch: the only one.
         guided: with advantage weights and the Q term (VDT), or without (DT).
     """
-    config = brain.config
+    config = actor_critic.config
     task, actor = config.task, config.actor
     policy = DecisionTransformer(task.observation_size, task.action_size, task.horizon, config.policy)
     policy = policy.to(batch.observations.device).train()
@@ -72,7 +72,7 @@ def make_actor_loop(brain: Brain, batch: SequenceBatch, *, guided: bool) -> Call
         if isinstance(module, Linear | FeedForward):
             module.__class__ = nn.Linear if isinstance(module, Linear) else nn.Sequential  # PyTorch's own products
     optimizer = torch.optim.AdamW(policy.parameters(), lr=actor.learning_rate, fused=True)
-    critic = brain.critic
+    critic = actor_critic.critic
 
     def update() -> None:
         output = policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
@@ -81,7 +81,7 @@ def make_actor_loop(brain: Brain, batch: SequenceBatch, *, guided: bool) -> Call
         if guided:
             with torch.no_grad():
                 data_q = critic.target_q(batch.observations, batch.actions).amin(0)
-                weights = brain.weighting.compute_weights(data_q - critic.value(batch.observations))
+                weights = actor_critic.weighting.compute_weights(data_q - critic.value(batch.observations))
             min_q = critic.target_q(batch.observations, output.actions).amin(0)
             loss = (weights * error).mean() - actor.q_coefficient * min_q.mean() / min_q.detach().abs().mean()
         loss = loss + F.mse_loss(output.next_observations, batch.next_observations)

@@ -26,8 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed import Setting
 from benchmarks.timing import describe_machine, format_table
-from vdt import linear
-from vdt.agent import PlannerSettings
+from vdt.acceleration import linear
+from vdt.agent.agent import PlannerSettings
 from vdt.environments import make_environment
 
 LARGEST = 3

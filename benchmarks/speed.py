@@ -21,17 +21,17 @@ import torch
 
 from benchmarks.bare import make_actor_loop, make_critic_loop
 from benchmarks.timing import describe_machine, format_table, time_in_turn
-from vdt.agent import Agent, Brain, PlannerSettings
-from vdt.config import Config, resolve_config
+from vdt.acceleration.critic_update import CriticOptimizer
+from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
+from vdt.config.layers import Config, resolve_config
 from vdt.critic.critic import Critic
-from vdt.critic.optimizer import CriticOptimizer
 from vdt.data.normalization import Normalizer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.environments import make_environment
+from vdt.environments.rollout import collect_trajectories
 from vdt.policy.losses import AdvantageWeighting
-from vdt.policy.mlp_policy import make_policy
-from vdt.rollout import collect_trajectories
+from vdt.policy.mlp import make_policy
 from vdt.training.offline import make_offline_buffer, make_sampler
 from vdt.training.update import compile_policy, make_policy_optimizer, update_policy
 
@@ -77,7 +77,7 @@ def look_ahead(settings: PlannerSettings) -> PlannerSettings:
 
 
 class Setting:
-    """Data, sampler and an untrained brain of one configuration on one device."""
+    """Data, sampler and an untrained actor_critic of one configuration on one device."""
 
     def __init__(self, overrides: str, device: torch.device, steps: int = 200_000, preset: str = "laptop") -> None:
         self.config, self.device = make_config(overrides, preset), device
@@ -86,28 +86,30 @@ class Setting:
         self.sampler: Sampler = make_sampler(self.config, make_offline_buffer(self.config, dataset, normalizer, 1.0), 1)
         policy = make_policy(task.observation_size, task.action_size, task.horizon, self.config.policy).to(device)
         critic = Critic(task.observation_size, task.action_size, self.config.critic).to(device)
-        self.brain = Brain(self.config, policy, critic, normalizer, 1.0, AdvantageWeighting(1.0, 100.0, 1.0))
+        self.actor_critic = ActorCritic(
+            self.config, policy, critic, normalizer, 1.0, AdvantageWeighting(1.0, 100.0, 1.0)
+        )
 
     def make_critic_update(self) -> Callable[[], object]:
         """Batch and update, as `pretrain_critic` does."""
         rate, compiled = self.config.critic.learning_rate, self.config.runtime.compile
-        optimizer = CriticOptimizer(self.brain.critic, rate, compiled=compiled)
+        optimizer = CriticOptimizer(self.actor_critic.critic, rate, compiled=compiled)
         size = self.config.critic.batch_size
         return lambda: optimizer.update(self.sampler.sample_transitions(size))
 
     def make_actor_update(self) -> Callable[[], object]:
         """Batch and update, as `train_actor` does."""
         actor, length = self.config.actor, self.config.policy.context_length
-        self.brain.critic.requires_grad_(False)
-        compile_policy(self.brain)
-        optimizer = make_policy_optimizer(self.brain.policy, actor.learning_rate, actor.weight_decay)
+        self.actor_critic.critic.requires_grad_(False)
+        compile_policy(self.actor_critic)
+        optimizer = make_policy_optimizer(self.actor_critic.policy, actor.learning_rate, actor.weight_decay)
         sample = self.sampler.sample_sequences
-        return lambda: update_policy(self.brain, optimizer, sample(actor.batch_size, length), actor)
+        return lambda: update_policy(self.actor_critic, optimizer, sample(actor.batch_size, length), actor)
 
     def roll_out(self, episodes: int, steps: int, settings: PlannerSettings) -> Callable[[], object]:
         """Episodes side by side, all of the same length."""
         environments = [make_environment(self.config.task) for _ in range(episodes)]
-        agent = Agent(self.brain, settings)
+        agent = Agent(self.actor_critic, settings)
         return lambda: collect_trajectories(agent, environments, range(episodes), max_steps=steps)
 
 
@@ -133,12 +135,12 @@ def measure_actor(device: torch.device, repeats: int) -> Iterator[str]:
             off = "" if guided else "actor.q_coefficient=0"
             setting = Setting(f"{sizes} {off} policy.dropout={dropout}", device)
             if not guided:
-                setting.brain.weighting = AdvantageWeighting(0.0, 100.0, 1.0)
+                setting.actor_critic.weighting = AdvantageWeighting(0.0, 100.0, 1.0)
             size, length = setting.config.actor.batch_size, setting.config.policy.context_length
             batch = setting.sampler.sample_sequences(size, length)
             loops = {
                 "ours": setting.make_actor_update(),
-                "bare": make_actor_loop(setting.brain, batch, guided=guided),
+                "bare": make_actor_loop(setting.actor_critic, batch, guided=guided),
                 "batch": lambda s=setting, b=size, k=length: s.sampler.sample_sequences(b, k),
             }
             taken = time_in_turn(loops, device, repeats=repeats, seconds=1.0)
@@ -202,13 +204,13 @@ def measure_acting(device: torch.device, repeats: int) -> Iterator[str]:
 
 
 def _measure_plans(setting: Setting, repeats: int) -> Iterator[list[str]]:
-    policy, size = setting.brain.policy.eval(), setting.config.policy.context_length
+    policy, size = setting.actor_critic.policy.eval(), setting.config.policy.context_length
     batch = setting.sampler.sample_sequences(1, size)
     inputs = (batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
     calls: dict[str, Callable[[], object]] = {"forward": torch.inference_mode()(lambda: policy(*inputs))}
     for how, plain in ACTING.items():
-        calls |= {f"plain, {how}": make_decision(setting.brain, plain)}
-        calls |= {f"5 x 5, {how}": make_decision(setting.brain, look_ahead(plain))}
+        calls |= {f"plain, {how}": make_decision(setting.actor_critic, plain)}
+        calls |= {f"5 x 5, {how}": make_decision(setting.actor_critic, look_ahead(plain))}
     taken = time_in_turn(calls, setting.device, repeats=max(repeats, 9))
     for how in ACTING:
         forward, plain, ahead = (taken[key] for key in ("forward", f"plain, {how}", f"5 x 5, {how}"))
@@ -216,9 +218,9 @@ def _measure_plans(setting: Setting, repeats: int) -> Iterator[list[str]]:
         yield [how, *times, f"{ahead / plain:.2f}", f"{ahead / forward:.2f}"]
 
 
-def make_decision(brain: Brain, settings: PlannerSettings, episodes: int = 1) -> Callable[[], object]:
+def make_decision(actor_critic: ActorCritic, settings: PlannerSettings, episodes: int = 1) -> Callable[[], object]:
     """One decision after another upon random observations, the context full from the start."""
-    agent, sizes = Agent(brain, settings), brain.config.task
+    agent, sizes = Agent(actor_critic, settings), actor_critic.config.task
     agent.start([Any] * episodes)  # type: ignore[list-item]
     generator = np.random.default_rng(0)
     observations = generator.standard_normal((episodes, sizes.observation_size), np.float32)
@@ -246,7 +248,7 @@ def measure_growth(device: torch.device, repeats: int) -> Iterator[str]:
         ("horizon, m = 4, 10 episodes", {str(e): ((4.0, 3.0, 2.0, 1.0), e, 10) for e in (1, 2, 3, 5, 9)}),
     ):
         calls = {
-            key: make_decision(small.brain, PlannerSettings(returns, horizon, "learned"), episodes)
+            key: make_decision(small.actor_critic, PlannerSettings(returns, horizon, "learned"), episodes)
             for key, (returns, horizon, episodes) in makes.items()
         }
         rows += _compare(f"decision, {what}", time_in_turn(calls, device, repeats=repeats, seconds=0.2))

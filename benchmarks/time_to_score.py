@@ -23,14 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.timing import describe_machine, format_table
-from vdt.agent import Brain, PlannerSettings
-from vdt.config import Config, resolve_config
-from vdt.data.snapshot import load_snapshot, make_snapshot
+from vdt.agent.agent import ActorCritic, PlannerSettings
+from vdt.checkpoint.store import CheckpointStore, load_state
+from vdt.config.layers import Config, resolve_config
 from vdt.data.trajectory import TrajectoryDataset
-from vdt.evaluation import evaluate
-from vdt.scores import compute_normalized_score
+from vdt.datasets.snapshot import load_snapshot, make_snapshot
+from vdt.environments.scores import compute_normalized_score
+from vdt.evaluation.evaluate import evaluate
 from vdt.tracking import NullTracker
-from vdt.training.checkpoint import CheckpointStore, load_state
 from vdt.training.offline import pretrain_critic, train_actor
 
 ABOVE_THE_DATA = (0, 10, 20)  # normalized points
@@ -65,7 +65,10 @@ def measure(config: Config, dataset: TrajectoryDataset, folder: Path, every: int
     for path, seconds in clock.seconds.items():
         state = load_state(path)
         report = evaluate(
-            Brain.from_state(state["brain"], torch.device("cpu")), settings, config, f"step {state['step']}"
+            ActorCritic.from_state(state["actor_critic"], torch.device("cpu")),
+            settings,
+            config,
+            f"step {state['step']}",
         )
         minutes = (critic_seconds + seconds) / 60
         curve.append({"minutes": minutes, "step": state["step"], "score": report.normalized_score_mean})

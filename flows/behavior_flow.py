@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works with or without an install
 
-from vdt import runtime
+from vdt.system import runtime
 
 runtime.prepare()
 
@@ -43,7 +43,7 @@ class BehaviorFlow(FlowSpec):
         """Read and check the settings."""
         from flows.cells import open_behavior_cells
         from flows.stages import clear_errors
-        from vdt.training.ladder import FOLDER, change_settings, check_extra, list_ladders, load_settings
+        from vdt.behavior.ladder import FOLDER, change_settings, check_extra, list_ladders, load_settings
 
         with clear_errors():
             check_extra()
@@ -58,7 +58,7 @@ class BehaviorFlow(FlowSpec):
     def train(self) -> None:
         """Train, keep, measure, write."""
         from flows.stages import clear_errors, open_checkpoints, open_tracker
-        from vdt.training.ladder import CHECKPOINTS, make_ladder
+        from vdt.behavior.ladder import CHECKPOINTS, make_ladder
 
         runtime.die_with_parent()
         runtime.set_threads(len(self.cells), threads=1)  # the networks are too small for more

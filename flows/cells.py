@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vdt.config import Config, ConfigError
-from vdt.runtime import FolderError, check_folders, die_with_parent, home, interrupt_on_signals
-from vdt.study import Plan, Study, expand, load_study
-from vdt.values import suggest
+from vdt.config.layers import Config, ConfigError
+from vdt.config.values import suggest
+from vdt.experiments.study import Plan, Study, expand, load_study
+from vdt.system.runtime import FolderError, check_folders, die_with_parent, home, interrupt_on_signals
 
 DEFAULTS = {"preset": "laptop", "method": "vdt", "seeds": "0", "source": "auto", "reuse": "exact"}
 OPTIONS = ("env", "preset", "method", "seeds", "source", "set", "study", "reuse")  # empty: the study's, or the default
@@ -173,7 +173,7 @@ def _check_data(configs: list[Config]) -> None:
     for config in {config.env: config for config in configs}.values():
         recipe = config.task.collected
         if config.task.d4rl_url and recipe.ladder is None and recipe.controller == "none":
-            from vdt.data.sources import DataError, choose_source
+            from vdt.datasets.choose import DataError, choose_source
 
             try:
                 choose_source(config, home())

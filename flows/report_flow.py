@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works with or without an install
 
-from vdt import runtime
+from vdt.system import runtime
 
 runtime.prepare()
 

@@ -13,9 +13,9 @@ from metaflow.cards import Image, Markdown
 from flows.cells import COMMAND, resolve_cells
 from flows.studies import describe_cell, get_reuse, split_finished
 from flows.transfer import describe_file
-from vdt.config import ConfigError
-from vdt.files import make_file_name, replace_folder, write_text
-from vdt.runtime import home
+from vdt.config.layers import ConfigError
+from vdt.system.files import make_file_name, replace_folder, write_text
+from vdt.system.runtime import home
 
 
 def make_report(flow: Any, inputs: Iterable[Any]) -> tuple[str, list[str], list[dict[str, str]]]:
@@ -63,7 +63,7 @@ def report_study(arguments: Mapping[str, str]) -> str:
 
 def _write(cells: Sequence[Mapping[str, Any]], study: Mapping[str, Any] | None) -> Path:
     """Write the report, show it as a card, and put a copy where the newest one is looked for."""
-    from vdt.reporting import write_report
+    from vdt.reporting.report import write_report
     from vdt.tracking import read_curves
 
     os.chdir(home())  # Metaflow keeps cards below the current folder, whatever its datastore's root is

@@ -17,10 +17,10 @@ from metaflow.exception import MetaflowException
 
 from flows.lineage import get_unfinished_ancestors, was_completed
 from flows.transfer import describe_file, fetch_file
-from vdt import runtime
-from vdt.config import Config, ConfigError, config_from_yaml
-from vdt.files import hold_lock
-from vdt.schema import CheckpointConfig
+from vdt.config.layers import Config, ConfigError, config_from_yaml
+from vdt.config.schema import CheckpointConfig
+from vdt.system import runtime
+from vdt.system.files import hold_lock
 from vdt.tracking import (
     MLflowTracker,
     NullTracker,
@@ -33,8 +33,8 @@ from vdt.tracking import (
 )
 
 if TYPE_CHECKING:
+    from vdt.checkpoint.store import CheckpointStore
     from vdt.data.trajectory import TrajectoryDataset
-    from vdt.training.checkpoint import CheckpointStore
 
 
 FILE = ("path", "md5", "key")  # what of a snapshot describes its file
@@ -83,8 +83,8 @@ class Stage:
 
     def fetch_snapshot(self) -> dict[str, Any]:
         """Make or find the cell's snapshot and enter it in MLflow."""
-        from vdt.data.snapshot import make_snapshot
-        from vdt.data.sources.recording import DataError
+        from vdt.datasets.loaded_data import DataError
+        from vdt.datasets.snapshot import make_snapshot
 
         with clear_errors(DataError, OSError):
             snapshot = asdict(make_snapshot(self.config, runtime.home()))
@@ -93,8 +93,8 @@ class Stage:
 
     def pretrain_critic(self) -> tuple[Path, str]:
         """Train the critic, or share one within a study; returns its file, and the MLflow run that it was taken from."""
+        from vdt.experiments.sharing import compute_critic_key
         from vdt.training.offline import pretrain_critic
-        from vdt.training.shared import compute_critic_key
 
         critic, dataset = self.config.critic, self.load_dataset()
         trains = critic.gradient_steps > 0 and critic.bootstrap == "value"
@@ -107,8 +107,8 @@ class Stage:
 
     def train_actor(self) -> tuple[Path, str]:
         """Train the actor on the critic, or share one within a study; returns as `pretrain_critic`."""
+        from vdt.experiments.sharing import compute_actor_key
         from vdt.training.offline import train_actor
-        from vdt.training.shared import compute_actor_key
 
         critic, dataset = self.check(self.flow.critic), self.load_dataset()
         return self._share(
@@ -123,7 +123,7 @@ class Stage:
         trains: bool = True,
     ) -> tuple[Path, str]:
         """Within a study, let the cells that would train the same do it once; else train for this cell alone."""
-        from vdt.training.shared import share_training
+        from vdt.experiments.sharing import share_training
 
         if not (trains and self.flow.cell["shares_training"]):
             return train(self.checkpoints), ""
@@ -145,7 +145,7 @@ class Stage:
         Raises:
             ConfigError: if the file changed since.
         """
-        from vdt.data.snapshot import load_snapshot
+        from vdt.datasets.snapshot import load_snapshot
 
         data, described = self.config.data, {key: self.flow.snapshot[key] for key in FILE if key in self.flow.snapshot}
         try:
@@ -175,7 +175,7 @@ def _get_folder(run_id: str, key: str) -> Path:
 
 def open_checkpoints(key: str, settings: CheckpointConfig) -> CheckpointStore:
     """The running step's checkpoints for the cell `key`, with those of the runs that it continues."""
-    from vdt.training.checkpoint import CheckpointStore
+    from vdt.checkpoint.store import CheckpointStore
 
     ancestors = get_unfinished_ancestors(current.flow_name, current.origin_run_id, current.step_name, key)
     return CheckpointStore(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.cells import DEFAULTS, open_cells, resolve_cells
-from vdt.cell_results import compute_identity, find_result, save_result
-from vdt.config import Config, ConfigError, config_from_yaml
-from vdt.runtime import home
-from vdt.study import Plan, Study
+from vdt.config.layers import Config, ConfigError, config_from_yaml
+from vdt.experiments.results_store import compute_identity, find_result, save_result
+from vdt.experiments.study import Plan, Study
+from vdt.system.runtime import home
 
 REPORT_FLOW = Path(__file__).with_name("report_flow.py")
 
@@ -71,7 +71,7 @@ def split_finished(plans: Sequence[Plan], reuse: str) -> tuple[list[Plan], list[
 
 
 def _find_data_key(config: Config, known: dict[str, str]) -> str:
-    from vdt.data.sources import DataError, choose_source
+    from vdt.datasets.choose import DataError, choose_source
 
     question = repr((config.env, config.task, config.data))
     if question not in known:
@@ -90,7 +90,7 @@ def make_data_key(source: str, key: str) -> str:
 
 def order_by_critic(plans: Sequence[Plan]) -> list[Plan]:
     """The first cell of each critic before the second ones, so that few wait for a critic that another trains."""
-    from vdt.training.shared import compute_critic_key
+    from vdt.experiments.sharing import compute_critic_key
 
     seen: dict[tuple[str, str], int] = {}
     turns = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain clone works without installing
-from vdt import runtime
+from vdt.system import runtime
 
 runtime.prepare()  # before Metaflow reads the environment
 
@@ -87,7 +87,7 @@ class VDTFlow(FlowSpec):
         """Fill the trajectory buffer with the highest-return offline trajectories."""
         if tunes_online(self):
             with open_stage(self, track=False) as stage:
-                from vdt.data.seeding import seed_buffer
+                from vdt.training.seeding import seed_buffer
 
                 path = seed_buffer(stage.config, stage.load_dataset(), stage.folder / "buffer.hdf5")
                 self.buffer = stage.describe(path)
@@ -114,8 +114,8 @@ class VDTFlow(FlowSpec):
     def evaluate(self) -> None:
         """Measure the offline and the online policy on the same seeds."""
         with open_stage(self) as stage:
-            from vdt.diagnostics import diagnose
-            from vdt.evaluation import evaluate_agents
+            from vdt.evaluation.diagnostics import diagnose
+            from vdt.evaluation.evaluate import evaluate_agents
 
             agents = {name: stage.check(file) for name, file in self.agents.items()}
             dataset, held_out = stage.load_episodes()

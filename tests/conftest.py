@@ -9,7 +9,7 @@ os.environ["METAFLOW_USER"] = "test"  # read while metaflow is imported
 
 import torch._dynamo  # noqa: F401  (before Metaflow's Runner, whose bundled typing_extensions changes `typing` under it)
 
-from isolation_for_tests import make_environment_variables
+from support.isolation import make_environment_variables
 
 
 @pytest.fixture(autouse=True)
@@ -24,5 +24,5 @@ def keep_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """The folder that `vdt.runtime.home()` gives during the test."""
+    """The folder that `vdt.system.runtime.home()` gives during the test."""
     return tmp_path / "home"

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from faults_for_tests import Flow, assert_same_outcome, make_words, plan_kills, run_with_kills  # noqa: E402
+from support.faults import Flow, assert_same_outcome, make_words, plan_kills, run_with_kills  # noqa: E402
 
 KILLS_PER_RUN = 8
 

@@ -27,14 +27,14 @@ import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from builders_for_tests import make_dataset  # noqa: E402
-from data_for_tests import make_small_config, make_steps  # noqa: E402
-from vdt.config import ConfigError, load_yaml, resolve_config  # noqa: E402
-from vdt.data.behavior_policy import load_ladder  # noqa: E402
-from vdt.data.snapshot import load_snapshot, write_trajectories  # noqa: E402
-from vdt.data.sources.hdf5 import read_recording  # noqa: E402
-from vdt.data.sources.recording import DataError  # noqa: E402
-from vdt.training.checkpoint import CheckpointError, load_state  # noqa: E402
+from support.builders import make_dataset  # noqa: E402
+from support.data import make_small_config, make_steps  # noqa: E402
+from vdt.behavior.policy import load_ladder  # noqa: E402
+from vdt.checkpoint.store import CheckpointError, load_state  # noqa: E402
+from vdt.config.layers import ConfigError, load_yaml, resolve_config  # noqa: E402
+from vdt.datasets.hdf5 import read_recording  # noqa: E402
+from vdt.datasets.loaded_data import DataError  # noqa: E402
+from vdt.datasets.snapshot import load_snapshot, write_trajectories  # noqa: E402
 
 EXTREME = [b"\x00" * 8, b"\xff" * 8, b"\xff" * 7 + b"\x7f", (10**12).to_bytes(8, "little"), b"\x00" * 7 + b"\x80"]
 MEMORY = 6 * 2**30  # bytes of address space

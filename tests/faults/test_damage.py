@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from faults_for_tests import Flow, Kill, assert_same_outcome, find_newest_step, make_words, mount_tmpfs, wait_for_moment
+from support.faults import Flow, Kill, assert_same_outcome, find_newest_step, make_words, mount_tmpfs, wait_for_moment
 
 pytestmark = pytest.mark.faults
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from faults_for_tests import Flow, assert_same_outcome, find_newest_step, make_words, mount_tmpfs
+from support.faults import Flow, assert_same_outcome, find_newest_step, make_words, mount_tmpfs
 from vdt.tracking import open_store
 
 pytestmark = pytest.mark.faults

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vdt.config import ConfigError, load_yaml, parse_overrides
-from vdt.runtime import ROOT
+from vdt.config.layers import ConfigError, load_yaml, parse_overrides
+from vdt.system.runtime import ROOT
 
 FUZZ = str(ROOT / "tests" / "faults" / "fuzz.py")
 

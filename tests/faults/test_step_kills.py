@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pytest
 
-from builders_for_tests import assert_identical, make_config, make_dataset, make_store
-from vdt.config import resolve_config
-from vdt.data.seeding import seed_buffer
+from support.builders import assert_identical, make_config, make_dataset, make_store
+from vdt.checkpoint.store import load_state
+from vdt.config.layers import resolve_config
 from vdt.tracking import MLflowTracker, NullTracker, create_run, open_store
-from vdt.training.checkpoint import load_state
 from vdt.training.offline import pretrain_critic, train_actor
 from vdt.training.online import tune_online
+from vdt.training.seeding import seed_buffer
 
 CONFIG = make_config({"critic.gradient_steps": 200, "actor.gradient_steps": 80, "online.environment_steps": 120})
 DATASET = make_dataset((5, 1, 7, 3, 6, 2, 4, 4))

@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
-from data_for_tests import NOWHERE
-from flow_for_tests import ENV, make_variables, run_flow
 from flows.studies import REPORT_FLOW
+from support.data import NOWHERE
+from support.flow import ENV, make_variables, run_flow
 
 
 @pytest.mark.parametrize(

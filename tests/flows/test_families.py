@@ -4,10 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
-from data_for_tests import find_real_file
-from flow_for_tests import run_flow
-from isolation_for_tests import make_environment_variables
-from recordings_for_tests import fill
+from support.data import find_real_file
+from support.flow import run_flow
+from support.isolation import make_environment_variables
+from support.recordings import fill
 from vdt.tracking import open_store
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flow_for_tests import ENV, FLOW, make_variables
-from server_for_tests import find_free_port, serve
+from support.flow import ENV, FLOW, make_variables
+from support.server import find_free_port, serve
 
 pytest.importorskip("moto", reason="the fake S3 needs moto[server]")
 GPU_STEPS = {"pretrain-critic", "train-actor", "tune-online"}

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_for_tests import write_hdf5
-from flow_for_tests import make_variables, run_flow
-from minari_for_tests import make_minari_set
+from support.data import write_hdf5
+from support.flow import make_variables, run_flow
+from support.minari import make_minari_set
 from vdt.tracking import open_store
 
 ENV = "minari:vdttest/pendulum/random-v0"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flow_for_tests import ENV, LIMIT, make_variables, start_flow
+from support.flow import ENV, LIMIT, make_variables, start_flow
 from vdt.tracking import open_store
 
 STEPS = 1200  # gradient steps of the actor

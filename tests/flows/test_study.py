@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from flow_for_tests import ENV, LIMIT, make_variables, run_flow, start_flow
 from flows.cells import resolve_cells
 from flows.studies import order_by_critic, split_finished
+from support.flow import ENV, LIMIT, make_variables, run_flow, start_flow
 from vdt.tracking import open_store
 
 STUDY = f"""

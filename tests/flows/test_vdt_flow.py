@@ -12,11 +12,11 @@ import yaml
 from metaflow import Runner
 from mlflow import MlflowClient
 
-from flow_for_tests import ENV, FLOW, make_variables
-from vdt.config import resolve_config
-from vdt.files import compute_file_digest
+from support.flow import ENV, FLOW, make_variables
+from vdt.checkpoint.store import load_state
+from vdt.config.layers import resolve_config
+from vdt.system.files import compute_file_digest
 from vdt.tracking import open_store
-from vdt.training.checkpoint import load_state
 
 CELL_STEPS = ["fetch_dataset", "pretrain_critic", "train_actor", "seed_buffer", "tune_online", "evaluate"]
 STEPS = ["start", *CELL_STEPS, "report", "end"]

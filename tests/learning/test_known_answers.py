@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from builders_for_tests import LinearActor, make_config, make_store
-from environments_for_tests import CONSTANT, CONSTANT_ENDING
+from support.builders import LinearActor, make_config, make_store
+from support.environments import CONSTANT, CONSTANT_ENDING
+from vdt.checkpoint.store import load_state
 from vdt.critic.critic import Critic
 from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_gymnasium_environment
-from vdt.rollout import collect_trajectories
+from vdt.environments.rollout import collect_trajectories
 from vdt.tracking import NullTracker
-from vdt.training.checkpoint import load_state
 from vdt.training.offline import pretrain_critic
 
 pytestmark = pytest.mark.learning

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from builders_for_tests import make_config, make_store
-from environments_for_tests import PAY_ACTION
-from vdt.agent import Agent, Brain, PlannerSettings
-from vdt.config import Config, resolve_config
-from vdt.data.seeding import seed_buffer
+from support.builders import make_config, make_store
+from support.environments import PAY_ACTION
+from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
+from vdt.checkpoint.store import load_state
+from vdt.config.layers import Config, resolve_config
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_gymnasium_environment
-from vdt.evaluation import evaluate
-from vdt.rollout import collect_trajectories
+from vdt.environments.rollout import collect_trajectories
+from vdt.evaluation.evaluate import evaluate
 from vdt.tracking import NullTracker
-from vdt.training.checkpoint import load_state
 from vdt.training.offline import pretrain_critic, train_actor
 from vdt.training.online import tune_online
+from vdt.training.seeding import seed_buffer
 
 pytestmark = pytest.mark.learning
 TASK: dict[str, Any] = {
@@ -56,15 +56,15 @@ OBJECTIVE = ("planner.", "actor.q_coefficient", "actor.inverse_temperature")
 
 def train(
     dataset: TrajectoryDataset, folder: Path, settings: dict[str, Any], method: str = "vdt"
-) -> tuple[Brain, Path]:
+) -> tuple[ActorCritic, Path]:
     base = TASK if method == "vdt" else {k: v for k, v in TASK.items() if not k.startswith(PLAIN)}
     config = make_config({**base, **settings}, method=method)
     critic = pretrain_critic(config, dataset, NullTracker(), make_store(folder / "critic"))
     path = train_actor(config, dataset, critic, NullTracker(), make_store(folder / "actor"))
-    return Brain.from_state(load_state(path)["brain"], torch.device("cpu")), path
+    return ActorCritic.from_state(load_state(path)["actor_critic"], torch.device("cpu")), path
 
 
-def train_method(method: str, dataset: TrajectoryDataset, folder: Path, **changes: float) -> Brain:
+def train_method(method: str, dataset: TrajectoryDataset, folder: Path, **changes: float) -> ActorCritic:
     """With the method's own objective, in a few hundred steps."""
     base = {key: value for key, value in TASK.items() if not key.startswith(OBJECTIVE)}
     if resolve_config("walker2d-medium-v2", method=method).critic.gradient_steps == 0:
@@ -73,12 +73,12 @@ def train_method(method: str, dataset: TrajectoryDataset, folder: Path, **change
     config = make_config(base, method=method)
     critic = pretrain_critic(config, dataset, NullTracker(), make_store(folder / "critic"))
     path = train_actor(config, dataset, critic, NullTracker(), make_store(folder / "actor"))
-    return Brain.from_state(load_state(path)["brain"], torch.device("cpu"))
+    return ActorCritic.from_state(load_state(path)["actor_critic"], torch.device("cpu"))
 
 
-def act(brain: Brain, *returns: float) -> Trajectory:
+def act(actor_critic: ActorCritic, *returns: float) -> Trajectory:
     environment = make_gymnasium_environment(PAY_ACTION, 10)
-    return collect_trajectories(Agent(brain, PlannerSettings(returns)), [environment], [0])[0]
+    return collect_trajectories(Agent(actor_critic, PlannerSettings(returns)), [environment], [0])[0]
 
 
 def make_episodes(actions: np.ndarray) -> TrajectoryDataset:
@@ -96,7 +96,7 @@ def make_good_and_bad(count: int = 60) -> TrajectoryDataset:
 
 
 @pytest.fixture(scope="module")
-def brain_of_both(tmp_path_factory: pytest.TempPathFactory) -> Brain:
+def actor_critic_of_both(tmp_path_factory: pytest.TempPathFactory) -> ActorCritic:
     """Trained on good and bad episodes alike, with uniform weights and no Q term: only the target tells them apart."""
     return train(make_good_and_bad(), tmp_path_factory.mktemp("both"), {"actor.gradient_steps": 500})[0]
 
@@ -104,49 +104,51 @@ def brain_of_both(tmp_path_factory: pytest.TempPathFactory) -> Brain:
 @pytest.mark.parametrize("method", ["bc", "dt", "vdt"])
 def test_the_datas_behaviour_is_learnt(method: str, tmp_path: Path) -> None:
     # the action is a function of the observation: 0.8 - 2 t / 10 after t steps
-    brain, _ = train(make_episodes(np.repeat([[0.8, 0.6, 0.4, 0.2]], 20, 0)), tmp_path, {}, method)
-    np.testing.assert_allclose(act(brain, 4.0).actions[:, 0], [0.8, 0.6, 0.4, 0.2], atol=0.05)
+    actor_critic, _ = train(make_episodes(np.repeat([[0.8, 0.6, 0.4, 0.2]], 20, 0)), tmp_path, {}, method)
+    np.testing.assert_allclose(act(actor_critic, 4.0).actions[:, 0], [0.8, 0.6, 0.4, 0.2], atol=0.05)
 
 
 def test_without_weights_good_and_bad_are_averaged(tmp_path: Path) -> None:
-    brain, _ = train(make_good_and_bad(), tmp_path, {}, "bc")
-    assert np.abs(act(brain, 4.0).actions).max() < 0.15
+    actor_critic, _ = train(make_good_and_bad(), tmp_path, {}, "bc")
+    assert np.abs(act(actor_critic, 4.0).actions).max() < 0.15
 
 
 def test_weights_prefer_the_better_of_two_actions(tmp_path: Path) -> None:
     settings = {"actor.inverse_temperature": 1.5, "actor.min_effective_sample_fraction": 0.3}
-    brain, _ = train(make_good_and_bad(), tmp_path, {**MEMORYLESS, **settings})
-    actions = act(brain, 4.0).actions
+    actor_critic, _ = train(make_good_and_bad(), tmp_path, {**MEMORYLESS, **settings})
+    actions = act(actor_critic, 4.0).actions
     # 0.5 tanh(1.5) = 0.45 for advantages of one standard deviation; less before the last step, where less is at stake
     assert actions.mean() > 0.35 and actions.min() > 0.2
     assert actions.max() < 0.6  # weighting stays within the data
 
 
-def test_a_high_target_gets_the_better_action_and_a_low_one_the_worse(brain_of_both: Brain) -> None:
-    high, low = act(brain_of_both, 4.0), act(brain_of_both, 0.0)
+def test_a_high_target_gets_the_better_action_and_a_low_one_the_worse(actor_critic_of_both: ActorCritic) -> None:
+    high, low = act(actor_critic_of_both, 4.0), act(actor_critic_of_both, 0.0)
     assert high.actions.min() > 0.4 and low.actions.max() < -0.4
     assert high.episode_return > 3.5 and low.episode_return < 0.5
 
 
 @pytest.mark.parametrize("order", [(4, 0), (0, 4)])
-def test_the_critic_chooses_the_better_target(order: tuple[int, int], brain_of_both: Brain) -> None:
-    report = evaluate(brain_of_both, PlannerSettings(tuple(map(float, order))), brain_of_both.config, "x")
+def test_the_critic_chooses_the_better_target(order: tuple[int, int], actor_critic_of_both: ActorCritic) -> None:
+    report = evaluate(actor_critic_of_both, PlannerSettings(tuple(map(float, order))), actor_critic_of_both.config, "x")
     assert report.chosen_candidates[order.index(4)] == 1.0
     assert report.episode_returns[0] > 3.5
 
 
-def test_imagined_steps_choose_the_better_target(brain_of_both: Brain) -> None:
-    report = evaluate(brain_of_both, PlannerSettings((0.0, 4.0), 3, "learned"), brain_of_both.config, "x")
+def test_imagined_steps_choose_the_better_target(actor_critic_of_both: ActorCritic) -> None:
+    report = evaluate(actor_critic_of_both, PlannerSettings((0.0, 4.0), 3, "learned"), actor_critic_of_both.config, "x")
     assert report.chosen_candidates[1] >= 0.75 and report.episode_returns[0] > 3.0
 
 
-def test_heads_predict_the_next_observation_and_reward(brain_of_both: Brain) -> None:
-    brain = brain_of_both
-    trajectory = act(brain, 4.0)
-    seen = brain.normalizer.normalize(torch.from_numpy(trajectory.observations))
+def test_heads_predict_the_next_observation_and_reward(actor_critic_of_both: ActorCritic) -> None:
+    actor_critic = actor_critic_of_both
+    trajectory = act(actor_critic, 4.0)
+    seen = actor_critic.normalizer.normalize(torch.from_numpy(trajectory.observations))
     to_go = torch.tensor([[4.0, 3.0, 2.0, 1.0]]) / 4
     with torch.no_grad():
-        output = brain.policy(seen[None, :4], torch.from_numpy(trajectory.actions)[None], to_go, torch.arange(4)[None])
+        output = actor_critic.policy(
+            seen[None, :4], torch.from_numpy(trajectory.actions)[None], to_go, torch.arange(4)[None]
+        )
     np.testing.assert_allclose(output.next_observations[0], seen[1:], atol=0.15)
     np.testing.assert_allclose(output.rewards[0] * 4, trajectory.rewards, atol=0.15)
 
@@ -154,9 +156,9 @@ def test_heads_predict_the_next_observation_and_reward(brain_of_both: Brain) -> 
 def test_q_term_moves_actions_towards_higher_q(tmp_path: Path) -> None:
     # actions of all sizes around 0; the reward grows with the action, so lambda = 0.4 moves the policy by about 0.2
     actions = np.random.default_rng(0).uniform(-0.8, 0.8, (80, 4))
-    brain, _ = train(make_episodes(actions), tmp_path, {**MEMORYLESS, "actor.q_coefficient": 0.4})
+    actor_critic, _ = train(make_episodes(actions), tmp_path, {**MEMORYLESS, "actor.q_coefficient": 0.4})
     plain, _ = train(make_episodes(actions), tmp_path / "plain", MEMORYLESS)
-    moved = act(brain, 2.0).actions.mean() - act(plain, 2.0).actions.mean()
+    moved = act(actor_critic, 2.0).actions.mean() - act(plain, 2.0).actions.mean()
     assert moved == pytest.approx(0.2, abs=0.1)
 
 
@@ -179,7 +181,7 @@ def test_online_tuning_improves_on_the_data(tmp_path: Path) -> None:
     config: Config = before.config
     buffer = seed_buffer(config, dataset, tmp_path / "buffer.hdf5")
     tuned = tune_online(config, path, buffer, NullTracker(), make_store(tmp_path / "online"))
-    after = Brain.from_state(load_state(tuned)["brain"], torch.device("cpu"))
+    after = ActorCritic.from_state(load_state(tuned)["actor_critic"], torch.device("cpu"))
     assert act(after, 4.0).episode_return > act(before, 4.0).episode_return + 0.3
 
 
@@ -211,5 +213,5 @@ def test_method_prefers_the_better_actions(
 
 
 def test_stochastic_transformer_follows_its_target(tmp_path: Path) -> None:
-    brain = train_method("odt", make_good_and_bad(), tmp_path)
-    assert act(brain, 4.0).actions.mean() > 0.3 and act(brain, 0.0).actions.mean() < -0.3
+    actor_critic = train_method("odt", make_good_and_bad(), tmp_path)
+    assert act(actor_critic, 4.0).actions.mean() > 0.3 and act(actor_critic, 0.0).actions.mean() < -0.3

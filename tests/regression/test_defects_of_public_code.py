@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from builders_for_tests import (
+from support.builders import (
     LinearActor,
-    make_brain,
+    make_actor_critic,
     make_buffer,
     make_config,
     make_dataset,
@@ -23,37 +23,37 @@ from builders_for_tests import (
     make_trajectory,
     record_acting,
 )
-from environments_for_tests import CONSTANT, COUNTDOWN
-from vdt.agent import Agent, Brain, PlannerSettings
-from vdt.config import load_tasks
+from support.environments import CONSTANT, COUNTDOWN
+from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
+from vdt.checkpoint.store import load_state
+from vdt.config.layers import load_tasks
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
-from vdt.data.seeding import seed_buffer, select_best_trajectories
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_environment, make_gymnasium_environment
-from vdt.evaluation import evaluate
+from vdt.environments.rollout import collect_trajectories
+from vdt.evaluation.evaluate import evaluate
 from vdt.policy.losses import AdvantageWeighting
-from vdt.rollout import collect_trajectories
 from vdt.tracking import NullTracker
-from vdt.training.checkpoint import load_state
 from vdt.training.offline import make_target_settings, pretrain_critic, train_actor
 from vdt.training.online import make_tuner
+from vdt.training.seeding import seed_buffer, select_best_trajectories
 from vdt.training.update import compute_learning_rate, compute_policy_losses
 
 PENDULUM = {"task.environment_id": "InvertedPendulum-v5", "task.observation_size": 4, "task.horizon": 6}
 POLICY_INPUTS = ("observations", "actions", "returns_to_go", "timesteps")
 
 
-def make_lively_brain(settings: dict[str, Any] | None = None) -> Brain:
+def make_lively_actor_critic(settings: dict[str, Any] | None = None) -> ActorCritic:
     """Networks whose outputs differ clearly, and a normaliser that really moves things."""
     config = make_config(settings)
     size = config.task.observation_size
     dataset = TrajectoryDataset.from_trajectories(
         [make_trajectory(20, seed=s, observation_size=size) for s in range(3)]
     )
-    brain = make_brain(config, dataset)
-    for parameter in [*brain.policy.parameters(), *brain.critic.target_q.parameters()]:
+    actor_critic = make_actor_critic(config, dataset)
+    for parameter in [*actor_critic.policy.parameters(), *actor_critic.critic.target_q.parameters()]:
         parameter.data += 0.3 * torch.randn_like(parameter)
-    return brain
+    return actor_critic
 
 
 def record(module: nn.Module) -> list[tuple[torch.Tensor, ...]]:
@@ -63,19 +63,19 @@ def record(module: nn.Module) -> list[tuple[torch.Tensor, ...]]:
     return calls
 
 
-def roll_out(brain: Brain, settings: PlannerSettings, seed: int = 3) -> Trajectory:
-    task = brain.config.task
+def roll_out(actor_critic: ActorCritic, settings: PlannerSettings, seed: int = 3) -> Trajectory:
+    task = actor_critic.config.task
     environment = make_environment(task)
-    return collect_trajectories(Agent(brain, settings), [environment], [seed])[0]
+    return collect_trajectories(Agent(actor_critic, settings), [environment], [seed])[0]
 
 
 # 1. The look-ahead restored a simulator state saved before reset, and did not count its steps
 
 
 def test_lookahead_starts_from_present_state() -> None:
-    brain = make_lively_brain(PENDULUM)
-    agent = Agent(brain, PlannerSettings((4.0, 2.0), 2, "simulator"))
-    scored = record(brain.critic.target_q)
+    actor_critic = make_lively_actor_critic(PENDULUM)
+    agent = Agent(actor_critic, PlannerSettings((4.0, 2.0), 2, "simulator"))
+    scored = record(actor_critic.critic.target_q)
     chosen: list[int] = []
     before = agent.chosen.copy()
 
@@ -95,7 +95,7 @@ def test_lookahead_starts_from_present_state() -> None:
     environment = make_gymnasium_environment("InvertedPendulum-v5", 6)
     (trajectory,) = collect_trajectories(Watched(), [environment], [3])
     assert len(trajectory) == len(chosen) >= 4 and len(scored) == len(chosen)  # E = 2 scores at once
-    seen = brain.normalizer.normalize(torch.from_numpy(trajectory.observations))
+    seen = actor_critic.normalizer.normalize(torch.from_numpy(trajectory.observations))
     for step, candidate in enumerate(chosen):
         now, imagined = scored[step][0]
         torch.testing.assert_close(now, seen[step].expand(2, -1), atol=1e-5, rtol=1e-4)
@@ -105,8 +105,10 @@ def test_lookahead_starts_from_present_state() -> None:
 
 def test_lookahead_steps_are_counted() -> None:
     config = make_config({**PENDULUM, "evaluation.episodes": 1})
-    brain = make_brain(config, TrajectoryDataset.from_trajectories([make_trajectory(9, observation_size=4)]))
-    report = evaluate(brain, PlannerSettings((4.0, 2.0), 3, "simulator"), config, "x")
+    actor_critic = make_actor_critic(
+        config, TrajectoryDataset.from_trajectories([make_trajectory(9, observation_size=4)])
+    )
+    report = evaluate(actor_critic, PlannerSettings((4.0, 2.0), 3, "simulator"), config, "x")
     assert report.environment_steps == 6 + 6 * 2 * 2  # taken, and imagined: 2 candidates, E - 1 = 2 steps
 
 
@@ -115,12 +117,12 @@ def test_lookahead_steps_are_counted() -> None:
 
 @pytest.mark.parametrize("discount", [0.5, 0.9])
 def test_discounted_score(discount: float) -> None:
-    brain = make_lively_brain({"critic.discount": discount})
-    for parameter in brain.critic.target_q.parameters():
+    actor_critic = make_lively_actor_critic({"critic.discount": discount})
+    for parameter in actor_critic.critic.target_q.parameters():
         parameter.data.zero_()
-    brain.critic.target_q.ensemble.biases[-1].data.fill_(1.0)  # Q is 1 everywhere
+    actor_critic.critic.target_q.ensemble.biases[-1].data.fill_(1.0)  # Q is 1 everywhere
     environment = make_gymnasium_environment(COUNTDOWN, 8)
-    agent = Agent(brain, PlannerSettings((12.0, 6.0), 3, "learned"))
+    agent = Agent(actor_critic, PlannerSettings((12.0, 6.0), 3, "learned"))
     agent.start([environment])
     from vdt.planning import planner
 
@@ -133,20 +135,26 @@ def test_discounted_score(discount: float) -> None:
         return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vdt.agent.plan", watched)
+        patch.setattr("vdt.agent.agent.plan", watched)
         agent.act(environment.reset(seed=0)[0][None])
     assert scores[0][0].tolist() == pytest.approx([1 + discount + discount**2] * 2)
 
 
 def test_target_networks_used() -> None:
-    brain = make_lively_brain()
+    actor_critic = make_lively_actor_critic()
     settings = PlannerSettings((12.0, 6.0, 3.0), 3, "learned")
     batch = make_tiny_sampler(make_buffer(make_dataset())).sample_sequences(8, 4)
-    before, loss = roll_out(brain, settings), compute_policy_losses(brain, batch, brain.config.actor)[0].total
-    for parameter in brain.critic.q.parameters():
+    before, loss = (
+        roll_out(actor_critic, settings),
+        compute_policy_losses(actor_critic, batch, actor_critic.config.actor)[0].total,
+    )
+    for parameter in actor_critic.critic.q.parameters():
         parameter.data.fill_(float("nan"))  # nobody may ask the online networks
-    brain.policy.eval()
-    after, again = roll_out(brain, settings), compute_policy_losses(brain, batch, brain.config.actor)[0].total
+    actor_critic.policy.eval()
+    after, again = (
+        roll_out(actor_critic, settings),
+        compute_policy_losses(actor_critic, batch, actor_critic.config.actor)[0].total,
+    )
     assert (before.actions == after.actions).all()
     assert loss.isfinite() and again.isfinite()
 
@@ -156,11 +164,11 @@ def test_target_networks_used() -> None:
 
 @pytest.mark.parametrize("env_model", ["learned", "simulator"])
 def test_policy_and_critic_see_same_normalised_observations(env_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    brain = make_lively_brain(PENDULUM)
-    proposals, scored = record_acting(monkeypatch, "embed_observation"), record(brain.critic.target_q)
-    trajectory = roll_out(brain, PlannerSettings((4.0, 2.0), 3, env_model))
+    actor_critic = make_lively_actor_critic(PENDULUM)
+    proposals, scored = record_acting(monkeypatch, "embed_observation"), record(actor_critic.critic.target_q)
+    trajectory = roll_out(actor_critic, PlannerSettings((4.0, 2.0), 3, env_model))
     assert len(proposals) == 3 * len(scored) == 3 * len(trajectory)
-    seen = brain.normalizer.normalize(torch.from_numpy(trajectory.observations))
+    seen = actor_critic.normalizer.normalize(torch.from_numpy(trajectory.observations))
     for step, (judged, _) in enumerate(scored):
         for imagined in range(3):  # the policy is shown a history (N, 1, L, S), or one imagined step of both candidates
             (observations,) = proposals[3 * step + imagined]
@@ -172,9 +180,9 @@ def test_policy_and_critic_see_same_normalised_observations(env_model: str, monk
 
 
 def test_returns_to_go_not_divided_by_discount(monkeypatch: pytest.MonkeyPatch) -> None:
-    brain = make_lively_brain({"task.environment_id": CONSTANT, "critic.discount": 0.5})
+    actor_critic = make_lively_actor_critic({"task.environment_id": CONSTANT, "critic.discount": 0.5})
     asked = record_acting(monkeypatch, "embed_return")
-    trajectory = roll_out(brain, PlannerSettings((20.0,)))
+    trajectory = roll_out(actor_critic, PlannerSettings((20.0,)))
     assert len(trajectory) == len(asked) == 8
     for step, (returns,) in enumerate(asked):
         first = max(0, step - 3)  # K = 4
@@ -187,11 +195,13 @@ def test_returns_to_go_not_divided_by_discount(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_action_alignment_training_vs_inference(monkeypatch: pytest.MonkeyPatch) -> None:
-    brain = make_lively_brain()
+    actor_critic = make_lively_actor_critic()
     layers = ("embed_observation", "embed_action", "embed_timestep")
     seen, taken, times = (record_acting(monkeypatch, layer) for layer in layers)
-    trajectory = roll_out(brain, PlannerSettings((12.0,)), seed=4)
-    buffer = TrajectoryReplayBuffer(brain.normalizer, make_target_settings(brain.config, 1.0), action_size=1)
+    trajectory = roll_out(actor_critic, PlannerSettings((12.0,)), seed=4)
+    buffer = TrajectoryReplayBuffer(
+        actor_critic.normalizer, make_target_settings(actor_critic.config, 1.0), action_size=1
+    )
     buffer.add(trajectory)
     sampler = make_tiny_sampler(buffer)
     assert len(trajectory) == len(seen) == len(taken) == 6
@@ -204,7 +214,9 @@ def test_action_alignment_training_vs_inference(monkeypatch: pytest.MonkeyPatch)
         assert torch.equal(actions[0, 0, :-1], window.actions[0, new][:-1])  # beside their own observations
         assert not actions[0, 0, -1].any()  # and the present one, unknown, is the last
         assert torch.equal(timesteps, window.timesteps[0, new])
-        trained = brain.policy(window.observations, window.actions, window.returns_to_go + shift, window.timesteps)
+        trained = actor_critic.policy(
+            window.observations, window.actions, window.returns_to_go + shift, window.timesteps
+        )
         assert trajectory.actions[step].tolist() == pytest.approx(trained.actions[0, length - 1].tolist(), abs=1e-5)
 
 
@@ -224,7 +236,7 @@ def test_next_observations_normalised_alike() -> None:
 
 def test_online_data_is_normalised_with_the_offline_statistics(agent_files: tuple[Path, Path]) -> None:
     tuner = make_tuner(make_config(), *agent_files, None)
-    stored = load_state(agent_files[0])["brain"]["normalizer"]
+    stored = load_state(agent_files[0])["actor_critic"]["normalizer"]
     (*_, last) = tuner.collect()
     start = int(tuner.buffer.index()[0][-1])
     rows = tuner.buffer.matrix[start : start + len(last) + 1, :2]
@@ -301,9 +313,9 @@ def test_worst_offline_trajectories_leave_first() -> None:
 def test_horizon_from_task() -> None:
     for horizon in (3, 5):
         config = make_config({"task.environment_id": CONSTANT, "task.horizon": horizon, "evaluation.episodes": 1})
-        brain = make_brain(config, make_dataset())
-        assert evaluate(brain, PlannerSettings((3.0,)), config, "x").episode_lengths == [horizon]
-        assert brain.policy.embed_timestep.num_embeddings == horizon + 1
+        actor_critic = make_actor_critic(config, make_dataset())
+        assert evaluate(actor_critic, PlannerSettings((3.0,)), config, "x").episode_lengths == [horizon]
+        assert actor_critic.policy.embed_timestep.num_embeddings == horizon + 1
     assert all("task.horizon" in facts for facts in load_tasks().values())
 
 
@@ -323,8 +335,8 @@ def test_checkpoint_complete(agent_files: tuple[Path, Path]) -> None:
     tuner.collect()
     tuner.update()
     state = tuner.state_dict()
-    brain = {"config", "policy", "critic", "normalizer", "reward_scale", "weighting", "gradient_steps"}
-    assert set(state["brain"]) == brain == set(load_state(agent_files[0])["brain"])
+    actor_critic = {"config", "policy", "critic", "normalizer", "reward_scale", "weighting", "gradient_steps"}
+    assert set(state["actor_critic"]) == actor_critic == set(load_state(agent_files[0])["actor_critic"])
     streams = {"sampler", "torch", "cuda", "numpy"}
     assert streams == set(state["random"]) == set(load_state(agent_files[0])["random"])
     for optimizer in (state["critic_optimizer"], state["policy_optimizer"], load_state(agent_files[0])["optimizer"]):
@@ -337,13 +349,13 @@ def test_checkpoint_complete(agent_files: tuple[Path, Path]) -> None:
 
 
 def test_advantage_weights_belong_to_the_policys_own_tokens() -> None:
-    brain = make_lively_brain({"actor.q_coefficient": 0.0, "policy.dropout": 0.0})
-    brain.weighting = AdvantageWeighting(2.0, 50.0, 1.0)
+    actor_critic = make_lively_actor_critic({"actor.q_coefficient": 0.0, "policy.dropout": 0.0})
+    actor_critic.weighting = AdvantageWeighting(2.0, 50.0, 1.0)
     batch = make_tiny_sampler(make_buffer(make_dataset())).sample_sequences(8, 4)
-    losses, weights = compute_policy_losses(brain, batch, brain.config.actor)
-    expected = (2.0 * brain.critic.compute_advantages(batch.observations, batch.actions)).exp().clamp(max=50.0)
+    losses, weights = compute_policy_losses(actor_critic, batch, actor_critic.config.actor)
+    expected = (2.0 * actor_critic.critic.compute_advantages(batch.observations, batch.actions)).exp().clamp(max=50.0)
     torch.testing.assert_close(weights, expected)
     assert np.unique(weights[batch.mask > 0].numpy()).size > 8  # one per token
-    brain.weighting = AdvantageWeighting(0.0, 50.0, 1.0)
-    uniform, _ = compute_policy_losses(brain, batch, brain.config.actor)
+    actor_critic.weighting = AdvantageWeighting(0.0, 50.0, 1.0)
+    uniform, _ = compute_policy_losses(actor_critic, batch, actor_critic.config.actor)
     assert losses.total.item() != pytest.approx(uniform.total.item(), rel=1e-3)  # the temperature is read

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from vdt.config.schema import CriticConfig
 from vdt.critic.losses import (
     PolicyValueLosses,
     Proposals,
@@ -16,7 +17,6 @@ from vdt.critic.losses import (
 )
 from vdt.critic.networks import TwinQ, ValueNetwork
 from vdt.data.batches import TransitionBatch
-from vdt.schema import CriticConfig
 
 
 class Critic(nn.Module):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vdt.linear import apply_members
+from vdt.acceleration.linear import apply_members
 
 
 @functools.cache

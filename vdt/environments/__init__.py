@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from vdt.schema import TaskConfig
+from vdt.config.schema import TaskConfig
 
 Environment = gymnasium.Env[npt.NDArray[Any], npt.NDArray[Any]]
 EnvironmentFactory = Callable[[], Environment]

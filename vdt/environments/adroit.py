@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from vdt.schema import TaskConfig
+from vdt.config.schema import TaskConfig
 
 Vector = npt.NDArray[np.float64]
 

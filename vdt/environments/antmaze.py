@@ -12,8 +12,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from vdt.config.schema import TaskConfig
 from vdt.environments.maze import FloatVector, Layout, MazeBridge, read_map
-from vdt.schema import TaskConfig
 
 TIME_STEP = 0.02  # s, of the integrator; five of them are one environment step
 CONTACT_IMPEDANCE = (0.8, 0.8, 0.01)  # MuJoCo's solimp of every geom

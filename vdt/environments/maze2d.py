@@ -12,8 +12,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from vdt.config.schema import TaskConfig
 from vdt.environments.maze import FloatVector, Layout, MazeBridge, read_map
-from vdt.schema import TaskConfig
 
 SHIFT = 0.2  # of D4RL's positions against the centres of its cells
 START_NOISE = 0.1  # half width of the start position's box, and standard deviation of the start velocity

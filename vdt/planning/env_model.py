@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vdt.data.normalization import Normalizer
-from vdt.policy.imagination import Imagination
+from vdt.planning.imagination import Imagination
 
 
 class EnvModel(Protocol):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vdt.planning.env_model import EnvModel
+from vdt.planning.imagination import Memory, imagine
 from vdt.policy.history import History
-from vdt.policy.imagination import Memory, imagine
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vdt.linear import FixedLinear, Layer, Linear
+from vdt.acceleration.linear import FixedLinear, Layer, Linear
+from vdt.config.schema import PolicyConfig
 from vdt.policy.gaussian import GaussianHead, SquashedGaussian
 from vdt.policy.transformer import CausalTransformer, FixedTransformer
-from vdt.schema import PolicyConfig
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vdt.linear import FeedForward, FixedFeedForward, FixedLinear, Layer, Linear
+from vdt.acceleration.linear import FeedForward, FixedFeedForward, FixedLinear, Layer, Linear
 
 
 class KeyValueCache:

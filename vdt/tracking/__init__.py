@@ -1,7 +1,7 @@
 """Metrics, checkpoints and datasets in MLflow. Only this package imports `mlflow`, when it is needed."""
 
 from vdt.tracking.curves import read_curves, read_part
-from vdt.tracking.delivery import get_first_line
+from vdt.tracking.outbox import get_first_line
 from vdt.tracking.runs import (
     REPORT_OF,
     RunIdentity,

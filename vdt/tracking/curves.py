@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vdt.tracking.delivery import get_first_line
+from vdt.tracking.outbox import get_first_line
 from vdt.tracking.store import StoreError, get_store_errors, open_store
 
 CURVES = (

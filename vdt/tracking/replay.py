@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vdt.runtime import home
-from vdt.tracking.delivery import deliver_backlog, get_first_line, is_waiting
+from vdt.system.runtime import home
+from vdt.tracking.mlflow_run import RunSender
+from vdt.tracking.outbox import deliver_backlog, get_first_line, is_waiting
 from vdt.tracking.runs import find_undelivered, settle_abandoned
-from vdt.tracking.sender import RunSender
 from vdt.tracking.store import StoreError, get_store_errors
 
 

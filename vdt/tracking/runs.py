@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vdt.config import Config
-from vdt.runtime import ROOT, describe_process, is_gone
-from vdt.tracking.delivery import Record, append_records, deliver_backlog, get_first_line, remove_backlog
-from vdt.tracking.sender import FLOW_RUN, LOCAL, PROCESS, STUDY, RunSender
+from vdt.config.layers import Config
+from vdt.system.runtime import ROOT, describe_process, is_gone
+from vdt.tracking.mlflow_run import FLOW_RUN, LOCAL, PROCESS, STUDY, RunSender
+from vdt.tracking.outbox import Record, append_records, deliver_backlog, get_first_line, remove_backlog
 from vdt.tracking.store import StoreError, get_experiment_id, get_store_errors, open_store
 
 REPORT_OF = "report_of"  # tag: of the run that holds a study's report
@@ -157,7 +157,7 @@ def make_dataset_record(config: Config, snapshot: Mapping[str, Any], patch: str 
 
     Args:
         config: the cell's configuration.
-        snapshot: `dataclasses.asdict` of a `vdt.data.snapshot.Snapshot`. Its md5 (DVC's) becomes the digest.
+        snapshot: `dataclasses.asdict` of a `vdt.datasets.snapshot.Snapshot`. Its md5 (DVC's) becomes the digest.
         patch: name of the patch that the cell carries, if any.
     """
     return {

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdt.files import atomic_write, hold_lock
+from vdt.system.files import atomic_write, hold_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

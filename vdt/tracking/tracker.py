@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from vdt.files import compute_file_digest
-from vdt.tracking.delivery import DELIVERY_SECONDS, Delivery, Record
+from vdt.system.files import compute_file_digest
+from vdt.tracking.mlflow_run import RunSender
+from vdt.tracking.outbox import DELIVERY_SECONDS, Delivery, Record
 from vdt.tracking.runs import backlog_of, make_artifact_records
-from vdt.tracking.sender import RunSender
 
 METRIC_NAME = re.compile(r"[A-Za-z0-9_.\- /]{1,250}")
 MODEL_NAME_REFUSED = re.compile(r"[/:.%\"']")
@@ -70,7 +70,7 @@ class MLflowTracker:
         """Bind to a run.
 
         Args:
-            base: the home folder (`vdt.runtime.home`).
+            base: the home folder (`vdt.system.runtime.home`).
             run_id: MLflow's, or a local one.
             opening: a first record (`make_continue_record`).
             interval: seconds between two deliveries.

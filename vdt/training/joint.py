@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vdt.agent import Brain
+from vdt.acceleration.critic_update import CriticOptimizer
+from vdt.agent.agent import ActorCritic
 from vdt.critic.losses import Proposals
-from vdt.critic.optimizer import CriticOptimizer
 from vdt.data.histories import find_bootstrap_rows, gather_histories
 from vdt.data.sampling import Sampler
 from vdt.policy.gaussian import SquashedGaussian
@@ -57,31 +57,31 @@ def make_proposals(
     return Proposals(torch.cat([a for a, _ in drawn]), torch.cat([d for _, d in drawn]))
 
 
-def update_policy_critic(brain: Brain, optimizer: CriticOptimizer, sampler: Sampler) -> Metrics:
+def update_policy_critic(actor_critic: ActorCritic, optimizer: CriticOptimizer, sampler: Sampler) -> Metrics:
     """One step on M2 with the target policy's value as the bootstrap, and CQL's term; then all targets follow."""
-    config, buffer, generator = brain.config.critic, sampler.buffer, sampler.generator
+    config, buffer, generator = actor_critic.config.critic, sampler.buffer, sampler.generator
     rows = sampler.sample_rows(config.batch_size)
     batch = sampler.gather_transitions(rows)
-    after = gather_histories(buffer, find_bootstrap_rows(buffer, rows), brain.acting_context)
+    after = gather_histories(buffer, find_bootstrap_rows(buffer, rows), actor_critic.acting_context)
     proposals = None
     with torch.no_grad():
-        actions, gaussian = brain.ask_target_policy(after)
+        actions, gaussian = actor_critic.ask_target_policy(after)
         if gaussian is not None:
             actions, _ = gaussian.sample(generator)
         elif config.target_action_noise > 0:
             actions = blur_actions(actions, config.target_action_noise, generator)
         if config.conservative_coefficient > 0:
-            _, present = brain.ask_target_policy(gather_histories(buffer, rows, brain.acting_context))
+            _, present = actor_critic.ask_target_policy(gather_histories(buffer, rows, actor_critic.acting_context))
             assert gaussian is not None and present is not None
             proposals = make_proposals((present, gaussian), batch.actions, config.conservative_samples, generator)
-    losses = brain.critic.compute_policy_value_losses(batch, actions, proposals)
+    losses = actor_critic.critic.compute_policy_value_losses(batch, actions, proposals)
     optimizer.descend(losses.q_loss + config.conservative_coefficient * losses.conservative_loss)
-    brain.update_target_policy()
+    actor_critic.update_target_policy()
     return {name: value.detach() for name, value in vars(losses).items()}
 
 
-def take_critic_step(brain: Brain, optimizer: CriticOptimizer, sampler: Sampler) -> Metrics:
+def take_critic_step(actor_critic: ActorCritic, optimizer: CriticOptimizer, sampler: Sampler) -> Metrics:
     """One critic step of the kind that `critic.bootstrap` names."""
-    if brain.target_policy is not None:
-        return update_policy_critic(brain, optimizer, sampler)
-    return vars(optimizer.update(sampler.sample_transitions(brain.config.critic.batch_size)))
+    if actor_critic.target_policy is not None:
+        return update_policy_critic(actor_critic, optimizer, sampler)
+    return vars(optimizer.update(sampler.sample_transitions(actor_critic.config.critic.batch_size)))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vdt.progress import Progress
+from vdt.checkpoint.store import CheckpointStore, DivergenceError, State
+from vdt.system.progress import Progress
 from vdt.tracking import Tracker
-from vdt.training.checkpoint import CheckpointStore, DivergenceError, State
 
 METRIC_POINTS = 400  # points of a curve, whatever the number of steps
 

@@ -6,22 +6,22 @@ from pathlib import Path
 
 import torch
 
-from vdt.agent import Brain
-from vdt.config import Config
+from vdt.acceleration.critic_update import CriticOptimizer
+from vdt.agent.agent import ActorCritic
+from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
+from vdt.checkpoint.store import CheckpointStore, State, load_state
+from vdt.config.layers import Config
 from vdt.critic.critic import Critic
-from vdt.critic.optimizer import CriticOptimizer
 from vdt.data.normalization import Normalizer, compute_reward_scale
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.policy.losses import AdvantageWeighting, calibrate_advantage_weighting
-from vdt.policy.mlp_policy import make_policy
-from vdt.runtime import choose_device
+from vdt.policy.mlp import make_policy
+from vdt.system.runtime import choose_device
 from vdt.tracking import Tracker
-from vdt.training.checkpoint import CheckpointStore, State, load_state
 from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import run_gradient_steps
-from vdt.training.random_state import get_random_state, seed_streams, set_random_state
 from vdt.training.update import (
     Metrics,
     compile_policy,
@@ -123,14 +123,14 @@ def calibrate_weighting(config: Config, critic: Critic, sampler: Sampler) -> Adv
 class ActorTrainer:
     """State of the actor's training: what is trained, with which optimizers, on which draws."""
 
-    def __init__(self, config: Config, brain: Brain, sampler: Sampler) -> None:
-        """Train `brain`'s policy, and its critic too if it has a target policy."""
-        self.config, self.brain, self.sampler = config, brain, sampler
+    def __init__(self, config: Config, actor_critic: ActorCritic, sampler: Sampler) -> None:
+        """Train `actor_critic`'s policy, and its critic too if it has a target policy."""
+        self.config, self.actor_critic, self.sampler = config, actor_critic, sampler
         actor, critic = config.actor, config.critic
-        self.optimizer = make_policy_optimizer(brain.policy, actor.learning_rate, actor.weight_decay)
-        joint = brain.target_policy is not None
-        self.critic_optimizer = CriticOptimizer(brain.critic, critic.learning_rate) if joint else None
-        compile_policy(brain)
+        self.optimizer = make_policy_optimizer(actor_critic.policy, actor.learning_rate, actor.weight_decay)
+        joint = actor_critic.target_policy is not None
+        self.critic_optimizer = CriticOptimizer(actor_critic.critic, critic.learning_rate) if joint else None
+        compile_policy(actor_critic)
         self.critic_steps = split_critic_steps(critic.gradient_steps, actor.gradient_steps, joint=joint)[1]
 
     def update(self, step: int) -> Metrics:
@@ -138,17 +138,17 @@ class ActorTrainer:
         actor, metrics = self.config.actor, {}
         for _ in range(self.critic_steps[step - 1]):
             assert self.critic_optimizer is not None
-            metrics = dict(take_critic_step(self.brain, self.critic_optimizer, self.sampler))
+            metrics = dict(take_critic_step(self.actor_critic, self.critic_optimizer, self.sampler))
         rate = compute_learning_rate(step, actor.gradient_steps, actor.warmup_steps, actor.learning_rate)
         set_learning_rate(self.optimizer, rate)
         batch = self.sampler.sample_sequences(actor.batch_size, self.config.policy.context_length)
-        return {**metrics, **update_policy(self.brain, self.optimizer, batch, actor)}
+        return {**metrics, **update_policy(self.actor_critic, self.optimizer, batch, actor)}
 
     def state_dict(self, step: int) -> State:
         """Everything needed to go on after `step`."""
         critic = {"critic_optimizer": self.critic_optimizer.state_dict()} if self.critic_optimizer else {}
         return {
-            "brain": self.brain.state_dict(),
+            "actor_critic": self.actor_critic.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             **critic,
             "step": step,
@@ -157,7 +157,7 @@ class ActorTrainer:
 
     def load_state_dict(self, state: State) -> None:
         """Continue where `state` stopped."""
-        self.brain.load_progress(state["brain"])
+        self.actor_critic.load_progress(state["actor_critic"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.critic_optimizer:
             self.critic_optimizer.load_state_dict(state["critic_optimizer"])
@@ -170,8 +170,8 @@ def train_actor(
     """Train the policy against the frozen critic (M3), or both together (`critic.bootstrap` policy).
 
     Returns:
-        The final checkpoint: {"brain", "optimizer", "step", "random", "metrics", "versions"}, and "critic_optimizer" if the
-        critic was trained too.
+        The final checkpoint: {"actor_critic", "optimizer", "step", "random", "metrics", "versions"}, and
+        "critic_optimizer" if the critic was trained too.
     """
     device = choose_device(config)
     seed_streams(config.seed + 1)
@@ -185,10 +185,10 @@ def train_actor(
     sampler = make_sampler(config, buffer, 2)
     policy = make_policy(task.observation_size, task.action_size, task.horizon, config.policy).to(device)
     weighting = calibrate_weighting(config, critic, sampler)
-    brain = Brain(config, policy, critic, normalizer, source["reward_scale"], weighting)
+    actor_critic = ActorCritic(config, policy, critic, normalizer, source["reward_scale"], weighting)
     if config.critic.bootstrap == "policy":
-        brain.add_target_policy()
-    trainer = ActorTrainer(config, brain, sampler)
+        actor_critic.add_target_policy()
+    trainer = ActorTrainer(config, actor_critic, sampler)
     state = checkpoints.load_latest()
     if state is not None:
         trainer.load_state_dict(state)
@@ -196,7 +196,7 @@ def train_actor(
     parameters = sum(p.numel() for p in policy.parameters())
     print(
         f"actor: {total:,} gradient steps, {parameters:,} parameters, "
-        f"inverse temperature {brain.weighting.inverse_temperature:.4g} per unit of advantage"
+        f"inverse temperature {actor_critic.weighting.inverse_temperature:.4g} per unit of advantage"
         + (f", together with {together:,} of the critic" if together else ""),
         flush=True,
     )

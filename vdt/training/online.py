@@ -8,24 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vdt.agent import Agent, Brain, PlannerSettings
-from vdt.config import Config
-from vdt.critic.optimizer import CriticOptimizer
+from vdt.acceleration.critic_update import CriticOptimizer
+from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
+from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
+from vdt.checkpoint.store import CheckpointStore, State, load_state
+from vdt.config.layers import Config
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
-from vdt.data.snapshot import load_snapshot
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
+from vdt.datasets.snapshot import load_snapshot
 from vdt.environments import Environment, make_environment
-from vdt.progress import Progress
-from vdt.rollout import collect_trajectories
-from vdt.runtime import choose_device
-from vdt.scores import compute_normalized_score
+from vdt.environments.rollout import collect_trajectories
+from vdt.environments.scores import compute_normalized_score
+from vdt.system.progress import Progress
+from vdt.system.runtime import choose_device
 from vdt.tracking import Tracker
-from vdt.training.checkpoint import CheckpointStore, State, load_state
 from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import read_metrics, save_checkpoint
 from vdt.training.offline import calibrate_weighting, make_sampler, make_target_settings
-from vdt.training.random_state import get_random_state, seed_streams, set_random_state
 from vdt.training.update import compile_policy, make_policy_optimizer, update_policy
 
 BUFFER_LEVELS = {"low": 0.1, "middle": 0.5, "high": 0.9}  # quantiles of the buffer's returns that are tracked
@@ -36,17 +36,19 @@ ROLLOUT_SEED = 100_000_000  # online episodes never share seeds with evaluation
 class OnlineTuner:
     """State of the online phase and its two halves: collect and update."""
 
-    def __init__(self, config: Config, brain: Brain, buffer: TrajectoryReplayBuffer, sampler: Sampler) -> None:
-        """Tune `brain` with what `buffer` holds."""
-        self.config, self.brain, self.buffer, self.sampler = config, brain, buffer, sampler
+    def __init__(
+        self, config: Config, actor_critic: ActorCritic, buffer: TrajectoryReplayBuffer, sampler: Sampler
+    ) -> None:
+        """Tune `actor_critic` with what `buffer` holds."""
+        self.config, self.actor_critic, self.buffer, self.sampler = config, actor_critic, buffer, sampler
         online = config.online
-        brain.critic.unfreeze()
+        actor_critic.critic.unfreeze()
         self.critic_optimizer = CriticOptimizer(
-            brain.critic, config.critic.learning_rate, compiled=config.runtime.compile
+            actor_critic.critic, config.critic.learning_rate, compiled=config.runtime.compile
         )
-        compile_policy(brain)
+        compile_policy(actor_critic)
         self.policy_optimizer = make_policy_optimizer(
-            brain.policy, online.actor_learning_rate, config.actor.weight_decay
+            actor_critic.policy, online.actor_learning_rate, config.actor.weight_decay
         )
         self.environment_steps = 0
         self.episodes = 0
@@ -59,7 +61,7 @@ class OnlineTuner:
         config, online = self.config, self.config.online
         while len(self.environments) < online.episodes_per_iteration:
             self.environments.append(make_environment(config.task))
-        agent = Agent(self.brain, PlannerSettings.from_config(config), explore=True)
+        agent = Agent(self.actor_critic, PlannerSettings.from_config(config), explore=True)
         first = ROLLOUT_SEED + config.seed * 1_000_000 + self.episodes
         trajectories = collect_trajectories(
             agent,
@@ -94,18 +96,18 @@ class OnlineTuner:
         """The gradient steps of one iteration: critic, then the weights' calibration, then the policy."""
         config, online = self.config, self.config.online
         metrics: dict[str, Tensor] = {}
-        joint = self.brain.target_policy is not None
+        joint = self.actor_critic.target_policy is not None
         before, between = split_critic_steps(
             online.critic_steps_per_iteration, online.actor_steps_per_iteration, joint=joint
         )
         for _ in range(before):
-            metrics.update(take_critic_step(self.brain, self.critic_optimizer, self.sampler))
-        self.brain.weighting = calibrate_weighting(config, self.brain.critic, self.sampler)
+            metrics.update(take_critic_step(self.actor_critic, self.critic_optimizer, self.sampler))
+        self.actor_critic.weighting = calibrate_weighting(config, self.actor_critic.critic, self.sampler)
         for count in between:
             for _ in range(count):
-                metrics.update(take_critic_step(self.brain, self.critic_optimizer, self.sampler))
+                metrics.update(take_critic_step(self.actor_critic, self.critic_optimizer, self.sampler))
             sequences = self.sampler.sample_sequences(config.actor.batch_size, config.policy.context_length)
-            metrics.update(update_policy(self.brain, self.policy_optimizer, sequences, config.actor))
+            metrics.update(update_policy(self.actor_critic, self.policy_optimizer, sequences, config.actor))
         self.unlearnt = None
         return metrics
 
@@ -113,7 +115,7 @@ class OnlineTuner:
         """Everything needed to go on, the buffer included."""
         held = TrajectoryDataset.from_trajectories(self.buffer.trajectories)
         return {
-            "brain": self.brain.state_dict(),
+            "actor_critic": self.actor_critic.state_dict(),
             "critic_optimizer": self.critic_optimizer.state_dict(),
             "policy_optimizer": self.policy_optimizer.state_dict(),
             "buffer": {name: torch.from_numpy(np.asarray(array)) for name, array in vars(held).items()},
@@ -138,21 +140,21 @@ def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State
     """A tuner at the start of the online phase, or where `state` left it."""
     device = choose_device(config)
     seed_streams(config.seed + 2)
-    brain = Brain.from_state((state or load_state(agent_path))["brain"], device)
+    actor_critic = ActorCritic.from_state((state or load_state(agent_path))["actor_critic"], device)
     if state is None:
         held = load_snapshot(buffer_path)
     else:
         held = TrajectoryDataset(**{name: tensor.numpy() for name, tensor in state["buffer"].items()})
     buffer = TrajectoryReplayBuffer(
-        brain.normalizer,
-        make_target_settings(config, brain.reward_scale),
+        actor_critic.normalizer,
+        make_target_settings(config, actor_critic.reward_scale),
         action_size=config.task.action_size,
         capacity=config.online.buffer_trajectories,
         device=device,
     )
     buffer.extend(held)
     sampler = make_sampler(config, buffer, 3)
-    tuner = OnlineTuner(config, brain, buffer, sampler)
+    tuner = OnlineTuner(config, actor_critic, buffer, sampler)
     if state is not None:
         tuner.load_optimizers_and_counters(state)
     return tuner
@@ -171,7 +173,7 @@ def tune_online(
         checkpoints: of this step.
 
     Returns:
-        The final checkpoint; its "brain" is the tuned agent.
+        The final checkpoint; its "actor_critic" is the tuned agent.
     """
     state = checkpoints.load_latest()
     tuner = make_tuner(config, agent_path, buffer_path, state)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from vdt.agent import Brain
+from vdt.agent.agent import ActorCritic
+from vdt.config.schema import ActorConfig
 from vdt.data.batches import SequenceBatch
 from vdt.policy.decision_transformer import PolicyOutput
 from vdt.policy.losses import (
@@ -23,8 +24,7 @@ from vdt.policy.losses import (
     compute_temperature_loss,
     masked_mean,
 )
-from vdt.runtime import compile_pass, skip_compiler, take_step
-from vdt.schema import ActorConfig
+from vdt.system.runtime import compile_pass, skip_compiler, take_step
 
 Metrics = Mapping[str, Tensor]
 NOT_LOSSES = ("q_term", "entropy", "temperature")
@@ -53,22 +53,24 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-def compile_policy(brain: Brain) -> None:
+def compile_policy(actor_critic: ActorCritic) -> None:
     """Let the policy's training pass go through torch.compile, if `runtime.compile` says so; acting stays as it is."""
-    if brain.config.runtime.compile:
-        brain.compiled_policy = compile_pass(brain.policy)
+    if actor_critic.config.runtime.compile:
+        actor_critic.compiled_policy = compile_pass(actor_critic.policy)
 
 
-def compute_weights(brain: Brain, batch: SequenceBatch, output: PolicyOutput) -> Tensor:
+def compute_weights(actor_critic: ActorCritic, batch: SequenceBatch, output: PolicyOutput) -> Tensor:
     """Weight of each step's action error (B, K): 1, or by the advantage over V, or over the policy's own action (AWAC)."""
-    if brain.weighting.inverse_temperature == 0:
+    if actor_critic.weighting.inverse_temperature == 0:
         return torch.ones_like(batch.mask)
-    own = output.actions.detach() if brain.target_policy is not None else None
-    return brain.weighting.compute_weights(brain.critic.compute_advantages(batch.observations, batch.actions, own))
+    own = output.actions.detach() if actor_critic.target_policy is not None else None
+    return actor_critic.weighting.compute_weights(
+        actor_critic.critic.compute_advantages(batch.observations, batch.actions, own)
+    )
 
 
 def compute_action_terms(
-    brain: Brain, batch: SequenceBatch, output: PolicyOutput, weights: Tensor, config: ActorConfig
+    actor_critic: ActorCritic, batch: SequenceBatch, output: PolicyOutput, weights: Tensor, config: ActorConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The first two terms of M3, with the entropy term of a stochastic policy: their sum, and each."""
     zero, size = output.actions.new_zeros(()), batch.actions.shape[-1]
@@ -85,7 +87,7 @@ def compute_action_terms(
         else:
             terms["behavior"] = compute_behavior_loss(actions, batch.actions, weights, batch.mask)
     if config.q_coefficient > 0:
-        min_q = brain.critic.compute_min_q(batch.observations, actions)
+        min_q = actor_critic.critic.compute_min_q(batch.observations, actions)
         if config.q_normalization == "gradient":
             terms["q_term"] = compute_q_term(min_q, actions, batch.mask)
         else:
@@ -101,7 +103,9 @@ def compute_action_terms(
     return total, terms
 
 
-def compute_policy_losses(brain: Brain, batch: SequenceBatch, config: ActorConfig) -> tuple[PolicyLosses, Tensor]:
+def compute_policy_losses(
+    actor_critic: ActorCritic, batch: SequenceBatch, config: ActorConfig
+) -> tuple[PolicyLosses, Tensor]:
     """M3 and the losses of the prediction heads on one batch.
 
     Terms whose coefficient is 0 are not computed: "off" costs nothing and changes nothing.
@@ -109,11 +113,11 @@ def compute_policy_losses(brain: Brain, batch: SequenceBatch, config: ActorConfi
     Returns:
         The losses, and the weights (B, K) that multiplied the action errors.
     """
-    with torch.autocast(batch.mask.device.type, torch.bfloat16, brain.config.runtime.precision == "bfloat16"):
-        policy = brain.policy if brain.compiled_policy is None else brain.compiled_policy
+    with torch.autocast(batch.mask.device.type, torch.bfloat16, actor_critic.config.runtime.precision == "bfloat16"):
+        policy = actor_critic.policy if actor_critic.compiled_policy is None else actor_critic.compiled_policy
         output = policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps).to_float32()
-    weights = compute_weights(brain, batch, output)
-    total, terms = compute_action_terms(brain, batch, output, weights, config)
+    weights = compute_weights(actor_critic, batch, output)
+    total, terms = compute_action_terms(actor_critic, batch, output, weights, config)
     next_observation = reward = output.actions.new_zeros(())
     if config.next_observation_coefficient > 0:
         next_observation = compute_next_observation_loss(output.next_observations, batch.next_observations, batch.mask)
@@ -124,20 +128,22 @@ def compute_policy_losses(brain: Brain, batch: SequenceBatch, config: ActorConfi
     return PolicyLosses(total=total, next_observation=next_observation, reward=reward, **terms), weights
 
 
-def update_policy(brain: Brain, optimizer: torch.optim.Optimizer, batch: SequenceBatch, config: ActorConfig) -> Metrics:
+def update_policy(
+    actor_critic: ActorCritic, optimizer: torch.optim.Optimizer, batch: SequenceBatch, config: ActorConfig
+) -> Metrics:
     """One step on the policy's losses; the critic is not changed."""
-    brain.policy.train()
-    losses, weights = compute_policy_losses(brain, batch, config)
+    actor_critic.policy.train()
+    losses, weights = compute_policy_losses(actor_critic, batch, config)
     optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
     limit = config.gradient_clip if config.gradient_clip > 0 else math.inf
-    networks = [p for p in brain.policy.parameters() if p.dim() > 0]  # not the temperature: its loss is its own
+    networks = [p for p in actor_critic.policy.parameters() if p.dim() > 0]  # not the temperature: its loss is its own
     norm = nn.utils.clip_grad_norm_(networks, limit)
     take_step(optimizer)
-    brain.gradient_steps += 1
+    actor_critic.gradient_steps += 1
     terms = {name: value.detach() for name, value in vars(losses).items() if value is not None}
     metrics = {name if name in NOT_LOSSES else f"{name}_loss": value for name, value in terms.items()}
-    return {**metrics, "gradient_norm": norm, **compute_weight_statistics(weights, batch.mask, brain.weighting)}
+    return {**metrics, "gradient_norm": norm, **compute_weight_statistics(weights, batch.mask, actor_critic.weighting)}
 
 
 def compute_weight_statistics(weights: Tensor, mask: Tensor, weighting: AdvantageWeighting) -> Metrics:

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from data_for_tests import find_real_file
-from recordings_for_tests import Expert
-from vdt.config import resolve_config
+from support.data import find_real_file
+from support.recordings import Expert
+from vdt.config.layers import resolve_config
 from vdt.environments import Environment, make_environment
-from vdt.scores import compute_normalized_score
+from vdt.environments.scores import compute_normalized_score
 
 
 def make(name: str, **settings: Any) -> Environment:

@@ -5,8 +5,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from data_for_tests import find_real_file
-from vdt.config import ConfigError, resolve_config
+from support.data import find_real_file
+from vdt.config.layers import ConfigError, resolve_config
 from vdt.environments import Environment, make_environment
 from vdt.environments.kitchen import find_completed, relabel
 

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ant_for_tests import WaypointAnt
-from data_for_tests import find_real_file
 from reference.mazes import MEDIUM, UMAZE, AntMaze, PointMaze
-from vdt.config import resolve_config
+from support.ant import WaypointAnt
+from support.data import find_real_file
+from vdt.config.layers import resolve_config
 from vdt.environments import Environment, make_environment
-from vdt.rollout import collect_trajectories
+from vdt.environments.rollout import collect_trajectories
 
 POINT_MAZES = {"maze2d-umaze-v1": (UMAZE, (1, 1), 300), "maze2d-medium-v1": (MEDIUM, (6, 6), 600)}
 ANT_MAZES = {

@@ -1,0 +1,143 @@
+"""The critic's equations (M1, M2), its networks, and where gradients go."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from reference.networks import make_separate_networks
+from support.builders import make_config
+from vdt.critic.critic import Critic
+from vdt.critic.losses import compute_expectile_loss, compute_q_loss, compute_q_targets, compute_value_loss
+from vdt.critic.networks import MLPEnsemble, TwinQ, ValueNetwork, mish
+from vdt.data.batches import TransitionBatch
+
+CONFIG = make_config().critic
+
+
+def make_critic(seed: int = 0, **changes: object) -> Critic:
+    """A critic whose targets differ from its Q, as in the middle of training."""
+    torch.manual_seed(seed)
+    critic = Critic(3, 2, dataclasses.replace(CONFIG, **changes))  # type: ignore[arg-type]
+    for parameter in critic.target_q.parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter))
+    return critic
+
+
+def make_batch(size: int = 16, seed: int = 1) -> TransitionBatch:
+    torch.manual_seed(seed)
+    discounts = torch.where(torch.rand(size) < 0.3, 0.0, 0.81)
+    return TransitionBatch(
+        torch.randn(size, 3), torch.randn(size, 2), torch.randn(size), torch.randn(size, 3), discounts
+    )
+
+
+# M1
+
+
+def test_expectile_loss_golden() -> None:
+    # 0.7 * 2^2 where Q is above V, 0.3 * 1^2 where it is below
+    torch.testing.assert_close(compute_expectile_loss(torch.tensor([2.0, -1.0]), 0.7), torch.tensor([2.8, 0.3]))
+    # 0.5: half the squared error on both sides
+    torch.testing.assert_close(compute_expectile_loss(torch.tensor([2.0, -2.0]), 0.5), torch.tensor([2.0, 2.0]))
+
+
+def test_value_loss_golden() -> None:
+    # min over the twins [1, 2]; errors [1, -2]; (0.7 * 1 + 0.3 * 4) / 2
+    target_q = torch.tensor([[1.0, 5.0], [3.0, 2.0]])
+    assert float(compute_value_loss(target_q, torch.tensor([0.0, 4.0]), 0.7)) == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize(("expectile", "expected"), [(0.5, 0.5), (0.9, 0.9), (0.1, 0.1)])
+def test_value_loss_is_smallest_at_the_expectile(expectile: float, expected: float) -> None:
+    # Q is 0 or 1 equally often: 0.9 (1 - v) = 0.1 v at v = 0.9
+    target_q = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    grid = torch.linspace(0, 1, 101)
+    losses = torch.stack([compute_value_loss(target_q, v.expand(2), expectile) for v in grid])
+    assert float(grid[losses.argmin()]) == pytest.approx(expected, abs=0.011)
+
+
+# M2
+
+
+def test_q_targets_golden() -> None:
+    # 2 + 0.25 * 8; after a real end the value does not count
+    targets = compute_q_targets(torch.tensor([2.0, 2.0]), torch.tensor([0.25, 0.0]), torch.tensor([8.0, 8.0]))
+    assert targets.tolist() == [4.0, 2.0]
+
+
+def test_q_loss_golden() -> None:
+    # twins [1, 2] and [3, 4] against 2, 2: (1 + 0) / 2 + (1 + 4) / 2
+    assert float(compute_q_loss(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([2.0, 2.0]))) == 3.0
+
+
+def test_min_q_and_advantages_use_the_targets() -> None:
+    critic, batch = make_critic(), make_batch()
+    target_q = critic.target_q(batch.observations, batch.actions)
+    smaller = torch.minimum(target_q[0], target_q[1])
+    min_q = critic.compute_min_q(batch.observations, batch.actions)
+    torch.testing.assert_close(min_q, smaller)
+    assert not torch.allclose(min_q, critic.q(batch.observations, batch.actions).amin(0))
+    advantages = critic.compute_advantages(batch.observations, batch.actions)
+    torch.testing.assert_close(advantages, smaller - critic.value(batch.observations))
+    assert not advantages.requires_grad
+
+
+# Networks
+
+
+@pytest.mark.parametrize(("activation", "layer"), [("relu", nn.ReLU), ("mish", nn.Mish)])
+@pytest.mark.parametrize("hidden_layers", [1, 2, 3])
+def test_ensemble_equals_separate_networks(activation: str, layer: type[nn.Module], hidden_layers: int) -> None:
+    torch.manual_seed(0)
+    ensemble = MLPEnsemble(3, 4, 8, hidden_layers, activation)
+    inputs = torch.randn(10, 4)
+    expected = torch.stack([net(inputs)[:, 0] for net in make_separate_networks(ensemble, layer)])
+    torch.testing.assert_close(ensemble(inputs), expected)
+    assert not torch.allclose(expected[0], expected[1])  # members start different
+
+
+def test_mish_equals_torchs_with_its_gradient() -> None:
+    z = torch.cat([torch.linspace(-30, 30, 601), torch.tensor([-1e4, -100.0, 19.9, 20.1, 100.0, 1e4])]).requires_grad_()
+    ours, builtin = mish(z), torch.nn.functional.mish(z)
+    torch.testing.assert_close(ours, builtin, atol=2e-6, rtol=1e-5)
+    incoming = torch.linspace(-2, 3, len(z))
+    (mine,) = torch.autograd.grad(ours, z, incoming)
+    (expected,) = torch.autograd.grad(builtin, z, incoming)
+    torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_initial_weights_are_spread_like_torchs_linear_layers() -> None:
+    torch.manual_seed(0)
+    ensemble = MLPEnsemble(2, 16, 64, 2, "relu")
+    for weight, bias in zip(ensemble.weights, ensemble.biases, strict=True):
+        bound = weight.shape[1] ** -0.5
+        assert 0.8 * bound < weight.abs().max().item() <= bound
+        assert bias.abs().max().item() <= bound
+
+
+def test_leading_dimensions_are_kept() -> None:
+    torch.manual_seed(0)
+    twin, value = TwinQ(3, 2, 8, 2, "relu"), ValueNetwork(3, 8, 2, "relu")
+    observations, actions = torch.randn(4, 5, 3), torch.randn(4, 5, 2)
+    q = twin(observations, actions)
+    assert (q.shape, value(observations).shape) == ((2, 4, 5), (4, 5))
+    torch.testing.assert_close(q[:, 1, 2], twin(observations[1, 2:3], actions[1, 2:3])[:, 0])
+    torch.testing.assert_close(value(observations)[3, 4], value(observations[3, 4:5])[0])
+
+
+def test_losses_detach_their_targets_themselves() -> None:
+    target_q, value = torch.randn(2, 4, requires_grad=True), torch.randn(4, requires_grad=True)
+    q, targets = torch.randn(2, 4, requires_grad=True), torch.randn(4, requires_grad=True)
+    (compute_value_loss(target_q, value, 0.7) + compute_q_loss(q, targets)).backward()
+    assert target_q.grad is None and targets.grad is None
+    assert value.grad is not None and q.grad is not None
+
+
+def test_target_networks_start_equal_and_are_not_trained() -> None:
+    critic = Critic(3, 2, CONFIG)
+    for a, b in zip(critic.q.parameters(), critic.target_q.parameters(), strict=True):
+        assert torch.equal(a, b) and a is not b and not b.requires_grad
+    trainable = {id(p) for p in critic.trainable_parameters()}
+    assert trainable == {id(p) for p in [*critic.q.parameters(), *critic.value.parameters()]}

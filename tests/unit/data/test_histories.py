@@ -1,0 +1,60 @@
+"""What a policy sees at stored moments, and which moments a critic asks it about."""
+
+import numpy as np
+import pytest
+import torch
+
+from reference.targets import n_step_target_loop
+from support.builders import SETTINGS, make_buffer, make_dataset, make_tiny_sampler, make_trajectory
+from vdt.data.histories import find_bootstrap_rows, gather_histories
+
+LENGTHS = (5, 1, 7)
+DATASET = make_dataset(LENGTHS)
+ALL = [(e, t) for e, steps in enumerate(LENGTHS) for t in range(steps + 1)]  # final observations too, in row order
+
+
+@pytest.mark.parametrize("context", [1, 3, 20])
+def test_histories_are_the_last_steps_of_the_same_episode(context: int) -> None:
+    buffer = make_buffer(DATASET)
+    histories = gather_histories(buffer, torch.arange(len(ALL)), context)
+    for row, (episode, moment) in enumerate(ALL):
+        trajectory, first = DATASET[episode], max(0, moment - context + 1)
+        assert int(histories.present[row]) == moment - first
+        seen = buffer.normalizer.normalize(torch.from_numpy(trajectory.observations[first : moment + 1]))
+        count = moment - first + 1
+        torch.testing.assert_close(histories.observations[row, :count], seen)
+        assert histories.timesteps[row, :count].tolist() == list(range(first, moment + 1))
+        for k, t in enumerate(range(first, min(moment, len(trajectory) - 1) + 1)):
+            assert float(histories.actions[row, k, 0]) == pytest.approx(float(trajectory.actions[t, 0]))
+            assert float(histories.returns_to_go[row, k]) == pytest.approx(
+                float(trajectory.rewards[t:].sum()), abs=1e-5
+            )
+    torch.testing.assert_close(histories.take_present(histories.observations), buffer.matrix[: len(ALL), :2])
+
+
+def test_final_observations_have_nothing_to_go() -> None:
+    histories = gather_histories(make_buffer(DATASET), torch.tensor([5, 7]), 4)
+    assert histories.take_present(histories.returns_to_go).tolist() == [0.0, 0.0]
+
+
+def test_histories_after_eviction() -> None:
+    buffer = make_buffer(DATASET, capacity=2)
+    buffer.add(make_trajectory(4, seed=9))
+    starts, lengths = buffer.index()
+    rows = starts + lengths - 1
+    histories = gather_histories(buffer, rows, 20)
+    assert histories.present.tolist() == [6, 3]
+    torch.testing.assert_close(histories.take_present(histories.observations), buffer.matrix[rows, :2])
+
+
+def test_bootstrap_rows_are_where_the_rewards_stop() -> None:
+    buffer = make_buffer(DATASET)
+    steps = [(row, *moment) for row, moment in enumerate(ALL) if moment[1] < LENGTHS[moment[0]]]
+    rows = torch.tensor([row for row, _, _ in steps])
+    after = find_bootstrap_rows(buffer, rows)
+    for got, (row, episode, moment) in zip(after.tolist(), steps, strict=True):
+        rewards = DATASET[episode].rewards.tolist()
+        _, taken, _ = n_step_target_loop(rewards, False, SETTINGS.discount, SETTINGS.n_step, moment)
+        assert got == row + taken
+    batch = make_tiny_sampler(buffer).gather_transitions(rows)
+    np.testing.assert_array_equal(batch.bootstrap_observations, buffer.matrix[after, :2])

@@ -1,0 +1,59 @@
+"""The one crossing between raw and normalised observations, and the critic's reward scale."""
+
+import numpy as np
+import pytest
+import torch
+
+from support.builders import make_dataset
+from vdt.data.normalization import Normalizer, compute_reward_scale
+from vdt.data.trajectory import Trajectory, TrajectoryDataset
+
+
+def test_golden_numbers() -> None:
+    # rows 0, 2, 4 (mean 2, variance (4 + 0 + 4) / 3) and a dimension that never moves
+    observations = np.float32([[0, 7], [2, 7], [4, 7]])
+    trajectory = Trajectory(observations, np.zeros((2, 1), np.float32), np.zeros(2, np.float32), False)
+    normalizer = Normalizer.fit(TrajectoryDataset.from_trajectories([trajectory]))
+    torch.testing.assert_close(normalizer.mean, torch.tensor([2.0, 7.0]))
+    torch.testing.assert_close(normalizer.std, torch.tensor([(8 / 3) ** 0.5, 1.0]))
+    seen = normalizer.normalize(torch.tensor([4.0, 9.0]))
+    torch.testing.assert_close(seen, torch.tensor([2 / (8 / 3) ** 0.5, 2.0]))
+
+
+def test_every_row_counts_the_last_observation_too() -> None:
+    dataset = make_dataset()
+    seen = Normalizer.fit(dataset).normalize(torch.from_numpy(dataset.observations))
+    torch.testing.assert_close(seen.mean(0), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(seen.std(0, correction=0), torch.ones(2), atol=1e-5, rtol=0)
+
+
+def test_a_floor_keeps_noise_small_and_still_moves_alone() -> None:
+    observations = np.float32([[0, 7, 0.25], [2, 7, 0.5], [4, 7, 0.25]])
+    trajectory = Trajectory(observations, np.zeros((2, 1), np.float32), np.zeros(2, np.float32), False)
+    dataset = TrajectoryDataset.from_trajectories([trajectory])
+    torch.testing.assert_close(Normalizer.fit(dataset, 0.5).std, torch.tensor([(8 / 3) ** 0.5, 1.0, 0.5]))
+
+
+def test_denormalize_is_the_inverse() -> None:
+    normalizer = Normalizer(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0]))
+    raw = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(normalizer.denormalize(normalizer.normalize(raw)), raw)
+
+
+def test_state_rebuilds_the_normaliser() -> None:
+    normalizer = Normalizer.fit(make_dataset())
+    again = Normalizer(**normalizer.state_dict()).to(torch.device("cpu"))
+    assert torch.equal(again.mean, normalizer.mean) and torch.equal(again.std, normalizer.std)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "returns", "expected"),
+    [
+        ("return_range", [200.0, 2200.0, 700.0], 0.5),  # 1000 / (2200 - 200)
+        ("return_range", [-50.0, -10.0], 25.0),  # 1000 / 40
+        ("return_range", [3.0, 3.0], 1.0),  # no spread, nothing to scale by
+        ("none", [200.0, 2200.0], 1.0),
+    ],
+)
+def test_reward_scale(scaling: str, returns: list[float], expected: float) -> None:
+    assert compute_reward_scale(scaling, np.array(returns)) == expected

@@ -1,0 +1,126 @@
+"""Two-step sampling: what is drawn, how often, and that one gather equals the loop."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from reference.sequences import gather_sequence_loop
+from reference.targets import n_step_target_loop
+from support.builders import SETTINGS, make_buffer, make_dataset, make_tiny_sampler, make_trajectory
+from vdt.data.normalization import Normalizer
+from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
+
+LENGTHS = (5, 1, 7, 3, 6, 2)
+
+
+@pytest.mark.parametrize("context_length", [1, 3, 8])
+def test_sequences_equal_the_loop(context_length: int) -> None:
+    dataset = make_dataset(LENGTHS, action_size=2)
+    buffer = make_buffer(dataset, TargetSettings(0.9, 3, 1.0, 0.0, return_scale=4.0))
+    mean, std = buffer.normalizer.mean.numpy(), buffer.normalizer.std.numpy()
+    starts, _ = buffer.index()
+    sampler = make_tiny_sampler(buffer)
+    for episode, trajectory in enumerate(dataset):
+        steps = torch.arange(len(trajectory))
+        batch = sampler.gather_sequences(starts[episode] + steps, context_length)
+        for start in range(len(trajectory)):
+            expected = gather_sequence_loop(trajectory, start, context_length, mean, std, 4.0)
+            assert batch.mask[start].tolist() == expected["mask"].tolist()
+            real = batch.mask[start] > 0  # what padding holds means nothing
+            for name, array in expected.items():
+                got = getattr(batch, name)[start][real]
+                wanted = array[real.numpy()]
+                np.testing.assert_allclose(got.numpy(), wanted, atol=1e-5, err_msg=f"{name} from {start} of {episode}")
+
+
+def test_padding_is_on_the_right_and_finite() -> None:
+    buffer = make_buffer(make_dataset((3, 5)))
+    batch = make_tiny_sampler(buffer).gather_sequences(torch.tensor([1, 8]), 4)  # the last window leaves the matrix
+    assert batch.mask.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0]]  # 2 steps are left, and 1
+    assert batch.timesteps.tolist() == [[1, 2, 3, 4], [4, 5, 6, 7]] and batch.timesteps.dtype == torch.int64
+    for name, value in vars(batch).items():
+        assert value.isfinite().all(), name
+
+
+def test_windows_may_be_longer_than_all_that_is_held() -> None:
+    buffer = make_buffer(make_dataset((3,)))
+    before = buffer.matrix[:4].clone()
+    batch = make_tiny_sampler(buffer).gather_sequences(torch.tensor([0]), 50)
+    assert batch.mask.sum() == 3 and torch.equal(buffer.matrix[:4], before)
+    buffer.extend([make_trajectory(2)])  # grows on from there
+    last = make_tiny_sampler(buffer).gather_sequences(torch.tensor([4]), 50)
+    assert last.mask.sum() == 2
+
+
+def test_transitions_equal_the_loop() -> None:
+    dataset = make_dataset(LENGTHS)
+    settings = TargetSettings(discount=0.8, n_step=3, reward_scale=5.0, reward_shift=-0.5, return_scale=1.0)
+    buffer = make_buffer(dataset, settings)
+    starts, _ = buffer.index()
+    sampler = make_tiny_sampler(buffer)
+    for episode, trajectory in enumerate(dataset):
+        batch = sampler.gather_transitions(starts[episode] + torch.arange(len(trajectory)))
+        seen = buffer.normalizer.normalize(torch.from_numpy(trajectory.observations))
+        rewards = [(float(r) - 0.5) * 5.0 for r in trajectory.rewards]
+        for start in range(len(trajectory)):
+            total, taken, factor = n_step_target_loop(rewards, trajectory.terminated, 0.8, 3, start)
+            assert float(batch.n_step_rewards[start]) == pytest.approx(total, abs=1e-5)
+            assert float(batch.bootstrap_discounts[start]) == pytest.approx(factor)
+            torch.testing.assert_close(batch.bootstrap_observations[start], seen[start + taken])
+            torch.testing.assert_close(batch.observations[start], seen[start])
+            assert torch.equal(batch.actions[start], torch.from_numpy(trajectory.actions[start]))
+
+
+def count_draws(weighting: str, draws: int = 40_000) -> tuple[np.ndarray, list[int]]:
+    """How often each step of each trajectory was drawn, flat in order, after evictions moved the rows."""
+    buffer = make_buffer(make_dataset((9, 4, *LENGTHS)), capacity=len(LENGTHS))
+    rows = make_tiny_sampler(buffer, weighting).sample_rows(draws)
+    steps, left = buffer.matrix[rows, buffer.column.timestep], buffer.matrix[rows, buffer.column.steps_left]
+    starts, lengths = buffer.index()
+    assert lengths.tolist() == list(LENGTHS)
+    counts: list[int] = []
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        for step in range(length):
+            hit = rows == start + step
+            assert (steps[hit] == step).all() and (left[hit] == length - step).all()
+            counts.append(int(hit.sum()))
+    assert sum(counts) == draws  # nothing but steps of these trajectories: no last rows, no evicted ones
+    return np.array(counts), list(LENGTHS)
+
+
+def test_weighting_length_is_uniform_over_steps() -> None:
+    counts, _ = count_draws("length")
+    assert chisquare(counts).pvalue > 1e-3
+
+
+def test_weighting_uniform_is_uniform_over_trajectories_then_steps() -> None:
+    counts, lengths = count_draws("uniform")
+    shares = np.concatenate([[1 / len(lengths) / length] * length for length in lengths])
+    assert chisquare(counts, shares * counts.sum()).pvalue > 1e-3
+    assert chisquare(counts).pvalue < 1e-6  # and so not uniform over steps
+
+
+def test_same_generator_state_same_batches() -> None:
+    buffer = make_buffer(make_dataset())
+    first, second = make_tiny_sampler(buffer, seed=3), make_tiny_sampler(buffer, seed=3)
+    assert torch.equal(first.sample_sequences(8, 3).observations, second.sample_sequences(8, 3).observations)
+    assert torch.equal(first.sample_transitions(8).actions, second.sample_transitions(8).actions)
+    assert not torch.equal(first.sample_rows(50), make_tiny_sampler(buffer, seed=4).sample_rows(50))
+
+
+def test_new_trajectories_are_drawn_at_once() -> None:
+    buffer = make_buffer(make_dataset((3, 3)), capacity=2)
+    sampler = make_tiny_sampler(buffer)
+    sampler.sample_rows(4)
+    buffer.extend([make_trajectory(9), make_trajectory(9)])
+    drawn = buffer.matrix[sampler.sample_rows(500)]
+    steps, left = drawn[:, buffer.column.timestep], drawn[:, buffer.column.steps_left]
+    assert set((steps + left).tolist()) == {9}
+    assert set(steps.tolist()) == set(range(9))
+
+
+def test_an_empty_buffer_cannot_be_sampled() -> None:
+    buffer = TrajectoryReplayBuffer(Normalizer(torch.zeros(2), torch.ones(2)), SETTINGS, action_size=1)
+    with pytest.raises(ValueError, match="empty buffer"):
+        make_tiny_sampler(buffer).sample_rows(1)

@@ -1,0 +1,116 @@
+"""A folder of npz episodes: order, ends, and everything that is refused."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support.data import make_small_config
+from vdt.config.layers import ConfigError, resolve_config
+from vdt.datasets.choose import choose_source
+from vdt.datasets.loaded_data import DataError
+from vdt.datasets.npz import MAX_BYTES, read_folder
+from vdt.datasets.snapshot import load_snapshot, make_snapshot
+
+TASK = make_small_config("collected").task  # S = 2, A = 1
+
+
+def make_arrays(steps: int, number: int = 0, *, extra: int = 1, terminated: Any = True) -> dict[str, Any]:
+    return {
+        "observations": np.arange(2.0 * (steps + extra)).reshape(-1, 2) + 100 * number,
+        "actions": np.linspace(-1, 1, steps)[:, None],
+        "rewards": np.full(steps, float(number)),
+        "terminated": terminated,
+    }
+
+
+def write_episode(folder: Path, name: str, **arrays: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / name, **arrays)
+    return folder
+
+
+def test_episodes_come_in_the_order_of_their_names(tmp_path: Path, home: Path) -> None:
+    folder = tmp_path / "mine"
+    write_episode(folder, "b.npz", **make_arrays(4, 2, terminated=np.array([False] * 3 + [True])), truncated=False)
+    write_episode(folder, "a.npz", **make_arrays(3, 1, terminated=False))
+    (folder / "notes.txt").write_text("not an episode")
+    snapshot = make_snapshot(make_small_config(f"path:{folder}"), home)
+    dataset = load_snapshot(Path(snapshot.path))
+    assert dataset.lengths.tolist() == [3, 4] and dataset.terminated.tolist() == [False, True]
+    assert dataset.episode_returns.tolist() == [3.0, 8.0]
+    assert np.array_equal(dataset[1].observations, make_arrays(4, 2)["observations"])
+    first = choose_source(make_small_config(f"path:{folder}"), home).key
+    (folder / "b.npz").rename(folder / "c.npz")
+    assert choose_source(make_small_config(f"path:{folder}"), home).key != first
+
+
+def test_final_observation_beside_or_missing(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    write_episode(folder, "0.npz", **make_arrays(3, extra=0, terminated=False), final_observation=np.array([7.0, 8.0]))
+    write_episode(folder, "1.npz", **make_arrays(3, extra=0, terminated=False))  # loses its last step
+    write_episode(folder, "2.npz", **make_arrays(3, extra=0, terminated=True))
+    write_episode(folder, "3.npz", **make_arrays(1, extra=0, terminated=False))  # nothing is left
+    recording = read_folder(folder, TASK, {})
+    assert recording.dataset.lengths.tolist() == [3, 2, 3]
+    assert recording.dataset[0].observations[-1].tolist() == [7.0, 8.0]
+    assert recording.dataset[1].observations[-1].tolist() == [4.0, 5.0]
+    assert "2 truncated episodes lost their last step" in recording.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rewards": None}, "rewards missing, found: 'actions', 'observations', 'terminated'; accepted are npz files"),
+        (
+            {"observations": np.zeros((6, 2))},
+            r"'observations' has shape \(6, 2\); accepted beside 3 rewards is \(3, 2\) or",
+        ),
+        ({"observations": np.zeros((4, 3))}, r"'observations' has shape \(4, 3\)"),
+        ({"actions": np.zeros((3, 2))}, r"'actions' has shape \(3, 2\); accepted beside 3 rewards is \(3, 1\)"),
+        ({"rewards": np.zeros(0)}, "'observations' has shape"),
+        ({"rewards": np.array([1.0, np.nan, 2.0])}, "'rewards' has values that are not finite"),
+        ({"actions": np.array([["a"]] * 3)}, "'actions' is <U1 of shape .* accepted are real numbers"),
+        ({"actions": np.array([[None]] * 3)}, "accepted are real numbers"),
+        ({"terminated": np.zeros((3, 2))}, "'terminated' has shape"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    arrays = {name: value for name, value in {**make_arrays(3), **change}.items() if value is not None}
+    folder = write_episode(tmp_path / "mine", "x.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        read_folder(folder, TASK, {})
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no \.npz file"):
+        read_folder(tmp_path, TASK, {})
+    (tmp_path / "x.npz").write_bytes(b"PK nothing")
+    with pytest.raises(DataError, match="not a whole npz file"):
+        read_folder(tmp_path, TASK, {})
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (2**40, 2)}
+        with archive.open("observations.npy", "w") as file:
+            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+    with pytest.raises(
+        DataError, match=r"observations' is float64 of shape \(1099511627776, 2\); accepted are .* 1 GiB"
+    ):
+        read_folder(tmp_path, TASK, {})
+    assert MAX_BYTES == 2**30
+
+
+def test_data_without_an_environment(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    write_episode(folder, "0.npz", **make_arrays(3, 1))
+    with pytest.raises(ConfigError, match="holds one episode; accepted are at least 2"):
+        resolve_config(f"data:{folder}")
+    write_episode(folder, "1.npz", **{**make_arrays(5, 2), "actions": np.linspace(-4, 4, 5)[:, None]})
+    task = resolve_config(f"data:{folder}").task
+    assert (task.observation_size, task.action_size, task.horizon, task.environment_id) == (2, 1, 5, None)
+    assert (task.action_low, task.action_high) == ((-4.0,), (4.0,)), "all actions count, none is clipped"
+    assert (task.reference_return_min, task.reference_return_max) == (3.0, 10.0)
+    write_episode(folder, "2.npz", **{**make_arrays(5, 2), "actions": np.zeros((5, 2))})
+    with pytest.raises(ConfigError, match="the files before have another size"):
+        resolve_config(f"data:{folder}")

@@ -1,0 +1,109 @@
+"""Evaluation without an environment: which episodes are kept apart, and what is said of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from support.builders import make_actor_critic, make_config, make_dataset
+from vdt.agent.agent import ActorCritic
+from vdt.config.layers import ConfigError
+from vdt.data.trajectory import Trajectory, TrajectoryDataset
+from vdt.evaluation.evaluate import evaluate_agents
+from vdt.evaluation.held_out import evaluate_held_out
+from vdt.tracking import NullTracker
+
+OFFLINE = {
+    "task.environment_id": "null",
+    "online.environment_steps": 0,
+    "data.held_out_fraction": 0.3,
+}
+
+
+def test_whole_episodes_are_kept_apart_and_the_same_ones_each_time() -> None:
+    dataset = make_dataset((5, 1, 7, 3, 6, 2))
+    rest, held = dataset.split(0.3, seed=0)
+    assert held is not None and (len(rest), len(held)) == (4, 2)
+    assert sorted([*rest.episode_returns, *held.episode_returns]) == sorted(dataset.episode_returns)
+    again = dataset.split(0.3, seed=0)[1]
+    assert again is not None and np.array_equal(held.observations, again.observations)
+    chosen = {tuple(dataset.split(0.3, seed)[1].lengths) for seed in range(8)}  # type: ignore[union-attr]
+    assert len(chosen) > 1, "another seed chooses others"
+    assert dataset.split(0.0, seed=0) == (dataset, None)
+    for fraction, count in ((0.01, 1), (0.5, 1)):
+        pair = make_dataset((3, 4)).split(fraction, seed=0)
+        assert [len(part) for part in pair if part is not None] == [2 - count, count]
+
+
+def make_constant_dataset(terminated: bool) -> TrajectoryDataset:
+    """Two episodes of 4 and 6 steps with reward 1 and action 0.5 or -0.5."""
+    return TrajectoryDataset.from_trajectories(
+        Trajectory(np.ones((n + 1, 2), np.float32), np.full((n, 1), a, np.float32), np.ones(n, np.float32), terminated)
+        for n, a in ((4, 0.5), (6, -0.5))
+    )
+
+
+def make_known_actor_critic(settings: dict[str, object], *, action: float, value: float) -> ActorCritic:
+    """A policy that always does `action`, a critic that always says `value` (in scaled rewards)."""
+    actor_critic = make_actor_critic(make_config({**OFFLINE, **settings}), make_dataset())
+    for module in (actor_critic.policy.predict_action, actor_critic.critic):
+        for parameter in module.parameters():  # type: ignore[union-attr]
+            torch.nn.init.zeros_(parameter)
+    torch.nn.init.constant_(actor_critic.policy.predict_action[0].bias, float(np.arctanh(action)))  # type: ignore
+    for network in (actor_critic.critic.target_q, actor_critic.critic.value):
+        *_, last = [p for name, p in network.named_parameters() if "bias" in name]
+        torch.nn.init.constant_(last, value)
+    return actor_critic
+
+
+def test_numbers_against_the_pencil() -> None:
+    """Policy 0.1; data 0.5 four times, -0.5 six times; actions in [-2, 2]; discount 0.5; reward scale 10."""
+    known = {"task.action_low": "[-2]", "task.action_high": "[2]", "critic.discount": 0.5}
+    actor_critic = make_known_actor_critic(known, action=0.1, value=30.0)
+    actor_critic.reward_scale = 10.0
+    report = evaluate_held_out(actor_critic, make_constant_dataset(terminated=True), "test")
+    assert (report.episodes, report.steps) == (2, 10)
+    # errors in action units: 2 * 0.4 four times, 2 * 0.6 six times; mean of squares (4 * 0.64 + 6 * 1.44) / 10 = 1.12
+    assert report.action_rmse == pytest.approx(1.12**0.5, rel=1e-5)
+    # mean 2 * (-0.1) = -0.2; deviations 1.2 four times, 0.8 six times: (4 * 1.44 + 6 * 0.64) / 10 = 0.96
+    assert report.action_std == pytest.approx(0.96**0.5, rel=1e-5)
+    assert report.policy_value == report.data_value == pytest.approx(3.0)
+    # sum of 0.5^k over k steps left is 2 - 2^(1-k): steps left 4..1 and 6..1
+    earned = [2 - 2.0 ** (1 - k) for k in (4, 3, 2, 1, 6, 5, 4, 3, 2, 1)]
+    assert report.monte_carlo_value == pytest.approx(np.mean(earned), rel=1e-5)
+    cut = evaluate_held_out(actor_critic, make_constant_dataset(terminated=False), "test")
+    # after a cut, 0.5^k * V = 0.5^k * 3 follows
+    followed = [3 * 0.5**k for k in (4, 3, 2, 1, 6, 5, 4, 3, 2, 1)]
+    assert cut.monte_carlo_value == pytest.approx(np.mean(earned) + np.mean(followed), rel=1e-5)
+
+
+def test_a_method_without_a_critic_has_no_values() -> None:
+    actor_critic = make_actor_critic(make_config(OFFLINE, method="dt"), make_dataset())
+    report = evaluate_held_out(actor_critic, make_dataset(), "test")
+    assert report.policy_value is report.data_value is report.monte_carlo_value is report.value_correlation is None
+    assert report.action_rmse > 0
+
+
+def test_evaluation_without_an_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    actor_critic = make_actor_critic(make_config(OFFLINE), make_dataset())
+    torch.save({"actor_critic": actor_critic.state_dict()}, tmp_path / "agent.pt")
+    found = evaluate_agents(actor_critic.config, {"offline": tmp_path / "agent.pt"}, NullTracker(), make_dataset())
+    assert found["policies"] == {}
+    assert found["held_out"]["offline"]["steps"] == 24
+    assert "has no environment, so there are no returns" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"online.environment_steps": 5}, "has no environment: online tuning is not available; accepted is 0"),
+        ({"planner.env_model": "simulator"}, "planner.env_model is simulator, but"),
+        ({"data.held_out_fraction": 0}, "nothing would be evaluated"),
+        ({"task.action_low": "[-1, 2]"}, "need 1 numbers each, or none"),
+        ({"task.action_low": "[1]", "task.action_high": "[1]"}, "must be below"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_any_work(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_config({**OFFLINE, **settings})

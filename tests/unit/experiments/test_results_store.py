@@ -1,0 +1,194 @@
+"""What makes two cells the same, and one critic for both."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vdt.experiments.results_store
+from support.builders import (
+    Interrupted,
+    InterruptingTracker,
+    RecordingTracker,
+    assert_identical,
+    make_config,
+    make_dataset,
+    make_store,
+)
+from vdt.checkpoint.store import load_state
+from vdt.config.layers import Config
+from vdt.data.trajectory import TrajectoryDataset
+from vdt.experiments.results_store import SHOWING, compute_code_digest, compute_identity, find_result, save_result
+from vdt.experiments.sharing import compute_actor_key, compute_critic_key, share_training
+from vdt.training.offline import pretrain_critic, train_actor
+
+
+class TaggedTracker(RecordingTracker):
+    """Keeps tags, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: dict[str, str] = {}
+
+    def put(self, record: Any) -> None:
+        self.tags.update(record["tags"])
+
+
+@pytest.fixture
+def dataset() -> TrajectoryDataset:
+    return make_dataset()
+
+
+def share(home: Path, dataset: TrajectoryDataset, run: str, tracker: Any = None, **settings: Any) -> tuple[Path, str]:
+    config, tracker = make_config({"checkpoint.interval_steps": 10, **settings}), tracker or TaggedTracker()
+    key = compute_critic_key(config, "md5")
+    return share_training(
+        "critic", key, config, home, run, tracker, lambda store: pretrain_critic(config, dataset, tracker, store)
+    )
+
+
+def test_identity() -> None:
+    config = make_config()
+    identity = compute_identity(config, "collected/abc")
+    assert identity == compute_identity(make_config({"runtime.threads": 3, "checkpoint.keep": 9}), "collected/abc")
+    others = [
+        compute_identity(config, "collected/abd"),
+        compute_identity(make_config({"critic.expectile": 0.6}), "collected/abc"),
+        compute_identity(make_config({"evaluation.episodes": 5}), "collected/abc"),
+        compute_identity(config.with_seed(1), "collected/abc"),
+    ]
+    assert len({identity, *others}) == 5
+
+
+def test_results_are_found_by_identity_and_code(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_result(home, "abc") is None and find_result(home, "abc", any_code=True) is None
+    save_result(home, "abc", {"score": 1.5})
+    found = find_result(home, "abc")
+    assert found is not None and (found["score"], found["code"]) == (1.5, compute_code_digest())
+    assert find_result(home, "abd", any_code=True) is None
+    monkeypatch.setattr(vdt.experiments.results_store, "compute_code_digest", lambda: "another")
+    assert find_result(home, "abc") is None, "other code, other result"
+    assert find_result(home, "abc", any_code=True) == found
+    newer = save_result(home, "abc", {"score": 2.5})
+    os.utime(newer, (2e9, 2e9))
+    monkeypatch.setattr(vdt.experiments.results_store, "compute_code_digest", lambda: "a third")
+    latest = find_result(home, "abc", any_code=True)
+    assert latest is not None and (latest["score"], latest["code"]) == (2.5, "another"), "the newest of several"
+
+
+def test_code_that_only_shows_is_left_out() -> None:
+    """Every name is a module, and the ones that compute are not among them."""
+    root = Path(vdt.experiments.results_store.__file__).parents[1]
+    assert all((root / name).exists() for name in SHOWING)
+    assert (
+        not {"agent", "evaluation", "environments", "training", "critic", "policy", "data", "datasets", "acceleration"}
+        & SHOWING
+    )
+
+
+def test_the_critic_is_trained_once(home: Path, dataset: TrajectoryDataset) -> None:
+    first, second = TaggedTracker(), TaggedTracker()
+    path, owner = share(home, dataset, "run-1", first)
+    assert owner == "" and first.tags == {} and len(first.metrics) == 30
+    again, taken_from = share(
+        home, dataset, "run-2", second, **{"actor.q_coefficient": 0.1, "online.environment_steps": 0}
+    )
+    assert (again, taken_from) == (path, "run-1")
+    assert second.tags == {"critic_shared_from": "run-1"}
+    assert second.metrics == [(30, first.metrics[-1][1])], "its last point, so that runs can be compared"
+    assert share(home, dataset, "run-1") == (path, ""), "the owner's step is run once more"
+
+
+def test_a_shared_critic_is_the_one_trained_alone(home: Path, dataset: TrajectoryDataset, tmp_path: Path) -> None:
+    shared, alone = share(home, dataset, "run-1")[0], make_store(tmp_path / "alone")
+    other = pretrain_critic(make_config(), dataset, RecordingTracker(), alone)
+    assert_identical(load_state(shared)["critic"], load_state(other)["critic"])
+
+
+def test_the_next_cell_takes_over_from_a_dead_one(home: Path, dataset: TrajectoryDataset, capsys: Any) -> None:
+    with pytest.raises(Interrupted):
+        share(home, dataset, "run-1", InterruptingTracker(at=15))
+    tracker = TaggedTracker()
+    path, owner = share(home, dataset, "run-2", tracker)
+    assert owner == "" and tracker.tags == {"critic_continued_from": "run-1"}
+    assert "continuing from step 10" in capsys.readouterr().out
+    assert [step for step, _ in tracker.metrics] == list(range(11, 31))
+    assert share(home, dataset, "run-1") == (path, "run-2")
+
+
+def test_a_damaged_shared_critic_is_not_taken(home: Path, dataset: TrajectoryDataset) -> None:
+    path, _ = share(home, dataset, "run-1")
+    good = load_state(path)["critic"]
+    path.write_bytes(path.read_bytes()[:-10])
+    repaired, owner = share(home, dataset, "run-2")
+    assert owner == ""
+    assert_identical(load_state(repaired)["critic"], good)
+
+
+def test_the_actor_is_trained_once(home: Path, dataset: TrajectoryDataset) -> None:
+    """For cells that choose their actions in other ways, or go on in other ways; it is the one that each would train."""
+    critic = share(home, dataset, "run-1")[0]
+
+    def share_actor(run: str, **settings: Any) -> tuple[Path, str, TaggedTracker]:
+        config, tracker = make_config(settings), TaggedTracker()
+        key = compute_actor_key(config, "md5")
+        path, owner = share_training(
+            "actor", key, config, home, run, tracker, lambda store: train_actor(config, dataset, critic, tracker, store)
+        )
+        return path, owner, tracker
+
+    path, owner, _ = share_actor("run-1")
+    assert owner == ""
+    again, taken_from, tracker = share_actor("run-2", **{"planner.candidates": 1, "evaluation.episodes": 3})
+    assert (again, taken_from, tracker.tags) == (path, "run-1", {"actor_shared_from": "run-1"})
+    other, owner, _ = share_actor("run-3", **{"actor.q_coefficient": 0.1})
+    assert other != path and owner == ""
+    config = make_config()
+    alone = train_actor(config, dataset, critic, RecordingTracker(), make_store(home / "alone"))
+    assert_identical(load_state(path)["actor_critic"]["policy"], load_state(alone)["actor_critic"]["policy"])
+
+
+def test_an_actor_depends_on_the_acting_context_where_a_critic_follows_it() -> None:
+    follows = {"critic.bootstrap": "policy", "actor.inverse_temperature": 0}
+    contexts = [{**follows, "planner.context_length": steps} for steps in (1, 2)]
+    assert len({compute_actor_key(make_config(given), "md5") for given in contexts}) == 2
+
+
+@pytest.mark.parametrize(
+    ("compute_key", "settings", "same"),
+    [
+        (compute_critic_key, {"actor.gradient_steps": 3, "policy.context_length": 2, "planner.candidates": 1}, True),
+        (compute_critic_key, {"task.candidate_returns": [1], "task.return_scale": 3.0}, True),
+        (compute_critic_key, {"runtime.precision": "bfloat16"}, True),
+        (compute_critic_key, {"critic.expectile": 0.6}, False),
+        (compute_critic_key, {"task.reward_shift": -1.0}, False),
+        (compute_critic_key, {"data.trajectory_weighting": "uniform"}, False),
+        (compute_critic_key, {"data.keep_best_fraction": 0.5}, False),
+        (
+            compute_actor_key,
+            {"planner.candidates": 1, "planner.env_model": "learned", "planner.planning_horizon": 2},
+            True,
+        ),
+        (
+            compute_actor_key,
+            {"online.environment_steps": 7, "evaluation.seed": 3, "checkpoint.keep": 9, "runtime.threads": 3},
+            True,
+        ),
+        (compute_actor_key, {"planner.context_length": 1, "planner.forget_steps": 2}, True),
+        (compute_actor_key, {"runtime.precision": "bfloat16"}, False),
+        (compute_actor_key, {"actor.gradient_steps": 3}, False),
+        (compute_actor_key, {"policy.context_length": 2}, False),
+        (compute_actor_key, {"critic.expectile": 0.6}, False),
+        (compute_actor_key, {"task.return_scale": 3.0}, False),
+        (compute_actor_key, {"data.keep_best_fraction": 0.5}, False),
+    ],
+)
+def test_what_a_training_depends_on(
+    compute_key: Callable[[Config, str], str], settings: dict[str, Any], same: bool
+) -> None:
+    keys = {compute_key(make_config(given), "md5") for given in ({}, settings)}
+    assert len(keys) == (1 if same else 2)
+    config = make_config()
+    assert len({compute_key(config, md5) for md5 in "ab"} | {compute_key(config.with_seed(1), "a")}) == 3

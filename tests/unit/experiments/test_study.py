@@ -1,0 +1,165 @@
+"""Study files: what they expand to, and what is refused by name before any work."""
+
+import itertools
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.cells import resolve_cells
+from vdt.config.layers import Config, ConfigError, resolve_config
+from vdt.experiments.study import STUDIES, expand, load_study, make_overrides
+
+ENVS = ["walker2d-medium-v2", "hopper-medium-v2"]
+
+
+def write_study(folder: Path, name: str = "mine", **content: Any) -> str:
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({"preset": "smoke", "envs": ENVS, **content}, sort_keys=False))
+    return str(path)
+
+
+def test_cells_are_env_by_method_by_patch_by_seed(tmp_path: Path) -> None:
+    patches = {"small": {"policy": {"context_length": 2}}, "large": {"policy": {"context_length": 4}}}
+    given = write_study(tmp_path, methods=["vdt", "dt"], seeds=[3, 1], patches=patches, set={"data": {"steps": 500}})
+    plans, study = resolve_cells({"study": given})
+    assert study is not None and study.name == "mine"
+    assert [plan.key for plan in plans] == [
+        f"{env}-{method}-{patch}-s{seed}"
+        for env in ENVS
+        for method in ("vdt", "dt")
+        for patch in ("small", "large")
+        for seed in (3, 1)
+    ]
+    assert {plan.config.data.steps for plan in plans} == {500}
+    assert [plan.config.policy.context_length for plan in plans[:4]] == [2, 2, 4, 4]
+    alone = resolve_config(ENVS[0], preset="smoke", seed=3, overrides="data.steps=500 policy.context_length=2")
+    assert plans[0].config == alone
+
+
+def test_the_command_line_overrides(tmp_path: Path) -> None:
+    given = write_study(tmp_path, methods=["vdt", "dt"], seeds=[0], set={"data": {"steps": 500}})
+    words = {
+        "study": given,
+        "env": ENVS[1],
+        "method": "dt",
+        "seeds": "4,5",
+        "set": "data.steps=700",
+        "source": "collected",
+    }
+    plans, _ = resolve_cells(words)
+    assert [plan.key for plan in plans] == [f"{ENVS[1]}-dt-s4", f"{ENVS[1]}-dt-s5"]
+    assert {(plan.config.data.steps, plan.config.data.source) for plan in plans} == {(700, "collected")}
+
+
+def test_a_study_is_run_on_other_envs_and_methods() -> None:
+    """The paper's ablation on data that we can collect: all eight combinations of the same parts, env by env."""
+    envs = ("hopper-medium-v2", "walker2d-medium-replay-v2")
+    plans, study = resolve_cells({"study": "ablation", "env": ",".join(envs), "source": "collected", "seeds": "0,1,2"})
+    assert study is not None and study.envs == envs != load_study("ablation").envs
+    assert [plan.key for plan in plans] == [f"{e}-vdt-{p}-s{s}" for e in envs for p in study.patches for s in range(3)]
+    for plan in plans:
+        assert get_parts(plan.config) == name_parts(plan.patch), plan.key
+    assert {plan.config.online.environment_steps for plan in plans} == {0}
+    others, _ = resolve_cells({"study": "quick", "method": "awac,vdt"})
+    assert [plan.config.method for plan in others[::2]] == ["awac", "vdt"] * 2
+
+
+def test_without_a_study_the_defaults_hold() -> None:
+    plans, study = resolve_cells({"env": ENVS[0]})
+    assert study is None
+    assert [(p.config.preset, p.config.method, p.config.seed, p.patch) for p in plans] == [("laptop", "vdt", 0, "")]
+
+
+def test_overrides_survive_the_shell() -> None:
+    patch = {"task": {"candidate_returns": [3.5, 1], "environment_kwargs": {"a": "b c"}}, "runtime": {"device": "cpu"}}
+    assert shlex.split(make_overrides(patch)) == [
+        *("task.candidate_returns=[3.5, 1]", 'task.environment_kwargs.a="b c"', 'runtime.device="cpu"')
+    ]
+
+
+PARTS = ("weighting", "regularisation", "sampling")
+
+
+def get_parts(config: Config) -> set[str]:
+    """Parts of the method (Table 3) that a configuration has switched on."""
+    on = (config.actor.inverse_temperature > 0, config.actor.q_coefficient > 0, config.planner.candidates > 1)
+    return set(itertools.compress(PARTS, on))
+
+
+def name_parts(patch: str) -> set[str]:
+    """Parts that a patch of the ablation is named by."""
+    return {"all": set(PARTS), "none": set()}.get(patch, set(patch.split("-")))
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_that_come_with_it(path: Path) -> None:
+    study = load_study(path.stem)
+    plans = expand(study)
+    assert len(plans) == len(study.envs) * len(study.methods) * len(study.patches) * len(study.seeds)
+    if path.stem == "ablation":
+        assert len({frozenset(get_parts(plan.config)) for plan in plans}) == 8 == len(study.patches)
+        assert all(get_parts(plan.config) == name_parts(plan.patch) for plan in plans)
+    if path.stem == "context":
+        assert {p.patch: p.config.policy.context_length for p in plans} == {"k8": 8, "k20": 20, "k60": 60, "k120": 120}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"method": ["vdt"]}, "unknown key 'method'; did you mean 'methods'"),
+        (
+            {"envs": ["walker2d-medum-v2"]},
+            "env walker2d-medum-v2, method vdt: unknown env 'walker2d-medum-v2'; did you",
+        ),
+        ({"methods": ["vtd"]}, "unknown method 'vtd'; did you mean 'vdt'"),
+        ({"envs": []}, "envs is empty or absent, so the study has no cells"),
+        ({"seeds": []}, "seeds is empty or absent"),
+        ({"patches": {}}, "patches is empty or absent"),
+        ({"seeds": ["one"]}, "seeds must be a whole number, not 'one'"),
+        ({"seeds": [1, 1]}, "seeds names something twice: 1, 1"),
+        ({"seeds": [-1]}, "seed must be at least 0"),
+        ({"seeds": [0, -1]}, "seed must be at least 0"),
+        ({"preset": "big"}, "unknown preset 'big'"),
+        ({"set": {"critic": {"expectil": 0.8}}}, "unknown key 'critic.expectil'; did you mean 'critic.expectile'"),
+        ({"set": 3}, "set must hold a mapping"),
+        ({"patches": {"a": {"critic": {"expectile": 2}}}}, "patch a: --set: critic.expectile must be between"),
+        ({"patches": {"A/../b": {}}}, "patches: 'A/../b' is no name"),
+        ({"patches": {"a": {}, "b": {}}}, "patches 'a' and 'b' give vdt on walker2d-medium-v2 the same configuration"),
+        ({"published": "offlin"}, "there is no table 'offlin'; did you mean 'offline'"),
+        ({"share_training": "perhaps"}, "share_training must be true or false"),
+        ({"source": "path:nowhere.hdf5"}, "there is no file or folder nowhere.hdf5"),
+    ],
+)
+def test_wrong_files_are_refused(tmp_path: Path, content: dict[str, Any], message: str) -> None:
+    given = write_study(tmp_path, **content)
+    with pytest.raises(ConfigError) as caught:
+        resolve_cells({"study": given})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"study": "offlin"}, "there is no file offlin; did you mean 'offline'"),
+        ({"study": "../offline"}, "there is no file ../offline; did you mean 'offline'"),
+        ({"study": "params"}, "there is no file params"),
+        ({"study": "quick", "env": "hopper-medum-v2"}, "unknown env 'hopper-medum-v2'; did you mean"),
+        ({"study": "quick", "method": "awak"}, "unknown method 'awak'; did you mean 'awac'"),
+        ({"study": "quick", "env": "hopper-medium-v2,"}, "--env needs at least one name"),
+        ({"study": "quick", "reuse": "all"}, "--reuse must be exact, settings or none, not 'all'"),
+        ({"study": "quick", "seeds": "x"}, "--seeds takes whole numbers"),
+    ],
+)
+def test_wrong_words_are_refused(words: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_cells(words)
+    assert message in str(caught.value)
+
+
+def test_a_study_is_named_by_its_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="small letters"):
+        load_study(write_study(tmp_path, name="My Study"))

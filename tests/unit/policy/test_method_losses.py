@@ -1,0 +1,213 @@
+"""Terms of the methods beside VDT against their literal versions."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from reference.method_terms import (
+    best_episodes_loop,
+    conservative_loss_loop,
+    likelihood_loss_loop,
+    log_density_loop,
+    scaled_q_term_loop,
+)
+from support.builders import make_actor_critic, make_buffer, make_config, make_dataset, make_tiny_sampler
+from vdt.agent.agent import ActorCritic
+from vdt.critic.losses import compute_conservative_loss
+from vdt.data.batches import SequenceBatch
+from vdt.policy.losses import (
+    AdvantageWeighting,
+    compute_likelihood_loss,
+    compute_scaled_q_term,
+    compute_temperature_loss,
+)
+from vdt.training.offline import calibrate_weighting
+from vdt.training.update import compute_policy_losses, compute_weights, make_policy_optimizer, update_policy
+
+MASK = (torch.arange(4) < torch.tensor([[4], [1], [3]])).float()
+
+
+def make_parts(method: str, weighting: AdvantageWeighting, **changes: object) -> tuple[ActorCritic, SequenceBatch]:
+    config = make_config(changes, method=method)
+    actor_critic = make_actor_critic(config, make_dataset(), weighting)
+    if config.critic.bootstrap == "policy":
+        actor_critic.add_target_policy()
+    torch.manual_seed(5)
+    return actor_critic, make_tiny_sampler(make_buffer(make_dataset())).sample_sequences(9, 4)
+
+
+UNIFORM = AdvantageWeighting(0.0, 100.0, 1.0)
+
+# Share of the data
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.4, 0.75, 0.999])
+def test_best_share_equals_the_loop(fraction: float) -> None:
+    data = make_dataset((5, 1, 7, 3, 6, 2, 4, 4))
+    kept = data.keep_best(fraction)
+    expected = best_episodes_loop(data.episode_returns.tolist(), data.lengths.tolist(), fraction)
+    assert [t.episode_return for t in kept] == [data[e].episode_return for e in expected]
+    assert kept.steps <= fraction * data.steps or len(kept) == 1
+    assert data.keep_best(1.0) is data
+
+
+# Losses
+
+
+def test_likelihood_loss_equals_the_loop() -> None:
+    torch.manual_seed(0)
+    densities, weights = torch.randn(3, 4), torch.rand(3, 4)
+    expected = likelihood_loss_loop(densities.tolist(), weights.tolist(), MASK.tolist())
+    assert float(compute_likelihood_loss(densities, weights, MASK)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_scaled_q_term_equals_the_loop_and_holds_its_scale() -> None:
+    torch.manual_seed(0)
+    q = (torch.randn(3, 4) * 50 + 10).requires_grad_()
+    term = compute_scaled_q_term(q, MASK, "magnitude")
+    assert term.item() == pytest.approx(scaled_q_term_loop(q.tolist(), MASK.tolist()), rel=1e-5)
+    term.backward()
+    magnitude = float(q.detach()[MASK > 0].abs().mean())
+    assert q.grad is not None
+    torch.testing.assert_close(q.grad, MASK / (8 * magnitude))  # 8 real steps; mean |Q| is held constant
+    assert compute_scaled_q_term(q, MASK, "none").item() == pytest.approx(float(q.detach()[MASK > 0].mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize(("entropy", "direction"), [(-1.0, -1), (-5.0, 1)])
+def test_temperature_falls_while_entropy_is_above_its_target(entropy: float, direction: int) -> None:
+    temperature, measured = torch.tensor(0.5, requires_grad=True), torch.tensor(entropy, requires_grad=True)
+    loss = compute_temperature_loss(temperature, measured, 3)  # the target is -3
+    assert loss.item() == pytest.approx(0.5 * (entropy + 3))
+    loss.backward()
+    assert temperature.grad is not None and -float(temperature.grad) * direction > 0
+    assert measured.grad is None
+
+
+def test_conservative_loss_equals_the_loop() -> None:
+    torch.manual_seed(0)
+    q, proposed, densities = torch.randn(2, 5), torch.randn(2, 6, 5), torch.randn(6, 5, requires_grad=True)
+    expected = conservative_loss_loop(q.tolist(), proposed.tolist(), densities.tolist())
+    loss = compute_conservative_loss(q, proposed, densities)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert not loss.requires_grad
+
+
+# Objectives of whole methods
+
+
+@pytest.mark.parametrize("coefficient", [1.0, 2.0])
+def test_td3bc_objective_is_the_papers(coefficient: float) -> None:
+    """-2.5 mean Q / mean |Q| + mean squared error over dimensions."""
+    actor_critic, batch = make_parts("td3bc", UNIFORM, **{"actor.behavior_coefficient": coefficient})
+    losses, _ = compute_policy_losses(actor_critic, batch, actor_critic.config.actor)
+    actions = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps).actions
+    min_q = actor_critic.critic.compute_min_q(batch.observations, actions)
+    real = batch.mask > 0
+    error = (actions - batch.actions)[real].square().mean()
+    expected = coefficient * error - 2.5 * scaled_q_term_loop(min_q.tolist(), batch.mask.tolist())
+    assert losses.total.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_magnitude_divides_no_q_by_the_action_dimensions() -> None:
+    config = make_config({"task.action_size": 2}, method="td3bc")
+    data = make_dataset((5, 4), action_size=2)
+    actor_critic = make_actor_critic(config, data, UNIFORM)
+    batch = make_tiny_sampler(make_buffer(data)).sample_sequences(6, 4)
+    losses, _ = compute_policy_losses(actor_critic, batch, config.actor)
+    assert losses.total.item() == pytest.approx((losses.behavior / 2 - 2.5 * losses.q_term).item(), rel=1e-5)
+
+
+def test_awac_weights_are_by_the_advantage_over_the_policys_own_action() -> None:
+    actor_critic, batch = make_parts("awac", AdvantageWeighting(3.0, 100.0, 1.0))
+    output = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
+    weights = compute_weights(actor_critic, batch, output)
+    q = actor_critic.critic.target_q(batch.observations, batch.actions).detach()
+    own = actor_critic.critic.target_q(batch.observations, output.actions).detach()
+    for b, k in batch.mask.nonzero().tolist():
+        advantage = min(q[:, b, k].tolist()) - min(own[:, b, k].tolist())
+        assert float(weights[b, k]) == pytest.approx(min(math.exp(3 * advantage), 100.0), rel=1e-4)
+    assert not weights.requires_grad
+
+
+def test_iql_takes_its_temperature_as_it_is() -> None:
+    actor_critic, batch = make_parts("iql", AdvantageWeighting(3.0, 100.0, 1.0))
+    sampler = make_tiny_sampler(make_buffer(make_dataset()))
+    assert (
+        calibrate_weighting(actor_critic.config, actor_critic.critic, sampler) == actor_critic.weighting
+    )  # nothing is fitted
+    output = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
+    weights = compute_weights(actor_critic, batch, output)
+    advantages = actor_critic.critic.compute_advantages(batch.observations, batch.actions)
+    torch.testing.assert_close(weights, (3 * advantages).exp().clamp(max=100.0))
+
+
+def make_seeded_losses(
+    actor_critic: ActorCritic, batch: SequenceBatch
+) -> tuple[object, torch.Tensor, torch.Tensor, object]:
+    """Losses, and the draw and density that they used."""
+    torch.manual_seed(8)
+    losses, _ = compute_policy_losses(actor_critic, batch, actor_critic.config.actor)
+    torch.manual_seed(8)
+    output = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
+    return (losses, *output.distribution.sample(), output.distribution)
+
+
+def test_odt_objective_is_the_papers() -> None:
+    """Negative log-likelihood - temperature * entropy, and the temperature's own loss."""
+    actor_critic, batch = make_parts("odt", UNIFORM, **{"policy.dropout": 0.0})
+    losses, _, densities, gaussian = make_seeded_losses(actor_critic, batch)
+    real = batch.mask.nonzero().tolist()
+    logs = [
+        log_density_loop(batch.actions[b, k].tolist(), gaussian.means[b, k].tolist(), gaussian.log_stds[b, k].tolist())
+        for b, k in real
+    ]
+    entropy = -sum(densities[b, k].item() for b, k in real) / len(real)
+    likelihood = -sum(logs) / len(logs)
+    assert losses.behavior.item() == pytest.approx(likelihood, rel=1e-4)
+    assert losses.entropy.item() == pytest.approx(entropy, rel=1e-4)
+    assert losses.total.item() == pytest.approx(likelihood - 0.1 * entropy + 0.1 * (entropy + 1), rel=1e-4)
+
+
+def test_cql_actor_is_sacs() -> None:
+    """Temperature * log pi - Q at drawn actions; no imitation."""
+    actor_critic, batch = make_parts("cql", UNIFORM)
+    losses, actions, densities, _ = make_seeded_losses(actor_critic, batch)
+    real = batch.mask > 0
+    q = actor_critic.critic.compute_min_q(batch.observations, actions)
+    expected = (1.0 * densities - q)[real].mean() + 1.0 * (-densities[real].mean() + 1)
+    assert losses.total.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert losses.behavior.item() == 0
+
+
+def test_temperature_reaches_its_loss_alone() -> None:
+    actor_critic, batch = make_parts("odt", UNIFORM, **{"policy.dropout": 0.0, "actor.gradient_clip": 1e-3})
+    parameter = actor_critic.policy.gaussian.log_temperature
+    losses, _, _, _ = make_seeded_losses(actor_critic, batch)
+    losses.total.backward()
+    # d/d log alpha of alpha (H + A) is alpha (H + A)
+    wanted = 0.1 * (losses.entropy.item() + 1)
+    assert float(parameter.grad) == pytest.approx(wanted, rel=1e-4)
+    torch.manual_seed(8)
+    update_policy(
+        actor_critic, torch.optim.SGD(actor_critic.policy.parameters(), lr=0.0), batch, actor_critic.config.actor
+    )
+    assert float(parameter.grad) == pytest.approx(wanted, rel=1e-4)  # and is not clipped with the network's
+
+
+def test_behaviour_that_is_off_is_not_computed() -> None:
+    actor_critic, batch = make_parts("cql", UNIFORM)
+    spoilt = dataclasses.replace(batch, actions=torch.full_like(batch.actions, math.nan))
+    actor_critic.policy.eval()
+    losses, _ = compute_policy_losses(actor_critic, spoilt, actor_critic.config.actor)
+    assert losses.total.isfinite()
+
+
+def test_stochastic_policies_report_entropy_and_temperature_and_others_do_not() -> None:
+    for method, expected in (("odt", True), ("bc", False)):
+        actor_critic, batch = make_parts(method, UNIFORM)
+        metrics = update_policy(
+            actor_critic, make_policy_optimizer(actor_critic.policy, 1e-3, 0.0), batch, actor_critic.config.actor
+        )
+        assert ("entropy" in metrics, "temperature" in metrics) == (expected, expected)

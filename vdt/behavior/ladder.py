@@ -1,0 +1,206 @@
+"""From a training run's snapshots to the committed ladder: choose rungs, measure them, write npz and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vdt.behavior.policy import BehaviorLadder, save_ladder
+from vdt.behavior.train import ALGORITHMS, BehaviorRun, BehaviorTraining
+from vdt.checkpoint.store import CheckpointStore
+from vdt.config.layers import PARAMS, ConfigError, load_yaml, suggest
+from vdt.config.schema import CheckpointConfig
+from vdt.datasets.collected import collect_dataset
+from vdt.environments import make_gymnasium_environment
+from vdt.environments.scores import compute_normalized_score
+from vdt.system.files import compute_file_digest, write_text
+from vdt.tracking import Tracker
+
+FOLDER = PARAMS / "behavior"
+CHECKPOINTS = CheckpointConfig(interval_seconds=60.0, interval_steps=10**9, keep=1)  # one may hold a replay buffer
+PACKAGES = ("gymnasium", "mujoco", "numpy", "stable-baselines3", "torch")
+
+
+OWN: dict[str, type] = {"horizon": int, "reference_returns": list, "keep": list}
+KINDS: dict[str, type] = {
+    "environment_id": str,
+    "algorithm": str,
+    "arguments": dict,
+    "normalize": bool,
+    "seed": int,
+    "environment_steps": int,
+    "snapshot_every": int,
+    "parallel_environments": int,
+    **OWN,
+}
+
+
+@dataclass(frozen=True)
+class LadderSettings:
+    """A file of `params/behavior/`.
+
+    Attributes:
+        training: the run.
+        horizon: time limit of the episodes that measure the rungs.
+        reference_returns: returns of normalized_score 0 and 100.
+        keep: snapshots of the run that become rungs, rising; all of them if empty.
+    """
+
+    training: BehaviorTraining
+    horizon: int
+    reference_returns: tuple[float, float]
+    keep: tuple[int, ...]
+
+
+def list_ladders() -> list[str]:
+    """Names of all files of `params/behavior/`."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_settings(name: str) -> LadderSettings:
+    """Read a file of `params/behavior/`.
+
+    Raises:
+        ConfigError: if the file, one of its keys or one of its values is not what is accepted.
+    """
+    path = FOLDER / f"{name}.yaml"
+    known = list_ladders()
+    if name not in known:
+        raise ConfigError(
+            f"unknown behaviour settings {name!r}{suggest(name, known)} Known: {', '.join(known)} ({FOLDER})"
+        )
+    values = load_yaml(path)
+    for key, value in values.items():
+        if key not in KINDS:
+            raise ConfigError(f"{path}: unknown key {key!r}{suggest(key, KINDS)}")
+        if type(value) is not KINDS[key]:
+            raise ConfigError(f"{path}: {key} must be {KINDS[key].__name__}, not {value!r}")
+    if missing := [key for key in KINDS if key not in values]:
+        raise ConfigError(f"{path}: no value for {', '.join(missing)}")
+    if values["algorithm"] not in ALGORITHMS:
+        raise ConfigError(f"{path}: algorithm must be {' or '.join(ALGORITHMS)}, not {values['algorithm']!r}")
+    horizon, (low, high), keep = (values.pop(key) for key in OWN)
+    return LadderSettings(BehaviorTraining(**values), horizon, (float(low), float(high)), tuple(keep))
+
+
+def change_settings(settings: LadderSettings, *, keep: str, environment_steps: int, seed: int) -> LadderSettings:
+    """Other rungs ("0,10,33" or "all"), another length or seed of the run; empty, 0 and -1 change nothing.
+
+    Raises:
+        ConfigError: if `keep` is not a list of whole numbers.
+    """
+    if keep:
+        try:
+            rungs = () if keep == "all" else tuple(int(item) for item in keep.split(","))
+        except ValueError:
+            raise ConfigError(f"--keep must be 'all' or whole numbers with commas between them, not {keep!r}") from None
+        settings = dataclasses.replace(settings, keep=rungs)
+    training = settings.training
+    if environment_steps:
+        training = dataclasses.replace(training, environment_steps=environment_steps)
+    if seed >= 0:
+        training = dataclasses.replace(training, seed=seed)
+    return dataclasses.replace(settings, training=training)
+
+
+def keep_rungs(ladder: BehaviorLadder, rungs: Sequence[int]) -> BehaviorLadder:
+    """The ladder with only some of its rungs, in rising order; with all of them if `rungs` is empty.
+
+    Raises:
+        ConfigError: if a rung does not exist, or they do not rise.
+    """
+    count = len(ladder.policies)
+    kept = list(rungs) or list(range(count))
+    if kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= count:
+        raise ConfigError(f"keep must name rising rungs between 0 and {count - 1}, not {kept}")
+    policies = tuple(ladder.policies[rung] for rung in kept)
+    return BehaviorLadder(policies, ladder.environment_steps[kept], ladder.episode_returns[kept])
+
+
+def measure_rungs(ladder: BehaviorLadder, settings: LadderSettings, steps: int) -> list[dict[str, float]]:
+    """Roll each rung out with its noise, for at least `steps` environment steps."""
+    measured = []
+    for rung in range(len(ladder.policies)):
+        dataset = collect_dataset(
+            ladder,
+            [rung],
+            lambda: make_gymnasium_environment(settings.training.environment_id, settings.horizon),
+            steps=steps,
+            seed=0,
+        )
+        scores = compute_normalized_score(dataset.episode_returns, *settings.reference_returns)
+        error = float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else 0.0
+        measured.append(
+            {
+                "rung": rung,
+                "environment_steps": int(ladder.environment_steps[rung]),
+                "episodes": len(dataset),
+                "normalized_score_mean": round(float(scores.mean()), 2),
+                "normalized_score_standard_error": round(error, 2),
+                "episode_length_mean": round(float(dataset.lengths.mean()), 1),
+            }
+        )
+        print(f"rung {rung}: {measured[-1]}", flush=True)
+    return measured
+
+
+def make_ladder(
+    folder: Path,
+    name: str,
+    settings: LadderSettings,
+    measure_steps: int,
+    tracker: Tracker,
+    checkpoints: CheckpointStore,
+) -> Path:
+    """Train, keep the chosen snapshots, measure them, and write NAME.npz and NAME.json (how it was made).
+
+    Returns:
+        Path of the npz file.
+    """
+    started = time.monotonic()
+    run = BehaviorRun(settings.training, tracker, checkpoints)
+    full = run.train()
+    trained = time.monotonic() - started
+    kept = keep_rungs(full, settings.keep)
+    path = folder / f"{name}.npz"
+    save_ladder(path, kept)
+    rungs = measure_rungs(kept, settings, measure_steps)
+    for rung in rungs:
+        tracker.log(int(rung["environment_steps"]), {"behavior/normalized_score": rung["normalized_score_mean"]})
+    story: dict[str, Any] = {
+        "command": f"python flows/behavior_flow.py run --ladder {name}",
+        "settings": dataclasses.asdict(settings),
+        "continued_from_step": run.start,
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "training_seconds": round(trained),
+        "npz_sha256": compute_file_digest(path, "sha256"),
+        "rungs": rungs,
+        "curve": {
+            "environment_steps": full.environment_steps.tolist(),
+            "training_returns": [round(float(value), 1) for value in full.episode_returns],
+        },
+    }
+    text = json.dumps(story, indent=1)
+    text = re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers.group().split()), text)  # short lists on one line
+    write_text(folder / f"{name}.json", text + "\n")
+    return path
+
+
+def check_extra() -> None:
+    """Fail early where stable-baselines3 is not installed.
+
+    Raises:
+        ConfigError: saying how to install it.
+    """
+    if importlib.util.find_spec("stable_baselines3") is None:
+        raise ConfigError("training behaviour policies needs stable-baselines3: pip install -e '.[behavior]'")

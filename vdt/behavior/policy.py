@@ -1,0 +1,182 @@
+"""Behaviour policies that the built-in data source rolls out: a ladder of small networks in one npz file."""
+
+from __future__ import annotations
+
+import math
+import tokenize
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vdt.system.files import atomic_write
+
+FloatArray = npt.NDArray[np.float32]
+
+# What zipfile and NumPy raise on a file that is not theirs, or was changed: found by fuzzing.
+UNREADABLE: tuple[type[Exception], ...] = (
+    *(ValueError, OSError, EOFError, LookupError, TypeError, RuntimeError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError),  # NumPy parses headers as Python
+)
+MAX_ARRAY_BYTES = 64 * 2**20  # a ladder is a megabyte or two; anything near this is not one
+LOG_STD_RANGE = (-20.0, 2.0)  # SAC's
+
+
+@dataclass(frozen=True)
+class BehaviorPolicy:
+    """Gaussian policy, evaluated in NumPy, in the two forms that the field's algorithms train.
+
+    With `log_std` (PPO): tanh layers, the last one gives the mean, the noise does not depend on the observation.
+    Without (SAC): ReLU layers, the last one gives mean and log standard deviation side by side, tanh squashes the sum.
+
+    Attributes:
+        weights: one (inputs, outputs) matrix per layer.
+        biases: one (outputs,) vector per layer.
+        observation_mean: (S,).
+        observation_std: (S,).
+        log_std: log standard deviation of the action noise, (A,), or none.
+    """
+
+    weights: tuple[FloatArray, ...]
+    biases: tuple[FloatArray, ...]
+    observation_mean: FloatArray
+    observation_std: FloatArray
+    log_std: FloatArray | None = None
+
+    @property
+    def observation_size(self) -> int:
+        """S."""
+        return int(self.weights[0].shape[0])
+
+    @property
+    def action_size(self) -> int:
+        """A."""
+        outputs = int(self.weights[-1].shape[1])
+        return outputs if self.log_std is not None else outputs // 2
+
+    def sample_action(self, observations: FloatArray, noise: FloatArray) -> FloatArray:
+        """Action for raw observations (..., S); `noise` holds standard normal numbers, (..., A), or 0 for the mode.
+
+        Returns:
+            (..., A); of the form with `log_std` not clipped.
+        """
+        hidden = (observations - self.observation_mean) / self.observation_std
+        if self.log_std is not None:
+            hidden = np.clip(hidden, -10.0, 10.0)  # as VecNormalize of stable-baselines3 does
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            hidden = hidden @ weight + bias
+            hidden = np.tanh(hidden) if self.log_std is not None else np.maximum(hidden, 0.0)
+        output = hidden @ self.weights[-1] + self.biases[-1]
+        if self.log_std is not None:
+            return np.asarray(output + np.exp(self.log_std) * noise, dtype=np.float32)
+        mean, log_std = np.split(output, 2, axis=-1)
+        return np.asarray(np.tanh(mean + np.exp(np.clip(log_std, *LOG_STD_RANGE)) * noise), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class BehaviorLadder:
+    """Snapshots of one training run in training order, from random to the best reached.
+
+    Attributes:
+        policies: the snapshots, P of them.
+        environment_steps: training steps taken by each, (P,).
+        episode_returns: mean return of the stochastic policy when the snapshot was taken, (P,).
+    """
+
+    policies: tuple[BehaviorPolicy, ...]
+    environment_steps: npt.NDArray[np.int64]
+    episode_returns: FloatArray
+
+
+def stack_ladder(ladder: BehaviorLadder) -> dict[str, npt.NDArray[Any]]:
+    """A ladder as named arrays, rungs along the first axis: what the npz file holds."""
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "environment_steps": ladder.environment_steps,
+        "episode_returns": ladder.episode_returns,
+    }
+    if noise := [p.log_std for p in ladder.policies if p.log_std is not None]:
+        arrays["log_std"] = np.stack(noise)
+    arrays["observation_mean"] = np.stack([p.observation_mean for p in ladder.policies])
+    arrays["observation_std"] = np.stack([p.observation_std for p in ladder.policies])
+    for layer in range(len(ladder.policies[0].weights)):
+        arrays[f"w{layer}"] = np.stack([p.weights[layer] for p in ladder.policies])
+        arrays[f"b{layer}"] = np.stack([p.biases[layer] for p in ladder.policies])
+    return arrays
+
+
+def unstack_ladder(arrays: dict[str, npt.NDArray[Any]]) -> BehaviorLadder:
+    """The ladder that `stack_ladder` took apart.
+
+    Raises:
+        KeyError: if an array is missing.
+    """
+    layers = sum(name.startswith("w") for name in arrays)
+    policies = tuple(
+        BehaviorPolicy(
+            weights=tuple(arrays[f"w{i}"][k] for i in range(layers)),
+            biases=tuple(arrays[f"b{i}"][k] for i in range(layers)),
+            observation_mean=arrays["observation_mean"][k],
+            observation_std=arrays["observation_std"][k],
+            log_std=arrays["log_std"][k] if "log_std" in arrays else None,
+        )
+        for k in range(len(arrays["environment_steps"]))
+    )
+    return BehaviorLadder(policies, arrays["environment_steps"], arrays["episode_returns"])
+
+
+def save_ladder(path: Path, ladder: BehaviorLadder) -> None:
+    """Write a ladder as one npz file (stacked arrays, no pickle), atomically."""
+    with atomic_write(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **stack_ladder(ladder))
+
+
+def _load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Numbers of an npz file whose headers claim no more than the file holds."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(item.file_size for item in archive.infolist())
+            if size > MAX_ARRAY_BYTES:
+                raise ValueError(f"{size} bytes unpacked, at most {MAX_ARRAY_BYTES} are accepted")
+            for item in archive.infolist():
+                with archive.open(item) as file:
+                    _check_header(item, file)
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is not a behaviour ladder: {error}") from None
+
+
+def _check_header(item: zipfile.ZipInfo, file: IO[bytes]) -> None:
+    """Refuse what is no array of numbers, or would be larger in memory than in the file."""
+    versions = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in versions:
+        raise ValueError(f"{item.filename} has npy version {version}")
+    shape, _, dtype = versions[version](file)
+    if dtype.kind not in "fiu" or math.prod(shape) * dtype.itemsize > item.file_size:
+        raise ValueError(f"{item.filename} claims {dtype} of shape {shape} in {item.file_size} bytes")
+
+
+def load_ladder(path: Path) -> BehaviorLadder:
+    """Read a ladder written by `save_ladder`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no npz file, an array is missing or not finite, or it would unpack to far too much.
+    """
+    arrays = _load_arrays(path)
+    try:
+        ladder = unstack_ladder(arrays)
+    except KeyError as error:
+        raise ValueError(f"{path} is not a behaviour ladder: array {error} is missing") from None
+    except (IndexError, TypeError) as error:
+        raise ValueError(f"{path} is not a behaviour ladder: {error}") from None
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError(f"{path} holds numbers that are not finite")
+    return ladder

@@ -1,0 +1,256 @@
+"""Checkpoints of one training step: atomic, checked when read, found again after a kill or a resume.
+
+A file is named `<step>.<first 16 digits of its sha256>.pt`. Name and content appear in one rename, so a file is whole
+or absent, and damage that comes later is noticed on loading. A state with a number that is not finite is never written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import pickle
+import struct
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vdt.system.files import atomic_write, compute_file_digest, write_text
+from vdt.system.runtime import FolderError, get_versions
+
+State = dict[str, Any]
+DIGEST_DIGITS = 16
+DONE = "DONE"
+BEST = "BEST"
+WRITING_SHARE = 0.02  # of the time goes into checkpoints, at most
+ARCHIVE_BYTES_PER_BYTE = 4  # torch stores tensors as they are; a file that unpacks to more is none of ours
+
+
+class DivergenceError(FloatingPointError):
+    """A loss, gradient, weight or optimizer state is not a finite number."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint file is missing, damaged, or not a checkpoint."""
+
+
+# What torch and zipfile raise on a file that is not theirs, or was changed: found by fuzzing.
+UNREADABLE: tuple[type[Exception], ...] = (
+    *(RuntimeError, EOFError, ValueError, OSError, LookupError, TypeError, AttributeError, AssertionError),
+    *(ArithmeticError, MemoryError, struct.error, zipfile.BadZipFile, zlib.error),
+)
+
+
+def load_state(path: Path) -> State:
+    """Read a checkpoint onto the CPU; nothing in the file is executed.
+
+    Raises:
+        CheckpointError: if there is no such file, its content is not what its name says, or it is no mapping.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    parts = path.name.split(".")
+    if (
+        len(parts) == 3
+        and len(parts[1]) == DIGEST_DIGITS
+        and compute_file_digest(path, "sha256")[:DIGEST_DIGITS] != parts[1]
+    ):
+        raise CheckpointError(f"{path} is damaged: its content does not match the sha256 in its name")
+    try:
+        _check_archive(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} holds more than plain tensors, numbers and strings: {error}") from error
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} must hold a mapping, not {type(state).__name__}")
+    if _measure_bytes(state) > path.stat().st_size:
+        raise CheckpointError(f"{path} holds tensors that claim more memory than the file has bytes")
+    return state
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what is no plain torch archive, or would unpack to far more than the file's size."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(item.file_size for item in archive.infolist())
+        if unpacked > ARCHIVE_BYTES_PER_BYTE * path.stat().st_size:
+            raise ValueError(f"it would unpack to {unpacked} bytes")
+
+
+def _measure_bytes(state: Any) -> int:
+    """Bytes of the largest tensor or its storage; a view may repeat one number a billion times."""
+    if isinstance(state, torch.Tensor):
+        return max(state.untyped_storage().nbytes(), state.numel() * state.element_size())
+    inside = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return max(map(_measure_bytes, inside), default=0)
+
+
+def find_not_finite(state: Any, where: str = "") -> str | None:
+    """Name of the first number or tensor that is NaN or infinite, e.g. "critic.q.0.weight"."""
+    if isinstance(state, dict):
+        found = (find_not_finite(value, f"{where}.{key}" if where else str(key)) for key, value in state.items())
+        return next(filter(None, found), None)
+    if isinstance(state, list | tuple):
+        return next(filter(None, (find_not_finite(value, f"{where}.{i}") for i, value in enumerate(state))), None)
+    if isinstance(state, torch.Tensor):
+        return None if not state.is_floating_point() or bool(torch.isfinite(state).all()) else where
+    return where if isinstance(state, float) and not math.isfinite(state) else None
+
+
+class CheckpointStore:
+    """Writes only to its own folder; reads from there, then from the folders of the runs that this one continues.
+
+    Args:
+        folder: this run's folder for one step of one cell.
+        ancestors: the same step's folders of earlier runs, nearest first. They are never changed.
+        interval_seconds: `due` says yes when this much time has passed since the last save (on a slow disk more, so
+            that writing takes at most 2% of the time),
+        interval_steps: or this many steps.
+        keep: newest checkpoints kept, beside the best.
+        continue_finished: continue from an ancestor's checkpoint even when that ancestor is marked as done. The flow
+            says so, because it knows better: it names as ancestors only runs in which the step did not come to its end.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ancestors: Sequence[Path] = (),
+        *,
+        interval_seconds: float,
+        interval_steps: int,
+        keep: int,
+        continue_finished: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.ancestors = tuple(ancestors)
+        self.interval_seconds = interval_seconds
+        self.interval_steps = interval_steps
+        self.keep = keep
+        self.continue_finished = continue_finished
+        self.last: Path | None = None  # saved or loaded
+        self._last_step = 0
+        self._last_time = time.monotonic()
+        self._seconds_per_save = 0.0
+        for path in folder.glob(".*.part"):  # left by a kill
+            path.unlink()
+
+    def load_latest(self) -> State | None:
+        """The newest sound checkpoint, or none.
+
+        An ancestor marked as done means that its step is run again on purpose: then the start is fresh. A damaged file
+        is reported and passed over for the one before it.
+        """
+        for folder in (self.folder, *self.ancestors):
+            if folder != self.folder and (folder / DONE).exists() and not self.continue_finished:
+                return None
+            for path in _newest_first(folder):
+                try:
+                    state = load_state(path)
+                except CheckpointError as error:
+                    print(f"warning: {error}; trying the checkpoint before it", flush=True)
+                    continue
+                self.last, self._last_step, self._last_time = path, _step_of(path), time.monotonic()
+                print(f"continuing from step {self._last_step:,} ({path})", flush=True)
+                _warn_of_versions(state)
+                return state
+        return None
+
+    def describe_last(self) -> str:
+        """Which checkpoint is there to go back to."""
+        return f"the last good checkpoint is {self.last or 'none: this step saved nothing yet'}"
+
+    def due(self, step: int) -> bool:
+        """Whether enough steps or enough time have passed since the last save."""
+        pause = max(self.interval_seconds, self._seconds_per_save / WRITING_SHARE)
+        return step - self._last_step >= self.interval_steps or time.monotonic() - self._last_time >= pause
+
+    def save(self, step: int, state: State, score: float | None = None) -> Path:
+        """Write a checkpoint with the libraries' versions; keep the newest ones and the one of the highest score.
+
+        Raises:
+            DivergenceError: if a number in the state is not finite; nothing is written then.
+            FolderError: if the file cannot be written; the checkpoints before it are untouched.
+        """
+        began = time.monotonic()
+        bad = find_not_finite(state)
+        if bad:
+            raise DivergenceError(f"{bad} is not finite at step {step:,} and is not saved; {self.describe_last()}")
+        content = io.BytesIO()
+        torch.save({**state, "versions": get_versions()}, content)
+        digest = hashlib.sha256(content.getbuffer()).hexdigest()
+        path = self.folder / f"{step:09d}.{digest[:DIGEST_DIGITS]}.pt"
+        try:
+            with atomic_write(path) as file:
+                file.write(content.getbuffer())
+            best = self._keep_best(path, score)
+        except OSError as error:
+            raise FolderError(
+                f"cannot write checkpoint {path} ({error.strerror or error}); {self.describe_last()}"
+            ) from None
+        self.last, self._last_step, self._last_time = path, step, time.monotonic()
+        self._seconds_per_save = self._last_time - began
+        for old in list(_newest_first(self.folder, first=path))[self.keep :]:
+            if old.name != best:
+                old.unlink()
+        return path
+
+    def finish(self, step: int, state: State, score: float | None = None) -> Path:
+        """Write the step's last checkpoint and mark the step as done."""
+        path = self.save(step, state, score)
+        write_text(self.folder / DONE, f"{path.name}\n")
+        return path
+
+    def find_best(self) -> Path | None:
+        """The checkpoint of the highest score so far, of the runs that this one continues too; none without scores."""
+        known = [(best["score"], folder / str(best["name"])) for folder, best in self._read_best()]
+        return max((item for item in known if item[1].is_file()), key=lambda item: item[0], default=(0.0, None))[1]
+
+    def _read_best(self) -> list[tuple[Path, dict[str, Any]]]:
+        return [(folder, best) for folder in (self.folder, *self.ancestors) if (best := _read_best(folder))]
+
+    def _keep_best(self, path: Path, score: float | None) -> str | None:
+        """Note the checkpoint if no score is higher, ancestors' included; returns the best one here.
+
+        A score that is met again was made again: the ancestor's file was damaged.
+        """
+        known = self._read_best()
+        if score is not None and all(score >= best["score"] for _, best in known):
+            write_text(self.folder / BEST, json.dumps({"name": path.name, "score": score}) + "\n")
+            return path.name
+        return next((str(best["name"]) for folder, best in known if folder == self.folder), None)
+
+
+def _read_best(folder: Path) -> dict[str, Any] | None:
+    path = folder / BEST
+    return dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def _warn_of_versions(state: State) -> None:
+    """Say which libraries changed since a checkpoint: the result may then differ in its last bits."""
+    then, now = state.get("versions", {}), get_versions()
+    changed = [
+        f"{name} {then.get(name)} -> {now.get(name)}" for name in {**then, **now} if then.get(name) != now.get(name)
+    ]
+    if changed:
+        print(
+            f"warning: the checkpoint was written with other versions ({', '.join(changed)}); the result may differ "
+            "from that of an undisturbed run",
+            flush=True,
+        )
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.split(".")[0])
+
+
+def _newest_first(folder: Path, first: Path | None = None) -> Iterator[Path]:
+    """Checkpoints by step, highest first; `first` leads in any case (a restart may have gone back)."""
+    found = [p for p in folder.glob("*.pt") if p.name.split(".")[0].isdigit()]
+    return iter(sorted(found, key=lambda p: (p == first, _step_of(p)), reverse=True))

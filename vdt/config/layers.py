@@ -1,0 +1,348 @@
+"""The whole configuration, merged from YAML and validated before any work. Its sections: `vdt/config/schema.py`.
+
+Merge order: `params/vdt.yaml` <- task <- preset <- method <- `--set`. A task may say what it changes of a preset or a method,
+which goes over that layer. Every value is checked where it enters, so that an error names the file or option it came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vdt.config.plain_yaml import expect_mapping, load_yaml, parse_yaml
+from vdt.config.rules import check_objective
+from vdt.config.schema import (
+    ActorConfig,
+    CheckpointConfig,
+    CriticConfig,
+    DataConfig,
+    EvaluationConfig,
+    OnlineConfig,
+    PlannerConfig,
+    PolicyConfig,
+    RuntimeConfig,
+    TaskConfig,
+    knob,
+)
+from vdt.config.values import ConfigError, check_range, coerce, make_json_mapping, suggest
+from vdt.system.files import make_file_name
+
+__all__ = ["Config", "ConfigError", "config_from_yaml", "load_tasks", "load_yaml", "resolve_config", "suggest"]
+
+PARAMS = Path(__file__).resolve().parents[2] / "params"
+SOURCES = ("auto", "collected", "d4rl", "minari")
+DERIVED = ("minari", "data")  # kinds of --env whose facts come from the data: `minari:ID` and `data:PATH`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything a run needs to know, resolved."""
+
+    env: str
+    preset: str
+    method: str
+    seed: int = knob(low=0)
+    task: TaskConfig
+    data: DataConfig
+    critic: CriticConfig
+    policy: PolicyConfig
+    actor: ActorConfig
+    planner: PlannerConfig
+    online: OnlineConfig
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    runtime: RuntimeConfig
+
+    @property
+    def file_name(self) -> str:
+        """`env` as part of a file's or folder's name."""
+        return make_file_name(self.env)
+
+    @property
+    def has_environment(self) -> bool:
+        """False for data without one: no rollouts, neither to tune online nor to measure returns."""
+        return self.task.environment_id is not None
+
+    def flatten(self) -> dict[str, Any]:
+        """Dotted key -> value, e.g. for MLflow's params."""
+        return _flatten(dataclasses.asdict(self))
+
+    def to_yaml(self) -> str:
+        """The resolved configuration; `config_from_yaml` reads it back."""
+        return yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False)
+
+    def with_seed(self, seed: int) -> Config:
+        """The same configuration for another seed."""
+        return dataclasses.replace(self, seed=seed)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name not in KNOBS:
+            flat.update(_flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+@dataclass(frozen=True)
+class _Knob:
+    type: Any
+    metadata: Mapping[str, Any]
+
+
+def _knobs(cls: type, prefix: str = "") -> dict[str, _Knob]:
+    """Dotted key -> type and range of every leaf below a dataclass."""
+    hints = typing.get_type_hints(cls)
+    leaves: dict[str, _Knob] = {}
+    for item in dataclasses.fields(cls):
+        hint = hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            leaves.update(_knobs(typing.cast(type, hint), f"{prefix}{item.name}."))
+        else:
+            leaves[f"{prefix}{item.name}"] = _Knob(hint, item.metadata)
+    return leaves
+
+
+KNOBS = _knobs(Config)
+
+
+def _apply(values: dict[str, Any], patch: Mapping[str, Any], where: str) -> None:
+    """Lay a nested mapping over `values` (dotted), checking each key and value."""
+    for key, value in _flatten(patch).items():
+        if key not in KNOBS:
+            raise ConfigError(f"{where}: unknown key {key!r}{suggest(key, KNOBS)}")
+        if KNOBS[key].metadata.get("json_mapping"):
+            value = make_json_mapping(key, value, where)
+        coerced = coerce(key, value, KNOBS[key].type, where)
+        check_range(key, coerced, KNOBS[key].metadata, where)
+        values[key] = coerced
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for item in dataclasses.fields(cls):
+        key, hint = f"{prefix}{item.name}", hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            arguments[item.name] = _build(typing.cast(type, hint), values, f"{key}.")
+        elif key in values:
+            arguments[item.name] = values[key]
+        else:
+            raise ConfigError(f"no value for {key}: neither params/vdt.yaml nor the task, preset or method gives one")
+    return cls(**arguments)
+
+
+def _named_file(folder: str, name: str, what: str) -> Path:
+    known = sorted(p.stem for p in (PARAMS / folder).glob("*.yaml"))
+    if name not in known:
+        raise ConfigError(f"unknown {what} {name!r}{suggest(name, known)} Known: {', '.join(known)} (params/{folder}/)")
+    return PARAMS / folder / f"{name}.yaml"
+
+
+def load_tasks() -> dict[str, dict[str, Any]]:
+    """Every task by name: dotted key -> value. Keys below `presets.NAME` and `methods.NAME` hold under these alone."""
+    tasks: dict[str, dict[str, Any]] = {}
+    for path in sorted((PARAMS / "tasks").glob("*.yaml")):
+        family = load_yaml(path)
+        shared, environments = family.get("shared", {}), family["environments"]
+        for name, facts in family["tasks"].items():
+            facts = dict(facts)
+            layers = (shared, environments[facts.pop("environment")], facts)
+            merged: dict[str, Any] = {}
+            for layer in layers:
+                merged.update(_flatten(layer))
+            tasks[name] = merged
+    return tasks
+
+
+def parse_overrides(text: str) -> dict[str, Any]:
+    """`"critic.expectile=0.8 online.environment_steps=20000"` -> dotted key -> value.
+
+    Raises:
+        ConfigError: if an item is not of the form key=value.
+    """
+    overrides: dict[str, Any] = {}
+    try:
+        items = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"--set: {text!r} cannot be split into words: {error}") from None
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set: {item!r} is not of the form section.key=value")
+        overrides[key] = parse_yaml(value, f"--set: {value!r}")
+    return overrides
+
+
+def resolve_config(
+    env: str, *, preset: str = "laptop", method: str = "vdt", source: str = "auto", seed: int = 0, overrides: str = ""
+) -> Config:
+    """Merge and validate everything a run needs.
+
+    Args:
+        env: D4RL name of a task, e.g. "walker2d-medium-v2", or minari:NAMESPACE/NAME-vN, or data:PATH. Of the latter two,
+            and of source minari, the facts are read from the data, which must be within reach.
+        preset: file of params/presets/ (sizes and budgets).
+        method: file of params/methods/ (a patch of a few lines).
+        source: where the data comes from: auto, collected, d4rl, minari, or path:FILE.
+        seed: seeds networks, sampling and online rollouts.
+        overrides: `--set` text.
+
+    Raises:
+        ConfigError: naming what was given, what is accepted, and where.
+    """
+    given = parse_overrides(overrides)
+    env, facts = _find_task(env, source, given)
+    files = _named_file("presets", preset, "preset"), _named_file("methods", method, "method")
+    values: dict[str, Any] = {}
+    _apply(values, load_yaml(PARAMS / "vdt.yaml"), "params/vdt.yaml")
+    own = {key: value for key, value in facts.items() if not key.startswith(("presets.", "methods."))}
+    _apply(values, own, f"params/tasks/ ({env})")
+    for file in files:
+        layer = f"{file.parent.name}.{file.stem}."  # "presets.laptop.", "methods.iql."
+        changed = {key.removeprefix(layer): value for key, value in facts.items() if key.startswith(layer)}
+        _apply(values, load_yaml(file), f"params/{file.parent.name}/{file.name}")
+        _apply(values, changed, f"params/tasks/ ({env}, {layer[:-1]})")
+    if values["task.environment_id"] is None:  # budgets of presets do not apply
+        _apply(values, {"online.environment_steps": 0}, "data without an environment")
+    _apply(values, given, "--set")
+    identity = {"env": env, "preset": preset, "method": method, "seed": seed, "data.source": source}
+    _apply(values, identity, "command line")
+    config: Config = _build(Config, values)
+    _check_together(config)
+    return config
+
+
+def _find_task(env: str, source: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The canonical name of a task and its facts: from params/tasks/, or from the data itself."""
+    kind, _, rest = env.partition(":")
+    if kind in DERIVED and source not in ("auto", kind):
+        raise ConfigError(f"--env {env} names its own data; leave --source away, not {source!r}")
+    tasks = load_tasks()
+    if kind not in DERIVED and env not in tasks:
+        raise ConfigError(
+            f"unknown env {env!r}{suggest(env, tasks)} Known: {', '.join(tasks)} (params/tasks/), "
+            f"minari:NAMESPACE/NAME-vN, data:PATH"
+        )
+    if kind not in DERIVED and source != "minari":
+        return env, tasks[env]
+    from vdt.datasets.derived_tasks import derive_file_task, derive_minari_task, derive_named_task
+    from vdt.datasets.loaded_data import DataError
+
+    try:
+        if kind == "data":
+            path = Path(rest).expanduser().resolve()
+            return f"data:{path}", derive_file_task(path)
+        if kind == "minari":
+            return env, derive_minari_task(rest, given)
+        return env, {**tasks[env], **derive_named_task(env, tasks[env], given)}
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _check_environment(config: Config) -> None:
+    """What cannot be done on data without an environment, and the range of actions."""
+    task = config.task
+    if len(task.action_low) != len(task.action_high) or len(task.action_low) not in (0, task.action_size):
+        raise ConfigError(f"task.action_low and task.action_high need {task.action_size} numbers each, or none")
+    if any(low >= high for low, high in zip(task.action_low, task.action_high, strict=True)):
+        raise ConfigError("task.action_low must be below task.action_high in every component")
+    if config.has_environment:
+        if config.planner.env_model == "simulator" and task.bridge != "none":
+            raise ConfigError(
+                f"planner.env_model is simulator, but copies of its state lack what {config.env}'s bridge "
+                f"({task.bridge}) remembers; accepted are learned, none"
+            )
+        return
+    if config.online.environment_steps > 0:
+        raise ConfigError(
+            f"online.environment_steps is {config.online.environment_steps}, but {config.env} has no environment: "
+            f"online tuning is not available; accepted is 0"
+        )
+    if config.planner.env_model == "simulator":
+        raise ConfigError(f"planner.env_model is simulator, but {config.env} has no environment")
+    if config.data.held_out_fraction == 0:
+        raise ConfigError(
+            f"data.held_out_fraction is 0, but {config.env} has no environment: nothing would be evaluated"
+        )
+
+
+def _check_together(config: Config) -> None:
+    """Rules that span several keys."""
+    source = config.data.source
+    if source not in SOURCES and not (source.startswith("path:") and len(source) > 5):
+        accepted = (*SOURCES, "path:FILE")
+        raise ConfigError(
+            f"--source must be {', '.join(accepted[:-1])} or {accepted[-1]}, not {source!r}{suggest(source, accepted)}"
+        )
+    _check_environment(config)
+    policy = config.policy
+    if policy.kind == "transformer" and policy.embedding_size % policy.heads:
+        raise ConfigError(
+            f"policy.embedding_size ({policy.embedding_size}) must be a multiple of policy.heads ({policy.heads})"
+        )
+    if config.planner.context_length > policy.context_length:
+        raise ConfigError(
+            f"planner.context_length ({config.planner.context_length}) must not exceed what the policy is trained on, "
+            f"policy.context_length ({policy.context_length})"
+        )
+    if config.planner.planning_horizon > 1 and config.planner.env_model == "none":
+        raise ConfigError("planner.planning_horizon > 1 needs planner.env_model learned or simulator, not none")
+    actor = config.actor
+    predicts = actor.next_observation_coefficient > 0 and actor.reward_coefficient > 0
+    if policy.kind == "mlp" and (actor.next_observation_coefficient > 0 or actor.reward_coefficient > 0):
+        raise ConfigError(
+            "policy.kind mlp predicts no observations or rewards: "
+            "set actor.next_observation_coefficient=0 actor.reward_coefficient=0"
+        )
+    check_objective(config.critic, policy, actor)
+    imagines = config.planner.planning_horizon > 1 or config.evaluation.lookahead_horizon > 1
+    if config.planner.candidates > 1 and imagines and config.planner.env_model != "simulator" and not predicts:
+        raise ConfigError(
+            "a look-ahead with the learned env_model needs "
+            "actor.next_observation_coefficient and actor.reward_coefficient above 0"
+        )
+    needs_critic = (
+        config.actor.inverse_temperature > 0 or config.actor.q_coefficient > 0 or config.planner.candidates > 1
+    )
+    if needs_critic and config.critic.gradient_steps == 0:
+        raise ConfigError(
+            "critic.gradient_steps is 0, but actor.inverse_temperature, actor.q_coefficient or planner.candidates uses the critic"
+        )
+    if not config.task.candidate_returns:
+        raise ConfigError("task.candidate_returns must name at least one return")
+
+
+def config_from_yaml(text: str) -> Config:
+    """Read what `Config.to_yaml` wrote, with the same checks.
+
+    Raises:
+        ConfigError: if another version wrote it, with more or fewer keys.
+    """
+    values: dict[str, Any] = {}
+    what = "stored configuration"
+    given = expect_mapping(parse_yaml(text, what), what)
+    try:
+        _apply(values, given, what)
+        config: Config = _build(Config, values)
+    except ConfigError as error:
+        advice = "continue with the version that wrote it, or start a new run"
+        raise ConfigError(f"the {what} is not of this version ({error}); {advice}") from None
+    _check_together(config)
+    return config

@@ -1,0 +1,102 @@
+"""The dataset card: what a snapshot holds, where it came from, and what was changed on the way."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vdt.config.schema import TaskConfig
+from vdt.data.trajectory import TrajectoryDataset
+from vdt.datasets.loaded_data import Recording
+from vdt.environments.scores import compute_normalized_score
+
+QUANTILES = {"min": 0.0, "10%": 0.1, "25%": 0.25, "50%": 0.5, "75%": 0.75, "90%": 0.9, "max": 1.0}
+
+
+def make_card(env: str, task: TaskConfig, source: str, recording: Recording) -> dict[str, Any]:
+    """The card as plain values: the same data gives the same card."""
+    dataset = recording.dataset
+    scores = compute_normalized_score(dataset.episode_returns, task.reference_return_min, task.reference_return_max)
+    used = np.ones(len(dataset.rewards), np.bool_)
+    used[dataset.offsets[1:] - 1] = False  # the rows of final observations hold no action
+    actions = dataset.actions[used]
+    return {
+        "env": env,
+        "source": source,
+        "licence": "that of the file given" if source == "path" else task.licence,
+        "reference": task.reference,
+        "episodes": len(dataset),
+        "steps": dataset.steps,
+        "observation_size": dataset.observation_size,
+        "action_size": dataset.action_size,
+        "return_mean": float(dataset.episode_returns.mean()),
+        "return_quantiles": _compute_quantiles(dataset.episode_returns),
+        "normalized_score_mean": float(scores.mean()),
+        "normalized_score_standard_error": _compute_standard_error(scores),
+        "length_quantiles": _compute_quantiles(dataset.lengths),
+        "terminated_share": float(dataset.terminated.mean()),
+        "action_min": float(actions.min()),
+        "action_max": float(actions.max()),
+        "clipped_actions": recording.clipped_actions,
+        "clipped_share": recording.clipped_actions / actions.size,
+        "notes": list(recording.notes),
+        "recipe": recording.recipe,
+    }
+
+
+def _compute_quantiles(values: npt.NDArray[Any]) -> dict[str, float]:
+    return {name: float(np.quantile(values, share)) for name, share in QUANTILES.items()}
+
+
+def _compute_standard_error(values: npt.NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def format_card(card: dict[str, Any]) -> str:
+    """The card as Markdown."""
+    quantiles = " | ".join(QUANTILES)
+    rows = [
+        f"| {name} | " + " | ".join(f"{card[key][q]:,.{digits}f}" for q in QUANTILES) + " |"
+        for name, key, digits in (("episode return", "return_quantiles", 1), ("episode length", "length_quantiles", 0))
+    ]
+    notes = [f"- {note}" for note in card["notes"]] or ["- nothing was changed"]
+    return "\n".join(
+        [
+            f"# {card['env']} from source `{card['source']}`",
+            "",
+            f"- why this source: {card.get('reason', 'not recorded')}",
+            f"- {card['episodes']:,} episodes, {card['steps']:,} steps, "
+            f"observations of {card['observation_size']}, actions of {card['action_size']}",
+            f"- mean return {card['return_mean']:,.1f}, mean normalized_score {card['normalized_score_mean']:.1f} "
+            f"± {card['normalized_score_standard_error']:.1f} (standard error over episodes)",
+            f"- score 0 and 100 are {card['reference']}",
+            f"- {card['terminated_share']:.1%} of the episodes really ended, the others were cut",
+            f"- actions from {card['action_min']:.3f} to {card['action_max']:.3f}; "
+            f"{card['clipped_actions']:,} components ({card['clipped_share']:.3%}) were clipped to [-1, 1]",
+            f"- licence: {card['licence']}",
+            "",
+            f"| quantile | {quantiles} |",
+            "|---|" + "---|" * len(QUANTILES),
+            *rows,
+            "",
+            "What was done to it:",
+            *notes,
+            "",
+            "Made by:",
+            "```json",
+            json.dumps(card["recipe"], indent=2, sort_keys=True),
+            "```",
+            "",
+        ]
+    )
+
+
+def describe(dataset: TrajectoryDataset, card: dict[str, Any]) -> str:
+    """One line for the log."""
+    return (
+        f"{card['env']} ({card['source']}): {len(dataset):,} episodes, {dataset.steps:,} steps, "
+        f"mean normalized_score {card['normalized_score_mean']:.1f}"
+    )

@@ -1,0 +1,49 @@
+"""Source `d4rl`: the original HDF5 file, from D4RL's cache folder or from its address."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+from vdt.config.layers import Config
+from vdt.datasets.download import check_digest, download
+from vdt.datasets.hdf5 import check_schema, read_recording
+from vdt.datasets.loaded_data import Recording
+from vdt.system.files import compute_file_digest
+
+
+def get_cache_file(url: str) -> Path:
+    """Where D4RL itself keeps the file: `$D4RL_DATASET_DIR` or `~/.d4rl/datasets`, under the address's last part."""
+    folder = os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets"
+    return Path(folder).expanduser() / Path(urllib.parse.urlsplit(url).path).name
+
+
+def make_d4rl_key(config: Config) -> str:
+    """Folder name of the snapshot."""
+    task = config.task
+    bridge = () if task.bridge == "none" else (task.bridge,)  # it may relabel rewards and ends
+    what = " ".join([task.d4rl_url, str(task.horizon), *bridge, *task.d4rl_repairs])
+    digest = hashlib.sha256(what.encode()).hexdigest()
+    return f"d4rl-{digest[:8]}"
+
+
+def load_d4rl(config: Config, *, fetch: bool) -> Recording:
+    """Read the cached file, downloading it before if `fetch`.
+
+    Raises:
+        DataError: if it cannot be had, or is not what the task needs.
+    """
+    url, task = config.task.d4rl_url, config.task
+    path = get_cache_file(url)
+    if fetch:
+        print(f"download: {url} -> {path}", flush=True)
+        download(url, path, lambda part: check_schema(part, task), task.d4rl_sha256)
+    else:
+        check_digest(path, task.d4rl_sha256)
+    recipe: dict[str, Any] = {"url": url, "sha256": compute_file_digest(path, "sha256"), "horizon": task.horizon}
+    if task.d4rl_repairs:
+        recipe["repairs"] = list(task.d4rl_repairs)
+    return read_recording(path, task, recipe, task.d4rl_repairs)

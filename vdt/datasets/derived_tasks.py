@@ -1,0 +1,102 @@
+"""Tasks that no file describes: `--env data:PATH`, `--env minari:ID`, and named tasks on Minari's data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vdt.datasets.hdf5 import scan_file
+from vdt.datasets.loaded_data import DataError
+from vdt.datasets.minari import MinariSet, describe_environment, open_sets
+from vdt.datasets.npz import scan_folder
+from vdt.datasets.summary import check_enough, derive_own_reference, derive_targets, derive_task
+
+HELD_OUT_FRACTION = 0.1  # of the episodes, where no environment can measure the policy
+
+
+def derive_file_task(path: Path) -> dict[str, Any]:
+    """The facts of `--env data:PATH`: dotted key -> value.
+
+    Raises:
+        DataError: if it is not what is accepted, or holds too few episodes.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file; accepted is an HDF5 file in D4RL's schema or a folder of npz episodes")
+    facts = scan_folder(path) if path.is_dir() else scan_file(path)
+    check_enough(path, facts)
+    return {
+        **derive_task(facts),
+        "task.family": "data",
+        "task.licence": "that of the file given",
+        "data.held_out_fraction": HELD_OUT_FRACTION,
+    }
+
+
+def derive_minari_task(dataset_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of `--env minari:ID`: dotted key -> value.
+
+    Args:
+        dataset_id: Minari's.
+        given: what `--set` says; with `task.environment_id` the data set need not name an environment.
+
+    Raises:
+        DataError: if it cannot be had, or is not what is accepted.
+    """
+    (minari_set,) = sets = open_sets([dataset_id])
+    facts = minari_set.scan()
+    environment = _describe_environment(sets, given)
+    if not environment:
+        check_enough(dataset_id, facts)
+    return {
+        **derive_task(facts),
+        "task.family": "minari",
+        "task.licence": minari_set.licence,
+        **_describe_actions(minari_set, derive_task(facts)),
+        **derive_own_reference(facts),
+        **minari_set.get_reference(),
+        **(environment or {"data.held_out_fraction": HELD_OUT_FRACTION}),
+        "task.minari_ids": [dataset_id],
+    }
+
+
+def derive_named_task(env: str, task: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes for a named task on Minari's data: the environment, and the returns to ask for.
+
+    Where a bridge makes the task D4RL's, Minari's own observations, rewards and score are kept: D4RL's returns mean nothing.
+
+    Args:
+        env: its name.
+        task: its facts, dotted key -> value.
+        given: what `--set` says.
+
+    Raises:
+        DataError: if there is no such data for the task, or it cannot be had.
+    """
+    dataset_ids = task.get("task.minari_ids", [])
+    if not dataset_ids:
+        raise DataError(
+            f"--source minari: Minari has no data for {env} (task.minari_ids is empty); use another --source"
+        )
+    sets = open_sets(dataset_ids)
+    environment = _describe_environment(sets, given)
+    if not environment:
+        raise DataError(f"--source minari: {', '.join(dataset_ids)} names no environment to evaluate {env} in")
+    facts = MinariSet.scan_all(sets)
+    derived, targets = derive_task(facts), derive_targets(facts)
+    named = {**environment, **_describe_actions(sets[0], derived)}
+    if task.get("task.bridge", "none") == "none":
+        return {**named, "task.candidate_returns": targets["task.candidate_returns"]}
+    size = {"task.bridge": "none", "task.observation_size": derived["task.observation_size"]}
+    return {**named, **size, **targets, **derive_own_reference(facts), **sets[0].get_reference()}
+
+
+def _describe_environment(sets: list[MinariSet], given: Mapping[str, Any]) -> dict[str, Any]:
+    return {} if "task.environment_id" in given else describe_environment(sets)
+
+
+def _describe_actions(minari_set: MinariSet, derived: Mapping[str, Any]) -> dict[str, Any]:
+    """The range of the environment's actions, or of the data's where the environment's has no bounds."""
+    names = ("task.action_low", "task.action_high")
+    bounds = minari_set.get_action_bounds()
+    return dict(zip(names, bounds, strict=True)) if bounds else {name: derived[name] for name in names}

@@ -1,0 +1,103 @@
+"""Writes a collected snapshot as a Minari data set: `python -m vdt.datasets.export --env walker2d-medium-v2`."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+
+import minari
+import numpy as np
+from minari.data_collector import EpisodeBuffer
+
+from vdt.config.layers import Config, resolve_config
+from vdt.data.trajectory import Trajectory
+from vdt.datasets.loaded_data import DataError
+from vdt.datasets.minari_folder import get_root, write_beside
+from vdt.datasets.snapshot import Snapshot, load_snapshot, make_snapshot
+from vdt.environments import make_environment
+from vdt.system.runtime import FolderError, home
+
+NAME = re.compile(r"(?P<env>[a-z0-9]+)-(?P<split>.+)-v\d+")
+
+
+def make_dataset_id(env: str) -> str:
+    """`walker2d-medium-v2` -> `vdt/walker2d/medium-v0`.
+
+    Raises:
+        DataError: if the name is not of the form ENV-SPLIT-vN.
+    """
+    match = NAME.fullmatch(env)
+    if match is None:
+        raise DataError(f"only collected data of named tasks can be exported, not {env!r}; accepted is ENV-SPLIT-vN")
+    return f"vdt/{match['env']}/{match['split']}-v0"
+
+
+def export_snapshot(config: Config, snapshot: Snapshot) -> str:
+    """Write a collected snapshot into Minari's folder, whole or not at all.
+
+    Returns:
+        the data set's id.
+
+    Raises:
+        DataError: if the snapshot is of another source, or there is a data set of that id already.
+    """
+    dataset_id = make_dataset_id(config.env)
+    if snapshot.source != "collected":
+        raise DataError(f"{config.env} is from source {snapshot.source!r}; accepted is 'collected'")
+    if (target := get_root() / dataset_id).exists():
+        raise DataError(f"{target} is there already; remove it first: minari delete {dataset_id}")
+    environment, task = make_environment(config.task), config.task
+    about = {"not D4RL": "collected by vdt with its own behaviour policies", "md5": snapshot.md5}
+    with write_beside(dataset_id), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="minari")  # asks for an e-mail address and more
+        warnings.filterwarnings("ignore", message=".*is out of date.*", category=DeprecationWarning)
+        minari.create_dataset_from_buffers(
+            dataset_id,
+            [_make_buffer(episode) for episode in load_snapshot(Path(snapshot.path))],
+            env=environment,
+            algorithm_name=f"rungs {list(task.collected.snapshots)} of behaviour ladder {task.collected.ladder}",
+            author="vdt",
+            ref_min_score=task.reference_return_min,
+            ref_max_score=task.reference_return_max,
+            description=json.dumps({**about, "recipe": snapshot.card["recipe"]}, sort_keys=True),
+            data_format="hdf5",
+        )
+    environment.close()
+    return dataset_id
+
+
+def _make_buffer(episode: Trajectory) -> EpisodeBuffer:
+    ended, cut = np.zeros(len(episode), np.bool_), np.zeros(len(episode), np.bool_)
+    ended[-1], cut[-1] = episode.terminated, not episode.terminated
+    return EpisodeBuffer(
+        observations=episode.observations,
+        actions=episode.actions,
+        rewards=episode.rewards,
+        terminations=ended,
+        truncations=cut,
+        infos={},  # Minari's own printing of an episode wants a mapping
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Collect a task's data, unless that was done before, and write it as the Minari data set vdt/ENV/SPLIT-v0."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m vdt.datasets.export", description=main.__doc__)
+    parser.add_argument("--env", required=True, help="name of a task with a behaviour ladder")
+    parser.add_argument("--preset", default="laptop")
+    parser.add_argument("--set", default="", dest="overrides", help='e.g. "data.steps=50000"')
+    options = parser.parse_args(arguments)
+    try:
+        make_dataset_id(options.env)
+        config = resolve_config(options.env, preset=options.preset, source="collected", overrides=options.overrides)
+        dataset_id = export_snapshot(config, make_snapshot(config, home()))
+    except (ValueError, FolderError) as error:
+        parser.exit(1, f"error: {error}\n")
+    print(f"export: {get_root() / dataset_id}; minari.load_dataset({dataset_id!r}) opens it", flush=True)
+
+
+if __name__ == "__main__":
+    main()

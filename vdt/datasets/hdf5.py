@@ -1,0 +1,289 @@
+"""D4RL's HDF5 schema, read as if written by an enemy, and turned into episodes.
+
+The schema is flat: `observations` (N, S), `actions` (N, A), `rewards` (N,), `terminals` (N,), and optionally
+`timeouts` (N,) and `next_observations` (N, S). Row i is the step taken from observation i. How ends are read:
+
+- An episode ends where `terminals` or `timeouts` is set. Where the file sets no timeout at all, it also ends after
+  `horizon` steps.
+- A step that carries both flags is a real end, except at the horizon, where it is the time limit: recorders of that age
+  raised the same `done` for both, and bootstrapping there costs nothing while a false end biases all values.
+- The final observation is that of `next_observations`. Without them, a truncated episode loses its last step (the last
+  recorded observation becomes the final one), and a terminated one repeats its last observation, which is never used.
+- Rows after the last end are a truncated episode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from vdt.config.schema import TaskConfig
+from vdt.data.trajectory import FloatArray, TrajectoryDataset
+from vdt.datasets.loaded_data import DataError, Recording
+from vdt.datasets.repairs import repair
+from vdt.datasets.summary import Facts, normalise_actions
+
+MAX_BYTES = 4 * 2**30  # of one array in memory; D4RL's largest is 0.25 GiB
+FLAGS = ("terminals", "timeouts")
+BLOCK_ROWS = 2**16
+OPTIONAL = ("timeouts", "next_observations")
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The flat arrays of a file, checked."""
+
+    observations: FloatArray
+    actions: FloatArray
+    rewards: FloatArray
+    terminals: npt.NDArray[np.bool_]
+    timeouts: npt.NDArray[np.bool_]
+    ends: npt.NDArray[np.int64]  # each episode's last row, rising; the last entry is the last row
+    after_ends: FloatArray | None  # next observations of these rows
+    notes: list[str]  # on repairs
+
+
+def read_recording(path: Path, task: TaskConfig, recipe: Mapping[str, Any], repairs: Sequence[str] = ()) -> Recording:
+    """Check and convert one file.
+
+    Args:
+        path: HDF5 file in D4RL's schema.
+        task: sizes and horizon that the file must fit.
+        recipe: what the caller knows about the file's origin; stored in the card.
+        repairs: known faults to be put right (`vdt/datasets/repairs.py`).
+
+    Raises:
+        DataError: naming the file, the data set, what was found and what is accepted.
+    """
+    steps = _read_steps(path, task, repairs)
+    executed, clipped = normalise_actions(steps.actions, task)
+    episodes, notes = _split(steps, task.horizon)
+    if not episodes:
+        raise DataError(
+            f"{path}: no episode is left of {len(steps.rewards)} steps; accepted is at least one whole step"
+        )
+    notes = steps.notes + notes
+    if clipped:
+        notes.append(f"{clipped} of {executed.size} action components were outside [-1, 1] and were clipped")
+    return Recording(_lay_out(steps, executed, episodes), dict(recipe), clipped, notes)
+
+
+def scan_file(path: Path) -> Facts:
+    """Sizes, ends and rewards of a file of any size of observations and actions.
+
+    Raises:
+        DataError: as `read_recording`.
+    """
+    with _open(path, None) as (nodes, length):
+        read = {name: _read(path, name, node) for name, node in nodes.items() if node and "observations" not in name}
+        size = nodes["observations"].shape[1]  # type: ignore[union-attr]  # it is there: _find
+    terminals, timeouts = (_read_flags(path, name, read.get(name), length) for name in FLAGS)
+    ends = np.array(_find_ends(terminals, timeouts, length), np.int64)
+    lengths = np.diff(ends, prepend=-1)
+    rewards, kept = read["rewards"].astype(np.float64), np.ones(len(ends), np.bool_)
+    if nodes["next_observations"] is None:  # as `_split` will
+        lost = ~terminals[ends] | (timeouts[ends] & (lengths == lengths.max()))
+        rewards[ends[lost]] = 0.0
+        kept = (lengths > 1) | ~lost
+    returns = np.add.reduceat(rewards, ends - lengths + 1)[kept]
+    return Facts(size, read["actions"].shape[1], lengths, returns, np.abs(read["actions"]).max(axis=0))
+
+
+def check_schema(path: Path, task: TaskConfig) -> None:
+    """Check a file's data sets without reading them.
+
+    Raises:
+        DataError: as `read_recording`.
+    """
+    with _open(path, task):
+        pass
+
+
+@contextlib.contextmanager
+def _open(path: Path, task: TaskConfig | None) -> Iterator[tuple[dict[str, h5py.Dataset | None], int]]:
+    """The data sets of a file by name, checked, and their length; without a task, of any sizes."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; accepted is an HDF5 file in D4RL's schema")
+    s, a = (task.observation_size, task.action_size) if task else (None, None)
+    shapes = {
+        "observations": (s,),
+        "actions": (a,),
+        "rewards": (),
+        "terminals": (),
+        "timeouts": (),
+        "next_observations": (s,),
+    }
+    try:
+        with h5py.File(path, "r") as file:
+            nodes = {name: _find(path, file, name, tail) for name, tail in shapes.items()}
+            yield nodes, _check_lengths(path, nodes)
+    except DataError:
+        raise
+    except (
+        OSError,
+        KeyError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # what h5py raises on damaged files: found by fuzzing
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not a whole HDF5 file ({reason}); is it truncated, or of another format?") from None
+
+
+def _read_steps(path: Path, task: TaskConfig, repairs: Sequence[str]) -> _Steps:
+    with _open(path, task) as (nodes, length):
+        after = nodes.pop("next_observations")
+        read = {name: _read(path, name, node) for name, node in nodes.items() if node is not None}
+        terminals, timeouts = (_read_flags(path, name, read.pop(name, None), length) for name in FLAGS)
+        kept, notes = repair(read["observations"], read["rewards"], terminals, timeouts, repairs)
+        if not kept.all():
+            read = {name: values[kept] for name, values in read.items()}
+            terminals, timeouts = terminals[kept], timeouts[kept]
+        ends = np.array(_find_ends(terminals, timeouts, task.horizon), np.int64)
+        after_ends = None if after is None else _read(path, "next_observations", after, np.flatnonzero(kept)[ends])
+    return _Steps(**read, terminals=terminals, timeouts=timeouts, ends=ends, after_ends=after_ends, notes=notes)
+
+
+def _find(path: Path, file: h5py.File, name: str, tail: tuple[int | None, ...]) -> h5py.Dataset | None:
+    """The data set `name`, checked without reading it."""
+    link = file.get(name, getlink=True)
+    if link is None:
+        if name in OPTIONAL:
+            return None
+        raise DataError(
+            f"{path}: data set {name!r} is missing; found: {', '.join(map(ascii, list(file)[:20])) or 'nothing'}"
+        )
+    node = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(node, h5py.Dataset) or node.external or node.is_virtual:
+        raise DataError(f"{path}: {name!r} is not a data set stored in this file; accepted is a plain array")
+    wanted = "(N, " + ", ".join(map(str, tail)) + ")" if tail else "(N,)"
+    if node.dtype.kind not in "fiub" or node.shape is None:
+        raise DataError(f"{path}: {name!r} has dtype {node.dtype}; accepted are real numbers of shape {wanted}")
+    fits = node.ndim == 1 + len(tail) and all(
+        want in (None, size) for want, size in zip(tail, node.shape[1:], strict=True)
+    )
+    if not fits or 0 in node.shape[1:]:
+        raise DataError(f"{path}: {name!r} has shape {node.shape}; this task accepts {wanted}")
+    if node.size * max(node.dtype.itemsize, 4) > MAX_BYTES:
+        raise DataError(
+            f"{path}: {name!r} of shape {node.shape} would need more than {MAX_BYTES} bytes; accepted is less"
+        )
+    return node
+
+
+def _check_lengths(path: Path, nodes: Mapping[str, h5py.Dataset | None]) -> int:
+    lengths = {name: len(node) for name, node in nodes.items() if node is not None}
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise DataError(f"{path}: lengths are {found}; accepted is the same length of at least 1 for all")
+    return lengths["rewards"]
+
+
+def _read(path: Path, name: str, node: h5py.Dataset, rows: npt.NDArray[np.int64] | None = None) -> FloatArray:
+    """A data set as float32, all of it checked block by block; only the rising `rows` of it if they are given."""
+    length = len(node)
+    kept = np.arange(length) if rows is None else rows
+    values = np.empty((len(kept), *node.shape[1:]), np.float32)
+    bad, first = 0, 0
+    for start in range(0, length, BLOCK_ROWS):
+        with np.errstate(over="ignore"):
+            block = np.asarray(node[start : start + BLOCK_ROWS]).astype(np.float32, copy=False)
+        wrong = ~np.isfinite(block)
+        if not bad and wrong.any():
+            first = start + int(np.argmax(wrong.any(axis=tuple(range(1, wrong.ndim)))))
+        bad += int(wrong.sum())
+        low, high = np.searchsorted(kept, (start, start + BLOCK_ROWS))
+        values[low:high] = block[kept[low:high] - start]
+    if bad:
+        raise DataError(
+            f"{path}: {name!r} has {bad} values that are not finite, the first in row {first}; "
+            f"accepted are finite float32"
+        )
+    return values
+
+
+def _read_flags(path: Path, name: str, values: FloatArray | None, length: int) -> npt.NDArray[np.bool_]:
+    if values is None:
+        return np.zeros(length, np.bool_)
+    odd = values[(values != 0.0) & (values != 1.0)]
+    if len(odd):
+        raise DataError(f"{path}: {name!r} holds {float(odd[0])}; accepted are 0 and 1")
+    return np.asarray(values, dtype=np.bool_)
+
+
+def _find_ends(terminals: npt.NDArray[np.bool_], timeouts: npt.NDArray[np.bool_], horizon: int) -> list[int]:
+    """Index of each episode's last step, rising; the last entry is the last row."""
+    ends: list[int] = np.flatnonzero(terminals | timeouts).tolist()
+    last = len(terminals) - 1
+    if not ends or ends[-1] != last:
+        ends.append(last)
+    if timeouts.any():
+        return ends
+    cut: list[int] = []
+    start = 0
+    for end in ends:
+        cut += [*range(start + horizon - 1, end, horizon), end]
+        start = end + 1
+    return cut
+
+
+@dataclass(frozen=True)
+class _Episode:
+    """Rows start … stop of the file, and what was observed after the last of them."""
+
+    start: int
+    stop: int
+    final: FloatArray
+    terminated: bool
+
+
+def _split(steps: _Steps, horizon: int) -> tuple[list[_Episode], list[str]]:
+    """Episodes and notes on what was changed."""
+    episodes: list[_Episode] = []
+    lost = limits = dropped = 0
+    start = 0
+    for number, end in enumerate(steps.ends.tolist()):
+        stop = end + 1
+        at_limit = bool(steps.terminals[end] and steps.timeouts[end]) and stop - start == horizon
+        terminated = bool(steps.terminals[end]) and not at_limit
+        limits += at_limit
+        if steps.after_ends is not None:
+            final = steps.after_ends[number]
+        elif terminated:
+            final = steps.observations[end]
+        else:
+            final, stop, lost = steps.observations[end], end, lost + 1
+        if stop > start:
+            episodes.append(_Episode(start, stop, final, terminated))
+        else:
+            dropped += 1
+        start = end + 1
+    notes = []
+    if lost:
+        notes.append(f"{lost} truncated episodes lost their last step, whose final observation is not in the file")
+    if dropped:
+        notes.append(f"{dropped} truncated episodes of one step were dropped with it")
+    if limits:
+        notes.append(f"{limits} ends with both flags at the horizon were read as time limits")
+    if not steps.timeouts.any():
+        notes.append(f"the file sets no timeouts: episodes were cut after {horizon} steps")
+    return episodes, notes
+
+
+def _lay_out(steps: _Steps, actions: FloatArray, episodes: Sequence[_Episode]) -> TrajectoryDataset:
+    """Episodes end to end; written in place, since large files must not stand in memory several times."""
+    offsets = np.concatenate([[0], np.cumsum([e.stop - e.start + 1 for e in episodes])]).astype(np.int64)
+    rows = int(offsets[-1])
+    observations = np.empty((rows, steps.observations.shape[1]), np.float32)
+    laid = np.zeros((rows, actions.shape[1]), np.float32)
+    rewards = np.zeros(rows, np.float32)
+    for at, last, e in zip(offsets, offsets[1:] - 1, episodes, strict=False):
+        observations[at:last], observations[last] = steps.observations[e.start : e.stop], e.final
+        laid[at:last], rewards[at:last] = actions[e.start : e.stop], steps.rewards[e.start : e.stop]
+    return TrajectoryDataset(observations, laid, rewards, offsets, np.array([e.terminated for e in episodes], np.bool_))

@@ -1,0 +1,298 @@
+"""Source `minari`: data sets of Minari, from its folder on this machine or its remote.
+
+Of dict observations the parts stand one after another in the alphabetical order of their keys, at every level, each
+flattened row by row (`vdt.environments.flatten_observations`). Files are read as if written by an enemy: spaces and the
+environment's name come from the metadata, but no entry point that they name is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vdt.config.schema import TaskConfig
+from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
+from vdt.datasets.loaded_data import DataError, Recording
+from vdt.datasets.minari_folder import find_dataset
+from vdt.datasets.summary import Facts, normalise_actions
+from vdt.environments import flatten_observations
+from vdt.system.files import compute_file_digest
+
+MAX_BYTES = 4 * 2**30  # of one episode's array
+MAX_METADATA_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class MinariSet:
+    """One data set on this machine.
+
+    Attributes:
+        dataset_id: Minari's.
+        folder: with metadata.json and main_data.hdf5.
+        metadata: content of metadata.json.
+    """
+
+    dataset_id: str
+    folder: Path
+    metadata: Mapping[str, Any]
+
+    @property
+    def file(self) -> Path:
+        """The HDF5 file of all episodes."""
+        return self.folder / "main_data.hdf5"
+
+    @property
+    def licence(self) -> str:
+        """What the metadata says about its use and makers."""
+        authors = self.metadata.get("author", [])
+        names = ", ".join(map(str, authors)) if isinstance(authors, list) else str(authors)
+        return str(self.metadata.get("license") or f"not stated in the data set ({names or 'no author named'})")
+
+    @cached_property
+    def observation_space(self) -> Any:
+        """Nested mapping of keys to shapes; a plain shape where observations are Box."""
+        return _read_space(self, "observation_space")
+
+    @cached_property
+    def action_shape(self) -> tuple[int, ...]:
+        """(A,)."""
+        shape = _read_space(self, "action_space")
+        if not isinstance(shape, tuple) or len(shape) != 1:
+            raise DataError(f"{self.dataset_id}: action_space is {shape}; accepted is a Box of one dimension")
+        return shape
+
+    def get_action_bounds(self) -> tuple[list[float], list[float]] | None:
+        """Lowest and highest action; none where a bound is infinite; empty lists for [-1, 1]."""
+        space = json.loads(self.metadata["action_space"])
+        low, high = np.asarray(space["low"], np.float64), np.asarray(space["high"], np.float64)
+        if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+            return None
+        return ([], []) if (low == -1).all() and (high == 1).all() else (low.tolist(), high.tolist())
+
+    def get_reference(self) -> dict[str, Any]:
+        """Reference returns of the metadata, if it has both."""
+        low, high = self.metadata.get("ref_min_score"), self.metadata.get("ref_max_score")
+        if not isinstance(low, int | float) or not isinstance(high, int | float) or not low < high:
+            return {}
+        return {
+            "task.reference_return_min": float(low),
+            "task.reference_return_max": float(high),
+            "task.reference": f"the reference returns of Minari's {self.dataset_id}",
+        }
+
+    def compute_digest(self) -> str:
+        """SHA-256 of the data and its metadata."""
+        names = ("metadata.json", self.file.name)
+        lines = [f"{name} {compute_file_digest(self.folder / name, 'sha256')}" for name in names]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def iterate_episodes(
+        self, *, observations: bool = True
+    ) -> Iterator[tuple[FloatArray, FloatArray, FloatArray, bool]]:
+        """Observations (T+1, S) (empty if not wanted), actions (T, A), rewards (T,), terminated, in Minari's order.
+
+        Raises:
+            DataError: naming the episode, what was found and what is accepted.
+        """
+        try:
+            with h5py.File(self.file, "r") as file:
+                for number in range(int(self.metadata["total_episodes"])):
+                    yield self._read_episode(file, number, observations)
+        except OSError as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{self.file}: not a whole HDF5 file ({reason})") from None
+
+    def _read_episode(
+        self, file: h5py.File, number: int, observations: bool
+    ) -> tuple[FloatArray, FloatArray, FloatArray, bool]:
+        group = self._get(file, f"episode_{number}", h5py.Group)
+        rewards = self._read(group, "rewards", (None,))
+        steps = len(rewards)
+        if steps == 0:
+            raise DataError(f"{self.file}: episode_{number} has no step")
+        actions = self._read(group, "actions", (steps, *self.action_shape))
+        ends = self._read(group, "terminations", (steps,))
+        if not observations:
+            return np.empty((0, 0), np.float32), actions, rewards, bool(ends[-1])
+        tree = self._read_tree(group, "observations", self.observation_space, steps + 1)
+        return flatten_observations(tree, (steps + 1,)), actions, rewards, bool(ends[-1])
+
+    def _read_tree(self, group: h5py.Group, name: str, space: Any, rows: int) -> Any:
+        if isinstance(space, tuple):
+            return self._read(group, name, (rows, *space))
+        inner = self._get(group, name, h5py.Group)
+        return {key: self._read_tree(inner, key, part, rows) for key, part in space.items()}
+
+    def _get(self, group: h5py.Group, name: str, kind: type) -> Any:
+        node = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+        elsewhere = isinstance(node, h5py.Dataset) and (node.external or node.is_virtual)
+        if elsewhere or not isinstance(node, kind):
+            raise DataError(f"{self.file}: {group.name}/{name} is missing, or not a plain {kind.__name__.lower()}")
+        return node
+
+    def _read(self, group: h5py.Group, name: str, shape: tuple[int | None, ...]) -> FloatArray:
+        node = self._get(group, name, h5py.Dataset)
+        fits = node.shape is not None and len(node.shape) == len(shape)
+        if not fits or any(want not in (None, size) for want, size in zip(shape, node.shape, strict=True)):
+            wanted = str(shape).replace("None", "T")
+            raise DataError(f"{self.file}: {node.name} has shape {node.shape}; accepted is {wanted}")
+        if node.dtype.kind not in "fiub" or node.size * max(node.dtype.itemsize, 4) > MAX_BYTES:
+            raise DataError(
+                f"{self.file}: {node.name} is {node.dtype} of shape {node.shape}; accepted are real numbers"
+            )
+        with np.errstate(over="ignore"):
+            values: FloatArray = np.asarray(node[()]).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise DataError(f"{self.file}: {node.name} has values that are not finite; accepted are finite float32")
+        return values
+
+    def scan(self) -> Facts:
+        """Sizes, ends and rewards."""
+        lengths, returns, limits = [], [], []
+        for _, actions, rewards, _ in self.iterate_episodes(observations=False):
+            lengths.append(len(rewards))
+            returns.append(float(rewards.sum(dtype=np.float64)))
+            limits.append(np.abs(actions).max(axis=0))
+        if not lengths:
+            raise DataError(f"{self.dataset_id}: holds no episode")
+        size = _measure(self.observation_space)
+        return Facts(size, self.action_shape[0], np.array(lengths, np.int64), np.array(returns), np.max(limits, axis=0))
+
+    @classmethod
+    def scan_all(cls, sets: Sequence[MinariSet]) -> Facts:
+        """Those of several data sets together."""
+        return Facts.join([minari_set.scan() for minari_set in sets])
+
+
+def _measure(space: Any) -> int:
+    return int(np.prod(space)) if isinstance(space, tuple) else sum(_measure(part) for part in space.values())
+
+
+def _read_space(minari_set: MinariSet, name: str) -> Any:
+    """A space of the metadata as shapes.
+
+    Raises:
+        DataError: if a part of it is not Box.
+    """
+
+    def convert(space: Any) -> Any:
+        if space["type"] == "Dict":
+            return {str(key): convert(part) for key, part in space["subspaces"].items()}
+        if space["type"] != "Box":
+            raise DataError(
+                f"{minari_set.dataset_id}: {name} is, or has a part, of type {space['type']}; "
+                f"accepted are Box and Dict of Box"
+            )
+        return tuple(int(size) for size in space["shape"])
+
+    try:
+        return convert(json.loads(minari_set.metadata[name]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{minari_set.folder}: metadata.json has no readable {name} ({error})") from None
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{minari_set.folder}: metadata.json has no readable {name} ({error})") from None
+
+
+def open_sets(dataset_ids: Sequence[str]) -> list[MinariSet]:
+    """Find data sets, fetching those that are not here.
+
+    Raises:
+        DataError: if one cannot be had, or they do not fit together.
+    """
+    sets = []
+    for dataset_id in dataset_ids:
+        folder = find_dataset(dataset_id)
+        path = folder / "metadata.json"
+        try:
+            if path.stat().st_size > MAX_METADATA_BYTES:
+                raise DataError(f"{path} is larger than {MAX_METADATA_BYTES} bytes")
+            metadata = json.loads(path.read_text())
+            kind = metadata["data_format"], isinstance(metadata["total_episodes"], int)
+        except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise DataError(f"{path}: not the metadata of a Minari data set ({error!r})") from None
+        if kind != ("hdf5", True):
+            raise DataError(f"{dataset_id}: its data_format is {kind[0]!r}; accepted is 'hdf5'")
+        sets.append(MinariSet(dataset_id, folder, metadata))
+    first = sets[0]
+    for other in sets[1:]:
+        if (other.observation_space, other.action_shape) != (first.observation_space, first.action_shape):
+            raise DataError(f"{first.dataset_id} and {other.dataset_id} have different spaces and cannot be combined")
+    return sets
+
+
+def describe_environment(sets: Sequence[MinariSet]) -> dict[str, Any]:
+    """The environment to evaluate in: that of the evaluation spec, else that of the data; empty if there is none.
+
+    Raises:
+        DataError: if the data sets name different ones, or one that cannot be made again by its id.
+    """
+    found = [_read_specification(minari_set) for minari_set in sets]
+    if any(one != found[0] for one in found[1:]):
+        names = ", ".join(minari_set.dataset_id for minari_set in sets)
+        raise DataError(f"{names}: were recorded in different environments and cannot be combined")
+    return found[0]
+
+
+def _read_specification(minari_set: MinariSet) -> dict[str, Any]:
+    recorded, evaluation = (minari_set.metadata.get(key) or "" for key in ("env_spec", "eval_env_spec"))
+    if not (recorded or evaluation):
+        return {}
+    try:
+        spec = json.loads(str(evaluation or recorded))
+        if recorded and evaluation and _find_walls(spec) != _find_walls(json.loads(recorded)):
+            spec = json.loads(recorded)  # in another maze no position means what it does in the data
+        name, limit, kwargs = spec["id"], spec.get("max_episode_steps"), spec.get("kwargs") or {}
+        wrappers = [wrapper["name"] for wrapper in spec.get("additional_wrappers") or ()]
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{minari_set.dataset_id}: its environment's specification cannot be read ({error!r})"
+        ) from None
+    if wrappers or not isinstance(name, str) or ":" in name:
+        raise DataError(
+            f"{minari_set.dataset_id}: was recorded in {name!r} through the wrappers {wrappers}; accepted is a registered "
+            f'environment without. Name the one to evaluate in: --set "task.environment_id=…", or null for none'
+        )
+    return {
+        "task.environment_id": name,
+        "task.environment_kwargs": kwargs,
+        **({"task.horizon": limit} if isinstance(limit, int) else {}),
+    }
+
+
+def _find_walls(spec: Mapping[str, Any]) -> Any:
+    """Where the maze of an environment's specification has walls; none if it names no maze."""
+    rows = (spec.get("kwargs") or {}).get("maze_map")
+    return [[what == 1 for what in row] for row in rows] if rows else None
+
+
+def read_sets(sets: Sequence[MinariSet], task: TaskConfig, recipe: Mapping[str, Any]) -> Recording:
+    """Check and convert all episodes, with Minari's own ends and final observations.
+
+    Raises:
+        DataError: naming the file, the episode, what was found and what is accepted.
+    """
+    trajectories: list[Trajectory] = []
+    clipped = components = 0
+    for minari_set in sets:
+        for observations, actions, rewards, terminated in minari_set.iterate_episodes():
+            executed, outside = normalise_actions(actions, task)
+            clipped, components = clipped + outside, components + actions.size
+            trajectories.append(Trajectory(observations, executed, rewards, terminated))
+    notes = [
+        f"Minari's {', '.join(minari_set.dataset_id for minari_set in sets)}; results are not comparable with D4RL"
+    ]
+    if task.action_low:
+        notes.append("actions were mapped from the environment's range to [-1, 1]")
+    if clipped:
+        notes.append(f"{clipped} of {components} action components were outside the range and were clipped")
+    return Recording(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped, notes)

@@ -1,0 +1,155 @@
+"""A folder of npz files, one episode each, read as if written by an enemy.
+
+    observations       (T+1, S), the last one after the last action; or (T, S)
+    actions            (T, A)
+    rewards            (T,)
+    terminated         one flag, or (T,) of which the last counts: the task really ended
+    final_observation  (S,), only beside (T, S) observations
+
+Episodes come in the order of their files' names. Other arrays are ignored, pickles are refused. Without the final
+observation a truncated episode loses its last step, as in D4RL's files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vdt.config.schema import TaskConfig
+from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
+from vdt.datasets.loaded_data import DataError, Recording
+from vdt.datasets.summary import Facts, normalise_actions
+from vdt.system.files import compute_file_digest
+
+MAX_BYTES = 2**30  # of one array; an episode is far smaller
+REQUIRED = ("observations", "actions", "rewards", "terminated")
+SCHEMA = f"npz files with the arrays {', '.join(REQUIRED)} and, if wanted, final_observation"
+
+
+def list_episodes(folder: Path) -> list[Path]:
+    """The files in their order.
+
+    Raises:
+        DataError: if there is none.
+    """
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise DataError(f"{folder}: holds no .npz file; accepted is a folder of {SCHEMA}")
+    return files
+
+
+def compute_folder_digest(files: list[Path]) -> str:
+    """SHA-256 over names and contents."""
+    lines = [f"{path.name} {compute_file_digest(path, 'sha256')}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def scan_folder(folder: Path) -> Facts:
+    """Sizes, ends and rewards of all episodes.
+
+    Raises:
+        DataError: naming the file, the array, what was found and what is accepted.
+    """
+    lengths, returns, limits = [], [], []
+    for path in list_episodes(folder):
+        arrays = _read_episode(path, None)
+        lengths.append(len(arrays["rewards"]))
+        episode = _make_trajectory(arrays, arrays["actions"])
+        returns += [episode.episode_return] if episode is not None else []
+        limits.append(np.abs(arrays["actions"]).max(axis=0))
+        if len({limit.shape for limit in limits}) > 1:
+            raise DataError(
+                f"{path}: 'actions' has shape {arrays['actions'].shape}; the files before have another size"
+            )
+    sizes = arrays["observations"].shape[1], arrays["actions"].shape[1]
+    return Facts(*sizes, np.array(lengths, np.int64), np.array(returns), np.max(limits, axis=0))
+
+
+def read_folder(folder: Path, task: TaskConfig, recipe: Mapping[str, Any]) -> Recording:
+    """Check and convert all episodes.
+
+    Raises:
+        DataError: naming the file, the array, what was found and what is accepted.
+    """
+    clipped = lost = 0
+    trajectories = []
+    for path in list_episodes(folder):
+        arrays = _read_episode(path, (task.observation_size, task.action_size))
+        actions, outside = normalise_actions(arrays["actions"], task)
+        clipped += outside
+        episode = _make_trajectory(arrays, actions)
+        lost += episode is None or len(episode) < len(actions)
+        trajectories += [episode] if episode is not None else []
+    if not trajectories:
+        raise DataError(f"{folder}: no episode is left; accepted is at least one whole step")
+    notes = (
+        [f"{lost} truncated episodes lost their last step, whose final observation is not in the file"] if lost else []
+    )
+    return Recording(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped, notes)
+
+
+def _make_trajectory(arrays: Mapping[str, npt.NDArray[Any]], actions: FloatArray) -> Trajectory | None:
+    observations, rewards = arrays["observations"], arrays["rewards"]
+    terminated = bool(arrays["terminated"].reshape(-1)[-1])
+    if "final_observation" in arrays:
+        observations = np.concatenate([observations, arrays["final_observation"][None]])
+    elif len(observations) == len(rewards) and terminated:
+        observations = np.concatenate([observations, observations[-1:]])  # never used: nothing follows
+    steps = len(observations) - 1
+    return Trajectory(observations, actions[:steps], rewards[:steps], terminated) if steps else None
+
+
+def _read_episode(path: Path, sizes: tuple[int, int] | None) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of one file as float32, checked; sizes are (S, A), or what the file has."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays = dict(_read_arrays(path, archive))
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not a whole npz file without pickles ({error})") from None
+    if missing := [name for name in REQUIRED if name not in arrays]:
+        found = ", ".join(map(ascii, sorted(arrays))) or "nothing"
+        raise DataError(f"{path}: {', '.join(missing)} missing, found: {found}; accepted are {SCHEMA}")
+    steps = len(np.atleast_1d(arrays["rewards"]))
+    shape = {name: array.shape for name, array in arrays.items()}
+    s: tuple[int, ...] = (sizes[0],) if sizes else shape["observations"][-1:]
+    a: tuple[int, ...] = (sizes[1],) if sizes else shape["actions"][-1:]
+    rows = (steps, *s) if "final_observation" in arrays else (steps + 1, *s)
+    accepted: dict[str, set[tuple[int, ...]]] = {
+        "observations": {rows, (steps, *s)},
+        "actions": {(steps, *a)},
+        "rewards": {(steps,)},
+        "terminated": {(), (1,), (steps,)},
+        "final_observation": {s},
+    }
+    for name, size in shape.items():
+        if size not in accepted[name] or 0 in (*size, steps):
+            wanted = " or ".join(map(str, sorted(accepted[name])))
+            raise DataError(f"{path}: {name!r} has shape {size}; accepted beside {steps} rewards is {wanted}")
+        if not np.isfinite(arrays[name]).all():
+            raise DataError(f"{path}: {name!r} has values that are not finite; accepted are finite float32")
+    return arrays
+
+
+def _read_arrays(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """The arrays that matter, each bounded before it is unpacked."""
+    for name in (*REQUIRED, "final_observation"):
+        if f"{name}.npy" not in archive.namelist():
+            continue
+        if archive.getinfo(f"{name}.npy").file_size > MAX_BYTES:
+            raise DataError(f"{path}: {name!r} would unpack to more than {MAX_BYTES} bytes; accepted is less")
+        with archive.open(f"{name}.npy") as file:
+            version = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = header(file)
+        if dtype.kind not in "fiub" or np.prod(shape, dtype=np.float64) * max(dtype.itemsize, 4) > MAX_BYTES:
+            raise DataError(f"{path}: {name!r} is {dtype} of shape {shape}; accepted are real numbers of at most 1 GiB")
+        with archive.open(f"{name}.npy") as file, np.errstate(over="ignore"):
+            yield name, np.lib.format.read_array(file, allow_pickle=False).astype(np.float32)

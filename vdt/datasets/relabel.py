@@ -1,0 +1,52 @@
+"""Recorded episodes in the environment's own terms, where a data set's rewards and ends say something else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from vdt.config.schema import TaskConfig
+from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
+from vdt.datasets.loaded_data import DataError, Recording
+from vdt.environments import load_bridge
+
+Relabel = Callable[[FloatArray], tuple[npt.NDArray[np.float32], bool]]  # (T+1, S) -> rewards (T,), terminated
+
+
+def relabel_recording(recording: Recording, task: TaskConfig) -> Recording:
+    """Let the task's bridge say what each episode was paid and whether it really ended, if it has `relabel`.
+
+    Raises:
+        DataError: if it cannot say.
+    """
+    relabel: Relabel | None = getattr(load_bridge(task), "relabel", None)
+    if relabel is None:
+        return recording
+    dataset = recording.dataset
+    origin = recording.recipe.get("file") or recording.recipe.get("url")
+    try:
+        episodes = [_relabel_episode(episode, relabel) for episode in dataset]
+    except ValueError as error:
+        raise DataError(f"{origin}: {error}") from None
+    if not any(episodes):
+        raise DataError(f"{origin}: no episode is left; accepted is at least one whole step before a recording ends")
+    kept = TrajectoryDataset.from_trajectories(episode for episode in episodes if episode is not None)
+    notes = [
+        f"rewards were computed from the observations, as the environment pays; the file's own added up to "
+        f"{dataset.episode_returns.mean():.4g} an episode"
+    ]
+    if denied := int(dataset.terminated.sum() - kept.terminated.sum()):
+        notes.append(f"{denied} recorded ends are none in the environment: truncated, without their last step")
+    return replace(recording, dataset=kept, notes=[*recording.notes, *notes])
+
+
+def _relabel_episode(episode: Trajectory, relabel: Relabel) -> Trajectory | None:
+    """None if nothing is left: where a recorded end is none, the final observation was invented and goes, with its step."""
+    rewards, terminated = relabel(episode.observations)
+    if terminated or not episode.terminated:
+        return replace(episode, rewards=rewards, terminated=terminated)
+    steps = len(episode) - 1
+    return Trajectory(episode.observations[:-1], episode.actions[:-1], rewards[:-1], False) if steps else None

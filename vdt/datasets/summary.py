@@ -1,0 +1,117 @@
+"""What a task needs to know of a data set that no file of `params/tasks/` describes, read cheaply from the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vdt.config.schema import TaskConfig
+from vdt.data.trajectory import FloatArray
+from vdt.datasets.loaded_data import DataError
+
+OWN_REFERENCE = "the data's own worst and best episode return"
+CANDIDATE_QUANTILES = (1.0, 0.9, 0.75, 0.5, 0.25)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Sizes, ends and rewards of a data set.
+
+    Attributes:
+        observation_size: S.
+        action_size: A.
+        lengths: steps of each episode, (E,).
+        returns: of each episode that is left after steps without a final observation were dropped, at most (E,).
+        action_limits: largest absolute value of each action component, (A,).
+    """
+
+    observation_size: int
+    action_size: int
+    lengths: npt.NDArray[np.int64]
+    returns: npt.NDArray[np.float64]
+    action_limits: FloatArray
+
+    @classmethod
+    def join(cls, parts: Sequence[Facts]) -> Facts:
+        """Those of several data sets laid end to end."""
+        first = parts[0]
+        return cls(
+            first.observation_size,
+            first.action_size,
+            np.concatenate([part.lengths for part in parts]),
+            np.concatenate([part.returns for part in parts]),
+            np.max([part.action_limits for part in parts], axis=0),
+        )
+
+
+def derive_targets(facts: Facts) -> dict[str, Any]:
+    """Candidate returns (best first), their scale and the critic's rewards, from the episodes' returns."""
+    best = float(np.abs(facts.returns).max())
+    values = (float(f"{np.quantile(facts.returns, share):.4g}") for share in CANDIDATE_QUANTILES)
+    return {
+        "task.candidate_returns": list(dict.fromkeys(values)),
+        "task.return_scale": 10.0 ** math.floor(math.log10(best)) if best > 1e-6 else 1.0,
+        "task.reward_scaling": "return_range",
+        "task.reward_shift": 0.0,
+    }
+
+
+def derive_own_reference(facts: Facts) -> dict[str, Any]:
+    """Score 0 and 100 from the data itself; one apart where all episodes returned the same."""
+    low, high = float(facts.returns.min()), float(facts.returns.max())
+    return {
+        "task.reference_return_min": low,
+        "task.reference_return_max": high if high > low else low + 1.0,
+        "task.reference": OWN_REFERENCE,
+    }
+
+
+def derive_task(facts: Facts) -> dict[str, Any]:
+    """Every key of a task that the data decides: dotted key -> value. The environment is for the caller to add."""
+    scaled = bool((facts.action_limits > 1.0).any())
+    limits = [float(limit) if limit > 0 else 1.0 for limit in facts.action_limits] if scaled else []
+    return {
+        "task.environment_id": None,
+        "task.observation_size": facts.observation_size,
+        "task.action_size": facts.action_size,
+        "task.action_low": [-limit for limit in limits],
+        "task.action_high": limits,
+        "task.horizon": int(facts.lengths.max()),
+        "task.d4rl_url": "",
+        "task.licence": "that of the data given",
+        "task.collected.ladder": None,
+        "task.collected.snapshots": [],
+        "task.collected.controller": "none",
+        **derive_targets(facts),
+        **derive_own_reference(facts),
+    }
+
+
+def check_enough(name: object, facts: Facts) -> None:
+    """Without an environment, some episodes are held out, and some must remain.
+
+    Raises:
+        DataError: if there is one episode only.
+    """
+    if len(facts.returns) < 2:
+        raise DataError(f"{name}: holds one episode; accepted are at least 2, since some are held out to evaluate on")
+
+
+def normalise_actions(actions: FloatArray, task: TaskConfig) -> tuple[FloatArray, int]:
+    """Bring actions from `task.action_low` … `task.action_high` to [-1, 1], and clip what is outside.
+
+    Returns:
+        the actions, and how many components were clipped.
+    """
+    if task.action_low:
+        low, high = np.asarray(task.action_low, np.float32), np.asarray(task.action_high, np.float32)
+        unit = (2.0 * (actions - low) / (high - low) - 1.0).astype(np.float32)
+        near = np.abs(np.abs(unit) - 1.0) < 1e-5  # rounding at the ends of the range is not clipping
+        actions = np.where(near, np.sign(unit), unit)
+    executed = np.clip(actions, -1.0, 1.0)
+    return executed, int((executed != actions).sum())

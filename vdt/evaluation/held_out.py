@@ -1,0 +1,112 @@
+"""What can be said of a policy without an environment: on episodes that were kept from training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vdt.agent.agent import ActorCritic
+from vdt.data.batches import SequenceBatch
+from vdt.data.histories import find_bootstrap_rows, gather_histories
+from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
+from vdt.data.sampling import Sampler
+from vdt.data.trajectory import TrajectoryDataset
+from vdt.reporting.statistics import compute_correlation
+
+CHUNK = 256  # sub-trajectories in one forward
+
+
+@dataclass(frozen=True)
+class HeldOutReport:
+    """A policy and its critic on held-out episodes, the policy conditioned on the episodes' own returns-to-go.
+
+    The critic is asked for min_i target Q, in environment units of discounted reward; its numbers are none where it was
+    not trained. They are its opinion, not a measured return.
+
+    Attributes:
+        episodes: held out.
+        steps: in them.
+        action_rmse: root mean square difference between the policy's and the data's actions, in action units.
+        action_std: standard deviation of the data's actions about their mean, the same average: what a constant scores.
+        policy_value: mean value of the policy's actions.
+        data_value: mean value of the data's actions.
+        monte_carlo_value: mean discounted return from the data's steps on; after a cut, the value of the final observation.
+        value_correlation: between data_value and monte_carlo_value, over steps.
+    """
+
+    episodes: int
+    steps: int
+    action_rmse: float
+    action_std: float
+    policy_value: float | None
+    data_value: float | None
+    monte_carlo_value: float | None
+    value_correlation: float | None
+
+
+@torch.no_grad()
+def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, label: str) -> HeldOutReport:
+    """Compare the policy's actions with the data's, and the critic's values with what the data earned."""
+    config, task = actor_critic.config, actor_critic.config.task
+    actor_critic.policy.eval()
+    # The n-step sums of a horizon beyond every episode are Monte-Carlo returns, bootstrapped where an episode was cut.
+    longest = int(episodes.lengths.max())
+    settings = TargetSettings(
+        config.critic.discount, longest, actor_critic.reward_scale, task.reward_shift, task.return_scale
+    )
+    device = actor_critic.normalizer.mean.device
+    buffer = TrajectoryReplayBuffer(actor_critic.normalizer, settings, action_size=task.action_size, device=device)
+    buffer.extend(episodes)
+    sampler = Sampler(buffer, config.data.trajectory_weighting, torch.Generator(device=device))
+    chunks = [_measure(actor_critic, sampler, rows) for rows in _tile(buffer, config.policy.context_length)]
+    predicted, taken, policy_value, data_value, earned = (
+        torch.cat(column).double() for column in zip(*chunks, strict=True)
+    )
+    half = torch.ones(task.action_size, dtype=torch.float64, device=device)
+    if task.action_low:
+        half = (half.new_tensor(task.action_high) - half.new_tensor(task.action_low)) / 2.0
+    values: tuple[float | None, ...] = (None, None, None, None)
+    if config.critic.gradient_steps > 0:
+        means = [float(value.mean()) / actor_critic.reward_scale for value in (policy_value, data_value, earned)]
+        values = (*means, compute_correlation(data_value.cpu().numpy(), earned.cpu().numpy()))
+    report = HeldOutReport(
+        len(episodes),
+        episodes.steps,
+        float(((predicted - taken) * half).square().mean().sqrt()),
+        float((taken * half).var(dim=0, correction=0).mean().sqrt()),
+        *values,
+    )
+    shown = "" if report.policy_value is None else f", value {report.policy_value:.4g} (data's {report.data_value:.4g})"
+    print(
+        f"evaluate {label}: {report.episodes} held-out episodes, {report.steps} steps, action error "
+        f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g}){shown}",
+        flush=True,
+    )
+    return report
+
+
+def _tile(buffer: TrajectoryReplayBuffer, context_length: int) -> tuple[Tensor, ...]:
+    """Every step once, in consecutive sub-trajectories: chunks of their first rows."""
+    rows = buffer.list_step_rows()
+    timesteps = buffer.matrix[rows, buffer.column.timestep].long()
+    chunks: tuple[Tensor, ...] = rows[timesteps % context_length == 0].split(CHUNK)
+    return chunks
+
+
+def _measure(
+    actor_critic: ActorCritic, sampler: Sampler, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Of the real steps: predicted actions, the data's, the values of both, and what followed, discounted."""
+    length = actor_critic.config.policy.context_length
+    batch: SequenceBatch = sampler.gather_sequences(rows, length)
+    output = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
+    real = batch.mask > 0
+    observations, predicted, taken = batch.observations[real], output.actions[real], batch.actions[real]
+    every = (rows[:, None] + torch.arange(length, device=rows.device))[real]
+    steps = sampler.gather_transitions(every)
+    after = gather_histories(sampler.buffer, find_bootstrap_rows(sampler.buffer, every), actor_critic.acting_context)
+    earned = steps.n_step_rewards + steps.bootstrap_discounts * actor_critic.compute_values(after)
+    compute = actor_critic.critic.compute_min_q
+    return predicted, taken, compute(observations, predicted), compute(observations, taken), earned

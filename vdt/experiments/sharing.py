@@ -1,0 +1,119 @@
+"""One training for all cells of a study that would do the same one: of a critic, or of an actor on it.
+
+It lies below `HOME/.vdt/shared/`, in a folder named by all that it is a function of. The first cell that needs it does it
+there under a lock; the others wait, then take its result. If the cell that trains is killed, the lock ends with it, and
+the next one goes on from its last checkpoint. Cells on machines that share no folder find nothing there and train their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from vdt.checkpoint.store import DONE, CheckpointError, CheckpointStore, load_state
+from vdt.config.layers import Config
+from vdt.experiments.results_store import compute_code_digest, digest_of
+from vdt.system.files import hold_lock, write_text
+from vdt.tracking import Tracker, read_part
+
+OWNER = "OWNER"  # file: the MLflow run that trains, or trained
+SHARED_FROM = "{}_shared_from"  # tag: the MLflow run whose critic, or actor, this one has
+CONTINUED_FROM = "{}_continued_from"  # tag: the MLflow run that had worked on it before, unfinished
+# Settings that no actor depends on: those of later steps, and what only the machine cares about. The planner's context
+# matters where a critic follows the policy, which then acts upon it.
+AFTER_THE_ACTOR = (
+    *("planner.candidates", "planner.planning_horizon", "planner.env_model", "planner.forget_steps"),
+    *("online.", "evaluation."),
+    *("checkpoint.", "runtime.threads", "data.source", "data.steps"),
+)
+
+
+def compute_critic_key(config: Config, md5: str) -> str:
+    """Digest of all that `pretrain_critic` depends on: data, rewards, the critic's settings, seed and code."""
+    task = config.task
+    data = {key: value for key, value in dataclasses.asdict(config.data).items() if key not in ("source", "steps")}
+    return digest_of(
+        {
+            "md5": md5,
+            "sizes": [task.observation_size, task.action_size],
+            "reward": [task.reward_scaling, task.reward_shift],
+            "data": data,
+            "critic": dataclasses.asdict(config.critic),
+            "seed": config.seed,
+            "runtime": [config.runtime.device, config.runtime.compile],  # the precision is the policy's
+            "code": compute_code_digest(),
+        }
+    )
+
+
+def compute_actor_key(config: Config, md5: str) -> str:
+    """Digest of all that `train_actor` depends on: data, seed, code and every setting that is not of a later step."""
+    later = AFTER_THE_ACTOR if config.critic.bootstrap == "policy" else (*AFTER_THE_ACTOR, "planner.context_length")
+    settings = {key: value for key, value in config.flatten().items() if not key.startswith(later)}
+    return digest_of({"md5": md5, "settings": settings, "code": compute_code_digest()})
+
+
+def share_training(
+    part: str,
+    key: str,
+    config: Config,
+    home: Path,
+    run_id: str,
+    tracker: Tracker,
+    train: Callable[[CheckpointStore], Path],
+) -> tuple[Path, str]:
+    """Take what another cell has trained, or train it for this cell and the others.
+
+    Args:
+        part: what is trained, "critic" or "actor".
+        key: of `compute_critic_key` or `compute_actor_key`.
+        config: of this cell.
+        home: the home folder.
+        run_id: this cell's MLflow run.
+        tracker: of that run; it is told, in a tag, if the result is another's, and gets the other's curves.
+        train: trains with the given checkpoints and returns the final one.
+
+    Returns:
+        The final checkpoint, and the MLflow run that it was taken from, or an empty string.
+    """
+    folder, settings = home / ".vdt" / "shared" / f"{part}-{key}", config.checkpoint
+    lock = home / ".vdt" / "locks" / f"{part}-{key}.lock"
+    with hold_lock(lock, f"the {part} that {config.env} s{config.seed} shares"):
+        owner = (folder / OWNER).read_text().strip() if (folder / OWNER).is_file() else ""
+        finished = _find_finished(folder, part)
+        if not finished or owner == run_id:
+            if owner and owner != run_id and any(folder.glob("*.pt")):
+                print(f"{part}: MLflow run {owner} has left it unfinished; going on from there", flush=True)
+                tracker.put({"kind": "tags", "tags": {CONTINUED_FROM.format(part): owner}})
+            write_text(folder / OWNER, f"{run_id}\n")
+            if finished:
+                return finished, ""
+            store = CheckpointStore(
+                folder,
+                interval_seconds=settings.interval_seconds,
+                interval_steps=settings.interval_steps,
+                keep=settings.keep,
+            )
+            return train(store), ""
+    state = load_state(finished)  # it is final: nobody need wait while this is read
+    print(f"{part}: taken from MLflow run {owner}, the same data, settings and seed ({finished})", flush=True)
+    tracker.put({"kind": "tags", "tags": {SHARED_FROM.format(part): owner}})
+    for step, metrics in {**read_part(home, owner, part), state["step"]: state["metrics"]}.items():
+        tracker.log(step, metrics)
+    return finished, owner
+
+
+def _find_finished(folder: Path, part: str) -> Path | None:
+    """The final checkpoint, if training came to its end and the file is sound."""
+    marker = folder / DONE
+    if not marker.is_file():
+        return None
+    path = folder / marker.read_text().strip()
+    try:
+        load_state(path)
+    except CheckpointError as error:
+        print(f"warning: {error}; this {part} is trained again from the checkpoint before it", flush=True)
+        marker.unlink()
+        return None
+    return path

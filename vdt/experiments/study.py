@@ -1,0 +1,193 @@
+"""A study: a file of params/studies/ that names many cells (env x method x patch x seed) and the table they fill.
+
+A patch is a named change of settings. Keys of the file, all but `envs` with a default:
+
+    title: Offline training        # of the report
+    note: One sentence.            # stands below the title
+    published: offline             # table of params/published/ that stands beside ours
+    share_training: true           # cells whose critic, or actor, would be the same train one (false where time is measured)
+    preset: laptop
+    source: auto
+    seeds: [0, 1, 2]
+    envs: [walker2d-medium-v2]
+    methods: [vdt, dt]
+    set: {online: {environment_steps: 0}}    # of all cells
+    patches:                                 # each with every method; none: the methods as they are
+      short: {policy: {context_length: 8}}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vdt.config.layers import PARAMS, Config, resolve_config
+from vdt.config.plain_yaml import expect_mapping, load_yaml
+from vdt.config.values import ConfigError, coerce, suggest
+from vdt.reporting.published import load_published
+
+STUDIES = PARAMS / "studies"
+PATCH_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
+WORDS: dict[str, Any] = {  # keys of a study file that hold one value or a list, with their types
+    "title": str,
+    "note": str,
+    "published": str,
+    "share_training": bool,
+    "preset": str,
+    "source": str,
+    "seeds": tuple[int, ...],
+    "envs": tuple[str, ...],
+    "methods": tuple[str, ...],
+}
+KEYS = (*WORDS, "set", "patches")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One cell that is to be run: its configuration, and the name of the patch that it carries, empty for none."""
+
+    config: Config
+    patch: str = ""
+
+    @property
+    def key(self) -> str:
+        """Names the cell's folders."""
+        config = self.config
+        return "-".join(filter(None, (config.file_name, config.method, self.patch, f"s{config.seed}")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a study file says, checked for form; `expand` checks the rest."""
+
+    name: str
+    place: str
+    title: str = ""
+    note: str = ""
+    published: str = ""
+    share_training: bool = True
+    preset: str = "laptop"
+    source: str = "auto"
+    seeds: tuple[int, ...] = (0,)
+    envs: tuple[str, ...]
+    methods: tuple[str, ...] = ("vdt",)
+    set: Mapping[str, Any] = field(default_factory=dict)
+    patches: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+
+    def describe(self) -> dict[str, Any]:
+        """What a report needs to know of it."""
+        return {"name": self.name, "title": self.title, "note": self.note, "published": self.published}
+
+
+def find_study_file(given: str) -> Path:
+    """The file of a study that is given by name ("offline") or by path.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    path = Path(given).expanduser()
+    for candidate in (path, PARAMS.parent / path, STUDIES / f"{given}.yaml"):
+        if candidate.is_file():
+            return candidate
+    known = sorted(p.stem for p in STUDIES.glob("*.yaml"))
+    raise ConfigError(
+        f"--study: there is no file {given}{suggest(path.stem, known)} Known: {', '.join(known)} (params/studies/), "
+        f"or a path of your own YAML file"
+    )
+
+
+def load_study(given: str) -> Study:
+    """Read a study file.
+
+    Raises:
+        ConfigError: naming file and key.
+    """
+    path = find_study_file(given)
+    if not PATCH_NAME.fullmatch(path.stem):
+        raise ConfigError(f"--study {path}: a study is named by its file: small letters, digits, _ . - only")
+    values = {key: _read_value(path, key, value) for key, value in load_yaml(path).items()}
+    for key in ("envs", "methods", "seeds", "patches"):
+        if not values.get(key, key != "envs"):
+            raise ConfigError(f"{path}: {key} is empty or absent, so the study has no cells")
+    if values.get("published"):
+        load_published(values["published"], f"{path}: published")
+    for name, patch in values.get("patches", {}).items():
+        if not isinstance(name, str) or not PATCH_NAME.fullmatch(name):
+            raise ConfigError(
+                f"{path}: patches: {name!r} is no name: small letters, digits, _ . - only, quoted if a number"
+            )
+        expect_mapping(patch, f"{path}: patches: {name}")
+    return Study(name=path.stem, place=str(path), **values)
+
+
+def _read_value(path: Path, key: Any, value: Any) -> Any:
+    """A key's value, of its type."""
+    if key not in KEYS:
+        raise ConfigError(f"{path}: unknown key {key!r}{suggest(str(key), KEYS)} Known: {', '.join(KEYS)}")
+    if key not in WORDS:
+        return expect_mapping(value, f"{path}: {key}")
+    value = coerce(key, value, WORDS[key], str(path))
+    if isinstance(value, tuple) and len(set(value)) < len(value):
+        raise ConfigError(f"{path}: {key} names something twice: {', '.join(map(str, value))}")
+    return value
+
+
+def expand(study: Study, overrides: str = "") -> list[Plan]:
+    """Every cell of a study, in the order env, method, patch, seed.
+
+    Args:
+        study: what the file says, or a changed one.
+        overrides: `--set` text, which goes over the file's settings.
+
+    Raises:
+        ConfigError: naming the study and the cell with the first value that is not accepted.
+    """
+    plans: list[Plan] = []
+    for env in study.envs:
+        for method in study.methods:
+            for name, patch in study.patches.items():
+                text = " ".join(filter(None, (make_overrides(study.set), make_overrides(patch), overrides)))
+                where = f"{study.place}: env {env}, method {method}{f', patch {name}' if name else ''}: "
+                try:
+                    first = resolve_config(
+                        env,
+                        preset=study.preset,
+                        method=method,
+                        source=study.source,
+                        seed=min(study.seeds),
+                        overrides=text,
+                    )
+                except ConfigError as error:
+                    raise ConfigError(f"{where if study.place else ''}{error}") from None
+                plans += [Plan(first.with_seed(seed), name) for seed in study.seeds]
+    _refuse_equal_patches(study, plans)
+    return plans
+
+
+def _refuse_equal_patches(study: Study, plans: Sequence[Plan]) -> None:
+    seen: dict[str, Plan] = {}
+    for plan in plans:
+        other = seen.setdefault(plan.config.to_yaml(), plan)
+        if other is not plan:
+            raise ConfigError(
+                f"{study.place}: patches {other.patch!r} and {plan.patch!r} give {plan.config.method} on "
+                f"{plan.config.env} the same configuration"
+            )
+
+
+def make_overrides(patch: Mapping[str, Any]) -> str:
+    """A nested mapping as `--set` text."""
+    return " ".join(shlex.quote(f"{key}={json.dumps(value)}") for key, value in _flatten(patch))
+
+
+def _flatten(patch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in patch.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,47 @@
+"""Memoryless policy: the action from the observation alone."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vdt.config.schema import PolicyConfig
+from vdt.policy.decision_transformer import PolicyOutput
+from vdt.policy.gaussian import GaussianHead
+
+HIDDEN_SIZE = 256  # two hidden layers, as in the value-based baselines (IQL, TD3+BC)
+
+
+class MLPPolicy(nn.Module):
+    """Two hidden layers applied to every step separately; same interface as `DecisionTransformer`."""
+
+    def __init__(self, observation_size: int, action_size: int, config: PolicyConfig) -> None:
+        super().__init__()
+        self.context_length = config.context_length
+        self.network = nn.Sequential(
+            nn.Linear(observation_size, HIDDEN_SIZE),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(HIDDEN_SIZE, HIDDEN_SIZE),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(HIDDEN_SIZE, action_size),
+            nn.Tanh(),
+        )
+        gaussian = config.head == "gaussian"
+        self.gaussian = GaussianHead(HIDDEN_SIZE, action_size, config.initial_temperature) if gaussian else None
+
+    def forward(self, observations: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> PolicyOutput:
+        """Predict actions at every step; everything but the observations is ignored."""
+        features = self.network[:-2](observations)
+        means = self.network[-2](features)
+        distribution = None if self.gaussian is None else self.gaussian(features, means)
+        return PolicyOutput(actions=self.network[-1](means), distribution=distribution)
+
+
+def make_policy(observation_size: int, action_size: int, horizon: int, config: PolicyConfig) -> nn.Module:
+    """The network that `policy.kind` names."""
+    from vdt.policy.decision_transformer import DecisionTransformer
+
+    if config.kind == "mlp":
+        return MLPPolicy(observation_size, action_size, config)
+    return DecisionTransformer(observation_size, action_size, horizon, config)

@@ -1,0 +1,100 @@
+"""Methods over all envs of a study, each by the look-ahead setting that it acts with. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vdt.reporting.results import POLICIES, Cell, Estimate, Result, compute_estimate, find_headline, name_method
+from vdt.reporting.statistics import Interval, compute_improvement_interval, compute_iqm_interval
+
+Task = tuple[str, str, str, str]  # env, data source, its md5, preset
+Headlines = dict[str, dict[str, dict[Task, Result]]]  # policy -> method -> task -> result
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """A method's policy over the tasks that all methods of a report share.
+
+    Attributes:
+        runs: trained policies, all tasks together.
+        mean: over tasks, with its standard error over seeds that every task has; none without such a seed.
+        iqm: interquartile mean over all runs, with a bootstrap interval stratified by task.
+    """
+
+    method: str
+    policy: str
+    tasks: int
+    runs: int
+    mean: Estimate | None
+    iqm: Interval
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """P(a run of `method` scores above one of `baseline`), mean over tasks, with its bootstrap interval."""
+
+    method: str
+    baseline: str
+    policy: str
+    tasks: int
+    probability: Interval
+
+
+def collect_headlines(cells: Sequence[Cell], results: Sequence[Result]) -> Headlines:
+    """The results that stand for their methods."""
+    wanted = {(name_method(cell), cell["config"]["env"]): find_headline(cell["config"]) for cell in cells}
+    headlines: Headlines = {}
+    for result in results:
+        if result.setting == wanted[result.method, result.env]:
+            task = (result.env, result.source, result.md5, result.preset)
+            headlines.setdefault(result.policy, {}).setdefault(result.method, {})[task] = result
+    return headlines
+
+
+def find_common_tasks(methods: Mapping[str, Mapping[Task, Result]]) -> list[Task]:
+    """Tasks that every method has, in the order of the first method."""
+    first, *others = methods.values()
+    return [task for task in first if all(task in other for other in others)]
+
+
+def collect_scores(results: Mapping[Task, Result], tasks: Sequence[Task]) -> list[list[float]]:
+    """One number per task and run: the mean over its episodes."""
+    return [[math.fsum(run) / len(run) for run in results[task].scores] for task in tasks]
+
+
+def compute_aggregates(headlines: Headlines) -> list[Aggregate]:
+    """Every method of every policy, over the tasks that all methods with this policy share."""
+    aggregates = []
+    for policy in POLICIES:
+        methods = headlines.get(policy, {})
+        tasks = find_common_tasks(methods) if methods else []
+        for method, results in methods.items() if tasks else ():
+            scores = collect_scores(results, tasks)
+            runs, mean = sum(map(len, scores)), _average_tasks([results[task] for task in tasks])
+            aggregates.append(Aggregate(method, policy, len(tasks), runs, mean, compute_iqm_interval(scores)))
+    return aggregates
+
+
+def _average_tasks(results: Sequence[Result]) -> Estimate | None:
+    """Mean over tasks, seed by seed; with one seed its error is unknown here."""
+    per_seed = [dict(zip(r.seeds, r.scores, strict=True)) for r in results]
+    common = [seed for seed in per_seed[0] if all(seed in other for other in per_seed)]
+    means = [[math.fsum(math.fsum(s[seed]) / len(s[seed]) for s in per_seed) / len(per_seed)] for seed in common]
+    return compute_estimate(means) if means else None
+
+
+def compute_improvements(headlines: Headlines) -> list[Improvement]:
+    """The first method of each policy against each other one."""
+    improvements = []
+    for policy in POLICIES:
+        methods = headlines.get(policy, {})
+        for baseline in list(methods)[1:]:
+            method = next(iter(methods))
+            tasks = find_common_tasks({name: methods[name] for name in (method, baseline)})
+            if tasks:
+                ours, theirs = (collect_scores(methods[name], tasks) for name in (method, baseline))
+                share = compute_improvement_interval(ours, theirs)
+                improvements.append(Improvement(method, baseline, policy, len(tasks), share))
+    return improvements

@@ -1,0 +1,294 @@
+"""Figures of a report: scores, curves, and what explains them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vdt.reporting.maze_figures import draw_mazes
+from vdt.reporting.published import Published
+from vdt.reporting.results import Cell, Result, compute_estimate, compute_standard_error, name_method
+from vdt.reporting.statistics import compute_profile, compute_profile_band
+from vdt.system.files import atomic_write, make_file_name
+
+Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]  # MLflow run -> metric -> (step, value)
+PANELS = {  # metric -> what its axes are called
+    "critic/q_loss": ("gradient step", "critic: Q loss (M2)"),
+    "actor/behavior_loss": ("gradient step", "actor: behaviour loss (M3)"),
+    "online/normalized_score": ("environment step", "online rollouts: normalized_score"),
+}
+BUFFER = "online/buffer_return"
+GRID = 100  # points of a mean curve
+
+
+def write_figures(
+    cells: Sequence[Cell],
+    results: Sequence[Result],
+    curves: Curves,
+    profiles: Mapping[str, Sequence[Sequence[float]]],
+    published: Published | None,
+    folder: Path,
+) -> list[Path]:
+    """Write what there is data for.
+
+    Args:
+        cells: of the report.
+        results: merged over seeds.
+        curves: learning curves.
+        profiles: method -> scores per task and run, of methods that share all tasks; drawn if there are several.
+        published: numbers drawn in grey.
+        folder: takes PNG files.
+
+    Returns:
+        Paths, in the order in which the report shows them.
+    """
+    paths = []
+    for env, source in dict.fromkeys((r.env, r.source) for r in results):
+        shown = [r for r in results if (r.env, r.source) == (env, source)]
+        own = [c for c in cells if (c["config"]["env"], c["snapshot"]["source"]) == (env, source)]
+        where = f"{make_file_name(env)}-{source}"
+        paths.append(_save(_draw_scores(shown, own, published), folder / f"scores-{where}.png"))
+        choices = [r for r in shown if len(r.candidate_returns) > 1 and all(r.chosen_candidates)]
+        if choices:
+            paths.append(_save(_draw_choices(choices), folder / f"candidates-{where}.png"))
+        for name, draw in _find_diagnostics(own, curves).items():
+            paths.append(_save(draw(f"{env}, data: {source}"), folder / f"{name}-{where}.png"))
+    paths += [_save(figure, folder / name) for name, figure in draw_mazes(cells)]
+    if len(profiles) > 1:
+        paths.append(_save(_draw_profiles(profiles), folder / "profiles.png"))
+    return paths
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+    return path
+
+
+def _draw_scores(results: Sequence[Result], cells: Sequence[Cell], published: Published | None) -> Figure:
+    """Mean, standard error and one dot per seed for each method, policy and look-ahead setting; published in grey."""
+    figure = Figure(figsize=(8.0, 1.5 + 0.4 * len(results)), layout="constrained")
+    axes = figure.add_subplot()
+    theirs = (
+        {name_method(c): published.find(c["config"]["env"], c["config"]["method"], c.get("patch", "")) for c in cells}
+        if published
+        else {}
+    )
+    for row, result in enumerate(results):
+        estimate = compute_estimate(result.scores)
+        axes.barh(row, estimate.mean, xerr=estimate.standard_error, color="C0", alpha=0.4, capsize=3)
+        dots = [math.fsum(scores) / len(scores) for scores in result.scores]
+        axes.plot(dots, [row] * len(dots), "o", color="C0", markersize=4)
+        number = published.get_score(theirs.get(result.method)) if published else None
+        if number is not None and published and result.policy == ("online" if published.change else "offline"):
+            axes.plot([number], [row], "D", color="grey", markersize=5)
+    if results[0].dataset_score is not None:
+        axes.axvline(results[0].dataset_score, color="black", linestyle="--", label="mean of the data set")
+    if published and any(value is not None for value in theirs.values()):
+        axes.plot([], [], "D", color="grey", label=f"{published.source} (other data or physics, see the table)")
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower left", frameon=False, ncols=2, fontsize=8)
+    axes.set_yticks(range(len(results)), [f"{r.method} {name_policy(r.policy)} {r.planner}" for r in results])
+    axes.invert_yaxis()
+    axes.set_xlabel("normalized_score (dots: seeds; bar: mean ± standard error)")
+    axes.set_title(f"{results[0].env}, data: {results[0].source}")
+    return figure
+
+
+def name_policy(policy: str) -> str:
+    """A policy in words."""
+    return "online, best checkpoint" if policy == "online_best" else policy
+
+
+def _draw_choices(results: Sequence[Result]) -> Figure:
+    """Share of environment steps in which each candidate return had the highest look-ahead score."""
+    figure = Figure(figsize=(8.0, 1.5 + 0.4 * len(results)), layout="constrained")
+    axes = figure.add_subplot()
+    for row, result in enumerate(results):
+        left = 0.0
+        for column, candidate in enumerate(result.candidate_returns):
+            share = math.fsum(shares[column] for shares in result.chosen_candidates) / len(result.chosen_candidates)
+            axes.barh(row, share, left=left, color=f"C{column}")
+            axes.text(left + share / 2, row, f"{candidate:g}", ha="center", va="center", fontsize=7)
+            left += share
+    axes.set_yticks(range(len(results)), [f"{r.method} {name_policy(r.policy)} {r.planner}" for r in results])
+    axes.invert_yaxis()
+    axes.set_xlabel("share of steps in which each candidate return was chosen")
+    axes.set_title(f"{results[0].env}, data: {results[0].source}")
+    return figure
+
+
+def _find_diagnostics(cells: Sequence[Cell], curves: Curves) -> dict[str, Callable[[str], Figure]]:
+    """Figure name -> what draws it under a given title, for what the cells of one env have."""
+    methods: dict[str, list[Cell]] = {}
+    for cell in cells:
+        methods.setdefault(name_method(cell), []).append(cell)
+    learned = {
+        name: [curves[c["mlflow_run_id"]] for c in group if c["mlflow_run_id"] in curves]
+        for name, group in methods.items()
+    }
+    shown = [key for key in PANELS if any(len(run.get(key, ())) > 1 for runs in learned.values() for run in runs)]
+    buffers = {name: [run for run in runs if BUFFER in run] for name, runs in learned.items()}
+    buffers = {name: runs for name, runs in buffers.items() if runs}
+    found: dict[str, Callable[[str], Figure]] = {}
+    if shown:
+        found["curves"] = lambda title: _draw_curves(learned, shown, title)
+    if buffers:
+        found["buffer"] = lambda title: _draw_buffers(buffers, title)
+    for name, draw in (("requested", _draw_requested), ("calibration", _draw_calibration), ("weights", _draw_weights)):
+        lines = {method: list(_find_reports(group, name)) for method, group in methods.items()}
+        lines = {method: reports for method, reports in lines.items() if reports}
+        if lines:
+            found[name] = functools.partial(draw, lines)
+    return found
+
+
+def _find_reports(cells: Iterable[Cell], name: str) -> Iterator[tuple[str, Any]]:
+    """(policy, report) of one diagnostic, in all cells."""
+    for cell in cells:
+        for policy, report in cell["evaluation"].get("diagnostics", {}).items():
+            if name in report:
+                yield policy, report[name]
+
+
+def _make_panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(4.5 * count, 3.8), layout="constrained")
+    figure.suptitle(title)
+    return figure, [figure.add_subplot(1, count, i + 1) for i in range(count)]
+
+
+def compute_mean_curve(curves: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[float], list[float], list[float]]:
+    """Steps, mean and standard error (0 for one seed) of one curve per seed, on steps that all of them reach."""
+    first, last = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
+    grid = np.linspace(min(first, last), last, GRID)
+    points = [np.array(curve, np.float64) for curve in curves]
+    values = np.array([np.interp(grid, curve[:, 0], curve[:, 1]) for curve in points])
+    errors = [compute_standard_error(column) or 0.0 for column in values.T.tolist()]
+    return grid.tolist(), values.mean(axis=0).tolist(), errors
+
+
+def _draw_band(axes: Axes, curves: Sequence[Sequence[tuple[int, float]]], label: str, color: str) -> None:
+    steps, means, errors = compute_mean_curve(curves)
+    low, high = ([m + sign * e for m, e in zip(means, errors, strict=True)] for sign in (-1, 1))
+    axes.plot(steps, means, color=color, label=f"{label} ({len(curves)})", linewidth=1.2)
+    axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def _draw_curves(learned: Mapping[str, Sequence[Mapping[str, Any]]], shown: Sequence[str], title: str) -> Figure:
+    """Learning curves: mean over seeds with a band of one standard error."""
+    figure, panels = _make_panels(len(shown), f"{title} (mean ± standard error over seeds, their number in brackets)")
+    for axes, key in zip(panels, shown, strict=True):
+        for number, (method, runs) in enumerate(learned.items()):
+            curves = [run[key] for run in runs if len(run.get(key, ())) > 1]  # a shared critic has but its last point
+            if curves:
+                _draw_band(axes, curves, method, f"C{number}")
+        axes.set_xlabel(PANELS[key][0])
+        axes.set_title(PANELS[key][1], fontsize=9)
+        axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _draw_buffers(buffers: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> Figure:
+    """Returns of the trajectories in the online buffer over time: median, and 10 % to 90 %, one line per seed."""
+    figure, panels = _make_panels(len(buffers), f"{title}: returns in the replay buffer")
+    for axes, (method, runs) in zip(panels, buffers.items(), strict=True):
+        for number, run in enumerate(runs):
+            low, middle, high = (run.get(f"{BUFFER}_{level}") for level in ("low", "middle", "high"))
+            steps, values = zip(*(middle or run[BUFFER]), strict=True)
+            axes.plot(steps, values, color=f"C{number}", linewidth=1.2)
+            if low and high and len(low) == len(high):
+                bottom, top = ([value for _, value in curve] for curve in (low, high))
+                axes.fill_between([step for step, _ in low], bottom, top, color=f"C{number}", alpha=0.2, linewidth=0)
+        axes.set_title(f"{method}: median, 10 % to 90 %, a colour per seed", fontsize=9)
+        axes.set_xlabel("environment step")
+        axes.set_ylabel("episode return")
+    return figure
+
+
+def _draw_diagonal(axes: Axes, label: str) -> None:
+    """Where both axes are the same number, and the legend."""
+    low, high = axes.get_xlim()
+    axes.plot([low, high], [low, high], ":", color="black", linewidth=0.8, label=label)
+    axes.legend(fontsize=7, frameon=False)
+
+
+def _draw_requested(lines: Mapping[str, Sequence[tuple[str, Any]]], title: str) -> Figure:
+    """Requested return against the mean over seeds of what was achieved."""
+    figure, (axes,) = _make_panels(1, title)
+    for number, (method, reports) in enumerate(lines.items()):
+        for policy, style in (("offline", "o-"), ("online", "s--")):
+            rows: dict[float, list[float]] = {}
+            for row in (row for name, report in reports if name == policy for row in report):
+                rows.setdefault(row["requested"], []).append(math.fsum(row["achieved"]) / len(row["achieved"]))
+            if rows:
+                wanted = sorted(rows)
+                means = [math.fsum(rows[w]) / len(rows[w]) for w in wanted]
+                errors = [compute_standard_error(rows[w]) or 0.0 for w in wanted]
+                axes.errorbar(
+                    wanted,
+                    means,
+                    errors,
+                    fmt=style,
+                    color=f"C{number}",
+                    label=f"{method} {policy}",
+                    capsize=3,
+                    markersize=4,
+                )
+    _draw_diagonal(axes, "as requested")
+    axes.set_xlabel("requested return")
+    axes.set_ylabel("achieved return")
+    return figure
+
+
+def _draw_calibration(lines: Mapping[str, Sequence[tuple[str, Any]]], title: str) -> Figure:
+    """The critic's prediction against the discounted return that followed, in bins, one line per seed."""
+    figure, (axes,) = _make_panels(1, title)
+    for number, (method, reports) in enumerate(lines.items()):
+        for style, policy in (("-", "offline"), ("--", "online")):
+            own = [report for name, report in reports if name == policy]
+            for i, report in enumerate(own):
+                label = f"{method} {policy}" if i == 0 else None
+                axes.plot(
+                    report["predicted"], report["earned"], f"o{style}", color=f"C{number}", markersize=3, label=label
+                )
+    _draw_diagonal(axes, "calibrated")
+    axes.set_xlabel("predicted: min target Q of the steps taken")
+    axes.set_ylabel("earned: discounted return that followed")
+    return figure
+
+
+def _draw_weights(lines: Mapping[str, Sequence[tuple[str, Any]]], title: str) -> Figure:
+    """Histogram of the advantage weights over the data's steps, mean over seeds."""
+    figure, (axes,) = _make_panels(1, title)
+    for number, (method, reports) in enumerate(lines.items()):
+        shares = np.mean([report["shares"] for _, report in reports], axis=0)
+        axes.stairs(shares, reports[0][1]["edges"], color=f"C{number}", label=method)
+    axes.set_xscale("log")
+    axes.axvline(1.0, color="black", linestyle=":", linewidth=0.8)
+    axes.set_xlabel("advantage weight (mean 1 over the data)")
+    axes.set_ylabel("share of the data's steps")
+    axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _draw_profiles(profiles: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+    """Share of runs above each score, with bootstrap bands."""
+    figure, (axes,) = _make_panels(1, "Performance profiles, offline policies, envs that all methods have")
+    every = [score for scores in profiles.values() for task in scores for score in task]
+    thresholds = np.linspace(min(0.0, *every), max(every) * 1.02 + 1e-9, GRID).tolist()
+    for number, (method, scores) in enumerate(profiles.items()):
+        axes.plot(thresholds, compute_profile(scores, thresholds), color=f"C{number}", label=method)
+        axes.fill_between(
+            thresholds, *compute_profile_band(scores, thresholds), color=f"C{number}", alpha=0.2, linewidth=0
+        )
+    axes.set_xlabel("normalized_score τ")
+    axes.set_ylabel("share of runs above τ")
+    axes.legend(fontsize=7, frameon=False)
+    return figure

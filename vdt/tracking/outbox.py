@@ -1,0 +1,232 @@
+"""Delivers records to a slow or absent store from a background thread and loses none.
+
+A record is a JSON-able mapping. What cannot be delivered is kept in a JSONL file, and sent before anything newer as
+soon as the store answers again: by this process, or by the next that delivers to the same file. A record may be sent
+twice when a process is killed in between, so the receiver must take a repeated record as one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vdt.system.files import hold_lock
+
+Record = dict[str, Any]
+Send = Callable[[Sequence[Record]], None]
+BATCH = 200  # records per call of `send`
+LONGEST_PAUSE = 60.0  # seconds between two tries
+DELIVERY_SECONDS = 2.0  # between two deliveries
+FLUSH_SECONDS = 0.5  # that training waits for a store before its records go to the backlog
+CLOSING_SECONDS = 20.0
+
+
+def say(text: str) -> None:
+    """Print, also when nobody reads any more: the background thread must not end with the reader."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, flush=True)
+
+
+def get_first_line(error: Exception) -> str:
+    """What an error says, without the pages that a database adds; its name if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def read_records(path: Path) -> list[Record]:
+    """Records of a JSONL file, oldest first; a last line cut short by a kill is reported and left out."""
+    records: list[Record] = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            records += [json.loads(line)] if line else []
+        except json.JSONDecodeError:
+            say(f"warning: tracking: line {number} of {path} is incomplete and left out")
+    return records
+
+
+def append_records(path: Path, records: Sequence[Record]) -> None:
+    """Add records to a JSONL file, safe on disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        file.writelines("\n" + json.dumps(record) for record in records)  # a cut line spoils only itself
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sending_file(path: Path) -> Path:
+    return path.with_suffix(".sending.jsonl")
+
+
+def is_waiting(path: Path) -> bool:
+    """Whether a backlog holds anything."""
+    return path.exists() or _sending_file(path).exists()
+
+
+def remove_backlog(path: Path) -> None:
+    """Forget what waits."""
+    for file in (path, _sending_file(path)):
+        file.unlink(missing_ok=True)
+
+
+def deliver_backlog(path: Path, send: Send, lock: contextlib.AbstractContextManager[Any] | None = None) -> None:
+    """Send what an earlier failure left behind, then remove it.
+
+    Args:
+        path: the backlog file.
+        send: as in `Delivery`.
+        lock: held while the file is taken away from those who append to it.
+    """
+    sending = _sending_file(path)
+    while is_waiting(path):
+        with hold_lock(path.with_name(f".{path.stem}.lock"), f"the records of {path.stem}"):
+            with lock or contextlib.nullcontext():
+                if not sending.exists() and path.exists():
+                    path.rename(sending)
+            records = read_records(sending) if sending.exists() else []
+            for start in range(0, len(records), BATCH):
+                send(records[start : start + BATCH])
+            sending.unlink(missing_ok=True)
+
+
+class Delivery:
+    """A queue and the thread that empties it. A failing store is reported and never stops or blocks who calls `put`."""
+
+    def __init__(
+        self, send: Send, backlog: Path, *, interval: float = DELIVERY_SECONDS, first_pause: float = 2.0
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            send: delivers some records or raises; takes a repeated record as one.
+            backlog: JSONL file for what cannot be delivered.
+            interval: seconds between two deliveries.
+            first_pause: seconds to wait after a first failure; doubled with each further one, up to a minute.
+        """
+        self.backlog = backlog
+        self._send, self._interval, self._first_pause = send, interval, first_pause
+        self._changed = threading.Condition()  # guards everything below, and appending to the backlog
+        self._queue: deque[Record] = deque()
+        self._sending: list[Record] = []  # taken from the queue and not yet known to be delivered
+        self._put = self._settled = 0  # records taken in; records delivered or safe in the backlog
+        self._failures, self._retry_at = 0, 0.0
+        self._hurry = self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="vdt-delivery", daemon=True)
+        self._thread.start()
+
+    def put(self, record: Record) -> None:
+        """Queue a record."""
+        with self._changed:
+            self._queue.append(record)
+            self._put += 1
+
+    def flush(self, timeout: float = FLUSH_SECONDS) -> bool:
+        """Make everything safe that was put so far: delivered, or else written to the backlog file.
+
+        Waits for a store that answers, at most `timeout` seconds, and not at all for one that has just failed.
+
+        Returns:
+            Whether everything is delivered.
+        """
+        with self._changed:
+            goal, failures = self._put, self._failures
+            if not failures:
+                self._hurry = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._settled >= goal or self._failures > failures, timeout)
+            if self._settled < goal:
+                self._spill()
+            return not self._failures and not is_waiting(self.backlog)
+
+    def close(self, timeout: float = CLOSING_SECONDS) -> bool:
+        """Try once more, end the thread, and say where the rest is if the store did not take everything."""
+        with self._changed:
+            self._retry_at, self._stopping = 0.0, True
+            self._changed.notify_all()
+        self._thread.join(timeout)
+        with self._changed:
+            self._spill()
+            delivered = not self._failures and not is_waiting(self.backlog)
+        if not delivered:
+            say(
+                f"WARNING: tracking: undelivered records are kept in {self.backlog}; the next step sends them, or "
+                "`python -m vdt.tracking.replay`"
+            )
+        return delivered
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._hurry or self._stopping, self._interval)
+                stopping, self._hurry = self._stopping, False
+                pausing = time.monotonic() < self._retry_at
+            if not pausing:
+                self._deliver()
+            if stopping:
+                return
+
+    def _deliver(self) -> None:
+        """Send the backlog, then the queue."""
+        try:
+            while True:
+                deliver_backlog(self.backlog, self._send, self._changed)  # older than the queue, so always first
+                batch = self._take()
+                if batch is None:
+                    continue
+                if not batch:
+                    break
+                self._send(batch)
+                with self._changed:
+                    self._settled += len(self._sending)  # none if flush gave up waiting and wrote them to the backlog
+                    self._sending = []
+                    self._changed.notify_all()
+        except Exception as error:  # whatever a store may raise must neither end this thread nor pass in silence
+            self._fail(error)
+            return
+        with self._changed:
+            if self._failures:
+                say(f"tracking: the store answers again, after {self._failures} failures; nothing is lost")
+            self._failures = 0
+
+    def _take(self) -> list[Record] | None:
+        """The oldest records of the queue; None if older ones went to the backlog in the meantime."""
+        with self._changed:
+            if is_waiting(self.backlog):
+                return None
+            self._sending = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+            return self._sending
+
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            self._queue.extendleft(reversed(self._sending))
+            self._sending = []
+            self._failures += 1
+            pause = min(LONGEST_PAUSE, self._first_pause * 2 ** (self._failures - 1))
+            self._retry_at = time.monotonic() + pause
+            waiting = len(self._queue)
+            self._changed.notify_all()
+        say(
+            f"WARNING: tracking: delivery failed ({type(error).__name__}: {get_first_line(error)}); training goes on, "
+            f"{waiting} records wait, next try in {pause:.0f} s"
+        )
+
+    def _spill(self) -> None:
+        """Move everything undelivered to the backlog file (the lock is held); if that fails, it stays in memory."""
+        records = [*self._sending, *self._queue]
+        try:
+            if records:
+                append_records(self.backlog, records)
+        except OSError as error:
+            self._failures = max(self._failures, 1)
+            say(
+                f"WARNING: tracking: cannot write {self.backlog} ({error.strerror}); {len(records)} records wait in memory"
+            )
+            return
+        self._queue.clear()
+        self._sending = []
+        self._settled = self._put
