@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.timing import format_table
 from vdt.checkpoint.store import DONE, CheckpointStore, load_state
-from vdt.config.layers import resolve_config
+from vdt.experiments.resolve import resolve_config
 
 INTERVAL = resolve_config("walker2d-medium-v2").checkpoint.interval_seconds
 

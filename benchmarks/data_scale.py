@@ -22,13 +22,13 @@ import h5py
 import numpy as np
 import torch
 
-from vdt.config.layers import resolve_config
 from vdt.data.normalization import Normalizer
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
+from vdt.data.storage import load_snapshot, write_trajectories
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.hdf5 import read_recording
-from vdt.datasets.snapshot import load_snapshot, write_trajectories
+from vdt.experiments.resolve import resolve_config
 from vdt.training.offline import make_target_settings
 
 CONFIG = resolve_config("walker2d-medium-v2")

@@ -23,13 +23,14 @@ from benchmarks.bare import make_actor_loop, make_critic_loop
 from benchmarks.timing import describe_machine, format_table, time_in_turn
 from vdt.acceleration.critic_update import CriticOptimizer
 from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
-from vdt.config.layers import Config, resolve_config
+from vdt.config.layers import Config
 from vdt.critic.critic import Critic
 from vdt.data.normalization import Normalizer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.environments import make_environment
 from vdt.environments.rollout import collect_trajectories
+from vdt.experiments.resolve import resolve_config
 from vdt.policy.losses import AdvantageWeighting
 from vdt.policy.mlp import make_policy
 from vdt.training.offline import make_offline_buffer, make_sampler

@@ -25,11 +25,13 @@ import torch
 from benchmarks.timing import describe_machine, format_table
 from vdt.agent.agent import ActorCritic, PlannerSettings
 from vdt.checkpoint.store import CheckpointStore, load_state
-from vdt.config.layers import Config, resolve_config
+from vdt.config.layers import Config
+from vdt.data.storage import load_snapshot
 from vdt.data.trajectory import TrajectoryDataset
-from vdt.datasets.snapshot import load_snapshot, make_snapshot
+from vdt.datasets.snapshot import make_snapshot
 from vdt.environments.scores import compute_normalized_score
 from vdt.evaluation.evaluate import evaluate
+from vdt.experiments.resolve import resolve_config
 from vdt.tracking import NullTracker
 from vdt.training.offline import pretrain_critic, train_actor
 

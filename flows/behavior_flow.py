@@ -13,9 +13,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works with or without an install
 
-from vdt.system import runtime
+from vdt.system.home import home, prepare
+from vdt.system.machine import set_threads
+from vdt.system.processes import die_with_parent
 
-runtime.prepare()
+prepare()
 
 from metaflow import FlowSpec, Parameter, current, exit_hook, step  # noqa: E402  (reads what prepare() sets)
 
@@ -60,8 +62,8 @@ class BehaviorFlow(FlowSpec):
         from flows.stages import clear_errors, open_checkpoints, open_tracker
         from vdt.behavior.ladder import CHECKPOINTS, make_ladder
 
-        runtime.die_with_parent()
-        runtime.set_threads(len(self.cells), threads=1)  # the networks are too small for more
+        die_with_parent()
+        set_threads(len(self.cells), threads=1)  # the networks are too small for more
         self.cell, self.mlflow_run_id = self.input, self.input["mlflow_run_id"]
         name = self.cell["key"]
         with clear_errors(), contextlib.closing(open_tracker(self)) as tracker:
@@ -82,7 +84,7 @@ class BehaviorFlow(FlowSpec):
         """Say where the results are."""
         from vdt.tracking import finish_runs
 
-        finish_runs(runtime.home(), self.mlflow_run_ids, "FINISHED")
+        finish_runs(home(), self.mlflow_run_ids, "FINISHED")
         print("\n".join(f"ladder: {path}" for path in self.paths), flush=True)
 
 

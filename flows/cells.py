@@ -15,7 +15,8 @@ from typing import Any
 from vdt.config.layers import Config, ConfigError
 from vdt.config.values import suggest
 from vdt.experiments.study import Plan, Study, expand, load_study
-from vdt.system.runtime import FolderError, check_folders, die_with_parent, home, interrupt_on_signals
+from vdt.system.home import FolderError, check_folders, home
+from vdt.system.processes import die_with_parent, interrupt_on_signals
 
 DEFAULTS = {"preset": "laptop", "method": "vdt", "seeds": "0", "source": "auto", "reuse": "exact"}
 OPTIONS = ("env", "preset", "method", "seeds", "source", "set", "study", "reuse")  # empty: the study's, or the default

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flows.cells import make_resume_command
-from vdt.system.runtime import home
+from vdt.system.home import home
 
 
 def on_error(run: Any) -> None:

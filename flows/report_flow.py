@@ -8,9 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works with or without an install
 
-from vdt.system import runtime
+from vdt.system.home import prepare
 
-runtime.prepare()
+prepare()
 
 from metaflow import FlowSpec, Parameter, card, step  # noqa: E402  (reads what prepare() sets)
 

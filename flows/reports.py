@@ -15,7 +15,7 @@ from flows.studies import describe_cell, get_reuse, split_finished
 from flows.transfer import describe_file
 from vdt.config.layers import ConfigError
 from vdt.system.files import make_file_name, replace_folder, write_text
-from vdt.system.runtime import home
+from vdt.system.home import home
 
 
 def make_report(flow: Any, inputs: Iterable[Any]) -> tuple[str, list[str], list[dict[str, str]]]:

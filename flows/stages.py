@@ -19,8 +19,10 @@ from flows.lineage import get_unfinished_ancestors, was_completed
 from flows.transfer import describe_file, fetch_file
 from vdt.config.layers import Config, ConfigError, config_from_yaml
 from vdt.config.schema import CheckpointConfig
-from vdt.system import runtime
-from vdt.system.files import hold_lock
+from vdt.system.home import FolderError, home
+from vdt.system.locks import hold_lock
+from vdt.system.machine import DeviceError, claim_gpu, count_cells_in_parallel, measure_peak_memory, set_threads
+from vdt.system.processes import Terminated, terminate_cleanly
 from vdt.tracking import (
     MLflowTracker,
     NullTracker,
@@ -50,7 +52,14 @@ class UserError(MetaflowException):
 @contextlib.contextmanager
 def clear_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn errors that the user can put right, and those of the given kinds, into one line without a traceback."""
-    expected: tuple[type[Exception], ...] = (ConfigError, StoreError, runtime.FolderError, FloatingPointError, *kinds)
+    expected: tuple[type[Exception], ...] = (
+        ConfigError,
+        DeviceError,
+        StoreError,
+        FolderError,
+        FloatingPointError,
+        *kinds,
+    )
     try:
         yield
     except expected as error:
@@ -83,11 +92,11 @@ class Stage:
 
     def fetch_snapshot(self) -> dict[str, Any]:
         """Make or find the cell's snapshot and enter it in MLflow."""
-        from vdt.datasets.loaded_data import DataError
+        from vdt.data.storage import DataError
         from vdt.datasets.snapshot import make_snapshot
 
         with clear_errors(DataError, OSError):
-            snapshot = asdict(make_snapshot(self.config, runtime.home()))
+            snapshot = asdict(make_snapshot(self.config, home()))
         self.tracker.put(make_dataset_record(self.config, snapshot, self.flow.cell["patch"]))
         return {**snapshot, **describe_file(self.flow, Path(snapshot["path"]), "md5")}
 
@@ -133,7 +142,7 @@ class Stage:
                 flush=True,
             )
         key, run_id = compute_key(self.config, str(self.flow.snapshot["md5"])), str(self.flow.mlflow_run_id)
-        return share_training(part, key, self.config, runtime.home(), run_id, self.tracker, train)
+        return share_training(part, key, self.config, home(), run_id, self.tracker, train)
 
     def load_dataset(self) -> TrajectoryDataset:
         """The episodes to train on; raises as `load_episodes`."""
@@ -145,7 +154,7 @@ class Stage:
         Raises:
             ConfigError: if the file changed since.
         """
-        from vdt.datasets.snapshot import load_snapshot
+        from vdt.data.storage import load_snapshot
 
         data, described = self.config.data, {key: self.flow.snapshot[key] for key in FILE if key in self.flow.snapshot}
         try:
@@ -166,11 +175,11 @@ class Stage:
         Raises:
             ConfigError: if it is gone or changed.
         """
-        return fetch_file(self.flow, file, runtime.home() / ".vdt" / "fetched")
+        return fetch_file(self.flow, file, home() / ".vdt" / "fetched")
 
 
 def _get_folder(run_id: str, key: str) -> Path:
-    return Path(runtime.home(), ".vdt", "checkpoints", str(current.flow_name), run_id, str(current.step_name), key)
+    return Path(home(), ".vdt", "checkpoints", str(current.flow_name), run_id, str(current.step_name), key)
 
 
 def open_checkpoints(key: str, settings: CheckpointConfig) -> CheckpointStore:
@@ -209,13 +218,13 @@ def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
         track: False for a step that logs nothing, which saves it the seconds that opening MLflow takes.
     """
     began, step = time.monotonic(), str(current.step_name)
-    runtime.claim_gpu(flow.cell["number"])
-    runtime.set_threads(runtime.count_cells_in_parallel(len(flow.cells)), get_config(flow).runtime.threads)
-    lock = runtime.home() / ".vdt" / "locks" / f"cell-{flow.mlflow_run_id}.lock"
+    claim_gpu(flow.cell["number"])
+    set_threads(count_cells_in_parallel(len(flow.cells)), get_config(flow).runtime.threads)
+    lock = home() / ".vdt" / "locks" / f"cell-{flow.mlflow_run_id}.lock"
     with clear_errors(), hold_lock(lock, f"this step of {flow.cell['key']}"), _stop_when_told(flow) as stack:
         yield Stage(flow, stack.enter_context(contextlib.closing(open_tracker(flow) if track else NullTracker())))
     flow.seconds = {**getattr(flow, "seconds", {}), step: round(time.monotonic() - began, 1)}
-    flow.memory = {**getattr(flow, "memory", {}), step: runtime.measure_peak_memory()}
+    flow.memory = {**getattr(flow, "memory", {}), step: measure_peak_memory()}
     gc.freeze()  # the process is about to end; nothing need be searched for
 
 
@@ -223,10 +232,10 @@ def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
 def _stop_when_told(flow: Any) -> Iterator[contextlib.ExitStack]:
     """On SIGTERM (the flow was killed, or stopped) close what the stack holds, say in MLflow that it failed, and end."""
     try:
-        with runtime.terminate_cleanly(), contextlib.ExitStack() as stack:
+        with terminate_cleanly(), contextlib.ExitStack() as stack:
             yield stack
-    except runtime.Terminated:
-        finish_runs(runtime.home(), [flow.mlflow_run_id], "FAILED")
+    except Terminated:
+        finish_runs(home(), [flow.mlflow_run_id], "FAILED")
         os._exit(128 + 15)
 
 
@@ -235,7 +244,7 @@ def open_tracker(flow: Any) -> Tracker:
     origin, step = current.origin_run_id, str(current.step_name)
     repeats = bool(origin) and was_completed(current.flow_name, origin, step, flow.cell["key"])
     opening = make_continue_record(str(current.run_id), repeats=repeats)
-    tracker = MLflowTracker(runtime.home(), flow.mlflow_run_id, opening=opening)
+    tracker = MLflowTracker(home(), flow.mlflow_run_id, opening=opening)
     tracker.when_closed = lambda run_id: setattr(flow, "mlflow_run_id", run_id)
     return tracker
 
@@ -243,5 +252,5 @@ def open_tracker(flow: Any) -> Tracker:
 def finish_cells(mlflow_run_ids: Sequence[str]) -> None:
     """After a resume, whose failed origin left its mark on the MLflow runs, mark them as finished once more."""
     if current.origin_run_id:
-        finish_runs(runtime.home(), mlflow_run_ids, "FINISHED")
-    warn_of_undelivered(runtime.home())
+        finish_runs(home(), mlflow_run_ids, "FINISHED")
+    warn_of_undelivered(home())

@@ -13,7 +13,7 @@ from flows.cells import DEFAULTS, open_cells, resolve_cells
 from vdt.config.layers import Config, ConfigError, config_from_yaml
 from vdt.experiments.results_store import compute_identity, find_result, save_result
 from vdt.experiments.study import Plan, Study
-from vdt.system.runtime import home
+from vdt.system.home import home
 
 REPORT_FLOW = Path(__file__).with_name("report_flow.py")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain clone works without installing
-from vdt.system import runtime
+from vdt.system.home import prepare
 
-runtime.prepare()  # before Metaflow reads the environment
+prepare()  # before Metaflow reads the environment
 
 from metaflow import FlowSpec, Parameter, card, current, exit_hook, package_sources, resources, step  # noqa: E402
 

@@ -24,5 +24,5 @@ def keep_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """The folder that `vdt.system.runtime.home()` gives during the test."""
+    """The folder that `vdt.system.home.home()` gives during the test."""
     return tmp_path / "home"

@@ -31,10 +31,10 @@ from support.builders import make_dataset  # noqa: E402
 from support.data import make_small_config, make_steps  # noqa: E402
 from vdt.behavior.policy import load_ladder  # noqa: E402
 from vdt.checkpoint.store import CheckpointError, load_state  # noqa: E402
-from vdt.config.layers import ConfigError, load_yaml, resolve_config  # noqa: E402
+from vdt.config.layers import ConfigError, load_yaml  # noqa: E402
+from vdt.data.storage import DataError, load_snapshot, write_trajectories  # noqa: E402
 from vdt.datasets.hdf5 import read_recording  # noqa: E402
-from vdt.datasets.loaded_data import DataError  # noqa: E402
-from vdt.datasets.snapshot import load_snapshot, write_trajectories  # noqa: E402
+from vdt.experiments.resolve import resolve_config  # noqa: E402
 
 EXTREME = [b"\x00" * 8, b"\xff" * 8, b"\xff" * 7 + b"\x7f", (10**12).to_bytes(8, "little"), b"\x00" * 7 + b"\x80"]
 MEMORY = 6 * 2**30  # bytes of address space

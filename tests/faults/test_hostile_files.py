@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vdt.config.layers import ConfigError, load_yaml, parse_overrides
-from vdt.system.runtime import ROOT
+from vdt.system.home import ROOT
 
 FUZZ = str(ROOT / "tests" / "faults" / "fuzz.py")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.faults import Flow, Kill, assert_same_outcome, make_words, run_with_kills
-from vdt.system.runtime import ROOT
+from vdt.system.home import ROOT
 
 
 def test_three_kills_in_a_row_change_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.server import find_free_port, serve
-from vdt.config.layers import resolve_config
+from vdt.experiments.resolve import resolve_config
 from vdt.tracking import MLflowTracker, create_run, make_continue_record, open_store
 from vdt.tracking.replay import main as replay
 

@@ -20,7 +20,7 @@ import pytest
 
 from support.builders import assert_identical, make_config, make_dataset, make_store
 from vdt.checkpoint.store import load_state
-from vdt.config.layers import resolve_config
+from vdt.experiments.resolve import resolve_config
 from vdt.tracking import MLflowTracker, NullTracker, create_run, open_store
 from vdt.training.offline import pretrain_critic, train_actor
 from vdt.training.online import tune_online

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from support.flow import ENV, FLOW, make_variables
 from vdt.checkpoint.store import load_state
-from vdt.config.layers import resolve_config
+from vdt.experiments.resolve import resolve_config
 from vdt.system.files import compute_file_digest
 from vdt.tracking import open_store
 

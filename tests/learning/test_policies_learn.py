@@ -11,11 +11,12 @@ from support.builders import make_config, make_store
 from support.environments import PAY_ACTION
 from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
 from vdt.checkpoint.store import load_state
-from vdt.config.layers import Config, resolve_config
+from vdt.config.layers import Config
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_gymnasium_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.evaluation.evaluate import evaluate
+from vdt.experiments.resolve import resolve_config
 from vdt.tracking import NullTracker
 from vdt.training.offline import pretrain_critic, train_actor
 from vdt.training.online import tune_online

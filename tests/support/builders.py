@@ -13,12 +13,13 @@ import torch
 from support.environments import COUNTDOWN
 from vdt.agent.agent import ActorCritic
 from vdt.checkpoint.store import CheckpointStore
-from vdt.config.layers import Config, resolve_config
+from vdt.config.layers import Config
 from vdt.critic.critic import Critic
 from vdt.data.normalization import Normalizer
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
+from vdt.experiments.resolve import resolve_config
 from vdt.policy.decision_transformer import FixedDecisionTransformer
 from vdt.policy.losses import AdvantageWeighting
 from vdt.policy.mlp import make_policy

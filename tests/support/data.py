@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from vdt.config.layers import Config, resolve_config
+from vdt.config.layers import Config
+from vdt.experiments.resolve import resolve_config
 
 ROOT = Path(__file__).resolve().parents[2]
 NOWHERE = "http://127.0.0.1:9/folder/file.hdf5"  # the discard port: refused at once

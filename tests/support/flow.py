@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from support.isolation import make_environment_variables
-from vdt.system.runtime import ROOT
+from vdt.system.home import ROOT
 
 FLOW = ROOT / "flows" / "vdt_flow.py"
 ENV = "walker2d-medium-v2"

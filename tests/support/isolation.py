@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from vdt.system import runtime
+from vdt.system.home import QUIET
 
 
 def make_environment_variables(folder: Path) -> dict[str, str]:
     """Variables that keep a process, and those that it starts, inside a folder and off the network."""
     return {
-        **runtime.QUIET,
+        **QUIET,
         "HOME": str(folder / "user"),
         "XDG_CACHE_HOME": str(folder / "user" / ".cache"),
         "XDG_CONFIG_HOME": str(folder / "user" / ".config"),

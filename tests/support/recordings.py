@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from support.ant import WaypointAnt
 from support.data import write_hdf5
-from vdt.config.layers import resolve_config
 from vdt.data.trajectory import FloatArray, Trajectory
 from vdt.environments import make_environment
 from vdt.environments.rollout import Actor, collect_trajectories
+from vdt.experiments.resolve import resolve_config
 
 AT_ONCE = 10  # episodes
 EXPERTS = [f"{name}-{data}-v1" for name in ("pen", "hammer", "door") for data in ("human", "cloned")]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vdt.acceleration.critic_passes import EnsemblePass, flatten_parameters
+from vdt.acceleration.torch_overhead import compile_pass, skip_compiler, take_step
 from vdt.critic.critic import Critic
 from vdt.critic.losses import (
     CriticLosses,
@@ -18,7 +19,6 @@ from vdt.critic.losses import (
     compute_value_loss,
 )
 from vdt.data.batches import TransitionBatch
-from vdt.system.runtime import compile_pass, skip_compiler, take_step
 
 
 class CriticOptimizer:

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from vdt.behavior.collect import collect_dataset
 from vdt.behavior.policy import BehaviorLadder, save_ladder
 from vdt.behavior.train import ALGORITHMS, BehaviorRun, BehaviorTraining
 from vdt.checkpoint.store import CheckpointStore
 from vdt.config.layers import PARAMS, ConfigError, load_yaml, suggest
 from vdt.config.schema import CheckpointConfig
-from vdt.datasets.collected import collect_dataset
 from vdt.environments import make_gymnasium_environment
 from vdt.environments.scores import compute_normalized_score
 from vdt.system.files import compute_file_digest, write_text

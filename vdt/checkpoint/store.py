@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from vdt.system.files import atomic_write, compute_file_digest, write_text
-from vdt.system.runtime import FolderError, get_versions
+from vdt.system.home import FolderError
+from vdt.system.machine import get_versions
 
 State = dict[str, Any]
 DIGEST_DIGITS = 16

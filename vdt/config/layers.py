@@ -34,11 +34,10 @@ from vdt.config.schema import (
 from vdt.config.values import ConfigError, check_range, coerce, make_json_mapping, suggest
 from vdt.system.files import make_file_name
 
-__all__ = ["Config", "ConfigError", "config_from_yaml", "load_tasks", "load_yaml", "resolve_config", "suggest"]
+__all__ = ["Config", "ConfigError", "config_from_yaml", "load_tasks", "load_yaml", "suggest"]
 
 PARAMS = Path(__file__).resolve().parents[2] / "params"
 SOURCES = ("auto", "collected", "d4rl", "minari")
-DERIVED = ("minari", "data")  # kinds of --env whose facts come from the data: `minari:ID` and `data:PATH`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +121,7 @@ def _knobs(cls: type, prefix: str = "") -> dict[str, _Knob]:
 KNOBS = _knobs(Config)
 
 
-def _apply(values: dict[str, Any], patch: Mapping[str, Any], where: str) -> None:
+def apply_layer(values: dict[str, Any], patch: Mapping[str, Any], where: str) -> None:
     """Lay a nested mapping over `values` (dotted), checking each key and value."""
     for key, value in _flatten(patch).items():
         if key not in KNOBS:
@@ -148,7 +147,13 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     return cls(**arguments)
 
 
-def _named_file(folder: str, name: str, what: str) -> Path:
+def build_config(values: Mapping[str, Any]) -> Config:
+    """The configuration of merged values (dotted key -> value); raises ConfigError if one is missing."""
+    config: Config = _build(Config, values)
+    return config
+
+
+def find_named_file(folder: str, name: str, what: str) -> Path:
     known = sorted(p.stem for p in (PARAMS / folder).glob("*.yaml"))
     if name not in known:
         raise ConfigError(f"unknown {what} {name!r}{suggest(name, known)} Known: {', '.join(known)} (params/{folder}/)")
@@ -190,72 +195,6 @@ def parse_overrides(text: str) -> dict[str, Any]:
     return overrides
 
 
-def resolve_config(
-    env: str, *, preset: str = "laptop", method: str = "vdt", source: str = "auto", seed: int = 0, overrides: str = ""
-) -> Config:
-    """Merge and validate everything a run needs.
-
-    Args:
-        env: D4RL name of a task, e.g. "walker2d-medium-v2", or minari:NAMESPACE/NAME-vN, or data:PATH. Of the latter two,
-            and of source minari, the facts are read from the data, which must be within reach.
-        preset: file of params/presets/ (sizes and budgets).
-        method: file of params/methods/ (a patch of a few lines).
-        source: where the data comes from: auto, collected, d4rl, minari, or path:FILE.
-        seed: seeds networks, sampling and online rollouts.
-        overrides: `--set` text.
-
-    Raises:
-        ConfigError: naming what was given, what is accepted, and where.
-    """
-    given = parse_overrides(overrides)
-    env, facts = _find_task(env, source, given)
-    files = _named_file("presets", preset, "preset"), _named_file("methods", method, "method")
-    values: dict[str, Any] = {}
-    _apply(values, load_yaml(PARAMS / "vdt.yaml"), "params/vdt.yaml")
-    own = {key: value for key, value in facts.items() if not key.startswith(("presets.", "methods."))}
-    _apply(values, own, f"params/tasks/ ({env})")
-    for file in files:
-        layer = f"{file.parent.name}.{file.stem}."  # "presets.laptop.", "methods.iql."
-        changed = {key.removeprefix(layer): value for key, value in facts.items() if key.startswith(layer)}
-        _apply(values, load_yaml(file), f"params/{file.parent.name}/{file.name}")
-        _apply(values, changed, f"params/tasks/ ({env}, {layer[:-1]})")
-    if values["task.environment_id"] is None:  # budgets of presets do not apply
-        _apply(values, {"online.environment_steps": 0}, "data without an environment")
-    _apply(values, given, "--set")
-    identity = {"env": env, "preset": preset, "method": method, "seed": seed, "data.source": source}
-    _apply(values, identity, "command line")
-    config: Config = _build(Config, values)
-    _check_together(config)
-    return config
-
-
-def _find_task(env: str, source: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The canonical name of a task and its facts: from params/tasks/, or from the data itself."""
-    kind, _, rest = env.partition(":")
-    if kind in DERIVED and source not in ("auto", kind):
-        raise ConfigError(f"--env {env} names its own data; leave --source away, not {source!r}")
-    tasks = load_tasks()
-    if kind not in DERIVED and env not in tasks:
-        raise ConfigError(
-            f"unknown env {env!r}{suggest(env, tasks)} Known: {', '.join(tasks)} (params/tasks/), "
-            f"minari:NAMESPACE/NAME-vN, data:PATH"
-        )
-    if kind not in DERIVED and source != "minari":
-        return env, tasks[env]
-    from vdt.datasets.derived_tasks import derive_file_task, derive_minari_task, derive_named_task
-    from vdt.datasets.loaded_data import DataError
-
-    try:
-        if kind == "data":
-            path = Path(rest).expanduser().resolve()
-            return f"data:{path}", derive_file_task(path)
-        if kind == "minari":
-            return env, derive_minari_task(rest, given)
-        return env, {**tasks[env], **derive_named_task(env, tasks[env], given)}
-    except DataError as error:
-        raise ConfigError(str(error)) from None
-
-
 def _check_environment(config: Config) -> None:
     """What cannot be done on data without an environment, and the range of actions."""
     task = config.task
@@ -283,7 +222,7 @@ def _check_environment(config: Config) -> None:
         )
 
 
-def _check_together(config: Config) -> None:
+def check_together(config: Config) -> None:
     """Rules that span several keys."""
     source = config.data.source
     if source not in SOURCES and not (source.startswith("path:") and len(source) > 5):
@@ -339,10 +278,10 @@ def config_from_yaml(text: str) -> Config:
     what = "stored configuration"
     given = expect_mapping(parse_yaml(text, what), what)
     try:
-        _apply(values, given, what)
-        config: Config = _build(Config, values)
+        apply_layer(values, given, what)
+        config = build_config(values)
     except ConfigError as error:
         advice = "continue with the version that wrote it, or start a new run"
         raise ConfigError(f"the {what} is not of this version ({error}); {advice}") from None
-    _check_together(config)
+    check_together(config)
     return config

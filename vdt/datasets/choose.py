@@ -12,10 +12,11 @@ import json
 from pathlib import Path
 
 from vdt.config.layers import Config
+from vdt.data.storage import DataError
 from vdt.datasets.collected import find_collection
 from vdt.datasets.d4rl import get_cache_file, load_d4rl, make_d4rl_key
 from vdt.datasets.download import probe
-from vdt.datasets.loaded_data import Choice, DataError, Recording
+from vdt.datasets.loaded_data import Choice, Recording
 from vdt.datasets.minari import open_sets, read_sets
 from vdt.datasets.path import choose_path
 from vdt.datasets.relabel import relabel_recording

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vdt.data.storage import DataError
 from vdt.datasets.hdf5 import scan_file
-from vdt.datasets.loaded_data import DataError
 from vdt.datasets.minari import MinariSet, describe_environment, open_sets
 from vdt.datasets.npz import scan_folder
 from vdt.datasets.summary import check_enough, derive_own_reference, derive_targets, derive_task

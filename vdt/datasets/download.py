@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from vdt.datasets.loaded_data import DataError
-from vdt.system.files import compute_file_digest, hold_lock, sync_folder, write_text
+from vdt.data.storage import DataError
+from vdt.system.files import compute_file_digest, sync_folder, write_text
+from vdt.system.locks import hold_lock
 
 PROBE_SECONDS = 3.0  # name look-up included
 READ_TIMEOUT_SECONDS = 30.0

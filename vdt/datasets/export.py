@@ -11,13 +11,14 @@ import minari
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 
-from vdt.config.layers import Config, resolve_config
+from vdt.config.layers import Config
+from vdt.data.storage import DataError, load_snapshot
 from vdt.data.trajectory import Trajectory
-from vdt.datasets.loaded_data import DataError
 from vdt.datasets.minari_folder import get_root, write_beside
-from vdt.datasets.snapshot import Snapshot, load_snapshot, make_snapshot
+from vdt.datasets.snapshot import Snapshot, make_snapshot
 from vdt.environments import make_environment
-from vdt.system.runtime import FolderError, home
+from vdt.experiments.resolve import resolve_config
+from vdt.system.home import FolderError, home
 
 NAME = re.compile(r"(?P<env>[a-z0-9]+)-(?P<split>.+)-v\d+")
 

@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
+from vdt.data.storage import DataError
 from vdt.data.trajectory import FloatArray, TrajectoryDataset
-from vdt.datasets.loaded_data import DataError, Recording
+from vdt.datasets.loaded_data import Recording
 from vdt.datasets.repairs import repair
 from vdt.datasets.summary import Facts, normalise_actions
 

@@ -16,10 +16,6 @@ LABELS = {  # what results on a source are to be called
 }
 
 
-class DataError(ValueError):
-    """Data is not what the task needs, or cannot be had: names the file, what was found and what is accepted."""
-
-
 @dataclass(frozen=True)
 class Recording:
     """A data set with what is known about its making.

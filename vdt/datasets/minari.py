@@ -19,8 +19,9 @@ import h5py
 import numpy as np
 
 from vdt.config.schema import TaskConfig
+from vdt.data.storage import DataError
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
-from vdt.datasets.loaded_data import DataError, Recording
+from vdt.datasets.loaded_data import Recording
 from vdt.datasets.minari_folder import find_dataset
 from vdt.datasets.summary import Facts, normalise_actions
 from vdt.environments import flatten_observations

@@ -11,8 +11,8 @@ import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
+from vdt.data.storage import DataError
 from vdt.datasets.download import probe
-from vdt.datasets.loaded_data import DataError
 
 ID = re.compile(r"(?:[-\w]+/)*[-\w]+?-v\d+", re.ASCII)
 REMOTES = {"hf": "{endpoint}/api/datasets/{name}/{first}", "gcp": "https://storage.googleapis.com/{name}"}

@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
+from vdt.data.storage import DataError
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
-from vdt.datasets.loaded_data import DataError, Recording
+from vdt.datasets.loaded_data import Recording
 from vdt.datasets.summary import Facts, normalise_actions
 from vdt.system.files import compute_file_digest
 

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from vdt.config.layers import Config
+from vdt.data.storage import DataError
 from vdt.datasets.hdf5 import read_recording
-from vdt.datasets.loaded_data import Choice, DataError
+from vdt.datasets.loaded_data import Choice
 from vdt.datasets.npz import compute_folder_digest, list_episodes, read_folder
 from vdt.system.files import compute_file_digest
 

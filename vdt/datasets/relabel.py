@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
+from vdt.data.storage import DataError
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
-from vdt.datasets.loaded_data import DataError, Recording
+from vdt.datasets.loaded_data import Recording
 from vdt.environments import load_bridge
 
 Relabel = Callable[[FloatArray], tuple[npt.NDArray[np.float32], bool]]  # (T+1, S) -> rewards (T,), terminated

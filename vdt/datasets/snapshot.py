@@ -16,26 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from vdt.config.layers import Config, load_yaml
+from vdt.data.storage import DataError, read_snapshot, write_trajectories
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.card import describe, format_card, make_card
 from vdt.datasets.choose import choose_source, get_snapshot_path
-from vdt.datasets.loaded_data import LABELS, Choice, DataError
+from vdt.datasets.loaded_data import LABELS, Choice
 from vdt.datasets.summary import OWN_REFERENCE
-from vdt.system.files import atomic_write, compute_file_digest, hold_lock, write_text
-from vdt.system.runtime import FolderError, check_folders
+from vdt.system.files import compute_file_digest, write_text
+from vdt.system.home import FolderError, check_folders
+from vdt.system.locks import hold_lock
 
-FORMAT = "vdt-trajectories-1"
-ARRAYS = {  # name: (dimensions, dtype)
-    "observations": (2, np.dtype(np.float32)),
-    "actions": (2, np.dtype(np.float32)),
-    "rewards": (1, np.dtype(np.float32)),
-    "offsets": (1, np.dtype(np.int64)),
-    "terminated": (1, np.dtype(np.bool_)),
-}
 DVC_LOCK_TRIES, DVC_LOCK_SECONDS = 60, 7.0  # DVC itself waits 3 s each time
 
 
@@ -64,57 +57,6 @@ class Snapshot:
     card: dict[str, Any]
 
 
-def write_trajectories(path: Path, dataset: TrajectoryDataset, card: Mapping[str, Any] | None = None) -> None:
-    """Write a data set atomically as one HDF5 file of contiguous arrays; the same data and card give the same bytes."""
-    memory = io.BytesIO()
-    with h5py.File(memory, "w") as file:
-        for name in ARRAYS:
-            file.create_dataset(name, data=getattr(dataset, name), track_times=False)
-        file.create_dataset("format", data=np.bytes_(FORMAT), track_times=False)
-        file.create_dataset("card", data=np.bytes_(json.dumps(card or {}, sort_keys=True)), track_times=False)
-    with atomic_write(path) as target:
-        target.write(memory.getbuffer())
-
-
-def load_snapshot(path: Path) -> TrajectoryDataset:
-    """Read what `write_trajectories` wrote.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        DataError: if the file is damaged or something else.
-    """
-    return _read(path)[0]
-
-
-def _expect_dataset(node: Any) -> h5py.Dataset:
-    """A node that holds its data itself: a link, a virtual or an external one would lead out of the file."""
-    if not isinstance(node, h5py.Dataset) or node.external or node.is_virtual:
-        raise ValueError(f"{getattr(node, 'name', node)} is not a data set stored in this file")
-    return node
-
-
-def _read(path: Path) -> tuple[TrajectoryDataset, dict[str, Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no snapshot at {path}")
-    try:
-        with h5py.File(path, "r") as file:
-            if any(node.nbytes > path.stat().st_size for node in map(_expect_dataset, file.values())):
-                raise DataError(f"{path} claims more bytes than it has")
-            if "format" not in file or file["format"][()] != FORMAT.encode():
-                raise DataError(f"{path} is not a snapshot of this version ({FORMAT})")
-            for name, (dimensions, dtype) in ARRAYS.items():
-                found = file[name]
-                if (found.ndim, found.dtype) != (dimensions, dtype) or found.nbytes > path.stat().st_size:
-                    raise DataError(
-                        f"{path}: {name} is {found.dtype} of shape {found.shape}, not {dtype} in {dimensions}-d"
-                    )
-            return TrajectoryDataset(**{name: file[name][()] for name in ARRAYS}), json.loads(file["card"][()])
-    except DataError:
-        raise
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not a whole snapshot ({error}); delete it and run again") from error
-
-
 def make_snapshot(config: Config, home: Path) -> Snapshot:
     """Resolve the source, then load, check, write and version the data, unless that was done before.
 
@@ -135,7 +77,7 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
     lock = home / ".vdt" / "locks" / f"{config.file_name}-{choice.key}.lock"
     with hold_lock(lock, f"data {choice.key}"):
         if path.is_file():
-            dataset, card = _read(path)
+            dataset, card = read_snapshot(path)
         else:
             _check_writable(path)
             recording = choice.load()
@@ -260,8 +202,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Make a snapshot and write its md5 and card to REPORTS/ENV/dataset.json."""
     import argparse
 
-    from vdt.config.layers import resolve_config
-    from vdt.system.runtime import home
+    from vdt.experiments.resolve import resolve_config
+    from vdt.system.home import home
 
     parser = argparse.ArgumentParser(prog="python -m vdt.datasets.snapshot", description=main.__doc__)
     parser.add_argument("--env", required=True, help="name of a task, minari:NAMESPACE/NAME-vN, or data:PATH")

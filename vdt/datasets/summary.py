@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
+from vdt.data.storage import DataError
 from vdt.data.trajectory import FloatArray
-from vdt.datasets.loaded_data import DataError
 
 OWN_REFERENCE = "the data's own worst and best episode return"
 CANDIDATE_QUANTILES = (1.0, 0.9, 0.75, 0.5, 0.25)

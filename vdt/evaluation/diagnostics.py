@@ -19,7 +19,7 @@ from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.reporting.statistics import compute_correlation
-from vdt.system.runtime import choose_device
+from vdt.system.machine import choose_device
 from vdt.tracking import Tracker
 
 BINS = 10  # of predicted values, with equally many steps
@@ -45,7 +45,7 @@ def diagnose(
     found: dict[str, Any] = {}
     for name, path in agents.items():
         state = load_state(path)
-        actor_critic = ActorCritic.from_state(state["actor_critic"], choose_device(config))
+        actor_critic = ActorCritic.from_state(state["actor_critic"], choose_device(config.runtime.device))
         report: dict[str, Any] = {
             "parameters": {
                 "policy": sum(p.numel() for p in actor_critic.policy.parameters()),

@@ -18,7 +18,7 @@ from vdt.environments import Environment, make_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import compute_normalized_score, compute_wilson_interval, format_return, format_success
 from vdt.evaluation.held_out import evaluate_held_out
-from vdt.system.runtime import choose_device
+from vdt.system.machine import choose_device
 from vdt.tracking import Tracker
 
 TRACE_EVERY = 5  # steps
@@ -161,7 +161,7 @@ def evaluate_agents(
     if not config.has_environment:
         print(f"evaluate: {config.env} has no environment, so there are no returns, only held-out episodes", flush=True)
     for name, path in agents.items():
-        actor_critic = ActorCritic.from_state(load_state(path)["actor_critic"], choose_device(config))
+        actor_critic = ActorCritic.from_state(load_state(path)["actor_critic"], choose_device(config.runtime.device))
         reports: dict[str, Any] = {}
         for setting, planner in make_evaluation_settings(config).items() if config.has_environment else ():
             reports[setting] = asdict(evaluate(actor_critic, planner, config, f"{name}/{setting}"))

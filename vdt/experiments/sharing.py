@@ -14,7 +14,8 @@ from pathlib import Path
 from vdt.checkpoint.store import DONE, CheckpointError, CheckpointStore, load_state
 from vdt.config.layers import Config
 from vdt.experiments.results_store import compute_code_digest, digest_of
-from vdt.system.files import hold_lock, write_text
+from vdt.system.files import write_text
+from vdt.system.locks import hold_lock
 from vdt.tracking import Tracker, read_part
 
 OWNER = "OWNER"  # file: the MLflow run that trains, or trained

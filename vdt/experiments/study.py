@@ -26,9 +26,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vdt.config.layers import PARAMS, Config, resolve_config
+from vdt.config.layers import PARAMS, Config
 from vdt.config.plain_yaml import expect_mapping, load_yaml
 from vdt.config.values import ConfigError, coerce, suggest
+from vdt.experiments.resolve import resolve_config
 from vdt.reporting.published import load_published
 
 STUDIES = PARAMS / "studies"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vdt.system.files import hold_lock
+from vdt.system.locks import hold_lock
 
 Record = dict[str, Any]
 Send = Callable[[Sequence[Record]], None]

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vdt.system.runtime import home
+from vdt.system.home import home
 from vdt.tracking.mlflow_run import RunSender
 from vdt.tracking.outbox import deliver_backlog, get_first_line, is_waiting
 from vdt.tracking.runs import find_undelivered, settle_abandoned

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vdt.config.layers import Config
-from vdt.system.runtime import ROOT, describe_process, is_gone
+from vdt.system.home import ROOT
+from vdt.system.processes import describe_process, is_gone
 from vdt.tracking.mlflow_run import FLOW_RUN, LOCAL, PROCESS, STUDY, RunSender
 from vdt.tracking.outbox import Record, append_records, deliver_backlog, get_first_line, remove_backlog
 from vdt.tracking.store import StoreError, get_experiment_id, get_store_errors, open_store

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdt.system.files import atomic_write, hold_lock
+from vdt.system.files import atomic_write
+from vdt.system.locks import hold_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

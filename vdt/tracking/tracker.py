@@ -70,7 +70,7 @@ class MLflowTracker:
         """Bind to a run.
 
         Args:
-            base: the home folder (`vdt.system.runtime.home`).
+            base: the home folder (`vdt.system.home.home`).
             run_id: MLflow's, or a local one.
             opening: a first record (`make_continue_record`).
             interval: seconds between two deliveries.

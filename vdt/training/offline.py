@@ -18,7 +18,7 @@ from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.policy.losses import AdvantageWeighting, calibrate_advantage_weighting
 from vdt.policy.mlp import make_policy
-from vdt.system.runtime import choose_device
+from vdt.system.machine import choose_device
 from vdt.tracking import Tracker
 from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import run_gradient_steps
@@ -66,7 +66,7 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
         The final checkpoint: {"critic", "optimizer", "normalizer", "reward_scale", "config", "step", "random",
         "metrics", "versions"}.
     """
-    device = choose_device(config)
+    device = choose_device(config.runtime.device)
     seed_streams(config.seed)
     critic = Critic(config.task.observation_size, config.task.action_size, config.critic).to(device)
     optimizer = CriticOptimizer(critic, config.critic.learning_rate, compiled=config.runtime.compile)
@@ -173,7 +173,7 @@ def train_actor(
         The final checkpoint: {"actor_critic", "optimizer", "step", "random", "metrics", "versions"}, and
         "critic_optimizer" if the critic was trained too.
     """
-    device = choose_device(config)
+    device = choose_device(config.runtime.device)
     seed_streams(config.seed + 1)
     source = load_state(critic_path)
     task = config.task

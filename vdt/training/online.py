@@ -15,13 +15,13 @@ from vdt.checkpoint.store import CheckpointStore, State, load_state
 from vdt.config.layers import Config
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
+from vdt.data.storage import load_snapshot
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
-from vdt.datasets.snapshot import load_snapshot
 from vdt.environments import Environment, make_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import compute_normalized_score
+from vdt.system.machine import choose_device
 from vdt.system.progress import Progress
-from vdt.system.runtime import choose_device
 from vdt.tracking import Tracker
 from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import read_metrics, save_checkpoint
@@ -138,7 +138,7 @@ class OnlineTuner:
 
 def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State | None) -> OnlineTuner:
     """A tuner at the start of the online phase, or where `state` left it."""
-    device = choose_device(config)
+    device = choose_device(config.runtime.device)
     seed_streams(config.seed + 2)
     actor_critic = ActorCritic.from_state((state or load_state(agent_path))["actor_critic"], device)
     if state is None:

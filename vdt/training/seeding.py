@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from vdt.config.layers import Config
+from vdt.data.storage import write_trajectories
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
-from vdt.datasets.snapshot import write_trajectories
 
 
 def select_best_trajectories(dataset: TrajectoryDataset, count: int) -> list[Trajectory]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from vdt.acceleration.torch_overhead import compile_pass, skip_compiler, take_step
 from vdt.agent.agent import ActorCritic
 from vdt.config.schema import ActorConfig
 from vdt.data.batches import SequenceBatch
@@ -24,7 +25,6 @@ from vdt.policy.losses import (
     compute_temperature_loss,
     masked_mean,
 )
-from vdt.system.runtime import compile_pass, skip_compiler, take_step
 
 Metrics = Mapping[str, Tensor]
 NOT_LOSSES = ("q_term", "entropy", "temperature")

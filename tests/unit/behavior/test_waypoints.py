@@ -9,12 +9,12 @@ import pytest
 
 from support.data import make_data_config
 from vdt.behavior.waypoints import Roads, collect_walk
-from vdt.config.layers import resolve_config
+from vdt.data.storage import DataError
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.collected import find_collection
-from vdt.datasets.loaded_data import DataError
 from vdt.datasets.snapshot import make_snapshot
 from vdt.environments import Environment, make_environment
+from vdt.experiments.resolve import resolve_config
 
 ENV = "maze2d-umaze-v1"
 

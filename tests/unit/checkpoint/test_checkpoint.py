@@ -11,7 +11,7 @@ import torch
 
 from vdt.checkpoint.store import CheckpointError, CheckpointStore, DivergenceError, load_state
 from vdt.system.files import compute_file_digest
-from vdt.system.runtime import FolderError
+from vdt.system.home import FolderError
 
 
 def make_store(folder: Path, *ancestors: Path, keep: int = 3, continue_finished: bool = False) -> CheckpointStore:

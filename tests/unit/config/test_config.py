@@ -10,16 +10,8 @@ import pytest
 import yaml
 
 from vdt.config import layers as config_module
-from vdt.config.layers import (
-    PARAMS,
-    Config,
-    ConfigError,
-    config_from_yaml,
-    load_tasks,
-    load_yaml,
-    parse_overrides,
-    resolve_config,
-)
+from vdt.config.layers import PARAMS, Config, ConfigError, config_from_yaml, load_tasks, load_yaml, parse_overrides
+from vdt.experiments.resolve import resolve_config
 
 ENV = "walker2d-medium-v2"
 PRESETS = sorted(path.stem for path in (PARAMS / "presets").glob("*.yaml"))
@@ -43,6 +35,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "methods" / "plain.yaml").write_text("{}")
     (tmp_path / "methods" / "vdt.yaml").write_text("critic: {n_step: 4}")
     monkeypatch.setattr(config_module, "PARAMS", tmp_path)
+    monkeypatch.setattr("vdt.experiments.resolve.PARAMS", tmp_path)
     return tmp_path
 
 

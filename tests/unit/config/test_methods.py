@@ -10,10 +10,11 @@ import torch
 from support.builders import make_config, make_dataset, make_store, make_trajectory
 from vdt.agent.agent import ActorCritic, PlannerSettings
 from vdt.checkpoint.store import load_state
-from vdt.config.layers import PARAMS, Config, ConfigError, resolve_config
+from vdt.config.layers import PARAMS, Config, ConfigError
 from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.evaluation.evaluate import evaluate
+from vdt.experiments.resolve import resolve_config
 from vdt.tracking import NullTracker
 from vdt.training.offline import make_offline_buffer, pretrain_critic, train_actor
 from vdt.training.online import make_tuner

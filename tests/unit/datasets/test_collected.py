@@ -7,17 +7,12 @@ import numpy as np
 import pytest
 
 from support.data import make_data_config
+from vdt.behavior.collect import collect_dataset
 from vdt.behavior.policy import load_ladder
 from vdt.config.layers import PARAMS, Config
+from vdt.data.storage import DataError
 from vdt.data.trajectory import TrajectoryDataset
-from vdt.datasets.collected import (
-    collect_dataset,
-    collect_recording,
-    find_ladder,
-    make_collected_key,
-    make_recipe,
-)
-from vdt.datasets.loaded_data import DataError
+from vdt.datasets.collected import collect_recording, find_ladder, make_collected_key, make_recipe
 from vdt.environments import make_gymnasium_environment
 
 LADDER = PARAMS / "behavior" / "walker2d.npz"

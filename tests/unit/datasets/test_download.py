@@ -11,10 +11,10 @@ import pytest
 
 from support.data import make_small_config, make_steps, write_hdf5
 from support.server import serve_handler
+from vdt.data.storage import DataError
 from vdt.datasets import download as module
 from vdt.datasets.d4rl import get_cache_file
 from vdt.datasets.download import download, probe
-from vdt.datasets.loaded_data import DataError
 from vdt.datasets.snapshot import make_snapshot
 from vdt.system.files import compute_file_digest
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from support.data import find_real_file, make_data_config, make_small_config, make_steps, write_hdf5
+from vdt.data.storage import DataError
 from vdt.datasets.hdf5 import read_recording
-from vdt.datasets.loaded_data import DataError, Recording
+from vdt.datasets.loaded_data import Recording
 
 TASK = make_small_config("d4rl").task  # S = 2, A = 1, horizon 5
 

@@ -15,14 +15,15 @@ import pytest
 from support.data import make_data_config
 from support.environments import DICT
 from support.minari import PENDULUM, make_minari_set
-from vdt.config.layers import ConfigError, config_from_yaml, resolve_config
+from vdt.config.layers import ConfigError, config_from_yaml
+from vdt.data.storage import DataError, load_snapshot
 from vdt.datasets.choose import choose_source
 from vdt.datasets.export import main as export
-from vdt.datasets.loaded_data import DataError
 from vdt.datasets.minari import describe_environment, open_sets
 from vdt.datasets.minari_folder import get_root, write_beside
-from vdt.datasets.snapshot import load_snapshot, make_snapshot
+from vdt.datasets.snapshot import make_snapshot
 from vdt.environments import flatten_observations, make_environment, register_robotics
+from vdt.experiments.resolve import resolve_config
 
 ID = "vdttest/pendulum/random-v0"
 ENV = f"minari:{ID}"

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from support.data import make_small_config
-from vdt.config.layers import ConfigError, resolve_config
+from vdt.config.layers import ConfigError
+from vdt.data.storage import DataError, load_snapshot
 from vdt.datasets.choose import choose_source
-from vdt.datasets.loaded_data import DataError
 from vdt.datasets.npz import MAX_BYTES, read_folder
-from vdt.datasets.snapshot import load_snapshot, make_snapshot
+from vdt.datasets.snapshot import make_snapshot
+from vdt.experiments.resolve import resolve_config
 
 TASK = make_small_config("collected").task  # S = 2, A = 1
 

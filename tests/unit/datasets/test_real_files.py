@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from support.data import find_real_file
-from vdt.config.layers import resolve_config
 from vdt.datasets.card import format_card
 from vdt.datasets.snapshot import make_snapshot
 from vdt.environments import make_environment
+from vdt.experiments.resolve import resolve_config
 
 TOLERANCE = 1e-4  # the records are float32; a step of contact dynamics multiplies their rounding
 

@@ -7,10 +7,11 @@ import numpy.typing as npt
 import pytest
 
 from support.data import find_real_file, make_data_config, write_hdf5
-from vdt.config.layers import resolve_config
+from vdt.data.storage import DataError
 from vdt.datasets.choose import choose_source
 from vdt.datasets.d4rl import get_cache_file
-from vdt.datasets.loaded_data import DataError, Recording
+from vdt.datasets.loaded_data import Recording
+from vdt.experiments.resolve import resolve_config
 
 ENV = "kitchen-partial-v0"
 COMPLETE = resolve_config("kitchen-complete-v0").task.d4rl_url

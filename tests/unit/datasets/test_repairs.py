@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from support.data import make_data_config, make_small_config, make_steps, write_hdf5
-from vdt.config.layers import ConfigError, resolve_config
+from vdt.config.layers import ConfigError
 from vdt.datasets.d4rl import make_d4rl_key
 from vdt.datasets.hdf5 import read_recording
 from vdt.datasets.loaded_data import Recording
+from vdt.experiments.resolve import resolve_config
 
 TASK = make_small_config("d4rl").task  # S = 2, A = 1, horizon 5
 POINT, ANT = ("timeouts_are_goals", "late_rewards"), ("goals_are_ends",)

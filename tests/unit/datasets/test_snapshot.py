@@ -15,12 +15,12 @@ import yaml
 
 from support.data import ROOT, find_real_file, make_data_config, make_small_config, make_steps, write_hdf5
 from vdt.config.layers import Config
+from vdt.data.storage import DataError, load_snapshot, write_trajectories
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.card import format_card
-from vdt.datasets.loaded_data import DataError
-from vdt.datasets.snapshot import Snapshot, load_snapshot, make_snapshot, write_trajectories
+from vdt.datasets.snapshot import Snapshot, make_snapshot
 from vdt.system.files import compute_file_digest
-from vdt.system.runtime import FolderError
+from vdt.system.home import FolderError
 
 
 def make_dataset(steps: int = 9) -> TrajectoryDataset:

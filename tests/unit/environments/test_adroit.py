@@ -9,9 +9,9 @@ import pytest
 
 from support.data import find_real_file
 from support.recordings import Expert
-from vdt.config.layers import resolve_config
 from vdt.environments import Environment, make_environment
 from vdt.environments.scores import compute_normalized_score
+from vdt.experiments.resolve import resolve_config
 
 
 def make(name: str, **settings: Any) -> Environment:

@@ -6,9 +6,10 @@ import numpy.typing as npt
 import pytest
 
 from support.data import find_real_file
-from vdt.config.layers import ConfigError, resolve_config
+from vdt.config.layers import ConfigError
 from vdt.environments import Environment, make_environment
 from vdt.environments.kitchen import find_completed, relabel
+from vdt.experiments.resolve import resolve_config
 
 ENV = "kitchen-complete-v0"
 FILE = "d4rl/mini_kitchen_microwave_kettle_light_slider-v0.hdf5"

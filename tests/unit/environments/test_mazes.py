@@ -11,9 +11,9 @@ import pytest
 from reference.mazes import MEDIUM, UMAZE, AntMaze, PointMaze
 from support.ant import WaypointAnt
 from support.data import find_real_file
-from vdt.config.layers import resolve_config
 from vdt.environments import Environment, make_environment
 from vdt.environments.rollout import collect_trajectories
+from vdt.experiments.resolve import resolve_config
 
 POINT_MAZES = {"maze2d-umaze-v1": (UMAZE, (1, 1), 300), "maze2d-medium-v1": (MEDIUM, (6, 6), 600)}
 ANT_MAZES = {

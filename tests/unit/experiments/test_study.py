@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from flows.cells import resolve_cells
-from vdt.config.layers import Config, ConfigError, resolve_config
+from vdt.config.layers import Config, ConfigError
+from vdt.experiments.resolve import resolve_config
 from vdt.experiments.study import STUDIES, expand, load_study, make_overrides
 
 ENVS = ["walker2d-medium-v2", "hopper-medium-v2"]

@@ -12,8 +12,9 @@ import pytest
 import sqlalchemy
 
 from flows.hooks import on_error
-from vdt.config.layers import resolve_config
-from vdt.system.runtime import ROOT, describe_process
+from vdt.experiments.resolve import resolve_config
+from vdt.system.home import ROOT
+from vdt.system.processes import describe_process
 from vdt.tracking import (
     MLflowTracker,
     StoreError,
@@ -75,7 +76,7 @@ def test_a_server_that_is_never_there_loses_nothing(
 def test_runs_of_killed_processes_are_settled_and_others_left_alone(home: Path) -> None:
     running, left, elsewhere = (create_run(home, CONFIG.with_seed(seed), "1", "run") for seed in range(3))
     client = open_store(home)
-    code = "import os; from vdt.system.runtime import describe_process; print(describe_process(os.getpid()))"
+    code = "import os; from vdt.system.home import describe_process; print(describe_process(os.getpid()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     client.set_tag(left, PROCESS, done.stdout.strip())
     client.set_tag(elsewhere, PROCESS, "another-host:1:0/0")

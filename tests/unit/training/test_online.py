@@ -20,7 +20,7 @@ from support.builders import (
     make_store,
 )
 from vdt.checkpoint.store import load_state
-from vdt.datasets.snapshot import load_snapshot
+from vdt.data.storage import load_snapshot
 from vdt.tracking import NullTracker
 from vdt.training.offline import pretrain_critic, train_actor
 from vdt.training.online import OnlineTuner, make_tuner, tune_online

@@ -9,29 +9,30 @@ from pathlib import Path
 import pytest
 import torch
 
-from vdt.config.layers import ConfigError, resolve_config
-from vdt.system import runtime
+from vdt.experiments.resolve import resolve_config
+from vdt.system import home as folders
+from vdt.system import machine
 
 ENV = "walker2d-medium-v2"
 
 
 def test_home_is_the_variable_or_the_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VDT_HOME", str(tmp_path / "x" / ".." / "y"))
-    assert runtime.home() == tmp_path / "y"
+    assert folders.home() == tmp_path / "y"
     monkeypatch.setenv("VDT_HOME", "")
-    assert runtime.home() == runtime.ROOT
-    assert (runtime.ROOT / "vdt" / "system" / "runtime.py").is_file()
+    assert folders.home() == folders.ROOT
+    assert (folders.ROOT / "vdt" / "system" / "home.py").is_file()
 
 
 def test_prepare_names_nameless_users_only(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("USER", "root")
-    runtime.prepare()
+    folders.prepare()
     assert os.environ["METAFLOW_USER"] == "vdt"
     monkeypatch.delenv("METAFLOW_USER")
     monkeypatch.setenv("USER", "somebody")
-    runtime.prepare()
+    folders.prepare()
     assert "METAFLOW_USER" not in os.environ
 
 
@@ -40,13 +41,13 @@ def test_prepare_sets_what_is_missing_and_nothing_else(monkeypatch: pytest.Monke
     monkeypatch.setenv("METAFLOW_RUN_MAX_WORKERS", "7")
     monkeypatch.delenv("METAFLOW_RESUME_MAX_WORKERS", raising=False)
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    monkeypatch.setattr(runtime, "count_gpus", lambda: 3)
-    runtime.prepare()
-    runtime.prepare()
+    monkeypatch.setattr(folders, "count_gpus", lambda: 3)
+    folders.prepare()
+    folders.prepare()
     assert os.environ["METAFLOW_DATASTORE_SYSROOT_LOCAL"] == str(home)
     assert os.environ["METAFLOW_RUN_MAX_WORKERS"] == "7"
     assert os.environ["METAFLOW_RESUME_MAX_WORKERS"] == "3"
-    assert os.environ["PYTHONPATH"] == f"{runtime.ROOT}{os.pathsep}/elsewhere"
+    assert os.environ["PYTHONPATH"] == f"{folders.ROOT}{os.pathsep}/elsewhere"
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
@@ -54,29 +55,29 @@ def test_prepare_has_garbage_looked_for_rarely() -> None:
     before = gc.get_threshold()
     try:
         gc.set_threshold(700, 10, 10)
-        runtime.prepare()
-        assert gc.isenabled() and gc.get_threshold()[0] == runtime.OBJECTS_PER_COLLECTION > 10_000
+        folders.prepare()
+        assert gc.isenabled() and gc.get_threshold()[0] == folders.OBJECTS_PER_COLLECTION > 10_000
     finally:
         gc.set_threshold(*before)
 
 
 def test_folders_are_made_and_tried(tmp_path: Path) -> None:
-    runtime.check_folders(tmp_path / "new")
+    folders.check_folders(tmp_path / "new")
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [".vdt", "data", "reports"]
     (tmp_path / "blocked").mkdir()
     (tmp_path / "blocked" / "data").write_text("a file stands where the folder should be")
-    with pytest.raises(runtime.FolderError, match=r"cannot write to .*/blocked/data .*VDT_HOME"):
-        runtime.check_folders(tmp_path / "blocked")
+    with pytest.raises(folders.FolderError, match=r"cannot write to .*/blocked/data .*VDT_HOME"):
+        folders.check_folders(tmp_path / "blocked")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the parent's death signal")
 def test_a_step_dies_with_its_parent(tmp_path: Path) -> None:
-    child = "import time, vdt.system.runtime as r; r.die_with_parent(); print('ready', flush=True); time.sleep(60)"
+    child = "import time, vdt.system.home as r; r.die_with_parent(); print('ready', flush=True); time.sleep(60)"
     parent = (
         f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE);"
         "p.stdout.readline(); print(p.pid, flush=True); import time; time.sleep(60)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(runtime.ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(folders.ROOT)}
     with subprocess.Popen(
         [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -96,7 +97,7 @@ def is_alive(pid: int) -> bool:
 
 
 def test_cores_are_divided_among_cells(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "count_cores", lambda: 8)
+    monkeypatch.setattr(machine, "count_cores", lambda: 8)
     before = torch.get_num_threads()
     try:
         for cells, explicit, limit, threads in (
@@ -107,7 +108,7 @@ def test_cores_are_divided_among_cells(monkeypatch: pytest.MonkeyPatch) -> None:
             (1, 0, "4", 4),
         ):
             monkeypatch.setenv("OMP_NUM_THREADS", limit)
-            assert runtime.set_threads(cells, explicit) == threads
+            assert machine.set_threads(cells, explicit) == threads
             assert torch.get_num_threads() == threads
             assert os.environ["OMP_NUM_THREADS"] == str(threads)
     finally:
@@ -116,48 +117,48 @@ def test_cores_are_divided_among_cells(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cells_in_parallel_are_limited_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METAFLOW_RUN_MAX_WORKERS", "2")
-    assert [runtime.count_cells_in_parallel(n) for n in (0, 1, 2, 5)] == [1, 1, 2, 2]
+    assert [machine.count_cells_in_parallel(n) for n in (0, 1, 2, 5)] == [1, 1, 2, 2]
 
 
 def test_each_cell_sees_one_of_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     for cell, gpu in ((0, "4"), (1, "6"), (2, "4")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-        runtime.claim_gpu(cell)
+        machine.claim_gpu(cell)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert runtime.count_gpus() == 0
+    assert machine.count_gpus() == 0
 
 
 def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for available, wanted, device in ((False, "auto", "cpu"), (True, "auto", "cuda"), (True, "cpu", "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         config = resolve_config(ENV, overrides=f"runtime.device={wanted}")
-        assert runtime.choose_device(config).type == device
+        assert machine.choose_device(config.runtime.device).type == device
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"runtime\.device is cuda"):
-        runtime.choose_device(resolve_config(ENV, overrides="runtime.device=cuda"))
+    with pytest.raises(machine.DeviceError, match=r"runtime\.device is cuda"):
+        machine.choose_device("cuda")
 
 
 def test_workers_fit_cores_and_memory() -> None:
     # 1.2 GB each: 16 GB hold 13, 2 GB hold one, and one runs in any case
-    assert [runtime.count_cells_that_fit(*machine) for machine in ((2, 16 * 10**9), (64, 16 * 10**9), (8, 10**9))] == [
+    assert [machine.count_cells_that_fit(*sizes) for sizes in ((2, 16 * 10**9), (64, 16 * 10**9), (8, 10**9))] == [
         2,
         13,
         1,
     ]
-    assert runtime.measure_memory() > 10**8
-    assert runtime.measure_peak_memory()["machine"] > 10.0, "MB, of this very process"
+    assert machine.measure_memory() > 10**8
+    assert machine.measure_peak_memory()["machine"] > 10.0, "MB, of this very process"
 
 
 def test_training_and_evaluating_import_no_more_than_they_use() -> None:
     code = (
         "import sys, torch; from vdt.training.online import tune_online; from vdt.evaluation.evaluate import evaluate_agents;"
         "from vdt.evaluation.diagnostics import diagnose; from vdt.critic.critic import Critic;"
-        "from vdt.config.layers import resolve_config; from vdt.acceleration.critic_update import CriticOptimizer;"
+        "from vdt.experiments.resolve import resolve_config; from vdt.acceleration.critic_update import CriticOptimizer;"
         "critic = Critic(3, 2, resolve_config('walker2d-medium-v2', preset='smoke').critic);"
         "optimizer = CriticOptimizer(critic, 1e-3); state = optimizer.state_dict();"
         "optimizer.load_state_dict(state); optimizer.descend(critic.value(torch.zeros(4, 3)).sum());"
         "print([name for name in ('torch._dynamo', 'scipy.stats', 'matplotlib', 'pandas') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=runtime.ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folders.ROOT)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

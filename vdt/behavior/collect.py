@@ -1,0 +1,99 @@
+"""Roll out the rungs of a ladder of behaviour policies."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vdt.behavior.policy import BehaviorLadder, BehaviorPolicy
+from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
+from vdt.environments import Environment, EnvironmentFactory
+from vdt.environments.rollout import collect_trajectories
+from vdt.system.progress import Progress
+
+PARALLEL_EPISODES = 16  # changes the speed, never the data
+
+
+class _BehaviorActor:
+    """A behaviour policy with its own Gaussian noise; each episode has its own generator."""
+
+    def __init__(self, policy: BehaviorPolicy, generators: Sequence[np.random.Generator]) -> None:
+        self.policy, self.generators = policy, list(generators)
+
+    def start(self, environments: Sequence[Environment]) -> None:
+        """Nothing to reset: one actor serves one round."""
+
+    def act(self, observations: FloatArray) -> FloatArray:
+        """(N, S) -> (N, A), noise included."""
+        size = self.policy.action_size
+        noise = np.stack([generator.standard_normal(size, dtype=np.float32) for generator in self.generators])
+        # One product per row, (N, 1, S) @ (S, H): a row's action must not depend on how many others there are.
+        return self.policy.sample_action(observations[:, None], noise[:, None])[:, 0]
+
+    def observe(self, actions: FloatArray, rewards: FloatArray, active: npt.NDArray[np.bool_]) -> None:
+        """Forget the generators of finished episodes."""
+        self.generators = [generator for generator, goes_on in zip(self.generators, active, strict=True) if goes_on]
+
+
+def _collect_share(
+    policy: BehaviorPolicy,
+    environments: Sequence[Environment],
+    steps: int,
+    entropy: tuple[int, int],
+    progress: Progress,
+) -> list[Trajectory]:
+    """Episodes 0, 1, 2, … of one policy, as few as hold `steps` steps.
+
+    An episode is a function of (seed, position in the recipe, its number), and the shortest prefix is kept, so the data
+    does not depend on the number of environments.
+    """
+    episodes: list[Trajectory] = []
+    taken, limit = 0, getattr(environments[0].spec, "max_episode_steps", None) or 1
+    while taken < steps:
+        expected = max(1.0, taken / len(episodes)) if episodes else limit
+        count = min(len(environments), math.ceil((steps - taken) / expected))
+        numbers = range(len(episodes), len(episodes) + count)
+        sequences = [np.random.SeedSequence([*entropy, number]) for number in numbers]
+        actor = _BehaviorActor(policy, [np.random.default_rng(sequence) for sequence in sequences])
+        seeds = [int(sequence.generate_state(1)[0]) for sequence in sequences]
+        for episode in collect_trajectories(actor, environments[:count], seeds, label="collect"):
+            progress.advance(len(episode))
+            if taken < steps:
+                episodes.append(episode)
+                taken += len(episode)
+    return episodes
+
+
+def collect_dataset(
+    ladder: BehaviorLadder,
+    snapshots: Sequence[int],
+    make: EnvironmentFactory,
+    *,
+    steps: int,
+    seed: int,
+    parallel: int = PARALLEL_EPISODES,
+) -> TrajectoryDataset:
+    """Roll out rungs of a ladder with their own action noise; actions are recorded as executed (clipped).
+
+    Args:
+        ladder: the policies.
+        snapshots: rungs, each given an equal share of the steps, in this order; a rung may stand twice.
+        make: makes one environment, with its time limit.
+        steps: at least this many in all, in whole episodes.
+        seed: the data is a function of it, not of `parallel`.
+        parallel: episodes stepped together with one call of the policy.
+    """
+    share = -(-steps // len(snapshots))
+    progress = Progress("collect", 0, share * len(snapshots))
+    trajectories: list[Trajectory] = []
+    with contextlib.ExitStack() as stack:
+        environments = [make() for _ in range(parallel)]
+        for environment in environments:
+            stack.callback(environment.close)
+        for position, rung in enumerate(snapshots):
+            trajectories += _collect_share(ladder.policies[rung], environments, share, (seed, position), progress)
+    return TrajectoryDataset.from_trajectories(trajectories)

@@ -1,0 +1,82 @@
+"""Write and read a data set as one HDF5 file of contiguous arrays."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vdt.data.trajectory import TrajectoryDataset
+from vdt.system.files import atomic_write
+
+FORMAT = "vdt-trajectories-1"
+
+
+ARRAYS = {  # name: (dimensions, dtype)
+    "observations": (2, np.dtype(np.float32)),
+    "actions": (2, np.dtype(np.float32)),
+    "rewards": (1, np.dtype(np.float32)),
+    "offsets": (1, np.dtype(np.int64)),
+    "terminated": (1, np.dtype(np.bool_)),
+}
+
+
+class DataError(ValueError):
+    """Data is not what the task needs, or cannot be had: names the file, what was found and what is accepted."""
+
+
+def write_trajectories(path: Path, dataset: TrajectoryDataset, card: Mapping[str, Any] | None = None) -> None:
+    """Write a data set atomically as one HDF5 file of contiguous arrays; the same data and card give the same bytes."""
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        for name in ARRAYS:
+            file.create_dataset(name, data=getattr(dataset, name), track_times=False)
+        file.create_dataset("format", data=np.bytes_(FORMAT), track_times=False)
+        file.create_dataset("card", data=np.bytes_(json.dumps(card or {}, sort_keys=True)), track_times=False)
+    with atomic_write(path) as target:
+        target.write(memory.getbuffer())
+
+
+def load_snapshot(path: Path) -> TrajectoryDataset:
+    """Read what `write_trajectories` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DataError: if the file is damaged or something else.
+    """
+    return read_snapshot(path)[0]
+
+
+def _expect_dataset(node: Any) -> h5py.Dataset:
+    """A node that holds its data itself: a link, a virtual or an external one would lead out of the file."""
+    if not isinstance(node, h5py.Dataset) or node.external or node.is_virtual:
+        raise ValueError(f"{getattr(node, 'name', node)} is not a data set stored in this file")
+    return node
+
+
+def read_snapshot(path: Path) -> tuple[TrajectoryDataset, dict[str, Any]]:
+    """The data set and its card; raises as `load_snapshot`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no snapshot at {path}")
+    try:
+        with h5py.File(path, "r") as file:
+            if any(node.nbytes > path.stat().st_size for node in map(_expect_dataset, file.values())):
+                raise DataError(f"{path} claims more bytes than it has")
+            if "format" not in file or file["format"][()] != FORMAT.encode():
+                raise DataError(f"{path} is not a snapshot of this version ({FORMAT})")
+            for name, (dimensions, dtype) in ARRAYS.items():
+                found = file[name]
+                if (found.ndim, found.dtype) != (dimensions, dtype) or found.nbytes > path.stat().st_size:
+                    raise DataError(
+                        f"{path}: {name} is {found.dtype} of shape {found.shape}, not {dtype} in {dimensions}-d"
+                    )
+            return TrajectoryDataset(**{name: file[name][()] for name in ARRAYS}), json.loads(file["card"][()])
+    except DataError:
+        raise
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not a whole snapshot ({error}); delete it and run again") from error

@@ -1,0 +1,78 @@
+"""The process around the work: folders, environment variables, threads, device. Imports nothing heavy.
+
+`prepare()` must run before `import metaflow`, which reads the user name and the datastore's root while it is imported.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vdt.system.machine import count_cells_that_fit, count_cores, count_gpus, measure_memory
+
+if TYPE_CHECKING:
+    pass
+
+ROOT = Path(__file__).resolve().parents[2]
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+OBJECTS_PER_COLLECTION = 100_000  # Python's own: 700
+MOST_CELLS = 10_000  # of one flow; Metaflow itself stops at 100
+
+
+class FolderError(OSError):
+    """A folder that the pipeline writes to cannot be written."""
+
+
+def home() -> Path:
+    """The folder of data, checkpoints, tracking store and reports: `VDT_HOME`, or the repository's root."""
+    return Path(os.environ.get("VDT_HOME") or ROOT).expanduser().resolve()
+
+
+def prepare() -> None:
+    """Set what Metaflow, MLflow and DVC read from the environment; what the user has set stays.
+
+    A user name is only given where Metaflow would refuse to start: to root, and to a process without one. Garbage is
+    looked for less often: importing PyTorch and MLflow then takes three quarters of the time, in each step's process.
+    """
+    gc.set_threshold(OBJECTS_PER_COLLECTION)
+    names = ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
+    if all(os.environ.get(name, "root") in ("", "root") for name in names):
+        os.environ["METAFLOW_USER"] = "vdt"
+    os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", str(home()))
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    workers = str(count_gpus() or count_cells_that_fit(count_cores(), measure_memory()))
+    for command in ("RUN", "RESUME"):
+        os.environ.setdefault(f"METAFLOW_{command}_MAX_WORKERS", workers)
+        os.environ.setdefault(f"METAFLOW_{command}_MAX_NUM_SPLITS", str(MOST_CELLS))
+    path = os.environ.get("PYTHONPATH", "")  # exit hooks run as `python -m ...` children and import vdt by name
+    if str(ROOT) not in path.split(os.pathsep):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), path]))
+
+
+def check_folders(base: Path) -> None:
+    """Create the folders that a run writes to and try each with a file.
+
+    Raises:
+        FolderError: naming the folder and the reason.
+    """
+    for folder in (base, base / "data", base / ".vdt", base / "reports"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise FolderError(
+                f"cannot write to {folder} ({reason}); set VDT_HOME to a folder that you can write to"
+            ) from None

@@ -1,0 +1,111 @@
+"""Count cores, memory and GPUs; divide them among the cells that run at once. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+BYTES_PER_CELL = 1.2e9  # of a step's process: 0.6 GB of libraries, and data
+
+
+NUMERICAL = ("torch", "numpy", "gymnasium", "mujoco")  # packages whose version may change the last bits of a result
+
+
+def get_versions() -> dict[str, str]:
+    """Versions of all that a result depends on to the last bit."""
+    versions = {name: importlib.metadata.version(name) for name in NUMERICAL}
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 0
+    return {**versions, "python": platform.python_version(), "machine": platform.machine(), "threads": str(threads)}
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_gpus() -> int:
+    """NVIDIA GPUs of this machine, by device file: no driver is loaded."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def claim_gpu(index: int) -> None:
+    """With several GPUs, show this process only the one for cell number `index`. Must run before CUDA starts."""
+    gpus = count_gpus()
+    if gpus > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = [n.strip() for n in visible.split(",")] if visible is not None else [str(i) for i in range(gpus)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[index % gpus]
+
+
+def set_threads(cells_in_parallel: int, threads: int = 0) -> int:
+    """Divide the cores among the cells that run at once; two busy processes with two threads each on two cores crawl.
+
+    Args:
+        cells_in_parallel: cells that may compute at the same time.
+        threads: explicit number of threads (`runtime.threads`); 0 divides the cores, at most `OMP_NUM_THREADS`.
+
+    Returns:
+        The number of threads set.
+    """
+    if threads == 0:
+        limit = os.environ.get("OMP_NUM_THREADS", "")
+        cores = min(count_cores(), int(limit)) if limit.isdigit() and int(limit) > 0 else count_cores()
+        threads = max(1, cores // max(1, cells_in_parallel))
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by torch and NumPy when they are imported
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    return threads
+
+
+def measure_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def count_cells_that_fit(cores: int, memory: int) -> int:
+    """Cells that can run at once: one per core, as far as the memory goes, and at least one."""
+    return max(1, min(cores, int(memory / BYTES_PER_CELL)))
+
+
+def measure_peak_memory() -> dict[str, float]:
+    """Most memory that this process has held so far, in MB: of the machine, and of a GPU if it used one."""
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
+    peak = {"machine": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        peak["gpu"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    return peak
+
+
+def count_cells_in_parallel(cells: int) -> int:
+    """Cells that Metaflow runs at once: as many as there are, at most its number of workers."""
+    return max(1, min(cells, int(os.environ.get("METAFLOW_RUN_MAX_WORKERS", count_cores()))))
+
+
+class DeviceError(ValueError):
+    """The device that was asked for is not here."""
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of `runtime.device`: "auto" takes a GPU if there is one.
+
+    Raises:
+        DeviceError: if "cuda" is asked for and absent.
+    """
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("runtime.device is cuda, but torch finds no GPU here; use auto or cpu")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

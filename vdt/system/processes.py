@@ -1,0 +1,98 @@
+"""Signals, the death of parents, and who is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends, so that none stays behind on a GPU (Linux only)."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL("libc.so.6", use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before the kernel was asked
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Terminated(BaseException):
+    """SIGTERM: the parent ended, or somebody asked this process to. Nothing that computes catches it."""
+
+
+@contextlib.contextmanager
+def terminate_cleanly(seconds: float = 10.0) -> Iterator[None]:
+    """Turn SIGTERM into `Terminated` inside the block; if the process is still there `seconds` later, it is killed."""
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        if os.getppid() != parent:  # nobody reads our output any more
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
+        raise Terminated
+
+    parent, before = os.getppid(), signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, before)
+
+
+def interrupt_on_signals() -> None:
+    """Let SIGTERM and a closed terminal end a flow as Ctrl-C does: its steps are stopped and its last words are said."""
+
+    def stop(*_: Any) -> None:
+        for name in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(name, signal.SIG_IGN)
+        for child in _get_children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(name) in (signal.SIG_DFL, signal.default_int_handler):  # not under nohup
+            signal.signal(name, stop)
+
+
+def _get_children() -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def describe_process(pid: int) -> str:
+    """`host:pid:start`, which no other process will ever have; start is empty where there is no /proc."""
+    return f"{platform.node()}:{pid}:{_get_start_time(pid)}"
+
+
+def is_gone(process: str) -> bool:
+    """Whether a process of `describe_process` is known to have ended; one of another machine never is."""
+    host, pid, start = process.rsplit(":", 2)
+    return host == platform.node() and bool(start) and _get_start_time(int(pid)) != start
+
+
+def _get_start_time(pid: int) -> str:
+    """Clock ticks from the machine's start to the process's, with the boot's id; empty if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+    return f"{boot}/{text.rpartition(')')[2].split()[19]}"
