@@ -128,6 +128,8 @@ def apply_layer(values: dict[str, Any], patch: Mapping[str, Any], where: str) ->
             raise ConfigError(f"{where}: unknown key {key!r}{suggest(key, KNOBS)}")
         if KNOBS[key].metadata.get("json_mapping"):
             value = make_json_mapping(key, value, where)
+        if value is False and "off" in (KNOBS[key].metadata.get("choices") or ()):
+            value = "off"  # YAML 1.1 reads a bare off as false
         coerced = coerce(key, value, KNOBS[key].type, where)
         check_range(key, coerced, KNOBS[key].metadata, where)
         values[key] = coerced

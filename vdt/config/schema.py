@@ -181,3 +181,4 @@ class RuntimeConfig:
     threads: int = knob(low=0)
     precision: str = knob(choices=("float32", "bfloat16"))
     compile: bool
+    acceleration: str = knob(choices=("auto", "off"))

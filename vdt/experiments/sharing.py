@@ -32,7 +32,7 @@ AFTER_THE_ACTOR = (
 
 def compute_critic_key(config: Config, md5: str) -> str:
     """Digest of all that `pretrain_critic` depends on: data, rewards, the critic's settings, seed and code."""
-    task = config.task
+    task, runtime = config.task, config.runtime
     data = {key: value for key, value in dataclasses.asdict(config.data).items() if key not in ("source", "steps")}
     return digest_of(
         {
@@ -42,7 +42,7 @@ def compute_critic_key(config: Config, md5: str) -> str:
             "data": data,
             "critic": dataclasses.asdict(config.critic),
             "seed": config.seed,
-            "runtime": [config.runtime.device, config.runtime.compile],  # the precision is the policy's
+            "runtime": [runtime.device, runtime.compile, runtime.acceleration],  # the precision is the policy's
             "code": compute_code_digest(),
         }
     )

@@ -9,7 +9,7 @@ import torch
 
 from support.builders import make_actor_critic, make_buffer, make_config, make_dataset, make_tiny_sampler
 from vdt.acceleration.critic_update import CriticOptimizer
-from vdt.config.layers import ConfigError
+from vdt.config.layers import ConfigError, config_from_yaml
 from vdt.experiments.resolve import resolve_config
 from vdt.training.update import compile_policy, compute_policy_losses, make_policy_optimizer, update_policy
 
@@ -56,7 +56,14 @@ def test_compiled_updates_are_the_plain_ones(activation: str) -> None:
     torch.testing.assert_close(metrics[True], metrics[False], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("setting", ["runtime.precision=float16", "runtime.compile=fast"])
+@pytest.mark.parametrize("setting", ["runtime.precision=float16", "runtime.compile=fast", "runtime.acceleration=on"])
 def test_other_words_are_refused(setting: str) -> None:
     with pytest.raises(ConfigError, match=setting.split("=")[0]):
         resolve_config("walker2d-medium-v2", overrides=setting)
+
+
+@pytest.mark.parametrize("word", ["off", "'off'"])  # YAML reads the bare word as false
+def test_acceleration_can_be_off(word: str) -> None:
+    config = resolve_config("walker2d-medium-v2", overrides=f"runtime.acceleration={word}")
+    assert config.runtime.acceleration == "off"
+    assert config_from_yaml(config.to_yaml()) == config
