@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works with or without an install
+if (Path(__file__).resolve().parents[1] / "vdt").is_dir():  # a clone; engines unpack all beside this file instead
+    sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 from vdt.system.home import home, prepare
 from vdt.system.machine import set_threads

@@ -6,7 +6,8 @@ python flows/report_flow.py run --study params/studies/quick.yaml
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works with or without an install
+if (Path(__file__).resolve().parents[1] / "vdt").is_dir():  # a clone; engines unpack all beside this file instead
+    sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 from vdt.system.home import prepare
 

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain clone works without installing
+if (Path(__file__).resolve().parents[1] / "vdt").is_dir():  # a clone; engines unpack all beside this file instead
+    sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 from vdt.system.home import prepare
 
 prepare()  # before Metaflow reads the environment
