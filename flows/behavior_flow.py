@@ -7,6 +7,7 @@ it. Needs stable-baselines3: pip install -e '.[behavior]'
 """
 
 import contextlib
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ prepare()
 from metaflow import FlowSpec, Parameter, current, exit_hook, step  # noqa: E402  (reads what prepare() sets)
 
 from flows.cells import remember_command  # noqa: E402
+
+logger = logging.getLogger("flows.behavior_flow")
 
 
 @exit_hook(on_error=["flows.hooks.on_error"])
@@ -86,7 +89,7 @@ class BehaviorFlow(FlowSpec):
         from vdt.tracking import finish_runs
 
         finish_runs(home(), self.mlflow_run_ids, "FINISHED")
-        print("\n".join(f"ladder: {path}" for path in self.paths), flush=True)
+        logger.info("\n".join(f"ladder: {path}" for path in self.paths))
 
 
 if __name__ == "__main__":

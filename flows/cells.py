@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import shutil
@@ -17,6 +18,8 @@ from vdt.config.values import suggest
 from vdt.experiments.study import Plan, Study, expand, load_study
 from vdt.system.home import FolderError, check_folders, home
 from vdt.system.processes import die_with_parent, interrupt_on_signals
+
+logger = logging.getLogger(__name__)
 
 DEFAULTS = {"preset": "laptop", "method": "vdt", "seeds": "0", "source": "auto", "reuse": "exact"}
 OPTIONS = ("env", "preset", "method", "seeds", "source", "set", "study", "reuse")  # empty: the study's, or the default
@@ -104,13 +107,13 @@ def open_cells(plans: Sequence[Plan], study: Study | None, flow_run: str) -> lis
     try:
         settle_abandoned(home())
     except get_store_errors():
-        print("WARNING: tracking: the store does not answer; this run is entered when it does", flush=True)
+        logger.warning("tracking: the store does not answer; this run is entered when it does")
     cells, name, shares = [], study.name if study else "", bool(study and study.share_training)
     command = os.environ.get(COMMAND, "flows/vdt_flow.py")
     for number, plan in enumerate(plans):
         run_id = create_run(home(), plan.config, flow_run, command, patch=plan.patch, study=name)
         cells.append(asdict(Cell(plan.key, number, plan.config.to_yaml(), run_id, plan.patch, shares)))
-        print(f"cell {plan.key}: MLflow run {run_id}", flush=True)
+        logger.info(f"cell {plan.key}: MLflow run {run_id}")
     return cells
 
 
@@ -125,7 +128,7 @@ def open_behavior_cells(settings: Mapping[str, Any], flow_run: str) -> list[dict
         params, command = asdict(ladder.training), os.environ.get(COMMAND, "flows/behavior_flow.py")
         run_id = create_named_run(home(), f"behavior-{name}-s{tags['seed']}", tags, params, flow_run, command)
         cells.append({"key": name, "number": number, "mlflow_run_id": run_id})
-        print(f"ladder {name}: MLflow run {run_id}", flush=True)
+        logger.info(f"ladder {name}: MLflow run {run_id}")
     return cells
 
 

@@ -3,6 +3,7 @@
 python flows/report_flow.py run --study params/studies/quick.yaml
 """
 
+import logging
 import sys
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from metaflow import FlowSpec, Parameter, card, step  # noqa: E402  (reads what 
 
 from flows.cells import OPTIONS, check_command_line  # noqa: E402
 from flows.stages import clear_errors  # noqa: E402
+
+logger = logging.getLogger("flows.report_flow")
 
 
 class ReportFlow(FlowSpec):
@@ -49,7 +52,7 @@ class ReportFlow(FlowSpec):
     @step
     def end(self) -> None:
         """Say where it is."""
-        print(f"report: {self.report_path}")
+        logger.info(f"report: {self.report_path}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from flows.transfer import describe_file
 from vdt.config.layers import ConfigError
 from vdt.system.files import make_file_name, replace_folder, write_text
 from vdt.system.home import home
+
+logger = logging.getLogger(__name__)
 
 
 def make_report(flow: Any, inputs: Iterable[Any]) -> tuple[str, list[str], list[dict[str, str]]]:
@@ -70,7 +73,7 @@ def _write(cells: Sequence[Mapping[str, Any]], study: Mapping[str, Any] | None) 
     curves = read_curves(home(), [cell["mlflow_run_id"] for cell in cells])
     path = write_report(cells, home() / "reports" / str(current.run_id), study=study, curves=curves)
     text = path.read_text()
-    print(text, flush=True)
+    logger.info(text)
     current.card.append(Markdown(text))
     for figure in sorted(path.parent.glob("*.png")):
         current.card.append(Image(figure.read_bytes(), figure.stem))
@@ -98,9 +101,8 @@ def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[
     try:
         run_id = find_study_run(home(), name)
     except get_store_errors() as error:
-        print(
-            f"WARNING: tracking: the store does not answer ({get_first_line(error)}); the report of {name} is not kept there",
-            flush=True,
+        logger.warning(
+            f"tracking: the store does not answer ({get_first_line(error)}); the report of {name} is not kept there"
         )
         return []
     if run_id is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from vdt.data.trajectory import TrajectoryDataset
 
 
+logger = logging.getLogger(__name__)
+
 FILE = ("path", "md5", "key")  # what of a snapshot describes its file
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # a folder's, not the program's fault
 
@@ -63,12 +66,12 @@ def clear_errors(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except expected as error:
-        print(f"error: {error}", flush=True)
+        logger.error(error)
         raise UserError(str(error)) from None
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        print(f"error: cannot write {error.filename or 'a file'} ({error.strerror}); make room and resume", flush=True)
+        logger.error(f"cannot write {error.filename or 'a file'} ({error.strerror}); make room and resume")
         raise UserError(str(error)) from None
 
 
@@ -137,10 +140,7 @@ class Stage:
         if not (trains and self.flow.cell["shares_training"]):
             return train(self.checkpoints), ""
         if self.flow._datastore.parent_datastore.TYPE != "local":
-            print(
-                f"{part}: shared with cells that see the same VDT_HOME; on other machines each trains its own",
-                flush=True,
-            )
+            logger.info(f"{part}: shared with cells that see the same VDT_HOME; on other machines each trains its own")
         key, run_id = compute_key(self.config, str(self.flow.snapshot["md5"])), str(self.flow.mlflow_run_id)
         return share_training(part, key, self.config, home(), run_id, self.tracker, train)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ from vdt.config.layers import Config, ConfigError, config_from_yaml
 from vdt.experiments.results_store import compute_identity, find_result, save_result
 from vdt.experiments.study import Plan, Study
 from vdt.system.home import home
+
+logger = logging.getLogger(__name__)
 
 REPORT_FLOW = Path(__file__).with_name("report_flow.py")
 
@@ -38,7 +41,7 @@ def plan_cells(
     missing, finished = split_finished(plans, get_reuse(arguments))
     if not missing:
         raise ConfigError(f"all {len(plans)} cells of {study.place} are finished; {REPORT_FLOW.name} reports them")
-    print(f"study {study.name}: {len(finished)} cells are finished, {len(missing)} are run", flush=True)
+    logger.info(f"study {study.name}: {len(finished)} cells are finished, {len(missing)} are run")
     adopt(finished, study)
     described = {**study.describe(), "keys": [plan.key for plan in plans]}
     return open_cells(order_by_critic(missing), study, flow_run), finished, described
@@ -143,7 +146,5 @@ def report_instead(plans: Sequence[Plan], study: Study, reuse: str, argv: Sequen
         return
     missing, finished = split_finished(plans, reuse)
     if not missing:
-        print(
-            f"study {study.name}: all {len(finished)} cells are finished; nothing is trained, only reported", flush=True
-        )
+        logger.info(f"study {study.name}: all {len(finished)} cells are finished; nothing is trained, only reported")
         os.execv(sys.executable, [sys.executable, str(REPORT_FLOW), *argv[1:]])

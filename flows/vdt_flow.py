@@ -3,6 +3,7 @@
 python flows/vdt_flow.py run --env walker2d-medium-v2
 """
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from metaflow import FlowSpec, Parameter, card, current, exit_hook, package_sour
 from flows.cells import OPTIONS, check_command_line  # noqa: E402
 from flows.stages import clear_errors, finish_cells, open_stage, tunes_online  # noqa: E402
 from flows.studies import keep_result, plan_cells  # noqa: E402
+
+logger = logging.getLogger("flows.vdt_flow")
 
 
 @package_sources(  # for engines that start steps elsewhere
@@ -139,7 +142,7 @@ class VDTFlow(FlowSpec):
     def end(self) -> None:
         """Say where everything lies."""
         finish_cells(self.mlflow_run_ids)
-        print(f"report: {self.report_path}")
+        logger.info(f"report: {self.report_path}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ os.environ["METAFLOW_USER"] = "test"  # read while metaflow is imported
 import torch._dynamo  # noqa: F401  (before Metaflow's Runner, whose bundled typing_extensions changes `typing` under it)
 
 from support.isolation import make_environment_variables
+from vdt.system.log import configure_logging
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +21,7 @@ def keep_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.chdir(tmp_path)
+    configure_logging()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ the next one goes on from its last checkpoint. Cells on machines that share no f
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from vdt.experiments.results_store import compute_code_digest, digest_of
 from vdt.system.files import write_text
 from vdt.system.locks import hold_lock
 from vdt.tracking import Tracker, read_part
+
+logger = logging.getLogger(__name__)
 
 OWNER = "OWNER"  # file: the MLflow run that trains, or trained
 SHARED_FROM = "{}_shared_from"  # tag: the MLflow run whose critic, or actor, this one has
@@ -85,7 +88,7 @@ def share_training(
         finished = _find_finished(folder, part)
         if not finished or owner == run_id:
             if owner and owner != run_id and any(folder.glob("*.pt")):
-                print(f"{part}: MLflow run {owner} has left it unfinished; going on from there", flush=True)
+                logger.info(f"{part}: MLflow run {owner} has left it unfinished; going on from there")
                 tracker.put({"kind": "tags", "tags": {CONTINUED_FROM.format(part): owner}})
             write_text(folder / OWNER, f"{run_id}\n")
             if finished:
@@ -98,7 +101,7 @@ def share_training(
             )
             return train(store), ""
     state = load_state(finished)  # it is final: nobody need wait while this is read
-    print(f"{part}: taken from MLflow run {owner}, the same data, settings and seed ({finished})", flush=True)
+    logger.info(f"{part}: taken from MLflow run {owner}, the same data, settings and seed ({finished})")
     tracker.put({"kind": "tags", "tags": {SHARED_FROM.format(part): owner}})
     for step, metrics in {**read_part(home, owner, part), state["step"]: state["metrics"]}.items():
         tracker.log(step, metrics)
@@ -114,7 +117,7 @@ def _find_finished(folder: Path, part: str) -> Path | None:
     try:
         load_state(path)
     except CheckpointError as error:
-        print(f"warning: {error}; this {part} is trained again from the checkpoint before it", flush=True)
+        logger.warning(f"{error}; this {part} is trained again from the checkpoint before it")
         marker.unlink()
         return None
     return path

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vdt.system.log import configure_logging
 from vdt.system.machine import count_cells_that_fit, count_cores, count_gpus, measure_memory
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
+    "PYTHONUTF8": "1",  # of child processes: files and pipes are UTF-8, whatever the terminal shows
 }
 
 
@@ -45,6 +47,7 @@ def prepare() -> None:
     A user name is only given where Metaflow would refuse to start: to root, and to a process without one. Garbage is
     looked for less often: importing PyTorch and MLflow then takes three quarters of the time, in each step's process.
     """
+    configure_logging()
     gc.set_threshold(OBJECTS_PER_COLLECTION)
     names = ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
     if all(os.environ.get(name, "root") in ("", "root") for name in names):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 WAIT_REPORT_SECONDS = 10.0
 
@@ -31,7 +34,7 @@ def hold_lock(path: Path, what: str) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() - reported > WAIT_REPORT_SECONDS:
                     reported = time.monotonic()
-                    print(f"another process works on {what} (lock {path}); waiting for it", flush=True)
+                    logger.info(f"another process works on {what} (lock {path}); waiting for it")
                 time.sleep(0.05)
         yield
     finally:

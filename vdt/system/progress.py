@@ -1,8 +1,11 @@
 """Lines that say how far a phase is and how long it will take."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
 
 REPORT_EVERY_SECONDS = 10.0
 RATE_REPORTS = 6  # the rate is that since so many lines ago: a machine that slept or got busy is soon understood
@@ -26,9 +29,7 @@ class Progress:
         rate = (step - before) / max(now - since, 1e-9)
         left = max(0, self.total - step) / max(rate, 1e-9)
         numbers = "".join(f"  {key} {value:.4g}" for key, value in (metrics or {}).items())
-        print(
-            f"{self.name}: {self.unit} {step:,}/{self.total:,}  {rate:,.1f}/s  {left:.0f} s left{numbers}", flush=True
-        )
+        logger.info(f"{self.name}: {self.unit} {step:,}/{self.total:,}  {rate:,.1f}/s  {left:.0f} s left{numbers}")
 
     def advance(self, steps: int) -> None:
         """`steps` more are done; print if it is time."""
