@@ -11,11 +11,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from flows.words import check_words
 from vdt.config.layers import Config, ConfigError
 from vdt.config.values import suggest
-from vdt.experiments.study import Plan, Study, expand, load_study
+from vdt.experiments.study import Plan, Study, expand, load_study, parse_seeds, split_words
 from vdt.system.home import FolderError, check_folders, home
 from vdt.system.processes import die_with_parent, interrupt_on_signals
 
@@ -40,20 +41,6 @@ class Cell:
     shares_training: bool = False
 
 
-def split_words(text: str, option: str) -> list[str]:
-    """Comma-separated words, each once.
-
-    Raises:
-        ConfigError: if there is none, an empty one, or one twice.
-    """
-    words = [word.strip() for word in text.split(",")]
-    if "" in words:
-        raise ConfigError(f"{option} needs at least one name, several separated by commas, not {text!r}")
-    if len(set(words)) < len(words):
-        raise ConfigError(f"{option} names something twice: {text!r}")
-    return words
-
-
 def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Plan], Study | None]:
     """All cells, and the study that names them, if one does.
 
@@ -75,7 +62,7 @@ def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Plan], Study | Non
     study = named or Study(name="", place="", envs=())
     changes: dict[str, Any] = {name: given[name] for name in ("preset", "source") if name in given}
     if "seeds" in given:
-        changes["seeds"] = _read_seeds(given["seeds"])
+        changes["seeds"] = parse_seeds(given["seeds"])
     for option, field in (("env", "envs"), ("method", "methods")):
         if option in given:
             changes[field] = tuple(split_words(given[option], f"--{option}"))
@@ -84,13 +71,6 @@ def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Plan], Study | Non
     for plan in plans:
         _check_source(plan.config.data.source)
     return plans, study if named else None
-
-
-def _read_seeds(text: str) -> tuple[int, ...]:
-    words = split_words(text, "--seeds")
-    if not all(word.isdecimal() for word in words):
-        raise ConfigError(f"--seeds takes whole numbers from 0, separated by commas, not {text!r}")
-    return tuple(map(int, words))
 
 
 def _check_source(source: str) -> None:
@@ -137,12 +117,16 @@ def check_command_line(argv: list[str]) -> None:
 
     The script's own name becomes absolute in `argv`: Metaflow starts tasks by it, and they may change their folder.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in OPTIONS:
         parser.add_argument(f"--{name}", default=os.environ.get(f"METAFLOW_RUN_{name.upper()}", ""))
     parser.add_argument("--max-workers")
     parser.add_argument("--help", action="store_true")
-    given, others = parser.parse_known_args(argv[1:])
+    try:
+        given, others = parser.parse_known_args(argv[1:])
+    except argparse.ArgumentError as error:
+        _refuse(f"{error.argument_name} needs a value" if "expected" in error.message else str(error))
+    called = shlex.join([_python(), argv[0]])
     command = next((word for word in others if word in ("run", "resume", "step", "spin")), "")
     if command == "step":
         die_with_parent()
@@ -151,21 +135,34 @@ def check_command_line(argv: list[str]) -> None:
         remember_command(argv)
     if given.max_workers:
         os.environ["METAFLOW_RUN_MAX_WORKERS"] = given.max_workers  # so that steps know how many run at once
-    if given.help or command != "run":
+    if given.help:
         return
     try:
-        if not given.study and Path(argv[0]).name != FLOW:
-            raise ConfigError("--study needs the name or the path of a study file")
-        plans, study = resolve_cells(vars(given))
-        if study and Path(argv[0]).name == FLOW:
-            from flows.studies import get_reuse, report_instead
-
-            report_instead(plans, study, get_reuse(vars(given)), argv)
-        _check_data([plan.config for plan in plans])
-        check_folders(home())
+        check_words(called, argv[1:], others, OPTIONS)
+        if command == "run":
+            _check_run(vars(given), argv)
     except (ConfigError, FolderError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
+
+
+def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
+    """Resolve all that is to be run; a study that is finished goes on as its report."""
+    is_main = Path(argv[0]).name == FLOW
+    if not given["study"] and not is_main:
+        raise ConfigError("--study needs the name or the path of a study file")
+    plans, study = resolve_cells(given)
+    if study and is_main:
+        from flows.studies import get_reuse, report_instead
+
+        report_instead(plans, study, get_reuse(given), argv)
+    _check_data([plan.config for plan in plans])
+    check_folders(home())
+
+
+def _refuse(message: str) -> NoReturn:
+    """End the process with one line."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _check_data(configs: list[Config]) -> None:

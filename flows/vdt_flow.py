@@ -44,7 +44,7 @@ class VDTFlow(FlowSpec):
     env = Parameter("env", help="task names, minari:NAMESPACE/NAME-vN, data:PATH; several with commas", default="")
     preset = Parameter("preset", help="sizes and budgets: smoke, laptop (default), paper", default="")
     method = Parameter("method", help="files of params/methods/; several with commas; default vdt", default="")
-    seeds = Parameter("seeds", help="whole numbers, separated by commas; default 0", default="")
+    seeds = Parameter("seeds", help="whole numbers and ranges, e.g. 0,2 or 0-4; default 0", default="")
     source = Parameter("source", help="auto (default), collected, d4rl, minari, or path:FILE", default="")
     overrides = Parameter("set", help='changes, e.g. "critic.expectile=0.8 online.environment_steps=0"', default="")
     study = Parameter(

@@ -21,6 +21,7 @@ from vdt.behavior.train import ALGORITHMS, BehaviorRun, BehaviorTraining
 from vdt.checkpoint.store import CheckpointStore
 from vdt.config.layers import PARAMS, ConfigError, load_yaml, suggest
 from vdt.config.schema import CheckpointConfig
+from vdt.config.values import list_known
 from vdt.environments import make_gymnasium_environment
 from vdt.environments.scores import compute_normalized_score
 from vdt.system.files import compute_file_digest, write_text
@@ -76,9 +77,7 @@ def load_settings(name: str) -> LadderSettings:
     path = FOLDER / f"{name}.yaml"
     known = list_ladders()
     if name not in known:
-        raise ConfigError(
-            f"unknown behaviour settings {name!r}{suggest(name, known)} Known: {', '.join(known)} ({FOLDER})"
-        )
+        raise ConfigError(f"unknown behaviour settings {name!r}{list_known(name, known)} ({FOLDER})")
     values = load_yaml(path)
     for key, value in values.items():
         if key not in KINDS:

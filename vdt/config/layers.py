@@ -31,7 +31,7 @@ from vdt.config.schema import (
     TaskConfig,
     knob,
 )
-from vdt.config.values import ConfigError, check_range, coerce, make_json_mapping, suggest
+from vdt.config.values import ConfigError, check_range, coerce, list_known, make_json_mapping, suggest, suggest_key
 from vdt.system.files import make_file_name
 
 __all__ = ["Config", "ConfigError", "config_from_yaml", "load_tasks", "load_yaml", "suggest"]
@@ -125,7 +125,7 @@ def apply_layer(values: dict[str, Any], patch: Mapping[str, Any], where: str) ->
     """Lay a nested mapping over `values` (dotted), checking each key and value."""
     for key, value in _flatten(patch).items():
         if key not in KNOBS:
-            raise ConfigError(f"{where}: unknown key {key!r}{suggest(key, KNOBS)}")
+            raise ConfigError(f"{where}: unknown key {key!r}{suggest_key(key, KNOBS)}")
         if KNOBS[key].metadata.get("json_mapping"):
             value = make_json_mapping(key, value, where)
         if value is False and "off" in (KNOBS[key].metadata.get("choices") or ()):
@@ -158,7 +158,7 @@ def build_config(values: Mapping[str, Any]) -> Config:
 def find_named_file(folder: str, name: str, what: str) -> Path:
     known = sorted(p.stem for p in (PARAMS / folder).glob("*.yaml"))
     if name not in known:
-        raise ConfigError(f"unknown {what} {name!r}{suggest(name, known)} Known: {', '.join(known)} (params/{folder}/)")
+        raise ConfigError(f"unknown {what} {name!r}{list_known(name, known)} (params/{folder}/)")
     return PARAMS / folder / f"{name}.yaml"
 
 

@@ -17,7 +17,7 @@ from vdt.config.layers import (
     parse_overrides,
 )
 from vdt.config.plain_yaml import load_yaml
-from vdt.config.values import ConfigError, suggest
+from vdt.config.values import ConfigError, list_known
 
 DERIVED = ("minari", "data")  # kinds of --env whose facts come from the data: `minari:ID` and `data:PATH`
 
@@ -69,8 +69,7 @@ def _find_task(env: str, source: str, given: Mapping[str, Any]) -> tuple[str, di
     tasks = load_tasks()
     if kind not in DERIVED and env not in tasks:
         raise ConfigError(
-            f"unknown env {env!r}{suggest(env, tasks)} Known: {', '.join(tasks)} (params/tasks/), "
-            f"minari:NAMESPACE/NAME-vN, data:PATH"
+            f"unknown env {env!r}{list_known(env, tasks)} (params/tasks/), minari:NAMESPACE/NAME-vN, data:PATH"
         )
     if kind not in DERIVED and source != "minari":
         return env, tasks[env]

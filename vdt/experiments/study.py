@@ -19,6 +19,7 @@ A patch is a named change of settings. Keys of the file, all but `envs` with a d
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,12 +29,14 @@ from typing import Any
 
 from vdt.config.layers import PARAMS, Config
 from vdt.config.plain_yaml import expect_mapping, load_yaml
-from vdt.config.values import ConfigError, coerce, suggest
+from vdt.config.values import ConfigError, coerce, list_known
 from vdt.experiments.resolve import resolve_config
 from vdt.reporting.published import load_published
+from vdt.system.home import MOST_CELLS
 
 STUDIES = PARAMS / "studies"
 PATCH_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
+SEEDS = re.compile(r"(?P<first>[0-9]{1,18})(?:-(?P<last>[0-9]{1,18}))?")
 WORDS: dict[str, Any] = {  # keys of a study file that hold one value or a list, with their types
     "title": str,
     "note": str,
@@ -85,6 +88,47 @@ class Study:
         return {"name": self.name, "title": self.title, "note": self.note, "published": self.published}
 
 
+def split_words(text: str, option: str) -> list[str]:
+    """Split at commas into words, each once.
+
+    Raises:
+        ConfigError: if there is none, an empty one, or one twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if "" in words:
+        raise ConfigError(f"{option} needs at least one name, several separated by commas, not {text!r}")
+    if len(set(words)) < len(words):
+        raise ConfigError(f"{option} names something twice: {text!r}")
+    return words
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read `"0,3-5"` as 0, 3, 4, 5.
+
+    Raises:
+        ConfigError: if a word is no whole number and no rising range, if a seed comes twice, or if they are too many.
+    """
+    seeds: list[int] = []
+    for word in split_words(text, "--seeds"):
+        match = SEEDS.fullmatch(word)
+        if match is None:
+            raise ConfigError(
+                f"--seeds takes whole numbers from 0, and ranges such as 0-4, separated by commas, not {text!r}"
+            )
+        first = int(match["first"])
+        last = int(match["last"] or first)
+        if last < first:
+            raise ConfigError(f"--seeds: the range {word} falls; {last}-{first} is accepted")
+        if last - first >= MOST_CELLS:
+            raise ConfigError(
+                f"--seeds: the range {word} has {last - first + 1:,} seeds; at most {MOST_CELLS:,} are accepted"
+            )
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seeds names something twice: {text!r}")
+    return tuple(seeds)
+
+
 def find_study_file(given: str) -> Path:
     """The file of a study that is given by name ("offline") or by path.
 
@@ -97,8 +141,7 @@ def find_study_file(given: str) -> Path:
             return candidate
     known = sorted(p.stem for p in STUDIES.glob("*.yaml"))
     raise ConfigError(
-        f"--study: there is no file {given}{suggest(path.stem, known)} Known: {', '.join(known)} (params/studies/), "
-        f"or a path of your own YAML file"
+        f"--study: there is no file {given}{list_known(path.stem, known)} (params/studies/), or a path of your own YAML file"
     )
 
 
@@ -129,7 +172,7 @@ def load_study(given: str) -> Study:
 def _read_value(path: Path, key: Any, value: Any) -> Any:
     """A key's value, of its type."""
     if key not in KEYS:
-        raise ConfigError(f"{path}: unknown key {key!r}{suggest(str(key), KEYS)} Known: {', '.join(KEYS)}")
+        raise ConfigError(f"{path}: unknown key {key!r}{list_known(str(key), KEYS)}")
     if key not in WORDS:
         return expect_mapping(value, f"{path}: {key}")
     value = coerce(key, value, WORDS[key], str(path))
@@ -148,6 +191,7 @@ def expand(study: Study, overrides: str = "") -> list[Plan]:
     Raises:
         ConfigError: naming the study and the cell with the first value that is not accepted.
     """
+    _check_size(study)
     plans: list[Plan] = []
     for env in study.envs:
         for method in study.methods:
@@ -168,6 +212,14 @@ def expand(study: Study, overrides: str = "") -> list[Plan]:
                 plans += [Plan(first.with_seed(seed), name) for seed in study.seeds]
     _refuse_equal_patches(study, plans)
     return plans
+
+
+def _check_size(study: Study) -> None:
+    parts = {"envs": study.envs, "methods": study.methods, "patches": study.patches, "seeds": study.seeds}
+    cells = math.prod(map(len, parts.values()))
+    if cells > MOST_CELLS:
+        sizes = " x ".join(f"{len(part):,} {name}" for name, part in parts.items() if len(part) > 1)
+        raise ConfigError(f"{sizes} are {cells:,} cells; at most {MOST_CELLS:,} are accepted")
 
 
 def _refuse_equal_patches(study: Study, plans: Sequence[Plan]) -> None:

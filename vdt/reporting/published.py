@@ -8,7 +8,7 @@ from typing import Any
 
 from vdt.config.layers import PARAMS, load_tasks
 from vdt.config.plain_yaml import load_yaml
-from vdt.config.values import ConfigError, suggest
+from vdt.config.values import ConfigError, list_known
 
 FOLDER = PARAMS / "published"
 
@@ -66,6 +66,6 @@ def load_published(name: str, where: str = "published") -> Published:
     """
     known = list_published()
     if name not in known:
-        raise ConfigError(f"{where}: there is no table {name!r}{suggest(name, known)} Known: {', '.join(known)}")
+        raise ConfigError(f"{where}: there is no table {name!r}{list_known(name, known)}")
     content = load_yaml(FOLDER / f"{name}.yaml")
     return Published(content["source"], content["by"], bool(content.get("change")), content["rows"])

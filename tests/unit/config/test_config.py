@@ -11,6 +11,7 @@ import yaml
 
 from vdt.config import layers as config_module
 from vdt.config.layers import PARAMS, Config, ConfigError, config_from_yaml, load_tasks, load_yaml, parse_overrides
+from vdt.config.values import ALIASES
 from vdt.experiments.resolve import resolve_config
 
 ENV = "walker2d-medium-v2"
@@ -208,6 +209,33 @@ def test_methods_share_data_and_budget() -> None:
 def test_errors_name_what_was_given_what_is_accepted_and_where(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve_config(**{"env": ENV, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("lr", ["critic.learning_rate", "actor.learning_rate", "online.actor_learning_rate"]),
+        ("critic.lr", ["critic.learning_rate"]),
+        ("policy.n_layers", ["policy.layers"]),
+        ("expectile", ["critic.expectile"]),
+        ("expectil", ["critic.expectile"]),
+        ("actor.expectile", ["critic.expectile"]),
+        ("gamma", ["critic.discount"]),
+        ("grad_clip", ["actor.gradient_clip"]),
+        ("critic.expctile", ["critic.expectile"]),
+    ],
+)
+def test_unknown_keys_are_found_by_last_part_and_other_names(key: str, meant: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(ENV, overrides=f"{key}=1")
+    said = " or ".join(map(repr, meant))
+    assert str(caught.value) == f"--set: unknown key {key!r}; did you mean {said}?"
+
+
+def test_other_names_of_keys_lead_to_keys_that_exist() -> None:
+    leaves = {key.rpartition(".")[2] for key in config_module.KNOBS}
+    assert {leaf for meant in ALIASES.values() for leaf in meant} <= leaves
+    assert not set(ALIASES) & leaves, "the name of a key is not another's second name"
 
 
 def test_a_missing_value_is_named(params: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 from flows.cells import resolve_cells
 from vdt.config.layers import Config, ConfigError
 from vdt.experiments.resolve import resolve_config
-from vdt.experiments.study import STUDIES, expand, load_study, make_overrides
+from vdt.experiments.study import STUDIES, expand, load_study, make_overrides, parse_seeds
 
 ENVS = ["walker2d-medium-v2", "hopper-medium-v2"]
 
@@ -153,12 +153,32 @@ def test_wrong_files_are_refused(tmp_path: Path, content: dict[str, Any], messag
         ({"study": "quick", "env": "hopper-medium-v2,"}, "--env needs at least one name"),
         ({"study": "quick", "reuse": "all"}, "--reuse must be exact, settings or none, not 'all'"),
         ({"study": "quick", "seeds": "x"}, "--seeds takes whole numbers"),
+        ({"study": "quick", "seeds": "4-0"}, "--seeds: the range 4-0 falls; 0-4 is accepted"),
+        ({"study": "quick", "seeds": "0-"}, "--seeds takes whole numbers from 0, and ranges such as 0-4, separated by"),
+        ({"study": "quick", "seeds": "0-100000"}, "the range 0-100000 has 100,001 seeds; at most 10,000 are accepted"),
+        ({"study": "quick", "seeds": "1,0-2"}, "--seeds names something twice: '1,0-2'"),
+        (
+            {"env": ",".join(ENVS), "seeds": "0-9999"},
+            "2 envs x 10,000 seeds are 20,000 cells; at most 10,000 are accepted",
+        ),
+        ({"study": "zzz"}, "there is no file zzz. Known: ablation, "),
+        ({"env": "nothing"}, "unknown env 'nothing'. Known: "),
+        ({"env": ENVS[0], "method": "foo"}, "unknown method 'foo'. Known: awac, "),
+        ({"env": ENVS[0], "preset": "foo"}, "unknown preset 'foo'. Known: laptop, "),
     ],
 )
 def test_wrong_words_are_refused(words: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve_cells(words)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0", (0,)), ("0-4", (0, 1, 2, 3, 4)), ("7,0-2,5-5", (7, 0, 1, 2, 5)), (" 3 , 1", (3, 1))]
+)
+def test_seeds_are_numbers_and_ranges(text: str, seeds: tuple[int, ...]) -> None:
+    assert parse_seeds(text) == seeds
+    assert [plan.config.seed for plan in resolve_cells({"env": ENVS[0], "seeds": text})[0]] == list(seeds)
 
 
 def test_a_study_is_named_by_its_file(tmp_path: Path) -> None:

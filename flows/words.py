@@ -1,0 +1,61 @@
+"""Words of a command line that belong nowhere, named before Metaflow starts."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+
+from vdt.config.values import ConfigError, suggest
+
+COMMANDS = (  # Metaflow's own
+    *("run", "resume", "step", "spin", "check", "dump", "help", "output-dot", "output-raw", "show", "version"),
+    *("airflow", "argo-workflows", "batch", "card", "kubernetes", "logs", "package", "spot-metadata"),
+    *("step-functions", "tag"),
+)
+
+
+def check_words(called: str, words: Sequence[str], others: Sequence[str], options: Sequence[str]) -> None:
+    """Refuse options without `run` before them, and words that follow no option.
+
+    Args:
+        called: how the script was called.
+        words: its arguments.
+        others: those of them that are neither one of the options below nor its value.
+        options: names of the options that `run` takes.
+
+    Raises:
+        ConfigError: naming the word, and the line that was probably meant.
+    """
+    names = {f"--{option}" for option in options}
+    first = next((place for place, word in enumerate(words) if word.partition("=")[0] in names), None)
+    command = next((word for word in others if word in COMMANDS), None)
+    if command is None and first is not None:
+        raise ConfigError(_explain_missing_run(called, words, next(_find_stray(others), "")))
+    if command != "run":
+        return
+    if first is not None and "run" not in words[:first]:
+        raise ConfigError(f"{words[first]} stands before the word run, but belongs after it: {called} run ...")
+    for word in _find_stray(others[others.index("run") + 1 :]):
+        raise ConfigError(f"{word!r} belongs to no option{_explain_stray(word)}")
+
+
+def _explain_missing_run(called: str, words: Sequence[str], stray: str) -> str:
+    """Say which line was probably meant."""
+    near = stray if suggest(stray, ("run",)) else ""
+    meant = [word for word in words if word != near]
+    found = f"the word run is missing, {stray!r} is no command" if stray else "the word run is missing"
+    return f"{found}: {called} run {shlex.join(meant)}"
+
+
+def _find_stray(words: Sequence[str]) -> Iterator[str]:
+    """Words that neither are an option nor follow one, whose value they may be."""
+    for before, word in zip(("", *words), words, strict=False):
+        if not word.startswith("-") and (not before.startswith("-") or "=" in before):
+            yield word
+
+
+def _explain_stray(word: str) -> str:
+    """Say what is meant by a word of this form."""
+    if "=" in word:
+        return '; several changes are one value, in quotes: --set "KEY=VALUE KEY=VALUE"'
+    return "; several values of one option are separated by commas, without spaces"

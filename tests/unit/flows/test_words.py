@@ -1,0 +1,56 @@
+"""Words of the command line that belong nowhere are named, with what was probably meant."""
+
+import pytest
+
+from flows.cells import check_command_line
+
+ENV = ["--env", "walker2d-medium-v2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (ENV, "the word run is missing: python flows/vdt_flow.py run --env walker2d-medium-v2"),
+        (["--quiet", *ENV], "the word run is missing: python flows/vdt_flow.py run --quiet --env walker2d-medium-v2"),
+        (
+            ["rnu", *ENV],
+            "the word run is missing, 'rnu' is no command: python flows/vdt_flow.py run --env walker2d-medium-v2",
+        ),
+        ([*ENV, "run"], "--env stands before the word run, but belongs after it: python flows/vdt_flow.py run"),
+        (["run", *ENV, "foo"], "'foo' belongs to no option; several values of one option are separated by commas"),
+        (["run", "foo", *ENV], "'foo' belongs to no option"),
+        (["run", "--tag", "a", "foo", *ENV], "'foo' belongs to no option"),
+        (["run", "--tag=a", "foo", *ENV], "'foo' belongs to no option"),
+        (["run", *ENV, "--seeds", "0", "1"], "'1' belongs to no option; several values of one option are separated"),
+        (
+            ["run", *ENV, "--set", "critic.n_step=3", "critic.discount=1"],
+            "'critic.discount=1' belongs to no option; several changes are one value, in quotes: --set \"KEY=VALUE",
+        ),
+        (["run", "--env"], "--env needs a value"),
+        (["run", "--env", "--preset", "smoke"], "--env needs a value"),
+        (
+            ["run", *ENV, "--set", "lr=1e-3"],
+            "--set: unknown key 'lr'; did you mean 'critic.learning_rate' or 'actor.learning",
+        ),
+    ],
+)
+def test_words_that_belong_nowhere_are_named(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.cells._python", lambda: "python")
+    with pytest.raises(SystemExit) as caught:
+        check_command_line(["flows/vdt_flow.py", *words])
+    said = capsys.readouterr()
+    assert (caught.value.code, said.out) == (2, "")
+    (line,) = said.err.splitlines()
+    assert line.startswith("error: " + message)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["show"], ["--help"], ["run", "--help", "foo"], ["card", "view", "12/report/3"], ["dump", "12/start"], []],
+)
+def test_other_commands_are_left_to_metaflow(words: list[str]) -> None:
+    argv = ["flows/vdt_flow.py", *words]
+    check_command_line(argv)
+    assert argv[1:] == words
