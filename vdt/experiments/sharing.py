@@ -7,6 +7,7 @@ the next one goes on from its last checkpoint. Cells on machines that share no f
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from vdt.config.layers import Config
 from vdt.experiments.results_store import compute_code_digest, digest_of
 from vdt.system.files import write_text
 from vdt.system.locks import hold_lock
-from vdt.tracking import Tracker, read_part
+from vdt.tracking import StoreError, Tracker, read_part, submit
 
 logger = logging.getLogger(__name__)
 
@@ -99,13 +100,22 @@ def share_training(
                 interval_steps=settings.interval_steps,
                 keep=settings.keep,
             )
-            return train(store), ""
+            path = train(store)
+            tracker.flush()  # delivered or in the backlog before another cell copies the curves
+            return path, ""
     state = load_state(finished)  # it is final: nobody need wait while this is read
     logger.info(f"{part}: taken from MLflow run {owner}, the same data, settings and seed ({finished})")
     tracker.put({"kind": "tags", "tags": {SHARED_FROM.format(part): owner}})
-    for step, metrics in {**read_part(home, owner, part), state["step"]: state["metrics"]}.items():
+    for step, metrics in {**_read_curves(home, owner, part), state["step"]: state["metrics"]}.items():
         tracker.log(step, metrics)
     return finished, owner
+
+
+def _read_curves(home: Path, owner: str, part: str) -> dict[int, dict[str, float]]:
+    """Read the owner's metrics by step, after sending what a busy store has not taken from it yet."""
+    with contextlib.suppress(StoreError):  # `read_part` says so
+        submit(home, owner, [])
+    return read_part(home, owner, part)
 
 
 def _find_finished(folder: Path, part: str) -> Path | None:
