@@ -17,7 +17,6 @@ from vdt.environments.rollout import collect_trajectories
 from vdt.tracking import NullTracker
 from vdt.training.offline import pretrain_critic
 
-pytestmark = pytest.mark.learning
 DISCOUNT = 0.9
 
 

@@ -22,7 +22,6 @@ from vdt.training.offline import pretrain_critic, train_actor
 from vdt.training.online import tune_online
 from vdt.training.seeding import seed_buffer
 
-pytestmark = pytest.mark.learning
 TASK: dict[str, Any] = {
     "task.environment_id": PAY_ACTION,
     "task.horizon": 10,

@@ -33,10 +33,11 @@ from vdt.config.schema import (
 )
 from vdt.config.values import ConfigError, check_range, coerce, list_known, make_json_mapping, suggest, suggest_key
 from vdt.system.files import make_file_name
+from vdt.system.home import find_params
 
 __all__ = ["Config", "ConfigError", "config_from_yaml", "load_tasks", "load_yaml", "suggest"]
 
-PARAMS = Path(__file__).resolve().parents[2] / "params"
+PARAMS = find_params()
 SOURCES = ("auto", "collected", "d4rl", "minari")
 
 

@@ -9,15 +9,12 @@ import gc
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vdt.system.log import configure_logging
 from vdt.system.machine import count_cells_that_fit, count_cores, count_gpus, measure_memory
 
-if TYPE_CHECKING:
-    pass
-
-ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]  # vdt/
+ROOT = PACKAGE.parent  # of the clone; where the package is installed from a wheel, site-packages
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DVC_NO_ANALYTICS": "1",
@@ -36,9 +33,19 @@ class FolderError(OSError):
     """A folder that the pipeline writes to cannot be written."""
 
 
+def find_params() -> Path:
+    """Return the folder of parameter files: `vdt/params/` of a wheel, else `params/` beside the package."""
+    inside = PACKAGE / "params"
+    return inside if inside.is_dir() else ROOT / "params"
+
+
 def home() -> Path:
-    """The folder of data, checkpoints, tracking store and reports: `VDT_HOME`, or the repository's root."""
-    return Path(os.environ.get("VDT_HOME") or ROOT).expanduser().resolve()
+    """Return the folder of data, checkpoints, tracking store and reports.
+
+    It is `VDT_HOME`; without that the root of the clone, or the current folder if the package comes from a wheel.
+    """
+    default = Path.cwd() if find_params().parent == PACKAGE else ROOT
+    return Path(os.environ.get("VDT_HOME") or default).expanduser().resolve()
 
 
 def prepare() -> None:

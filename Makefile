@@ -1,0 +1,37 @@
+# Every target works in the virtual environment that `make install` makes; PYTHON=... takes another one.
+PYTHON ?= .venv/bin/python
+
+.PHONY: help install format lint types laws test test-all docs bench
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/'
+
+install: ## make .venv with the exact versions of constraints.txt
+	python3 -m venv .venv
+	.venv/bin/python -m pip install -c constraints.txt -e '.[dev]'
+
+format: ## rewrite the code as ruff wants it
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+lint: ## check the code's form
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types: ## check the types
+	$(PYTHON) -m mypy
+
+laws: ## check layers, sizes and documents
+	$(PYTHON) -m pytest tests/laws -m unit
+
+test: ## the unit tier, a few minutes
+	$(PYTHON) -m pytest -n auto
+
+test-all: ## every tier but the fault campaign
+	$(PYTHON) -m pytest -n auto --dist loadfile -m "not faults"
+
+docs: ## check what the documents claim
+	$(PYTHON) -m pytest tests/laws/test_documents.py
+
+bench: ## speed against bare loops, on an otherwise idle machine
+	$(PYTHON) benchmarks/speed.py
