@@ -230,3 +230,16 @@ def assert_identical(first: Any, second: Any, where: str = "") -> None:
         assert torch.equal(first, second), where
     else:
         assert first == second, where
+
+
+def make_lively_actor_critic(settings: dict[str, Any] | None = None) -> ActorCritic:
+    """Networks whose outputs differ clearly, and a normaliser that really moves things."""
+    config = make_config(settings)
+    size = config.task.observation_size
+    dataset = TrajectoryDataset.from_trajectories(
+        [make_trajectory(20, seed=s, observation_size=size) for s in range(3)]
+    )
+    actor_critic = make_actor_critic(config, dataset)
+    for parameter in [*actor_critic.policy.parameters(), *actor_critic.critic.target_q.parameters()]:
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return actor_critic
