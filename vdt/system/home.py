@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from vdt.system.log import configure_logging
-from vdt.system.machine import count_cells_that_fit, count_cores, count_gpus, measure_memory
+from vdt.system.machine import count_workers
 
 PACKAGE = Path(__file__).resolve().parents[1]  # vdt/
 ROOT = PACKAGE.parent  # of the clone; where the package is installed from a wheel, site-packages
@@ -62,7 +62,7 @@ def prepare() -> None:
     os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", str(home()))
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    workers = str(count_gpus() or count_cells_that_fit(count_cores(), measure_memory()))
+    workers = str(count_workers())
     for command in ("RUN", "RESUME"):
         os.environ.setdefault(f"METAFLOW_{command}_MAX_WORKERS", workers)
         os.environ.setdefault(f"METAFLOW_{command}_MAX_NUM_SPLITS", str(MOST_CELLS))

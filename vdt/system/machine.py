@@ -89,9 +89,14 @@ def measure_peak_memory() -> dict[str, float]:
     return peak
 
 
+def count_workers() -> int:
+    """Return how many cells run at once unless --max-workers says so: one per GPU, else as many as fit."""
+    return count_gpus() or count_cells_that_fit(count_cores(), measure_memory())
+
+
 def count_cells_in_parallel(cells: int) -> int:
-    """Cells that Metaflow runs at once: as many as there are, at most its number of workers."""
-    return max(1, min(cells, int(os.environ.get("METAFLOW_RUN_MAX_WORKERS", count_cores()))))
+    """Return how many cells Metaflow runs at once: all of them, at most its number of workers."""
+    return max(1, min(cells, int(os.environ.get("METAFLOW_RUN_MAX_WORKERS", count_workers()))))
 
 
 class DeviceError(ValueError):

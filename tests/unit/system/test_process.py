@@ -41,7 +41,7 @@ def test_prepare_sets_what_is_missing_and_nothing_else(monkeypatch: pytest.Monke
     monkeypatch.setenv("METAFLOW_RUN_MAX_WORKERS", "7")
     monkeypatch.delenv("METAFLOW_RESUME_MAX_WORKERS", raising=False)
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    monkeypatch.setattr(folders, "count_gpus", lambda: 3)
+    monkeypatch.setattr(machine, "count_gpus", lambda: 3)
     folders.prepare()
     folders.prepare()
     assert os.environ["METAFLOW_DATASTORE_SYSROOT_LOCAL"] == str(home)
@@ -118,6 +118,18 @@ def test_cores_are_divided_among_cells(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cells_in_parallel_are_limited_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METAFLOW_RUN_MAX_WORKERS", "2")
     assert [machine.count_cells_in_parallel(n) for n in (0, 1, 2, 5)] == [1, 1, 2, 2]
+
+
+def test_steps_and_metaflow_have_one_default_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the steps would share the cores among more cells than run, or fewer."""
+    monkeypatch.setattr(machine, "count_cores", lambda: 64)
+    for gpus, memory, workers in ((0, 16 * 10**9, 13), (0, 10**9, 1), (4, 16 * 10**9, 4)):
+        monkeypatch.setattr(machine, "count_gpus", lambda gpus=gpus: gpus)
+        monkeypatch.setattr(machine, "measure_memory", lambda memory=memory: memory)
+        monkeypatch.delenv("METAFLOW_RUN_MAX_WORKERS", raising=False)
+        assert machine.count_cells_in_parallel(1000) == workers
+        folders.prepare()
+        assert os.environ["METAFLOW_RUN_MAX_WORKERS"] == str(workers)
 
 
 def test_each_cell_sees_one_of_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
