@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from vdt.system.log import configure_logging
-from vdt.system.machine import count_workers
+from vdt.system.machine import count_workers, limit_spinning
 
 PACKAGE = Path(__file__).resolve().parents[1]  # vdt/
 ROOT = PACKAGE.parent  # of the clone; where the package is installed from a wheel, site-packages
@@ -55,6 +55,7 @@ def prepare() -> None:
     looked for less often: importing PyTorch and MLflow then takes three quarters of the time, in each step's process.
     """
     configure_logging()
+    limit_spinning()
     gc.set_threshold(OBJECTS_PER_COLLECTION)
     names = ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
     if all(os.environ.get(name, "root") in ("", "root") for name in names):
