@@ -1,0 +1,212 @@
+"""Choose the number of threads while other programs come and go, without changing a bit of what is computed.
+
+Two threads halve a step on a quiet machine. Beside other programs they wait for each other at every barrier, and one
+thread is faster. Which it is changes within a run, so steps are timed, and now and then the other numbers are tried.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from vdt.system.machine import use_threads
+
+T = TypeVar("T")
+TRIAL_SECONDS = 0.03  # a number of threads is tried for at least so long
+TRIAL_STEPS = 3  # and for so many steps
+HOPELESS = 2.0  # a trial ends at once with a step so many times as long as those of the best number so far
+SLOWED = 1.5  # a trial begins when steps take so many times as long as at the last choice
+GAIN = 0.95  # another number is taken if its steps take no more than this share of the time
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds between trials; doubled while they change nothing
+
+
+class ThreadTuner:
+    """Runs steps with the number of threads that has been the fastest of late.
+
+    Attributes:
+        current: the number of threads of the next step.
+    """
+
+    def __init__(self, counts: Sequence[int], clock: Callable[[], float] = time.perf_counter) -> None:
+        """Choose among `counts`, beginning with the first; with one of them nothing is timed."""
+        self.counts, self.clock, self.current = tuple(counts), clock, counts[0]
+        self._best = counts[0]
+        self._recent: deque[float] = deque(maxlen=TRIAL_STEPS)  # seconds of the last steps
+        self._medians: dict[int, float] = {}  # seconds a step, of the trial that runs
+        self._pending: list[int] = list(counts)
+        self._reference = float("inf")  # seconds a step, at the last choice
+        self._pause, self._next_trial, self._trial_began = FIRST_PAUSE, 0.0, 0.0
+
+    def run(self, step: Callable[[], T]) -> T:
+        """Run one step and learn from how long it took."""
+        if len(self.counts) == 1:
+            return step()
+        began = self.clock()
+        with use_threads(self.current):
+            result = step()
+        now = self.clock()
+        self._recent.append(now - began)
+        if self._pending:
+            self._continue_trial(now)
+        elif now >= self._next_trial or self._has_slowed():
+            self._begin_trial(now)
+        return result
+
+    def _has_slowed(self) -> bool:
+        full = len(self._recent) == TRIAL_STEPS
+        return full and statistics.median(self._recent) > SLOWED * self._reference
+
+    def _begin_trial(self, now: float) -> None:
+        self._medians = {self.current: statistics.median(self._recent)}
+        self._pending = [count for count in self.counts if count != self.current]
+        self._enter(self._pending[0], now)
+
+    def _enter(self, count: int, now: float) -> None:
+        self.current, self._trial_began = count, now
+        self._recent.clear()
+
+    def _continue_trial(self, now: float) -> None:
+        hopeless = self._recent[-1] > HOPELESS * min(self._medians.values(), default=float("inf"))
+        enough = len(self._recent) == TRIAL_STEPS and now - self._trial_began >= TRIAL_SECONDS
+        if not (hopeless or enough):
+            return
+        self._medians[self.current] = statistics.median(self._recent)
+        self._pending.remove(self.current)
+        if self._pending:
+            self._enter(self._pending[0], now)
+        else:
+            self._choose(now)
+
+    def _choose(self, now: float) -> None:
+        """End a trial: take the fastest number if it gains enough over the one that was in use."""
+        fastest = min(self._medians, key=self._medians.__getitem__)
+        changes = self._medians[fastest] < GAIN * self._medians[self._best]
+        self._pause = FIRST_PAUSE if changes else min(2 * self._pause, LONGEST_PAUSE)
+        self._best = fastest if changes else self._best
+        self._reference, self._next_trial = self._medians[self._best], now + self._pause
+        self._enter(self._best, now)
+
+
+def list_thread_counts(most: int) -> list[int]:
+    """Return the numbers of threads worth trying: the most, half of it, and so on down to one."""
+    return [most >> shift for shift in range(most.bit_length())]
+
+
+def make_thread_tuner(
+    objects: tuple[Any, ...], step: Callable[..., object], *, device: torch.device, fixed: bool
+) -> ThreadTuner:
+    """Make a tuner for a training step; it stays at one number of threads where the number would change the result.
+
+    Args:
+        objects: what a step works on and changes: networks and optimizers.
+        step: one step, given copies of `objects`; it must not change anything else.
+        device: on anything but a CPU threads do not matter.
+        fixed: whether the number is to stay as it is, because somebody set it or the step is compiled.
+    """
+    most = torch.get_num_threads()
+    if most == 1 or fixed or device.type != "cpu" or not gives_same_bits(objects, step, most):
+        return ThreadTuner([most])
+    return ThreadTuner(list_thread_counts(most))
+
+
+def gives_same_bits(objects: tuple[Any, ...], step: Callable[..., object], most: int) -> bool:
+    """Return whether a step on copies of `objects` ends with the same bits for one thread and for `most`.
+
+    The order of a sum depends on shapes and threads, not on values, so one step speaks for all of its shapes.
+    """
+    before, ends = torch.get_rng_state(), []
+    for count in (most, 1):
+        torch.set_rng_state(before)
+        copies = copy.deepcopy(objects)
+        with use_threads(count):
+            step(*copies)
+        ends.append([tensor for one in copies for tensor in _find_tensors(one.state_dict())])
+    torch.set_rng_state(before)
+    return all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
+def _find_tensors(node: Any) -> Iterator[Tensor]:
+    if isinstance(node, Tensor):
+        yield node
+    elif isinstance(node, dict):
+        for key in node:
+            yield from _find_tensors(node[key])
+    elif isinstance(node, list | tuple):
+        for item in node:
+            yield from _find_tensors(item)
+
+
+class _LayerNorm(torch.autograd.Function):
+    """Layer normalisation whose gradients of weight and bias are summed by one thread: PyTorch gives each its own sum."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, shape: list[int], epsilon: float) -> Tensor:
+        """(..., D) -> (..., D)."""
+        outputs, mean, deviation = torch.native_layer_norm(inputs, shape, weight, bias, epsilon)
+        ctx.save_for_backward(inputs, mean, deviation, weight, bias)
+        ctx.shape = shape
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """(..., D) -> those of inputs, weight and bias."""
+        inputs, mean, deviation, weight, bias = ctx.saved_tensors
+        arguments = (gradient, inputs, ctx.shape, mean, deviation, weight, bias)
+        compute = torch.ops.aten.native_layer_norm_backward
+        own = compute(*arguments, [ctx.needs_input_grad[0], False, False])[0]
+        with use_threads(1):
+            _, weight_gradient, bias_gradient = compute(*arguments, [False, True, True])
+        return own, weight_gradient, bias_gradient, None, None
+
+
+class _NarrowProduct(torch.autograd.Function):
+    """A product with few outputs whose weight gradient, a sum over all rows, is computed by one thread."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(..., I) -> (..., O)."""
+        ctx.save_for_backward(inputs, weight)
+        return F.linear(inputs, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        """(..., O) -> those of inputs, weight and bias."""
+        inputs, weight = ctx.saved_tensors
+        rows = gradient.flatten(0, -2)
+        own = gradient.matmul(weight) if ctx.needs_input_grad[0] else None
+        with use_threads(1):
+            return own, rows.t().mm(inputs.flatten(0, -2)), rows.sum(0)
+
+
+class SteadyLayerNorm(nn.LayerNorm):
+    """`torch.nn.LayerNorm` whose gradients do not depend on the number of threads."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        if torch.is_autocast_enabled(input.device.type) or not torch.is_grad_enabled():
+            return super().forward(input)
+        shape = list(self.normalized_shape)
+        out: Tensor = _LayerNorm.apply(input, self.weight, self.bias, shape, self.eps)  # type: ignore[no-untyped-call]
+        return out
+
+
+class SteadyLinear(nn.Linear):
+    """`torch.nn.Linear` with few outputs, whose gradients do not depend on the number of threads."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs)."""
+        if torch.is_autocast_enabled(input.device.type) or not torch.is_grad_enabled():
+            return super().forward(input)
+        out: Tensor = _NarrowProduct.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return out
