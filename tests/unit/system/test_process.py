@@ -174,3 +174,26 @@ def test_training_and_evaluating_import_no_more_than_they_use() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folders.ROOT)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_threads_spin_briefly_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("OMP_WAIT_POLICY", *machine.SPINNING)
+    for given, expected in (
+        ({}, machine.SPINNING),
+        ({"GOMP_SPINCOUNT": "5"}, {**machine.SPINNING, "GOMP_SPINCOUNT": "5"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+    ):
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        folders.prepare()
+        assert {name: os.environ[name] for name in names if name in os.environ} == expected
+
+
+def test_a_number_of_threads_is_put_back() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError), machine.use_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise RuntimeError
+    assert torch.get_num_threads() == before
