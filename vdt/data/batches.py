@@ -65,6 +65,7 @@ class SequenceBatch:
         timesteps: (B, K) int64, steps since the start of the episode.
         mask: (B, K) float, 1 for a real step, 0 for padding.
         next_observations: (B, K, S) observation after each step.
+        next_observation_mask: (B, K) float, the mask without the steps whose next observation is missing.
     """
 
     observations: Tensor
@@ -74,3 +75,4 @@ class SequenceBatch:
     timesteps: Tensor
     mask: Tensor
     next_observations: Tensor
+    next_observation_mask: Tensor

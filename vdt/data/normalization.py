@@ -28,9 +28,10 @@ class Normalizer:
 
     @classmethod
     def fit(cls, dataset: TrajectoryDataset, floor: float = 0.0) -> Normalizer:
-        """Mean and standard deviation over all rows of a data set; a lower `floor` of the latter keeps mere noise small."""
-        mean = dataset.observations.mean(axis=0, dtype=np.float64)
-        std = dataset.observations.std(axis=0, dtype=np.float64)
+        """Mean and standard deviation over all recorded observations; a lower `floor` of the latter keeps noise small."""
+        observations = dataset.select_recorded_observations()
+        mean = observations.mean(axis=0, dtype=np.float64)
+        std = observations.std(axis=0, dtype=np.float64)
         std = np.where(std < MIN_STD, 1.0, np.maximum(std, floor))
         return cls(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
 

@@ -39,31 +39,36 @@ def compute_returns_to_go(rewards: FloatArray) -> FloatArray:
 
 
 def compute_n_step_targets(
-    rewards: FloatArray, terminated: bool, discount: float, n_step: int
+    rewards: FloatArray, terminated: bool, discount: float, n_step: int, *, final_missing: bool = False
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """n-step reward sums and where they bootstrap (M2).
 
-    Near the end of an episode fewer than n steps are left; the discount is that of the steps really taken.
+    Near the end of an episode fewer than n steps are left; the discount is that of the steps really taken. Where the final
+    observation is missing, sums stop one step earlier, at the last observation that is known. The last step has no target
+    then: 0 steps taken, sum and discount 0.
 
     Args:
         rewards: (T,).
         terminated: True if nothing follows the last step; a time limit is False.
         discount: in [0, 1].
         n_step: n >= 1.
+        final_missing: as in `Trajectory`.
 
     Returns:
         sums of discount^k r_{t+k}, (T,); steps k from t to the bootstrap observation, (T,);
         bootstrap discounts, discount^k or 0 where the episode really ended within the n steps, (T,).
     """
     steps = len(rewards)
-    taken = np.minimum(n_step, steps - np.arange(steps))
-    padded = np.concatenate([rewards.astype(np.float64), np.zeros(n_step)])
+    last = steps - final_missing  # index of the last observation that is known
+    taken = np.minimum(n_step, last - np.arange(steps))
+    padded = np.concatenate([rewards[:last].astype(np.float64), np.zeros(n_step + final_missing)])
     sums = np.zeros(steps)
     for k in range(min(n_step, steps)):
         sums += discount**k * padded[k : k + steps]
     discounts = discount ** taken.astype(np.float64)
     if terminated:
         discounts[np.arange(steps) + taken == steps] = 0.0
+    discounts[taken == 0] = 0.0
     return sums.astype(np.float32), taken.astype(np.float32), discounts.astype(np.float32)
 
 
@@ -77,7 +82,8 @@ class Columns:
         reward: divided by the return scale.
         return_to_go: this and all later rewards, divided by the return scale.
         n_step_reward: discounted sum of the critic's next rewards (M2).
-        bootstrap_steps: rows down to the observation where that sum stops.
+        bootstrap_steps: rows down to the observation where that sum stops; 0 where the next observation is missing, so
+            that the critic has no target.
         bootstrap_discount: 0 after a real end.
         timestep: steps since the start of the episode.
         steps_left: of the episode, this one included; 0 in the row of the final observation.
@@ -136,6 +142,8 @@ class TrajectoryReplayBuffer:
         self._end = 0
         self._spare = 0  # rows below the last one, so that windows do not leave the matrix
         self._index: tuple[Tensor, Tensor] | None = None
+        self._target_index: tuple[Tensor, Tensor] | None = None
+        self.final_missing = False  # of any trajectory held
 
     def __len__(self) -> int:
         """Number of trajectories."""
@@ -145,6 +153,11 @@ class TrajectoryReplayBuffer:
     def steps(self) -> int:
         """Actions held."""
         return sum(len(t) for t in self.trajectories)
+
+    @property
+    def target_steps(self) -> int:
+        """Steps held that have a target (M2)."""
+        return sum(len(t) - t.final_missing for t in self.trajectories)
 
     def add(self, trajectory: Trajectory) -> None:
         """Append one trajectory; the oldest goes when the buffer is full."""
@@ -169,7 +182,8 @@ class TrajectoryReplayBuffer:
         self._reserve(sum(len(t) + 1 for t in new))
         for trajectory in new:
             self._write(trajectory)
-        self._index = None
+        self._index = self._target_index = None
+        self.final_missing = any(trajectory.final_missing for trajectory in self.trajectories)
 
     def _reserve(self, rows: int) -> None:
         """Make room for `rows` more, dropping evicted rows and doubling when the matrix is full."""
@@ -187,7 +201,13 @@ class TrajectoryReplayBuffer:
     def _write(self, trajectory: Trajectory) -> None:
         steps, column, settings = len(trajectory), self.column, self.settings
         scaled = (trajectory.rewards + settings.reward_shift) * settings.reward_scale
-        targets = compute_n_step_targets(scaled, trajectory.terminated, settings.discount, settings.n_step)
+        targets = compute_n_step_targets(
+            scaled,
+            trajectory.terminated,
+            settings.discount,
+            settings.n_step,
+            final_missing=trajectory.final_missing,
+        )
         to_go, place = compute_returns_to_go(trajectory.rewards), np.arange(steps)
         scores = trajectory.rewards / settings.return_scale, to_go / settings.return_scale
         tail = np.stack([*scores, *targets, place, steps - place], axis=1, dtype=np.float32)
@@ -209,9 +229,29 @@ class TrajectoryReplayBuffer:
             self._index = (starts, lengths)
         return self._index
 
-    def list_step_rows(self) -> Tensor:
-        """The row of every step held, oldest first, (steps,) int64; rows of final observations are not among them."""
-        starts, lengths = self.index()
+    def index_targets(self) -> tuple[Tensor, Tensor]:
+        """As `index`, of the steps that have a target (M2); the very same where that is every step.
+
+        Raises:
+            ValueError: if no step has one.
+        """
+        if self._target_index is None:
+            starts, lengths = self._target_index = self.index()
+            if self.final_missing:
+                missing = torch.tensor([t.final_missing for t in self.trajectories], device=self.device)
+                left = lengths - missing.long()
+                if not left.any():
+                    raise ValueError("no step held has an observation after it, so the critic has no target")
+                self._target_index = starts[left > 0], left[left > 0]
+        return self._target_index
+
+    def list_step_rows(self, index: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """The row of every step held, oldest first, (steps,) int64; rows of final observations are not among them.
+
+        Args:
+            index: that of `index_targets` lists the steps that have a target.
+        """
+        starts, lengths = index or self.index()
         before = torch.cumsum(lengths, 0) - lengths  # steps of older trajectories
         return torch.arange(int(lengths.sum()), device=self.device) + torch.repeat_interleave(starts - before, lengths)
 

@@ -21,21 +21,27 @@ class Sampler:
         self.buffer = buffer
         self.weighting = weighting
         self.generator = generator
-        self._seen: tuple[Tensor, Tensor] | None = None
-        self._rows = torch.zeros(0, dtype=torch.int64)
+        self._pools: dict[bool, tuple[tuple[Tensor, Tensor], Tensor]] = {}  # with targets or all: index and rows
         self._positions = torch.zeros(0)
 
-    def sample_rows(self, count: int) -> Tensor:
-        """Draw `count` steps: the row of each in the buffer's matrix, (count,) int64."""
-        index = self.buffer.index()
+    def sample_rows(self, count: int, *, with_target: bool = False) -> Tensor:
+        """Draw `count` steps: the row of each in the buffer's matrix, (count,) int64.
+
+        Args:
+            count: how many.
+            with_target: only of the steps from which the critic can learn (M2); all others are left out.
+        """
+        index = self.buffer.index_targets() if with_target else self.buffer.index()
         starts, lengths = index
-        if self._seen is not index:
+        seen, rows = self._pools.get(with_target, (None, starts))
+        if seen is not index:
             if not len(lengths):
                 raise ValueError("cannot sample from an empty buffer")
-            self._seen, self._rows = index, self.buffer.list_step_rows()
+            rows = self.buffer.list_step_rows(index)
+            self._pools[with_target] = index, rows
         if self.weighting == "length":
-            drawn = torch.randint(len(self._rows), (count,), generator=self.generator, device=starts.device)
-            return self._rows.index_select(0, drawn)
+            drawn = torch.randint(len(rows), (count,), generator=self.generator, device=starts.device)
+            return rows.index_select(0, drawn)
         uniform = torch.rand(count, generator=self.generator, device=starts.device, dtype=torch.float64)
         scaled = uniform * len(lengths)
         trajectory = scaled.long()
@@ -43,10 +49,15 @@ class Sampler:
 
     def sample_transitions(self, batch_size: int) -> TransitionBatch:
         """Independent n-step transitions for the critic (M2)."""
-        return self.gather_transitions(self.sample_rows(batch_size))
+        return self.gather_transitions(self.sample_rows(batch_size, with_target=True))
+
+    def sample_steps(self, count: int) -> tuple[Tensor, Tensor]:
+        """Observations (count, S) and actions (count, A) of steps drawn among all that the policy learns from."""
+        column, taken = self.buffer.column, self.buffer.matrix[self.sample_rows(count)]
+        return taken[:, column.observation], taken[:, column.action]
 
     def gather_transitions(self, rows: Tensor) -> TransitionBatch:
-        """The transitions that start at `rows` (B,) of the buffer's matrix."""
+        """The transitions that start at `rows` (B,) of the buffer's matrix; each must have a target (M2)."""
         column, matrix = self.buffer.column, self.buffer.matrix
         taken = matrix[rows]
         later = rows + taken[:, column.bootstrap_steps].long()
@@ -69,12 +80,16 @@ class Sampler:
         steps, first = window[:, :-1], window[:, :1]
         if len(self._positions) != context_length:
             self._positions = torch.arange(context_length, dtype=window.dtype, device=window.device)
+        mask = next_mask = (first[..., column.steps_left] - self._positions).clamp_(0.0, 1.0)
+        if self.buffer.final_missing:
+            next_mask = mask * (steps[..., column.bootstrap_steps] > 0)
         return SequenceBatch(
             observations=steps[..., column.observation],
             actions=steps[..., column.action],
             rewards=steps[..., column.reward],
             returns_to_go=steps[..., column.return_to_go],
             timesteps=(first[..., column.timestep] + self._positions).long(),
-            mask=(first[..., column.steps_left] - self._positions).clamp_(0.0, 1.0),
+            mask=mask,
             next_observations=window[:, 1:, column.observation],
+            next_observation_mask=next_mask,
         )

@@ -14,8 +14,8 @@ import numpy as np
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.system.files import atomic_write
 
-FORMAT = "vdt-trajectories-1"
-
+FORMAT = "vdt-trajectories-1"  # every final observation is known
+FORMAT_WITH_MISSING = "vdt-trajectories-2"  # holds `final_missing` too
 
 ARRAYS = {  # name: (dimensions, dtype)
     "observations": (2, np.dtype(np.float32)),
@@ -24,6 +24,7 @@ ARRAYS = {  # name: (dimensions, dtype)
     "offsets": (1, np.dtype(np.int64)),
     "terminated": (1, np.dtype(np.bool_)),
 }
+MISSING = {"final_missing": (1, np.dtype(np.bool_))}
 
 
 class DataError(ValueError):
@@ -33,10 +34,12 @@ class DataError(ValueError):
 def write_trajectories(path: Path, dataset: TrajectoryDataset, card: Mapping[str, Any] | None = None) -> None:
     """Write a data set atomically as one HDF5 file of contiguous arrays; the same data and card give the same bytes."""
     memory = io.BytesIO()
+    arrays = dataset.get_arrays()
     with h5py.File(memory, "w") as file:
-        for name in ARRAYS:
-            file.create_dataset(name, data=getattr(dataset, name), track_times=False)
-        file.create_dataset("format", data=np.bytes_(FORMAT), track_times=False)
+        for name, values in arrays.items():
+            file.create_dataset(name, data=values, track_times=False)
+        kind = FORMAT_WITH_MISSING if "final_missing" in arrays else FORMAT
+        file.create_dataset("format", data=np.bytes_(kind), track_times=False)
         file.create_dataset("card", data=np.bytes_(json.dumps(card or {}, sort_keys=True)), track_times=False)
     with atomic_write(path) as target:
         target.write(memory.getbuffer())
@@ -67,15 +70,17 @@ def read_snapshot(path: Path) -> tuple[TrajectoryDataset, dict[str, Any]]:
         with h5py.File(path, "r") as file:
             if any(node.nbytes > path.stat().st_size for node in map(_expect_dataset, file.values())):
                 raise DataError(f"{path} claims more bytes than it has")
-            if "format" not in file or file["format"][()] != FORMAT.encode():
-                raise DataError(f"{path} is not a snapshot of this version ({FORMAT})")
-            for name, (dimensions, dtype) in ARRAYS.items():
+            found_format = file["format"][()] if "format" in file else b""
+            if found_format not in (FORMAT.encode(), FORMAT_WITH_MISSING.encode()):
+                raise DataError(f"{path} is not a snapshot of this version ({FORMAT} or {FORMAT_WITH_MISSING})")
+            arrays = ARRAYS if found_format == FORMAT.encode() else {**ARRAYS, **MISSING}
+            for name, (dimensions, dtype) in arrays.items():
                 found = file[name]
                 if (found.ndim, found.dtype) != (dimensions, dtype) or found.nbytes > path.stat().st_size:
                     raise DataError(
                         f"{path}: {name} is {found.dtype} of shape {found.shape}, not {dtype} in {dimensions}-d"
                     )
-            return TrajectoryDataset(**{name: file[name][()] for name in ARRAYS}), json.loads(file["card"][()])
+            return TrajectoryDataset(**{name: file[name][()] for name in arrays}), json.loads(file["card"][()])
     except DataError:
         raise
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +24,11 @@ class Trajectory:
         terminated: True if the task really ended (no value after the last step). False if a time limit or the end
             of the recording cut it (the value after the last step is that of the final observation).
         success: whether the environment reported success at some step; none where it never says. Not stored.
+        final_missing: True if the task went on after the last step and the observation there was not recorded. The last
+            row of observations then repeats the one before, and neither a target nor a statistic may use it.
 
     Raises:
-        ValueError: if the lengths do not fit together or there is no step.
+        ValueError: if the lengths do not fit together, there is no step, or a real end misses an observation.
     """
 
     observations: FloatArray
@@ -33,6 +36,7 @@ class Trajectory:
     rewards: FloatArray
     terminated: bool
     success: bool | None = None
+    final_missing: bool = False
 
     def __post_init__(self) -> None:
         steps = len(self.rewards)
@@ -41,6 +45,8 @@ class Trajectory:
                 f"a trajectory of T >= 1 steps has T actions, T rewards and T+1 observations, "
                 f"not {len(self.actions)}, {steps} and {len(self.observations)}"
             )
+        if self.terminated and self.final_missing:
+            raise ValueError("nothing follows a real end, so no observation is missing there")
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -48,7 +54,8 @@ class Trajectory:
     def __repr__(self) -> str:
         return (
             f"Trajectory(steps={len(self)}, observations={self.observations.shape}, actions={self.actions.shape}, "
-            f"episode_return={self.episode_return:.2f}, {'terminated' if self.terminated else 'truncated'})"
+            f"episode_return={self.episode_return:.2f}, {'terminated' if self.terminated else 'truncated'}"
+            f"{', final observation missing' if self.final_missing else ''})"
         )
 
     @property
@@ -67,9 +74,10 @@ class TrajectoryDataset:
         rewards: (R,); zero in each episode's last row.
         offsets: (E+1,) first row of each episode; the last entry is R.
         terminated: (E,) bool, as in `Trajectory`.
+        final_missing: (E,) bool, as in `Trajectory`; if not given, nothing is missing.
 
     Raises:
-        ValueError: if the arrays do not fit together, or an episode has no step.
+        ValueError: if the arrays do not fit together, an episode has no step, or a real end misses an observation.
     """
 
     observations: FloatArray
@@ -77,8 +85,11 @@ class TrajectoryDataset:
     rewards: FloatArray
     offsets: npt.NDArray[np.int64]
     terminated: npt.NDArray[np.bool_]
+    final_missing: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
 
     def __post_init__(self) -> None:
+        if not len(self.final_missing):
+            object.__setattr__(self, "final_missing", np.zeros(len(self.terminated), np.bool_))
         rows = len(self.observations)
         if len(self.actions) != rows or len(self.rewards) != rows:
             raise ValueError(
@@ -88,6 +99,8 @@ class TrajectoryDataset:
             raise ValueError(f"{len(self.offsets)} offsets do not fit {len(self.terminated)} episodes")
         if self.offsets[0] != 0 or self.offsets[-1] != rows or (np.diff(self.offsets) < 2).any():
             raise ValueError("offsets must rise from 0 to the number of rows by at least 2 rows an episode")
+        if len(self.final_missing) != len(self.terminated) or (self.final_missing & self.terminated).any():
+            raise ValueError("final_missing has one flag an episode, and is not set where an episode really ended")
 
     @classmethod
     def from_trajectories(cls, trajectories: Iterable[Trajectory]) -> TrajectoryDataset:
@@ -107,7 +120,8 @@ class TrajectoryDataset:
             observations[start : start + len(item) + 1] = item.observations
             actions[start : start + len(item)] = item.actions
             rewards[start : start + len(item)] = item.rewards
-        return cls(observations, actions, rewards, offsets, np.array([t.terminated for t in items], np.bool_))
+        flags = ([t.terminated for t in items], [t.final_missing for t in items])
+        return cls(observations, actions, rewards, offsets, *(np.array(flag, np.bool_) for flag in flags))
 
     def split(self, fraction: float, seed: int) -> tuple[TrajectoryDataset, TrajectoryDataset | None]:
         """Keep whole episodes apart, chosen by `seed`: at least one, and at least one stays.
@@ -148,6 +162,7 @@ class TrajectoryDataset:
             self.actions[start : stop - 1],
             self.rewards[start : stop - 1],
             bool(self.terminated[episode]),
+            final_missing=bool(self.final_missing[episode]),
         )
 
     def __iter__(self) -> Iterator[Trajectory]:
@@ -175,6 +190,25 @@ class TrajectoryDataset:
     def action_size(self) -> int:
         """A."""
         return int(self.actions.shape[1])
+
+    @property
+    def target_steps(self) -> int:
+        """Steps that the critic can learn from: all but those whose next observation is missing (M2)."""
+        return self.steps - int(self.final_missing.sum())
+
+    def get_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what rebuilds the data set, by name; `final_missing` only where something is missing."""
+        names = ("observations", "actions", "rewards", "offsets", "terminated")
+        extra = ("final_missing",) if self.final_missing.any() else ()
+        return {name: getattr(self, name) for name in (*names, *extra)}
+
+    def select_recorded_observations(self) -> FloatArray:
+        """Return the rows that were recorded, (at most R, S): without the repeated ones of missing final observations."""
+        if not self.final_missing.any():
+            return self.observations
+        recorded = np.ones(len(self.observations), np.bool_)
+        recorded[self.offsets[1:][self.final_missing] - 1] = False
+        return self.observations[recorded]
 
     @cached_property
     def episode_returns(self) -> npt.NDArray[np.float64]:

@@ -42,9 +42,28 @@ def make_card(env: str, task: TaskConfig, source: str, recording: Recording) -> 
         "action_max": float(actions.max()),
         "clipped_actions": recording.clipped_actions,
         "clipped_share": recording.clipped_actions / actions.size,
-        "notes": list(recording.notes),
+        "notes": [*recording.notes, *describe_missing(dataset)],
         "recipe": recording.recipe,
     }
+
+
+def describe_missing(dataset: TrajectoryDataset) -> list[str]:
+    """Return what missing final observations mean, one sentence each; nothing where all were recorded."""
+    if not dataset.final_missing.any():
+        return []
+    last = dataset.offsets[1:][dataset.final_missing] - 2
+    left_out, every = dataset.rewards[last], dataset.rewards
+    sums = (float(part.sum(dtype=np.float64)) for part in (left_out, every))
+    notes = [
+        f"{len(last)} truncated episodes lack the observation after their last step. Returns, returns-to-go and the policy "
+        f"count these steps and their rewards (sum {next(sums):.4g} of {next(sums):.4g}); the critic leaves them out"
+    ]
+    if np.count_nonzero(left_out) == np.count_nonzero(every) > 0:
+        notes.append(
+            "every reward other than 0 lies in the steps that the critic leaves out, so it learns from zeros alone: mark "
+            "real ends as such, or give the missing observations"
+        )
+    return notes
 
 
 def _compute_quantiles(values: npt.NDArray[Any]) -> dict[str, float]:

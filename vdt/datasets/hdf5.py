@@ -7,8 +7,9 @@ The schema is flat: `observations` (N, S), `actions` (N, A), `rewards` (N,), `te
   `horizon` steps.
 - A step that carries both flags is a real end, except at the horizon, where it is the time limit: recorders of that age
   raised the same `done` for both, and bootstrapping there costs nothing while a false end biases all values.
-- The final observation is that of `next_observations`. Without them, a truncated episode loses its last step (the last
-  recorded observation becomes the final one), and a terminated one repeats its last observation, which is never used.
+- The final observation is that of `next_observations`. Without them it is missing: a truncated episode is flagged
+  (`Trajectory.final_missing`) and keeps every step and reward; only the critic leaves its last step out. After a real end
+  nothing is bootstrapped. Both repeat their last observation.
 - Rows after the last end are a truncated episode.
 """
 
@@ -66,10 +67,6 @@ def read_recording(path: Path, task: TaskConfig, recipe: Mapping[str, Any], repa
     steps = _read_steps(path, task, repairs)
     executed, clipped = normalise_actions(steps.actions, task)
     episodes, notes = _split(steps, task.horizon)
-    if not episodes:
-        raise DataError(
-            f"{path}: no episode is left of {len(steps.rewards)} steps; accepted is at least one whole step"
-        )
     notes = steps.notes + notes
     if clipped:
         notes.append(f"{clipped} of {executed.size} action components were outside [-1, 1] and were clipped")
@@ -88,12 +85,7 @@ def scan_file(path: Path) -> Facts:
     terminals, timeouts = (_read_flags(path, name, read.get(name), length) for name in FLAGS)
     ends = np.array(_find_ends(terminals, timeouts, length), np.int64)
     lengths = np.diff(ends, prepend=-1)
-    rewards, kept = read["rewards"].astype(np.float64), np.ones(len(ends), np.bool_)
-    if nodes["next_observations"] is None:  # as `_split` will
-        lost = ~terminals[ends] | (timeouts[ends] & (lengths == lengths.max()))
-        rewards[ends[lost]] = 0.0
-        kept = (lengths > 1) | ~lost
-    returns = np.add.reduceat(rewards, ends - lengths + 1)[kept]
+    returns = np.add.reduceat(read["rewards"].astype(np.float64), ends - lengths + 1)
     return Facts(size, read["actions"].shape[1], lengths, returns, np.abs(read["actions"]).max(axis=0))
 
 
@@ -242,34 +234,23 @@ class _Episode:
     stop: int
     final: FloatArray
     terminated: bool
+    final_missing: bool
 
 
 def _split(steps: _Steps, horizon: int) -> tuple[list[_Episode], list[str]]:
     """Episodes and notes on what was changed."""
     episodes: list[_Episode] = []
-    lost = limits = dropped = 0
-    start = 0
+    limits = start = 0
     for number, end in enumerate(steps.ends.tolist()):
         stop = end + 1
         at_limit = bool(steps.terminals[end] and steps.timeouts[end]) and stop - start == horizon
         terminated = bool(steps.terminals[end]) and not at_limit
         limits += at_limit
-        if steps.after_ends is not None:
-            final = steps.after_ends[number]
-        elif terminated:
-            final = steps.observations[end]
-        else:
-            final, stop, lost = steps.observations[end], end, lost + 1
-        if stop > start:
-            episodes.append(_Episode(start, stop, final, terminated))
-        else:
-            dropped += 1
+        missing = steps.after_ends is None and not terminated
+        final = steps.observations[end] if steps.after_ends is None else steps.after_ends[number]
+        episodes.append(_Episode(start, stop, final, terminated, missing))
         start = end + 1
     notes = []
-    if lost:
-        notes.append(f"{lost} truncated episodes lost their last step, whose final observation is not in the file")
-    if dropped:
-        notes.append(f"{dropped} truncated episodes of one step were dropped with it")
     if limits:
         notes.append(f"{limits} ends with both flags at the horizon were read as time limits")
     if not steps.timeouts.any():
@@ -287,4 +268,5 @@ def _lay_out(steps: _Steps, actions: FloatArray, episodes: Sequence[_Episode]) -
     for at, last, e in zip(offsets, offsets[1:] - 1, episodes, strict=False):
         observations[at:last], observations[last] = steps.observations[e.start : e.stop], e.final
         laid[at:last], rewards[at:last] = actions[e.start : e.stop], steps.rewards[e.start : e.stop]
-    return TrajectoryDataset(observations, laid, rewards, offsets, np.array([e.terminated for e in episodes], np.bool_))
+    flags = ([e.terminated for e in episodes], [e.final_missing for e in episodes])
+    return TrajectoryDataset(observations, laid, rewards, offsets, *(np.array(flag, np.bool_) for flag in flags))

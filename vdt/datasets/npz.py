@@ -7,7 +7,7 @@
     final_observation  (S,), only beside (T, S) observations
 
 Episodes come in the order of their files' names. Other arrays are ignored, pickles are refused. Without the final
-observation a truncated episode loses its last step, as in D4RL's files.
+observation a truncated episode keeps every step and reward, and is flagged, as in D4RL's files.
 """
 
 from __future__ import annotations
@@ -61,8 +61,7 @@ def scan_folder(folder: Path) -> Facts:
     for path in list_episodes(folder):
         arrays = _read_episode(path, None)
         lengths.append(len(arrays["rewards"]))
-        episode = _make_trajectory(arrays, arrays["actions"])
-        returns += [episode.episode_return] if episode is not None else []
+        returns.append(float(arrays["rewards"].sum(dtype=np.float64)))
         limits.append(np.abs(arrays["actions"]).max(axis=0))
         if len({limit.shape for limit in limits}) > 1:
             raise DataError(
@@ -78,32 +77,24 @@ def read_folder(folder: Path, task: TaskConfig, recipe: Mapping[str, Any]) -> Re
     Raises:
         DataError: naming the file, the array, what was found and what is accepted.
     """
-    clipped = lost = 0
-    trajectories = []
+    clipped, trajectories = 0, []
     for path in list_episodes(folder):
         arrays = _read_episode(path, (task.observation_size, task.action_size))
         actions, outside = normalise_actions(arrays["actions"], task)
         clipped += outside
-        episode = _make_trajectory(arrays, actions)
-        lost += episode is None or len(episode) < len(actions)
-        trajectories += [episode] if episode is not None else []
-    if not trajectories:
-        raise DataError(f"{folder}: no episode is left; accepted is at least one whole step")
-    notes = (
-        [f"{lost} truncated episodes lost their last step, whose final observation is not in the file"] if lost else []
-    )
-    return Recording(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped, notes)
+        trajectories.append(_make_trajectory(arrays, actions))
+    return Recording(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped)
 
 
-def _make_trajectory(arrays: Mapping[str, npt.NDArray[Any]], actions: FloatArray) -> Trajectory | None:
+def _make_trajectory(arrays: Mapping[str, npt.NDArray[Any]], actions: FloatArray) -> Trajectory:
     observations, rewards = arrays["observations"], arrays["rewards"]
     terminated = bool(arrays["terminated"].reshape(-1)[-1])
-    if "final_observation" in arrays:
-        observations = np.concatenate([observations, arrays["final_observation"][None]])
-    elif len(observations) == len(rewards) and terminated:
-        observations = np.concatenate([observations, observations[-1:]])  # never used: nothing follows
-    steps = len(observations) - 1
-    return Trajectory(observations, actions[:steps], rewards[:steps], terminated) if steps else None
+    if len(observations) == len(rewards) + 1:
+        return Trajectory(observations, actions, rewards, terminated)
+    whole = "final_observation" in arrays
+    final = arrays["final_observation"][None] if whole else observations[-1:]
+    missing = not (whole or terminated)
+    return Trajectory(np.concatenate([observations, final]), actions, rewards, terminated, final_missing=missing)
 
 
 def _read_episode(path: Path, sizes: tuple[int, int] | None) -> dict[str, npt.NDArray[Any]]:

@@ -34,18 +34,30 @@ def relabel_recording(recording: Recording, task: TaskConfig) -> Recording:
         raise DataError(f"{origin}: {error}") from None
     if not any(episodes):
         raise DataError(f"{origin}: no episode is left; accepted is at least one whole step before a recording ends")
+    unpaid = int(dataset.final_missing.sum())
     kept = TrajectoryDataset.from_trajectories(episode for episode in episodes if episode is not None)
     notes = [
         f"rewards were computed from the observations, as the environment pays; the file's own added up to "
         f"{dataset.episode_returns.mean():.4g} an episode"
     ]
+    if unpaid:
+        notes.append(f"{unpaid} last steps without the observation that would pay them were left out")
     if denied := int(dataset.terminated.sum() - kept.terminated.sum()):
         notes.append(f"{denied} recorded ends are none in the environment: truncated, without their last step")
     return replace(recording, dataset=kept, notes=[*recording.notes, *notes])
 
 
 def _relabel_episode(episode: Trajectory, relabel: Relabel) -> Trajectory | None:
-    """None if nothing is left: where a recorded end is none, the final observation was invented and goes, with its step."""
+    """None if nothing is left of it.
+
+    What a step is paid is computed from the observation after it. Where that is missing, or was invented since a recorded
+    end is none, the last step goes.
+    """
+    if episode.final_missing:
+        if len(episode) == 1:
+            return None
+        observations, actions = episode.observations[:-1], episode.actions[:-1]
+        return Trajectory(observations, actions, *relabel(observations))
     rewards, terminated = relabel(episode.observations)
     if terminated or not episode.terminated:
         return replace(episode, rewards=rewards, terminated=terminated)

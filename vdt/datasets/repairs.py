@@ -3,7 +3,8 @@
 - `timeouts_are_goals`: the file is one walk without resets, and `timeouts` marks where a goal was reached and another one
   drawn. These are not ends; the walk is cut after `horizon` steps. The recorder wrote the observation at such a row twice;
   the first of the two rows, whose step would lead from the observation to itself, is left out.
-- `late_rewards`: the reward in row i is that of observation i, so it belongs to the step of row i - 1.
+- `late_rewards`: the reward in row i is that of observation i, so it belongs to the step of row i - 1. What the step of the
+  last row was paid is not known; it is left out.
 - `goals_are_ends`: an ant that stays at its goal is paid and ended at every step, `timeouts` are out of step with the
   resets, and some files pay without an end. Here an episode ends at the first row that pays or ends; rows that go on paying
   are left out; and where the position jumps, an episode was cut.
@@ -39,8 +40,11 @@ def repair(
     """
     kept, notes = np.ones(len(rewards), np.bool_), []
     if "late_rewards" in repairs:
-        rewards[:-1], rewards[-1] = rewards[1:].copy(), 0.0
-        notes.append("the file's rewards are those of their own observation; each was moved to the step before")
+        rewards[:-1] = rewards[1:].copy()
+        kept[-1] = len(kept) == 1
+        notes.append(
+            "the file's rewards are those of their own observation; each was moved to the step before; the last was left out"
+        )
     if "timeouts_are_goals" in repairs:
         twice = timeouts[:-1] & (observations[:-1] == observations[1:]).all(axis=1)
         kept[:-1] = ~twice

@@ -21,7 +21,7 @@ import numpy as np
 from vdt.config.layers import Config, load_yaml
 from vdt.data.storage import DataError, read_snapshot, write_trajectories
 from vdt.data.trajectory import TrajectoryDataset
-from vdt.datasets.card import describe, format_card, make_card
+from vdt.datasets.card import describe, describe_missing, format_card, make_card
 from vdt.datasets.choose import choose_source, get_snapshot_path
 from vdt.datasets.loaded_data import LABELS, Choice
 from vdt.datasets.summary import OWN_REFERENCE
@@ -29,6 +29,7 @@ from vdt.system.files import compute_file_digest, write_text
 from vdt.system.home import FolderError, check_folders
 from vdt.system.locks import hold_lock
 
+LOST_STEPS = "truncated episodes lost their last step"  # a note of 0.1.0
 DVC_LOCK_TRIES, DVC_LOCK_SECONDS = 60, 7.0  # DVC itself waits 3 s each time
 
 
@@ -78,6 +79,7 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
     with hold_lock(lock, f"data {choice.key}"):
         if path.is_file():
             dataset, card = read_snapshot(path)
+            _check_version(path, card)
         else:
             _check_writable(path)
             recording = choice.load()
@@ -87,6 +89,8 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
             _write(path, dataset, card)
         md5, size = _find_version(path) or _add_to_dvc(home, path)
     print(f"data: {describe(dataset, card)}, md5 {md5}", flush=True)
+    for note in describe_missing(dataset):
+        print(f"data: {note}", flush=True)
     card = {**card, "reason": choice.reason}
     return Snapshot(config.env, choice.source, LABELS[choice.source], choice.reason, str(path), md5, size, card)
 
@@ -104,6 +108,19 @@ def _announce(config: Config, choice: Choice) -> None:
     print("\n".join(["=" * 100, *lines, "=" * 100]), flush=True)
 
 
+def _check_version(path: Path, card: Mapping[str, Any]) -> None:
+    """Refuse what an earlier version read with a loss.
+
+    Raises:
+        DataError: if last steps were dropped, with their rewards.
+    """
+    if lost := [note for note in card.get("notes", ()) if LOST_STEPS in note]:
+        raise DataError(
+            f"{path} was made by an earlier version, which dropped recorded rewards ({lost[0]}). "
+            f"Delete {path.parent} and run again: every recorded step is kept now"
+        )
+
+
 def _check(config: Config, dataset: TrajectoryDataset) -> None:
     """What every source must have kept; the last check before anything is written."""
     task = config.task
@@ -112,6 +129,11 @@ def _check(config: Config, dataset: TrajectoryDataset) -> None:
         raise DataError(
             f"{config.env}: the data has {sizes[0]} observations and {sizes[1]} actions; "
             f"accepted are {task.observation_size} and {task.action_size}"
+        )
+    if not dataset.target_steps:
+        raise DataError(
+            f"{config.env}: none of the {dataset.steps} steps has an observation after it, so the critic has no target; "
+            f"accepted is at least one (next_observations, a longer episode, or a real end)"
         )
     for name in ("observations", "actions", "rewards"):
         if not np.isfinite(getattr(dataset, name)).all():

@@ -26,7 +26,7 @@ class Facts:
         observation_size: S.
         action_size: A.
         lengths: steps of each episode, (E,).
-        returns: of each episode that is left after steps without a final observation were dropped, at most (E,).
+        returns: of each episode, (E,).
         action_limits: largest absolute value of each action component, (A,).
     """
 

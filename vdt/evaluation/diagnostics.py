@@ -154,8 +154,8 @@ def count_weights(actor_critic: ActorCritic, dataset: TrajectoryDataset) -> dict
     buffer = TrajectoryReplayBuffer(actor_critic.normalizer, settings, action_size=task.action_size, device=device)
     buffer.extend(dataset)
     generator = torch.Generator(device=device).manual_seed(config.seed)
-    sample = Sampler(buffer, config.data.trajectory_weighting, generator).sample_transitions(WEIGHTS)
-    advantages = actor_critic.critic.compute_advantages(sample.observations, sample.actions)
+    sample = Sampler(buffer, config.data.trajectory_weighting, generator).sample_steps(WEIGHTS)
+    advantages = actor_critic.critic.compute_advantages(*sample)
     weights = actor_critic.weighting.compute_weights(advantages).cpu().double().numpy()
     counts, _ = np.histogram(np.clip(weights, EDGES[0], math.nextafter(EDGES[-1], 0.0)), EDGES)
     return {"edges": EDGES, "shares": (counts / len(weights)).tolist(), "max": float(weights.max())}

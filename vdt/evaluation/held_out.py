@@ -33,6 +33,7 @@ class HeldOutReport:
         policy_value: mean value of the policy's actions.
         data_value: mean value of the data's actions.
         monte_carlo_value: mean discounted return from the data's steps on; after a cut, the value of the final observation.
+            Steps whose next observation is missing are left out of this and of the next.
         value_correlation: between data_value and monte_carlo_value, over steps.
     """
 
@@ -61,7 +62,7 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
     buffer.extend(episodes)
     sampler = Sampler(buffer, config.data.trajectory_weighting, torch.Generator(device=device))
     chunks = [_measure(actor_critic, sampler, rows) for rows in _tile(buffer, config.policy.context_length)]
-    predicted, taken, policy_value, data_value, earned = (
+    predicted, taken, policy_value, data_value, earned, known = (
         torch.cat(column).double() for column in zip(*chunks, strict=True)
     )
     half = torch.ones(task.action_size, dtype=torch.float64, device=device)
@@ -69,8 +70,12 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
         half = (half.new_tensor(task.action_high) - half.new_tensor(task.action_low)) / 2.0
     values: tuple[float | None, ...] = (None, None, None, None)
     if config.critic.gradient_steps > 0:
-        means = [float(value.mean()) / actor_critic.reward_scale for value in (policy_value, data_value, earned)]
-        values = (*means, compute_correlation(data_value.cpu().numpy(), earned.cpu().numpy()))
+        policy_mean, data_mean = (float(v.mean()) / actor_critic.reward_scale for v in (policy_value, data_value))
+        values = (policy_mean, data_mean, None, None)
+        followed, expected = earned[known > 0], data_value[known > 0]
+        if len(followed):
+            correlation = compute_correlation(expected.cpu().numpy(), followed.cpu().numpy())
+            values = (policy_mean, data_mean, float(followed.mean()) / actor_critic.reward_scale, correlation)
     report = HeldOutReport(
         len(episodes),
         episodes.steps,
@@ -97,8 +102,8 @@ def _tile(buffer: TrajectoryReplayBuffer, context_length: int) -> tuple[Tensor, 
 
 def _measure(
     actor_critic: ActorCritic, sampler: Sampler, rows: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Of the real steps: predicted actions, the data's, the values of both, and what followed, discounted."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Of the real steps: predicted actions, the data's, the values of both, what followed, and whether that is known."""
     length = actor_critic.config.policy.context_length
     batch: SequenceBatch = sampler.gather_sequences(rows, length)
     output = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
@@ -108,5 +113,6 @@ def _measure(
     steps = sampler.gather_transitions(every)
     after = gather_histories(sampler.buffer, find_bootstrap_rows(sampler.buffer, every), actor_critic.acting_context)
     earned = steps.n_step_rewards + steps.bootstrap_discounts * actor_critic.compute_values(after)
+    known = sampler.buffer.matrix[every, sampler.buffer.column.bootstrap_steps] > 0
     compute = actor_critic.critic.compute_min_q
-    return predicted, taken, compute(observations, predicted), compute(observations, taken), earned
+    return predicted, taken, compute(observations, predicted), compute(observations, taken), earned, known

@@ -60,7 +60,7 @@ def make_proposals(
 def update_policy_critic(actor_critic: ActorCritic, optimizer: CriticOptimizer, sampler: Sampler) -> Metrics:
     """One step on M2 with the target policy's value as the bootstrap, and CQL's term; then all targets follow."""
     config, buffer, generator = actor_critic.config.critic, sampler.buffer, sampler.generator
-    rows = sampler.sample_rows(config.batch_size)
+    rows = sampler.sample_rows(config.batch_size, with_target=True)
     batch = sampler.gather_transitions(rows)
     after = gather_histories(buffer, find_bootstrap_rows(buffer, rows), actor_critic.acting_context)
     proposals = None

@@ -93,7 +93,8 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
 
     total = config.critic.gradient_steps if config.critic.bootstrap == "value" else 0
     print(
-        f"critic: {total:,} gradient steps on {buffer.steps:,} transitions, reward scale {reward_scale:.4g}", flush=True
+        f"critic: {total:,} gradient steps on {buffer.target_steps:,} transitions, reward scale {reward_scale:.4g}",
+        flush=True,
     )
     return run_gradient_steps(
         "critic",
@@ -113,8 +114,7 @@ def calibrate_weighting(config: Config, critic: Critic, sampler: Sampler) -> Adv
         return AdvantageWeighting(actor.inverse_temperature, actor.max_advantage_weight, 1.0)
     chunks = []
     for _ in range(0, CALIBRATION_STEPS, CALIBRATION_CHUNK):
-        batch = sampler.sample_transitions(CALIBRATION_CHUNK)
-        chunks.append(critic.compute_advantages(batch.observations, batch.actions))
+        chunks.append(critic.compute_advantages(*sampler.sample_steps(CALIBRATION_CHUNK)))
     return calibrate_advantage_weighting(
         torch.cat(chunks), actor.inverse_temperature, actor.max_advantage_weight, actor.min_effective_sample_fraction
     )

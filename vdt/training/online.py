@@ -118,7 +118,7 @@ class OnlineTuner:
             "actor_critic": self.actor_critic.state_dict(),
             "critic_optimizer": self.critic_optimizer.state_dict(),
             "policy_optimizer": self.policy_optimizer.state_dict(),
-            "buffer": {name: torch.from_numpy(np.asarray(array)) for name, array in vars(held).items()},
+            "buffer": {name: torch.from_numpy(np.asarray(array)) for name, array in held.get_arrays().items()},
             "environment_steps": self.environment_steps,
             "episodes": self.episodes,
             "best_return": self.best_return,

@@ -120,7 +120,9 @@ def compute_policy_losses(
     total, terms = compute_action_terms(actor_critic, batch, output, weights, config)
     next_observation = reward = output.actions.new_zeros(())
     if config.next_observation_coefficient > 0:
-        next_observation = compute_next_observation_loss(output.next_observations, batch.next_observations, batch.mask)
+        next_observation = compute_next_observation_loss(
+            output.next_observations, batch.next_observations, batch.next_observation_mask
+        )
         total = total + config.next_observation_coefficient * next_observation
     if config.reward_coefficient > 0:
         reward = compute_reward_loss(output.rewards, batch.rewards, batch.mask)

@@ -28,16 +28,17 @@ def list_episodes(recording: Recording) -> list[tuple[list[float], list[float], 
 
 
 def test_ends_without_next_observations(tmp_path: Path) -> None:
-    """Steps 0-2 really end, 3-6 hit the time limit, 7-8 are the rest of the recording."""
+    """Steps 0-2 really end, 3-6 hit the time limit, 7-8 are the rest of the recording. Every step and reward is kept."""
     recording = convert(tmp_path, make_steps(9, terminals=(2,), timeouts=(6,)))
     assert list_episodes(recording) == [
         ([0, 1, 2, 2], [0, 1, 2], True),  # the last observation stands twice: nothing is bootstrapped from it
-        ([3, 4, 5, 6], [3, 4, 5], False),  # step 6 is lost: its observation is now the final one
-        ([7, 8], [7], False),
+        ([3, 4, 5, 6, 6], [3, 4, 5, 6], False),
+        ([7, 8, 8], [7, 8], False),
     ]
-    assert recording.notes == ["2 truncated episodes lost their last step, whose final observation is not in the file"]
+    assert recording.dataset.final_missing.tolist() == [False, True, True], "what stands last there must not be used"
+    assert recording.notes == []
     actions = recording.dataset[1].actions[:, 0].tolist()
-    assert actions == [np.float32(3) / 100, np.float32(4) / 100, np.float32(5) / 100]
+    assert actions == [np.float32(k) / 100 for k in (3, 4, 5, 6)]
 
 
 def test_ends_with_next_observations(tmp_path: Path) -> None:
@@ -48,6 +49,7 @@ def test_ends_with_next_observations(tmp_path: Path) -> None:
         ([3, 4, 5, 6, 6.5], [3, 4, 5, 6], False),
         ([7, 8, 8.5], [7, 8], False),
     ]
+    assert not convert(tmp_path, arrays).dataset.final_missing.any()
 
 
 @pytest.mark.parametrize("present", [True, False])
@@ -57,24 +59,25 @@ def test_horizon_cuts_where_no_timeout_is_set(tmp_path: Path, present: bool) -> 
         del arrays["timeouts"]
     recording = convert(tmp_path, arrays)
     assert list_episodes(recording) == [
-        ([0, 1, 2, 3, 4], [0, 1, 2, 3], False),  # steps 0-4 are a horizon of 5
+        ([0, 1, 2, 3, 4, 4], [0, 1, 2, 3, 4], False),  # steps 0-4 are a horizon of 5
         ([5, 6, 6], [5, 6], True),
-        ([7, 8, 9, 10, 11], [7, 8, 9, 10], False),  # 7-11; 12 alone has no final observation and is dropped
+        ([7, 8, 9, 10, 11, 11], [7, 8, 9, 10, 11], False),
+        ([12, 12], [12], False),  # one step, whose reward is known
     ]
-    assert "1 truncated episodes of one step were dropped with it" in recording.notes
+    assert recording.dataset.final_missing.tolist() == [True, False, True, True]
     assert "the file sets no timeouts: episodes were cut after 5 steps" in recording.notes
 
 
 def test_horizon_does_not_cut_where_timeouts_are_set(tmp_path: Path) -> None:
     recording = convert(tmp_path, make_steps(9, timeouts=(7,)))
-    assert recording.dataset.lengths.tolist() == [7]  # 8 steps, beyond the horizon, less the last; step 8 is dropped
+    assert recording.dataset.lengths.tolist() == [8, 1]  # 8 steps, beyond the horizon
 
 
 def test_both_flags_mean_a_real_end_except_at_the_horizon(tmp_path: Path) -> None:
     arrays = make_steps(8, terminals=(4, 7), timeouts=(4, 7))
     recording = convert(tmp_path, arrays)
     assert list_episodes(recording) == [
-        ([0, 1, 2, 3, 4], [0, 1, 2, 3], False),  # 5 steps = horizon: the time limit
+        ([0, 1, 2, 3, 4, 4], [0, 1, 2, 3, 4], False),  # 5 steps = horizon: the time limit
         ([5, 6, 7, 7], [5, 6, 7], True),  # 3 steps: a real end
     ]
     assert "1 ends with both flags at the horizon were read as time limits" in recording.notes
@@ -145,7 +148,6 @@ HOSTILE = {
         change(next_observations=np.full((4, 2), np.nan)),
         "'next_observations' has 8 values that are not finite",
     ),
-    "one step": (lambda _: make_steps(1), "no episode is left of 1 steps"),
 }
 
 
@@ -230,13 +232,18 @@ def test_real_walker_episodes() -> None:
 
 
 def test_real_door_demonstrations() -> None:
-    """25 demonstrations longer than the task's horizon, 6729 steps, actions up to 1.37; no next observations."""
+    """25 demonstrations longer than the task's horizon, 6729 steps, actions up to 1.37; no next observations.
+
+    Every reward that the file holds is read, those of the 25 last steps too.
+    """
     path = find_real_file("d4rl/door-human-v1.hdf5")
     task = dataclasses.replace(TASK, observation_size=39, action_size=28, horizon=200)
     recording = read_recording(path, task, {})
     with h5py.File(path) as file:
-        actions, timeouts = file["actions"][()], file["timeouts"][()]
+        actions, timeouts, rewards = file["actions"][()], file["timeouts"][()], file["rewards"][()]
     assert len(recording.dataset) == 25
-    assert recording.dataset.steps == 6729 - int(timeouts.sum())
+    assert recording.dataset.steps == 6729
+    assert recording.dataset.target_steps == 6729 - int(timeouts.sum())
+    assert recording.dataset.episode_returns.sum() == pytest.approx(float(rewards.sum(dtype=np.float64)), rel=1e-6)
     assert recording.clipped_actions == int((np.abs(actions) > 1).sum()) > 0
     assert np.abs(recording.dataset.actions).max() == 1.0

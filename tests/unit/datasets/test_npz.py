@@ -51,14 +51,15 @@ def test_episodes_come_in_the_order_of_their_names(tmp_path: Path, home: Path) -
 def test_final_observation_beside_or_missing(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     write_episode(folder, "0.npz", **make_arrays(3, extra=0, terminated=False), final_observation=np.array([7.0, 8.0]))
-    write_episode(folder, "1.npz", **make_arrays(3, extra=0, terminated=False))  # loses its last step
+    write_episode(folder, "1.npz", **make_arrays(3, 1, extra=0, terminated=False))
     write_episode(folder, "2.npz", **make_arrays(3, extra=0, terminated=True))
-    write_episode(folder, "3.npz", **make_arrays(1, extra=0, terminated=False))  # nothing is left
+    write_episode(folder, "3.npz", **make_arrays(1, 1, extra=0, terminated=False))
     recording = read_folder(folder, TASK, {})
-    assert recording.dataset.lengths.tolist() == [3, 2, 3]
+    assert recording.dataset.lengths.tolist() == [3, 3, 3, 1], "every step is kept"
+    assert recording.dataset.episode_returns.tolist() == [0.0, 3.0, 0.0, 1.0], "and every reward"
+    assert recording.dataset.final_missing.tolist() == [False, True, False, True]
     assert recording.dataset[0].observations[-1].tolist() == [7.0, 8.0]
-    assert recording.dataset[1].observations[-1].tolist() == [4.0, 5.0]
-    assert "2 truncated episodes lost their last step" in recording.notes[0]
+    assert recording.dataset[1].observations[-1].tolist() == [104.0, 105.0]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ TOLERANCE = 1e-4  # the records are float32; a step of contact dynamics multipli
     ("name", "episodes", "steps", "sizes"),
     [
         ("mini_kitchen_microwave_kettle_light_slider-v0", 19, 3680, (60, 9)),
-        ("door-human-v1", 25, 6704, (39, 28)),  # 25 of 6729 steps lack their final observation
+        ("door-human-v1", 25, 6729, (39, 28)),
     ],
 )
 def test_official_format_files_and_their_cards(

@@ -32,11 +32,13 @@ def test_one_walk_with_late_rewards_and_goals_as_timeouts(tmp_path: Path) -> Non
     arrays["rewards"] = np.array([0, 0, 1, 1, 0, 0, 1, 1, 0], np.float32)
     recording = convert(tmp_path, arrays, POINT)
     assert list_episodes(recording) == [
-        ([0, 1, 2, 3, 4], [0, 1, 0, 0], False),  # the step 1 -> 2 is paid; cut after 5 rows, not at the goal
-        ([5, 6, 7], [1, 0], False),
+        ([0, 1, 2, 3, 4, 4], [0, 1, 0, 0, 1], False),  # the step 1 -> 2 is paid; cut after 5 rows, not at the goal
+        ([5, 6, 6], [1, 0], False),  # what row 8 was paid is not in the file
     ]
     actions = recording.dataset[0].actions[:, 0]
-    assert actions == pytest.approx([0.00, 0.01, 0.03, 0.04])  # of row 2, whose step stays where it is, nothing is left
+    assert actions == pytest.approx(
+        [0.00, 0.01, 0.03, 0.04, 0.05]
+    )  # of row 2, whose step stays where it is, nothing is left
     assert "2 timeouts mark goals that were reached, and are not ends; 1 rows recorded twice" in recording.notes[1]
 
 
@@ -54,7 +56,7 @@ def test_ants_end_where_they_reach_their_goal_first_and_where_they_jump(tmp_path
     recording = convert(tmp_path, make_ant_steps(), ANT)
     assert list_episodes(recording) == [
         ([x[0], x[1], x[2], x[2]], [0, 0, 1], True),
-        ([x[3], x[4]], [0], False),  # row 6, after which the ant was put back, lost its step; the timeout was none
+        ([x[3], x[4], x[4]], [0, 0], False),  # to row 6, after which the ant was put back; the timeout was none
         ([x[0], x[1], x[2], x[2]], [0, 0, 1], True),
     ]
     assert (

@@ -34,7 +34,7 @@ def make_dataset(steps: int = 9) -> TrajectoryDataset:
 
 
 def make_file_config(tmp_path: Path) -> Config:
-    """Source path: a hand-made file of two episodes, returns 0+1+2+3 and 4+5+6."""
+    """Source path: a hand-made file of two episodes, returns 0+1+2+3 and 4+5+6+7."""
     path = write_hdf5(tmp_path / "hand.hdf5", make_steps(8, terminals=(3,), timeouts=(7,)))
     return make_small_config(f"path:{path}")
 
@@ -91,23 +91,23 @@ def test_second_time_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_card(tmp_path: Path) -> None:
-    """Two episodes: 4 steps with return 0+1+2+3 = 6 that ends, 3 of 4 steps with return 4+5+6 = 15 that is cut."""
+    """Two episodes of 4 steps: return 0+1+2+3 = 6 that ends, 4+5+6+7 = 22 that is cut, its final observation missing."""
     config = make_file_config(tmp_path)
     card = make_snapshot(config, tmp_path / "home").card
-    assert (card["episodes"], card["steps"], card["terminated_share"]) == (2, 7, 0.5)
-    assert card["return_mean"] == 10.5
-    assert card["return_quantiles"]["min"] == 6 and card["return_quantiles"]["max"] == 15
-    assert card["return_quantiles"]["50%"] == 10.5 and card["length_quantiles"]["75%"] == 3.75
+    assert (card["episodes"], card["steps"], card["terminated_share"]) == (2, 8, 0.5)
+    assert card["return_mean"] == 14
+    assert card["return_quantiles"]["min"] == 6 and card["return_quantiles"]["max"] == 22
+    assert card["return_quantiles"]["50%"] == 14 and card["length_quantiles"]["75%"] == 4
     reference = (config.task.reference_return_min, config.task.reference_return_max)
-    assert card["normalized_score_mean"] == pytest.approx(100 * (10.5 - reference[0]) / (reference[1] - reference[0]))
-    assert card["action_max"] == np.float32(0.06) and card["clipped_actions"] == 0
+    assert card["normalized_score_mean"] == pytest.approx(100 * (14 - reference[0]) / (reference[1] - reference[0]))
+    assert card["action_max"] == np.float32(0.07) and card["clipped_actions"] == 0
     assert "was given" in card["reason"] and card["recipe"]["file"] == "hand.hdf5"
     json.dumps(card)
     text = format_card(card)
     for part in (
-        "2 episodes, 7 steps",
+        "2 episodes, 8 steps",
         "source `path`",
-        "mean return 10.5",
+        "mean return 14.0",
         "hand.hdf5",
         card["reason"],
         card["licence"],

@@ -96,7 +96,7 @@ def test_d4rl_by_network_is_cached(tmp_path: Path, address: str, monkeypatch: py
     monkeypatch.setattr(Handler, "content", made.read_bytes())
     config = make_small_config("d4rl", url=f"{address}/file.hdf5")
     recording = choose_source(config, tmp_path).load()
-    assert recording.dataset.lengths.tolist() == [4, 3]
+    assert recording.dataset.lengths.tolist() == [4, 4]
     assert recording.recipe["url"] == config.task.d4rl_url
     assert get_cache_file(config.task.d4rl_url).read_bytes() == made.read_bytes()
     assert "cache" in choose_source(config, tmp_path).reason
