@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 METHOD = (ROOT / "docs" / "method.md").read_text()
-IGNORED = {".git", ".venv", ".metaflow", ".metaflow_spin", ".vdt", ".dvc", "data", "reports", "build"}
+IGNORED = {".hypothesis", ".git", ".venv", ".metaflow", ".metaflow_spin", ".vdt", ".dvc", "data", "reports", "build"}
 TEXT = {".py", ".md", ".yaml", ".toml", ".txt", ".sh", ".json", ".lock", ".cfg", ".dvc", ""}
 
 
