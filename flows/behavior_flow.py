@@ -23,7 +23,7 @@ prepare()
 
 from metaflow import FlowSpec, Parameter, current, exit_hook, step  # noqa: E402  (reads what prepare() sets)
 
-from flows.cells import remember_command  # noqa: E402
+from flows.command_line import get_command, remember_command  # noqa: E402
 
 logger = logging.getLogger("flows.behavior_flow")
 
@@ -47,23 +47,22 @@ class BehaviorFlow(FlowSpec):
     @step
     def start(self) -> None:
         """Read and check the settings."""
-        from flows.cells import open_behavior_cells
-        from flows.stages import clear_errors
-        from vdt.behavior.ladder import FOLDER, change_settings, check_extra, list_ladders, load_settings
+        from flows.stage import clear_errors
+        from vdt.behavior.ladder import FOLDER, change_settings, check_extra, list_ladders, load_settings, open_runs
 
         with clear_errors():
             check_extra()
             changes = {"keep": self.keep, "environment_steps": self.environment_steps, "seed": self.seed}
             names = self.ladder.split(",") if self.ladder else list_ladders()
             self.settings = {name: change_settings(load_settings(name), **changes) for name in names}
-            self.cells = open_behavior_cells(self.settings, current.run_id)
+            self.cells = open_runs(self.settings, current.run_id, get_command())
         self.folder = str(Path(self.output).resolve() if self.output else FOLDER)
         self.next(self.train, foreach="cells")
 
     @step
     def train(self) -> None:
         """Train, keep, measure, write."""
-        from flows.stages import clear_errors, open_checkpoints, open_tracker
+        from flows.stage import clear_errors, open_checkpoints, open_tracker
         from vdt.behavior.ladder import CHECKPOINTS, make_ladder
 
         die_with_parent()
@@ -74,6 +73,7 @@ class BehaviorFlow(FlowSpec):
             checkpoints = open_checkpoints(name, CHECKPOINTS)
             path = make_ladder(Path(self.folder), name, self.settings[name], self.measure_steps, tracker, checkpoints)
             self.path = str(path)
+        self.mlflow_run_id = tracker.run_id  # final once the tracker is closed
         self.next(self.report)
 
     @step

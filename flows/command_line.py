@@ -1,4 +1,4 @@
-"""From command line words to cells: every combination of env, method, patch and seed, resolved before any work."""
+"""The command line: checked before Metaflow starts anything, and remembered for the advice how to resume."""
 
 from __future__ import annotations
 
@@ -9,107 +9,22 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from flows.words import check_words
-from vdt.config.layers import Config, ConfigError
-from vdt.config.values import suggest
-from vdt.experiments.study import Plan, Study, expand, load_study, parse_seeds, split_words
+from vdt.config.layers import ConfigError
+from vdt.experiments.cells import OPTIONS, get_reuse, resolve_cells, split_finished
+from vdt.experiments.preflight import check_cells
+from vdt.experiments.study import Cell, Study
 from vdt.system.home import FolderError, check_folders, home
 from vdt.system.processes import die_with_parent, interrupt_on_signals
 
 logger = logging.getLogger(__name__)
 
-DEFAULTS = {"preset": "laptop", "method": "vdt", "seeds": "0", "source": "auto", "reuse": "exact"}
-OPTIONS = ("env", "preset", "method", "seeds", "source", "set", "study", "reuse")  # empty: the study's, or the default
-REUSE = ("exact", "settings", "none")
 FLOW = "vdt_flow.py"
+REPORT_FLOW = Path(__file__).with_name("report_flow.py")
 COMMAND = "VDT_COMMAND"  # environment variable: how the flow was called, for messages of child processes
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One env x method x patch x seed, as an artifact of plain values."""
-
-    key: str  # names the cell's folders
-    number: int
-    config_yaml: str
-    mlflow_run_id: str = ""
-    patch: str = ""
-    shares_training: bool = False
-
-
-def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Plan], Study | None]:
-    """All cells, and the study that names them, if one does.
-
-    Args:
-        arguments: the flow's parameters by name (`OPTIONS`), empty where not given.
-
-    Raises:
-        ConfigError: naming the first value that is not accepted.
-    """
-    given = {name: value for name, value in arguments.items() if value and name in OPTIONS}
-    reuse = given.get("reuse", DEFAULTS["reuse"])
-    if reuse not in REUSE:
-        raise ConfigError(
-            f"--reuse must be {', '.join(REUSE[:-1])} or {REUSE[-1]}, not {reuse!r}{suggest(reuse, REUSE)}"
-        )
-    named = load_study(given["study"]) if "study" in given else None
-    if named is None:
-        given = {**DEFAULTS, "env": "", **given}
-    study = named or Study(name="", place="", envs=())
-    changes: dict[str, Any] = {name: given[name] for name in ("preset", "source") if name in given}
-    if "seeds" in given:
-        changes["seeds"] = parse_seeds(given["seeds"])
-    for option, field in (("env", "envs"), ("method", "methods")):
-        if option in given:
-            changes[field] = tuple(split_words(given[option], f"--{option}"))
-    study = replace(study, **changes)
-    plans = expand(study, given.get("set", ""))
-    for plan in plans:
-        _check_source(plan.config.data.source)
-    return plans, study if named else None
-
-
-def _check_source(source: str) -> None:
-    path = Path(source.removeprefix("path:"))
-    if source.startswith("path:") and not path.expanduser().exists():
-        raise ConfigError(f"--source path: there is no file or folder {path}")
-
-
-def open_cells(plans: Sequence[Plan], study: Study | None, flow_run: str) -> list[dict[str, Any]]:
-    """Open an MLflow run for each cell that is to be run; returns `Cell`s as mappings."""
-    from vdt.tracking import create_run, get_store_errors, settle_abandoned
-
-    check_folders(home())
-    try:
-        settle_abandoned(home())
-    except get_store_errors():
-        logger.warning("tracking: the store does not answer; this run is entered when it does")
-    cells, name, shares = [], study.name if study else "", bool(study and study.share_training)
-    command = os.environ.get(COMMAND, "flows/vdt_flow.py")
-    for number, plan in enumerate(plans):
-        run_id = create_run(home(), plan.config, flow_run, command, patch=plan.patch, study=name)
-        cells.append(asdict(Cell(plan.key, number, plan.config.to_yaml(), run_id, plan.patch, shares)))
-        logger.info(f"cell {plan.key}: MLflow run {run_id}")
-    return cells
-
-
-def open_behavior_cells(settings: Mapping[str, Any], flow_run: str) -> list[dict[str, Any]]:
-    """Open an MLflow run for each ladder that is to be trained; `settings` are `LadderSettings` by name."""
-    from vdt.tracking import create_named_run
-
-    check_folders(home())
-    cells = []
-    for number, (name, ladder) in enumerate(settings.items()):
-        tags = {"ladder": name, "env": ladder.training.environment_id, "seed": str(ladder.training.seed)}
-        params, command = asdict(ladder.training), os.environ.get(COMMAND, "flows/behavior_flow.py")
-        run_id = create_named_run(home(), f"behavior-{name}-s{tags['seed']}", tags, params, flow_run, command)
-        cells.append({"key": name, "number": number, "mlflow_run_id": run_id})
-        logger.info(f"ladder {name}: MLflow run {run_id}")
-    return cells
 
 
 def check_command_line(argv: list[str]) -> None:
@@ -150,12 +65,11 @@ def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
     is_main = Path(argv[0]).name == FLOW
     if not given["study"] and not is_main:
         raise ConfigError("--study needs the name or the path of a study file")
-    plans, study = resolve_cells(given)
+    cells, study = resolve_cells(given)
     if study and is_main:
-        from flows.studies import get_reuse, report_instead
-
-        report_instead(plans, study, get_reuse(given), argv)
-    _check_data([plan.config for plan in plans])
+        report_instead(cells, study, get_reuse(given), argv)
+    if is_main:
+        check_cells(cells)
     check_folders(home())
 
 
@@ -165,21 +79,18 @@ def _refuse(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _check_data(configs: list[Config]) -> None:
-    """Named tasks that nothing stands in for need their file: say where to put it before anything is started.
+def report_instead(cells: Sequence[Cell], study: Study, reuse: str, argv: Sequence[str]) -> None:
+    """If a study has nothing left to run, turn this process into the flow that reports it.
 
     Raises:
-        ConfigError: if no source of one of them is within reach.
+        ConfigError: if an env's data is out of reach.
     """
-    for config in {config.env: config for config in configs}.values():
-        recipe = config.task.collected
-        if config.task.d4rl_url and recipe.ladder is None and recipe.controller == "none":
-            from vdt.datasets.choose import DataError, choose_source
-
-            try:
-                choose_source(config, home())
-            except DataError as error:
-                raise ConfigError(str(error)) from None
+    if reuse == "none":
+        return
+    missing, finished = split_finished(cells, reuse)
+    if not missing:
+        logger.info(f"study {study.name}: all {len(finished)} cells are finished; nothing is trained, only reported")
+        os.execv(sys.executable, [sys.executable, str(REPORT_FLOW), *argv[1:]])
 
 
 def remember_command(argv: list[str]) -> None:
@@ -188,11 +99,15 @@ def remember_command(argv: list[str]) -> None:
     argv[0] = os.path.abspath(argv[0])
 
 
+def get_command() -> str:
+    """Return how the flow was called."""
+    return os.environ.get(COMMAND, f"{_python()} flows/vdt_flow.py")
+
+
 def make_resume_command(run_id: str) -> str:
-    """The exact command that continues a run."""
+    """Return the exact command that continues a run."""
     folder = f"VDT_HOME={shlex.quote(os.environ['VDT_HOME'])} " if os.environ.get("VDT_HOME") else ""
-    command = os.environ.get(COMMAND, f"{_python()} flows/vdt_flow.py")
-    return f"{folder}{command} resume --origin-run-id {run_id}"
+    return f"{folder}{get_command()} resume --origin-run-id {run_id}"
 
 
 def _python() -> str:

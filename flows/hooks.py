@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from flows.cells import make_resume_command
+from flows.command_line import make_resume_command
 from vdt.system.home import home
 from vdt.system.log import configure_logging
 

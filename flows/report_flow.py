@@ -16,8 +16,9 @@ prepare()
 
 from metaflow import FlowSpec, Parameter, card, step  # noqa: E402  (reads what prepare() sets)
 
-from flows.cells import OPTIONS, check_command_line  # noqa: E402
-from flows.stages import clear_errors  # noqa: E402
+from flows.command_line import check_command_line  # noqa: E402
+from flows.stage import clear_errors  # noqa: E402
+from vdt.experiments.cells import OPTIONS  # noqa: E402
 
 logger = logging.getLogger("flows.report_flow")
 
@@ -42,7 +43,7 @@ class ReportFlow(FlowSpec):
     @step
     def start(self) -> None:
         """Find the results, write the report."""
-        from flows.reports import report_study
+        from flows.report_step import report_study
 
         words = {name: getattr(self, name) for name in OPTIONS if name != "set"}
         with clear_errors():

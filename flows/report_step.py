@@ -11,10 +11,10 @@ from typing import Any
 from metaflow import current
 from metaflow.cards import Image, Markdown
 
-from flows.cells import COMMAND, resolve_cells
-from flows.studies import describe_cell, get_reuse, split_finished
+from flows.command_line import get_command
 from flows.transfer import describe_file
-from vdt.config.layers import ConfigError
+from vdt.config.layers import ConfigError, config_from_mapping
+from vdt.experiments.cells import describe_cell, get_reuse, resolve_cells, split_finished, tag_finished_runs
 from vdt.system.files import make_file_name, replace_folder, write_text
 from vdt.system.home import home
 
@@ -35,7 +35,7 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> tuple[str, list[str], list[
 
     branches = list(inputs)
     study, finished = branches[0].study_facts, branches[0].finished
-    own = [describe_cell(branch) for branch in branches]
+    own = [describe_cell(branch, config_from_mapping(branch.cell["config"])) for branch in branches]
     cells = [*own, *finished]
     if study:
         cells.sort(key=lambda cell: study["keys"].index(cell["key"]))
@@ -53,12 +53,13 @@ def report_study(arguments: Mapping[str, str]) -> str:
     Raises:
         ConfigError: if a value is not accepted, or no cell is finished.
     """
-    plans, study = resolve_cells(arguments)
+    wanted, study = resolve_cells(arguments)
     assert study is not None
-    missing, cells = split_finished(plans, get_reuse(arguments))
+    missing, cells = split_finished(wanted, get_reuse(arguments))
     if not cells:
-        raise ConfigError(f"none of the {len(plans)} cells of {study.place} is finished; flows/vdt_flow.py runs them")
-    described = {**study.describe(), "missing": [plan.key for plan in missing]}
+        raise ConfigError(f"none of the {len(wanted)} cells of {study.place} is finished; flows/vdt_flow.py runs them")
+    tag_finished_runs(cells, study)
+    described = {**study.describe(), "missing": [cell.key for cell in missing]}
     path = _write(cells, described)
     _keep_study_report(described, sorted(path.parent.iterdir()))
     return str(path)
@@ -106,7 +107,7 @@ def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[
         )
         return []
     if run_id is None:
-        tags, command = {REPORT_OF: name}, os.environ.get(COMMAND, "")
+        tags, command = {REPORT_OF: name}, get_command()
         run_id = create_named_run(home(), f"report-{name}", tags, {}, str(current.run_id), command)
     submit(home(), run_id, [*make_artifact_records(files, "report"), {"kind": "status", "status": "FINISHED"}])
     return []

@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,13 @@ from metaflow import current
 from metaflow.exception import MetaflowException
 
 from flows.lineage import get_unfinished_ancestors, was_completed
-from flows.transfer import describe_file, fetch_file
-from vdt.config.layers import Config, ConfigError, config_from_yaml
+from flows.transfer import describe_file, fetch_file, keeps_files_here
+from vdt.config.layers import Config, ConfigError, config_from_mapping
 from vdt.config.schema import CheckpointConfig
+from vdt.experiments.cells import describe_cell, keep_result
 from vdt.system.home import FolderError, home
 from vdt.system.locks import hold_lock
+from vdt.system.log import configure_logging
 from vdt.system.machine import DeviceError, claim_gpu, count_cells_in_parallel, measure_peak_memory, set_threads
 from vdt.system.processes import Terminated, terminate_cleanly
 from vdt.tracking import (
@@ -38,6 +40,7 @@ from vdt.tracking import (
 if TYPE_CHECKING:
     from vdt.checkpoint.store import CheckpointStore
     from vdt.data.trajectory import TrajectoryDataset
+    from vdt.experiments.sharing import Sharing
 
 
 logger = logging.getLogger(__name__)
@@ -78,10 +81,10 @@ def clear_errors(*kinds: type[Exception]) -> Iterator[None]:
 class Stage:
     """A running step of one cell: its configuration, its inputs and where its results go."""
 
-    def __init__(self, flow: Any, tracker: Tracker) -> None:
+    def __init__(self, flow: Any, tracker: Tracker, config: Config) -> None:
         self.flow = flow
         self.tracker = tracker
-        self.config = get_config(flow)
+        self.config = config
 
     @property
     def folder(self) -> Path:
@@ -105,44 +108,32 @@ class Stage:
 
     def pretrain_critic(self) -> tuple[Path, str]:
         """Train the critic, or share one within a study; returns its file, and the MLflow run that it was taken from."""
-        from vdt.experiments.sharing import compute_critic_key
-        from vdt.training.offline import pretrain_critic
+        from vdt.experiments.sharing import share_critic
 
-        critic, dataset = self.config.critic, self.load_dataset()
-        trains = critic.gradient_steps > 0 and critic.bootstrap == "value"
-        return self._share(
-            "critic",
-            compute_critic_key,
-            lambda store: pretrain_critic(self.config, dataset, self.tracker, store),
-            trains,
+        return share_critic(
+            self.config, self.load_dataset(), self.tracker, self.checkpoints, self._get_sharing("critic")
         )
 
     def train_actor(self) -> tuple[Path, str]:
         """Train the actor on the critic, or share one within a study; returns as `pretrain_critic`."""
-        from vdt.experiments.sharing import compute_actor_key
-        from vdt.training.offline import train_actor
+        from vdt.experiments.sharing import share_actor
 
         critic, dataset = self.check(self.flow.critic), self.load_dataset()
-        return self._share(
-            "actor", compute_actor_key, lambda store: train_actor(self.config, dataset, critic, self.tracker, store)
-        )
+        return share_actor(self.config, dataset, critic, self.tracker, self.checkpoints, self._get_sharing("actor"))
 
-    def _share(
-        self,
-        part: str,
-        compute_key: Callable[[Config, str], str],
-        train: Callable[[CheckpointStore], Path],
-        trains: bool = True,
-    ) -> tuple[Path, str]:
-        """Within a study, let the cells that would train the same do it once; else train for this cell alone."""
-        from vdt.experiments.sharing import share_training
+    def _get_sharing(self, part: str) -> Sharing | None:
+        """Return where cells that would train the same find each other; none if this cell trains alone."""
+        from vdt.experiments.sharing import Sharing
 
-        if not (trains and self.flow.cell["shares_training"]):
-            return train(self.checkpoints), ""
-        if self.flow._datastore.parent_datastore.TYPE != "local":
+        if not self.flow.cell["shares_training"]:
+            return None
+        if not keeps_files_here(self.flow):
             logger.info(f"{part}: shared with cells that see the same VDT_HOME; on other machines each trains its own")
-        key, run_id = compute_key(self.config, str(self.flow.snapshot["md5"])), str(self.flow.mlflow_run_id)
-        return share_training(part, key, self.config, home(), run_id, self.tracker, train)
+        return Sharing(home(), str(self.flow.mlflow_run_id), str(self.flow.snapshot["md5"]))
+
+    def keep_result(self) -> None:
+        """Keep the result of the cell that has just been evaluated."""
+        keep_result(describe_cell(self.flow, self.config), self.config)
 
     def load_dataset(self) -> TrajectoryDataset:
         """The episodes to train on; raises as `load_episodes`."""
@@ -197,16 +188,6 @@ def open_checkpoints(key: str, settings: CheckpointConfig) -> CheckpointStore:
     )
 
 
-def get_config(flow: Any) -> Config:
-    """The resolved configuration of a running step's cell."""
-    return config_from_yaml(flow.cell["config_yaml"])
-
-
-def tunes_online(flow: Any) -> bool:
-    """Whether a running step's cell has an online phase; without one its steps have nothing to open, and take no time."""
-    return get_config(flow).online.environment_steps > 0
-
-
 @contextlib.contextmanager
 def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
     """Set up process, tracker and checkpoints for a step of one cell; keep its duration; close the tracker.
@@ -218,11 +199,17 @@ def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
         track: False for a step that logs nothing, which saves it the seconds that opening MLflow takes.
     """
     began, step = time.monotonic(), str(current.step_name)
+    configure_logging(flow.cell.get("label", ""))
+    with clear_errors():
+        config = config_from_mapping(flow.cell.get("config", {}))
     claim_gpu(flow.cell["number"])
-    set_threads(count_cells_in_parallel(len(flow.cells)), get_config(flow).runtime.threads)
+    set_threads(count_cells_in_parallel(len(flow.cells)), config.runtime.threads)
     lock = home() / ".vdt" / "locks" / f"cell-{flow.mlflow_run_id}.lock"
     with clear_errors(), hold_lock(lock, f"this step of {flow.cell['key']}"), _stop_when_told(flow) as stack:
-        yield Stage(flow, stack.enter_context(contextlib.closing(open_tracker(flow) if track else NullTracker())))
+        tracker = stack.enter_context(contextlib.closing(open_tracker(flow))) if track else NullTracker()
+        yield Stage(flow, tracker, config)
+    if isinstance(tracker, MLflowTracker):
+        flow.mlflow_run_id = tracker.run_id  # final once the tracker is closed
     flow.seconds = {**getattr(flow, "seconds", {}), step: round(time.monotonic() - began, 1)}
     flow.memory = {**getattr(flow, "memory", {}), step: measure_peak_memory()}
     gc.freeze()  # the process is about to end; nothing need be searched for
@@ -239,14 +226,12 @@ def _stop_when_told(flow: Any) -> Iterator[contextlib.ExitStack]:
         os._exit(128 + 15)
 
 
-def open_tracker(flow: Any) -> Tracker:
+def open_tracker(flow: Any) -> MLflowTracker:
     """The tracker of a running step's MLflow run; a finished step that is run again on purpose gets a new one."""
     origin, step = current.origin_run_id, str(current.step_name)
     repeats = bool(origin) and was_completed(current.flow_name, origin, step, flow.cell["key"])
     opening = make_continue_record(str(current.run_id), repeats=repeats)
-    tracker = MLflowTracker(home(), flow.mlflow_run_id, opening=opening)
-    tracker.when_closed = lambda run_id: setattr(flow, "mlflow_run_id", run_id)
-    return tracker
+    return MLflowTracker(home(), flow.mlflow_run_id, opening=opening)
 
 
 def finish_cells(mlflow_run_ids: Sequence[str]) -> None:

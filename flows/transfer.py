@@ -20,9 +20,8 @@ def describe_file(flow: Any, path: Path, digest: str = "sha256") -> dict[str, st
         digest: one of `DIGESTS`.
     """
     file = {"path": str(path), digest: compute_file_digest(path, digest)}
-    datastore = flow._datastore.parent_datastore  # content-addressed, whatever lies behind it
-    if datastore.TYPE != "local":
-        ((_, file["key"]),) = datastore.save_data([path.read_bytes()], len_hint=1)
+    if not keeps_files_here(flow):
+        ((_, file["key"]),) = _get_datastore(flow).save_data([path.read_bytes()], len_hint=1)
     return file
 
 
@@ -43,9 +42,19 @@ def fetch_file(flow: Any, file: dict[str, Any], folder: Path) -> Path:
         if place.is_file() and compute_file_digest(place, kind) == file[kind]:
             return place
     if "key" in file:
-        ((_, content),) = flow._datastore.parent_datastore.load_data([file["key"]])
+        ((_, content),) = _get_datastore(flow).load_data([file["key"]])
         with atomic_write(place) as target:
             target.write(content)
         if compute_file_digest(place, kind) == file[kind]:
             return place
     raise ConfigError(f"{path}, made by an earlier step, is gone or changed; resume from the step that makes it")
+
+
+def keeps_files_here(flow: Any) -> bool:
+    """Whether the datastore is this machine's disk, so that later steps find files where they are."""
+    return bool(_get_datastore(flow).TYPE == "local")
+
+
+def _get_datastore(flow: Any) -> Any:
+    """Return Metaflow's content-addressed store of a flow, a private attribute: nothing public gives it."""
+    return flow._datastore.parent_datastore

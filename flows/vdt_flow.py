@@ -16,9 +16,9 @@ prepare()  # before Metaflow reads the environment
 
 from metaflow import FlowSpec, Parameter, card, current, exit_hook, package_sources, resources, step  # noqa: E402
 
-from flows.cells import OPTIONS, check_command_line  # noqa: E402
-from flows.stages import clear_errors, finish_cells, open_stage, tunes_online  # noqa: E402
-from flows.studies import keep_result, plan_cells  # noqa: E402
+from flows.command_line import check_command_line, get_command  # noqa: E402
+from flows.stage import clear_errors, finish_cells, open_stage  # noqa: E402
+from vdt.experiments.cells import OPTIONS, plan_cells  # noqa: E402
 
 logger = logging.getLogger("flows.vdt_flow")
 
@@ -57,7 +57,8 @@ class VDTFlow(FlowSpec):
         """Resolve and validate everything, open the MLflow runs, fan out over cells."""
         words = {name: getattr(self, name) for name in OPTIONS if name != "set"}
         with clear_errors():
-            self.cells, self.finished, self.study_facts = plan_cells({**words, "set": self.overrides}, current.run_id)
+            planned = plan_cells({**words, "set": self.overrides}, current.run_id, get_command())
+        self.cells, self.finished, self.study_facts = planned
         self.next(self.fetch_dataset, foreach="cells")
 
     @step
@@ -89,7 +90,7 @@ class VDTFlow(FlowSpec):
     @step
     def seed_buffer(self) -> None:
         """Fill the trajectory buffer with the highest-return offline trajectories."""
-        if tunes_online(self):
+        if self.cell.get("tunes_online", True):
             with open_stage(self, track=False) as stage:
                 from vdt.training.seeding import seed_buffer
 
@@ -102,7 +103,7 @@ class VDTFlow(FlowSpec):
     def tune_online(self) -> None:
         """Interact, align returns-to-go (M4), sample, update critic and policy."""
         self.agents = {"offline": self.offline_agent}
-        if tunes_online(self):
+        if self.cell.get("tunes_online", True):
             with open_stage(self) as stage:
                 from vdt.training.online import tune_online
 
@@ -125,14 +126,14 @@ class VDTFlow(FlowSpec):
             dataset, held_out = stage.load_episodes()
             self.evaluation = evaluate_agents(stage.config, agents, stage.tracker, held_out)
             self.evaluation["diagnostics"] = diagnose(stage.config, agents, dataset, stage.tracker)
-        keep_result(self)
+        stage.keep_result()
         self.next(self.report)
 
     @card(type="blank")
     @step
     def report(self, inputs: Any) -> None:
         """One table over cells, with uncertainty."""
-        from flows.reports import make_report
+        from flows.report_step import make_report
 
         with clear_errors():
             self.report_path, self.mlflow_run_ids, self.report_files = make_report(self, inputs)

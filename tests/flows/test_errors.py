@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from flows.studies import REPORT_FLOW
+from flows.command_line import REPORT_FLOW
 from support.data import NOWHERE
 from support.flow import ENV, make_variables, run_flow
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from flows.cells import resolve_cells
-from flows.studies import order_by_critic, split_finished
 from support.flow import ENV, LIMIT, make_variables, run_flow, start_flow
+from vdt.experiments.cells import order_by_critic, resolve_cells, split_finished
 from vdt.tracking import open_store
 
 STUDY = f"""

@@ -80,7 +80,7 @@ def test_cells_share_data_and_differ_by_seed(run: Any) -> None:
     first, second = get_artifacts(run, "evaluate")
     assert first.snapshot["md5"] == second.snapshot["md5"]
     assert first.critic["sha256"] != second.critic["sha256"]
-    assert [yaml.safe_load(data.cell["config_yaml"])["seed"] for data in (first, second)] == [0, 1]
+    assert [data.cell["config"]["seed"] for data in (first, second)] == [0, 1]
 
 
 def test_mlflow_has_one_finished_run_per_cell(run: Any, client: MlflowClient) -> None:

@@ -6,9 +6,10 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ from vdt.config.values import list_known
 from vdt.environments import make_gymnasium_environment
 from vdt.environments.scores import compute_normalized_score
 from vdt.system.files import compute_file_digest, write_text
-from vdt.tracking import Tracker
+from vdt.system.home import check_folders, home
+from vdt.tracking import Tracker, create_named_run
+
+logger = logging.getLogger(__name__)
 
 FOLDER = PARAMS / "behavior"
 CHECKPOINTS = CheckpointConfig(interval_seconds=60.0, interval_steps=10**9, keep=1)  # one may hold a replay buffer
@@ -193,6 +197,19 @@ def make_ladder(
     text = re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers.group().split()), text)  # short lists on one line
     write_text(folder / f"{name}.json", text + "\n")
     return path
+
+
+def open_runs(settings: Mapping[str, LadderSettings], flow_run: str, command: str) -> list[dict[str, Any]]:
+    """Open an MLflow run for each ladder that is to be trained; returns the flow's cells as plain values."""
+    check_folders(home())
+    cells = []
+    for number, (name, ladder) in enumerate(settings.items()):
+        tags = {"ladder": name, "env": ladder.training.environment_id, "seed": str(ladder.training.seed)}
+        params = dataclasses.asdict(ladder.training)
+        run_id = create_named_run(home(), f"behavior-{name}-s{tags['seed']}", tags, params, flow_run, command)
+        cells.append({"key": name, "number": number, "mlflow_run_id": run_id})
+        logger.info(f"ladder {name}: MLflow run {run_id}")
+    return cells
 
 
 def check_extra() -> None:

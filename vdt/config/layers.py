@@ -35,9 +35,10 @@ from vdt.config.values import ConfigError, check_range, coerce, list_known, make
 from vdt.system.files import make_file_name
 from vdt.system.home import find_params
 
-__all__ = ["Config", "ConfigError", "config_from_yaml", "load_tasks", "load_yaml", "suggest"]
+__all__ = ["Config", "ConfigError", "config_from_mapping", "config_from_yaml", "load_tasks", "load_yaml", "suggest"]
 
 PARAMS = find_params()
+STORED = "stored configuration"
 SOURCES = ("auto", "collected", "d4rl", "minari")
 
 
@@ -76,7 +77,12 @@ class Config:
 
     def to_yaml(self) -> str:
         """The resolved configuration; `config_from_yaml` reads it back."""
-        return yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False)
+        return yaml.safe_dump(self.to_mapping(), sort_keys=False)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the resolved configuration as plain values; `config_from_mapping` reads it back."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
 
     def with_seed(self, seed: int) -> Config:
         """The same configuration for another seed."""
@@ -272,19 +278,22 @@ def check_together(config: Config) -> None:
 
 
 def config_from_yaml(text: str) -> Config:
-    """Read what `Config.to_yaml` wrote, with the same checks.
+    """Read what `Config.to_yaml` wrote; raises as `config_from_mapping`."""
+    return config_from_mapping(expect_mapping(parse_yaml(text, STORED), STORED))
+
+
+def config_from_mapping(given: Mapping[str, Any]) -> Config:
+    """Read what `Config.to_mapping` gave, with the same checks.
 
     Raises:
         ConfigError: if another version wrote it, with more or fewer keys.
     """
     values: dict[str, Any] = {}
-    what = "stored configuration"
-    given = expect_mapping(parse_yaml(text, what), what)
     try:
-        apply_layer(values, given, what)
+        apply_layer(values, given, STORED)
         config = build_config(values)
     except ConfigError as error:
         advice = "continue with the version that wrote it, or start a new run"
-        raise ConfigError(f"the {what} is not of this version ({error}); {advice}") from None
+        raise ConfigError(f"the {STORED} is not of this version ({error}); {advice}") from None
     check_together(config)
     return config

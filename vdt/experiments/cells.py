@@ -1,75 +1,140 @@
-"""What is finished already and what is still to be run; results are kept for later flows."""
+"""From words to cells (env x method x patch x seed): all of a run, those with a result, those still to be run."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flows.cells import DEFAULTS, open_cells, resolve_cells
-from vdt.config.layers import Config, ConfigError, config_from_yaml
+from vdt.config.layers import Config, ConfigError
+from vdt.config.values import suggest
+from vdt.experiments.preflight import check_cells, check_source
 from vdt.experiments.results_store import compute_identity, find_result, save_result
-from vdt.experiments.study import Plan, Study
-from vdt.system.home import home
+from vdt.experiments.study import Cell, Study, expand, load_study, parse_seeds, split_words
+from vdt.system.home import check_folders, home
 
 logger = logging.getLogger(__name__)
 
-REPORT_FLOW = Path(__file__).with_name("report_flow.py")
+DEFAULTS = {"preset": "laptop", "method": "vdt", "seeds": "0", "source": "auto", "reuse": "exact"}
+OPTIONS = ("env", "preset", "method", "seeds", "source", "set", "study", "reuse")  # empty: the study's, or the default
+REUSE = ("exact", "settings", "none")
+
+
+@dataclass(frozen=True)
+class OpenedCell:
+    """A cell with its MLflow run, as an artifact of plain values.
+
+    Attributes:
+        key: names the cell's folders.
+        number: place among the cells of the flow.
+        config: the resolved configuration, see `Config.to_mapping`.
+        mlflow_run_id: of its run.
+        patch: name of the patch that it carries, if any.
+        shares_training: whether cells that would train the same train it once.
+        tunes_online: whether it has an online phase.
+        label: what tells it from the flow's other cells; empty if there is none.
+    """
+
+    key: str
+    number: int
+    config: Mapping[str, Any]
+    mlflow_run_id: str
+    patch: str = ""
+    shares_training: bool = False
+    tunes_online: bool = True
+    label: str = ""
+
+
+def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Cell], Study | None]:
+    """Return all cells, and the study that names them, if one does.
+
+    Args:
+        arguments: the flow's parameters by name (`OPTIONS`), empty where not given.
+
+    Raises:
+        ConfigError: naming the first value that is not accepted.
+    """
+    given = {name: value for name, value in arguments.items() if value and name in OPTIONS}
+    reuse = get_reuse(given)
+    if reuse not in REUSE:
+        raise ConfigError(
+            f"--reuse must be {', '.join(REUSE[:-1])} or {REUSE[-1]}, not {reuse!r}{suggest(reuse, REUSE)}"
+        )
+    named = load_study(given["study"]) if "study" in given else None
+    if named is None:
+        given = {**DEFAULTS, "env": "", **given}
+    study = named or Study(name="", place="", envs=())
+    changes: dict[str, Any] = {name: given[name] for name in ("preset", "source") if name in given}
+    if "seeds" in given:
+        changes["seeds"] = parse_seeds(given["seeds"])
+    for option, field in (("env", "envs"), ("method", "methods")):
+        if option in given:
+            changes[field] = tuple(split_words(given[option], f"--{option}"))
+    study = replace(study, **changes)
+    cells = expand(study, given.get("set", ""))
+    for source in {cell.config.data.source for cell in cells}:
+        check_source(source)
+    return cells, study if named else None
+
+
+def get_reuse(arguments: Mapping[str, str]) -> str:
+    """Return what of earlier results is taken: exact, settings (of any code), none."""
+    return arguments.get("reuse") or DEFAULTS["reuse"]
 
 
 def plan_cells(
-    arguments: Mapping[str, str], flow_run: str
+    arguments: Mapping[str, str], flow_run: str, command: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any] | None]:
     """Decide what is to be run, and open an MLflow run for each such cell.
 
     A flow without a study runs all its cells. A study runs those without a result of the same settings, data and code.
 
+    Args:
+        arguments: as of `resolve_cells`.
+        flow_run: id of the flow's run.
+        command: how the flow was called.
+
     Returns:
-        The cells to run (`flows.cells.Cell`s), the finished ones as `describe_cell` leaves them, and what a report needs to
+        The cells to run (`OpenedCell`s), the finished ones as `describe_cell` leaves them, and what a report needs to
         know of the study, none without one.
 
     Raises:
         ConfigError: if a value is not accepted, or a study has nothing left to run.
     """
-    plans, study = resolve_cells(arguments)
+    cells, study = resolve_cells(arguments)
+    missing, finished = split_finished(cells, get_reuse(arguments)) if study else (cells, [])
+    if not missing and study:
+        raise ConfigError(f"all {len(cells)} cells of {study.place} are finished; flows/report_flow.py reports them")
+    check_cells(missing)
     if study is None:
-        return open_cells(plans, None, flow_run), [], None
-    missing, finished = split_finished(plans, get_reuse(arguments))
-    if not missing:
-        raise ConfigError(f"all {len(plans)} cells of {study.place} are finished; {REPORT_FLOW.name} reports them")
+        return open_cells(cells, None, flow_run, command), [], None
     logger.info(f"study {study.name}: {len(finished)} cells are finished, {len(missing)} are run")
-    adopt(finished, study)
-    described = {**study.describe(), "keys": [plan.key for plan in plans]}
-    return open_cells(order_by_critic(missing), study, flow_run), finished, described
+    tag_finished_runs(finished, study)
+    described = {**study.describe(), "keys": [cell.key for cell in cells]}
+    return open_cells(order_by_critic(missing), study, flow_run, command), finished, described
 
 
-def get_reuse(arguments: Mapping[str, str]) -> str:
-    """What of earlier results is taken: exact, settings (of any code), none."""
-    return arguments.get("reuse") or DEFAULTS["reuse"]
-
-
-def split_finished(plans: Sequence[Plan], reuse: str) -> tuple[list[Plan], list[dict[str, Any]]]:
-    """The plans without a result, and the results of the others.
+def split_finished(cells: Sequence[Cell], reuse: str) -> tuple[list[Cell], list[dict[str, Any]]]:
+    """Return the cells without a result, and the results of the others.
 
     Raises:
         ConfigError: if an env's data is out of reach.
     """
-    missing: list[Plan] = []
+    missing: list[Cell] = []
     finished: list[dict[str, Any]] = []
     keys: dict[str, str] = {}
-    for plan in plans:
+    for cell in cells:
         result = None
         if reuse != "none":
-            identity = compute_identity(plan.config, _find_data_key(plan.config, keys))
+            identity = compute_identity(cell.config, _find_data_key(cell.config, keys))
             result = find_result(home(), identity, any_code=reuse == "settings")
         if result is None:
-            missing.append(plan)
+            missing.append(cell)
         else:
-            finished.append({**result, "key": plan.key, "patch": plan.patch})
+            finished.append({**result, "key": cell.key, "patch": cell.patch})
     return missing, finished
 
 
@@ -87,25 +152,25 @@ def _find_data_key(config: Config, known: dict[str, str]) -> str:
 
 
 def make_data_key(source: str, key: str) -> str:
-    """Names a data set's content."""
+    """Name a data set's content."""
     return f"{source}/{key}"
 
 
-def order_by_critic(plans: Sequence[Plan]) -> list[Plan]:
-    """The first cell of each critic before the second ones, so that few wait for a critic that another trains."""
+def order_by_critic(cells: Sequence[Cell]) -> list[Cell]:
+    """Put the first cell of each critic before the second ones, so that few wait for a critic that another trains."""
     from vdt.experiments.sharing import compute_critic_key
 
     seen: dict[tuple[str, str], int] = {}
     turns = []
-    for plan in plans:
-        critic = (plan.config.env, compute_critic_key(plan.config, ""))
+    for cell in cells:
+        critic = (cell.config.env, compute_critic_key(cell.config, ""))
         turns.append(seen.get(critic, 0))
         seen[critic] = turns[-1] + 1
-    return [plan for _, plan in sorted(zip(turns, plans, strict=True), key=lambda pair: pair[0])]
+    return [cell for _, cell in sorted(zip(turns, cells, strict=True), key=lambda pair: pair[0])]
 
 
-def adopt(finished: Sequence[Mapping[str, Any]], study: Study) -> None:
-    """Enter a study in the MLflow runs that it takes over; one whose flow failed elsewhere is a finished run now."""
+def tag_finished_runs(finished: Sequence[Mapping[str, Any]], study: Study) -> None:
+    """Enter a study in the MLflow runs of its finished cells; one whose flow was stopped afterwards is FINISHED now."""
     from vdt.tracking import submit
 
     for cell in finished:
@@ -113,12 +178,39 @@ def adopt(finished: Sequence[Mapping[str, Any]], study: Study) -> None:
         submit(home(), cell["mlflow_run_id"], records)
 
 
-def describe_cell(branch: Any) -> dict[str, Any]:
-    """What a report needs of a cell, as plain values; `branch` has what the steps left."""
+def open_cells(cells: Sequence[Cell], study: Study | None, flow_run: str, command: str) -> list[dict[str, Any]]:
+    """Open an MLflow run for each cell that is to be run; returns `OpenedCell`s as mappings."""
+    from vdt.tracking import create_run, get_store_errors, settle_abandoned
+
+    check_folders(home())
+    try:
+        settle_abandoned(home())
+    except get_store_errors():
+        logger.warning("tracking: the store does not answer; this run is entered when it does")
+    opened, name, shares = [], study.name if study else "", bool(study and study.share_training)
+    for number, (cell, label) in enumerate(zip(cells, make_labels(cells), strict=True)):
+        config = cell.config
+        run_id = create_run(home(), config, flow_run, command, patch=cell.patch, study=name)
+        online = config.online.environment_steps > 0
+        one = OpenedCell(cell.key, number, config.to_mapping(), run_id, cell.patch, shares, online, label)
+        opened.append(asdict(one))
+        logger.info(f"cell {number + 1}/{len(cells)} {cell.key}: MLflow run {run_id}")
+    return opened
+
+
+def make_labels(cells: Sequence[Cell]) -> list[str]:
+    """Return for each cell what tells it from the others: the words of its key that not all of them have."""
+    words = [(cell.config.file_name, cell.config.method, cell.patch, f"s{cell.config.seed}") for cell in cells]
+    varying = [place for place, column in enumerate(zip(*words, strict=True)) if len(set(column)) > 1]
+    return [" ".join(filter(None, (row[place] for place in varying))) for row in words]
+
+
+def describe_cell(branch: Any, config: Config) -> dict[str, Any]:
+    """Return what a report needs of a cell, as plain values; `branch` has what the steps left."""
     cell = {
         "key": branch.cell["key"],
         "patch": branch.cell["patch"],
-        "config": config_from_yaml(branch.cell["config_yaml"]).flatten(),
+        "config": config.flatten(),
         "snapshot": branch.snapshot,
         "evaluation": branch.evaluation,
         "mlflow_run_id": branch.mlflow_run_id,
@@ -129,22 +221,8 @@ def describe_cell(branch: Any) -> dict[str, Any]:
     return dict(json.loads(json.dumps(cell)))  # the same values whether they come from this flow or from a file
 
 
-def keep_result(flow: Any) -> None:
-    """Keep the result of the cell that has just been evaluated."""
-    key = make_data_key(flow.snapshot["source"], Path(flow.snapshot["path"]).parent.name)
-    config = config_from_yaml(flow.cell["config_yaml"])
-    save_result(home(), compute_identity(config, key), describe_cell(flow))
-
-
-def report_instead(plans: Sequence[Plan], study: Study, reuse: str, argv: Sequence[str]) -> None:
-    """If a study has nothing left to run, turn this process into the flow that reports it.
-
-    Raises:
-        ConfigError: if an env's data is out of reach.
-    """
-    if reuse == "none":
-        return
-    missing, finished = split_finished(plans, reuse)
-    if not missing:
-        logger.info(f"study {study.name}: all {len(finished)} cells are finished; nothing is trained, only reported")
-        os.execv(sys.executable, [sys.executable, str(REPORT_FLOW), *argv[1:]])
+def keep_result(cell: Mapping[str, Any], config: Config) -> None:
+    """Keep a finished cell's result, as of `describe_cell`."""
+    snapshot = cell["snapshot"]
+    key = make_data_key(snapshot["source"], Path(snapshot["path"]).parent.name)
+    save_result(home(), compute_identity(config, key), cell)

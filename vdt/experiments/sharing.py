@@ -15,10 +15,12 @@ from pathlib import Path
 
 from vdt.checkpoint.store import DONE, CheckpointError, CheckpointStore, load_state
 from vdt.config.layers import Config
+from vdt.data.trajectory import TrajectoryDataset
 from vdt.experiments.results_store import compute_code_digest, digest_of
 from vdt.system.files import write_text
 from vdt.system.locks import hold_lock
 from vdt.tracking import StoreError, Tracker, read_part, submit
+from vdt.training.offline import pretrain_critic, train_actor
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,68 @@ def compute_actor_key(config: Config, md5: str) -> str:
     later = AFTER_THE_ACTOR if config.critic.bootstrap == "policy" else (*AFTER_THE_ACTOR, "planner.context_length")
     settings = {key: value for key, value in config.flatten().items() if not key.startswith(later)}
     return digest_of({"md5": md5, "settings": settings, "code": compute_code_digest()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharing:
+    """What the cells of a study need to find each other's trainings.
+
+    Attributes:
+        home: the home folder that they share.
+        run_id: this cell's MLflow run.
+        md5: of its data set.
+    """
+
+    home: Path
+    run_id: str
+    md5: str
+
+
+def share_critic(
+    config: Config, dataset: TrajectoryDataset, tracker: Tracker, checkpoints: CheckpointStore, sharing: Sharing | None
+) -> tuple[Path, str]:
+    """Pretrain a cell's critic, for it alone or for all that would train the same.
+
+    Args:
+        config: of the cell.
+        dataset: to train on.
+        tracker: of the cell's MLflow run.
+        checkpoints: of this step, for a cell that trains alone.
+        sharing: none for a cell that trains alone.
+
+    Returns:
+        The final checkpoint, and the MLflow run that it was taken from, or an empty string.
+    """
+
+    def train(store: CheckpointStore) -> Path:
+        return pretrain_critic(config, dataset, tracker, store)
+
+    if sharing is None or config.critic.gradient_steps == 0 or config.critic.bootstrap != "value":
+        return train(checkpoints), ""
+    key = compute_critic_key(config, sharing.md5)
+    return share_training("critic", key, config, sharing.home, sharing.run_id, tracker, train)
+
+
+def share_actor(
+    config: Config,
+    dataset: TrajectoryDataset,
+    critic: Path,
+    tracker: Tracker,
+    checkpoints: CheckpointStore,
+    sharing: Sharing | None,
+) -> tuple[Path, str]:
+    """Train a cell's actor on a critic's checkpoint, for it alone or for all that would train the same.
+
+    Arguments and results are those of `share_critic`.
+    """
+
+    def train(store: CheckpointStore) -> Path:
+        return train_actor(config, dataset, critic, tracker, store)
+
+    if sharing is None:
+        return train(checkpoints), ""
+    key = compute_actor_key(config, sharing.md5)
+    return share_training("actor", key, config, sharing.home, sharing.run_id, tracker, train)
 
 
 def share_training(

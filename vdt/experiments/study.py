@@ -52,7 +52,7 @@ KEYS = (*WORDS, "set", "patches")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Cell:
     """One cell that is to be run: its configuration, and the name of the patch that it carries, empty for none."""
 
     config: Config
@@ -181,7 +181,7 @@ def _read_value(path: Path, key: Any, value: Any) -> Any:
     return value
 
 
-def expand(study: Study, overrides: str = "") -> list[Plan]:
+def expand(study: Study, overrides: str = "") -> list[Cell]:
     """Every cell of a study, in the order env, method, patch, seed.
 
     Args:
@@ -192,7 +192,7 @@ def expand(study: Study, overrides: str = "") -> list[Plan]:
         ConfigError: naming the study and the cell with the first value that is not accepted.
     """
     _check_size(study)
-    plans: list[Plan] = []
+    cells: list[Cell] = []
     for env in study.envs:
         for method in study.methods:
             for name, patch in study.patches.items():
@@ -209,9 +209,9 @@ def expand(study: Study, overrides: str = "") -> list[Plan]:
                     )
                 except ConfigError as error:
                     raise ConfigError(f"{where if study.place else ''}{error}") from None
-                plans += [Plan(first.with_seed(seed), name) for seed in study.seeds]
-    _refuse_equal_patches(study, plans)
-    return plans
+                cells += [Cell(first.with_seed(seed), name) for seed in study.seeds]
+    _refuse_equal_patches(study, cells)
+    return cells
 
 
 def _check_size(study: Study) -> None:
@@ -222,14 +222,14 @@ def _check_size(study: Study) -> None:
         raise ConfigError(f"{sizes} are {cells:,} cells; at most {MOST_CELLS:,} are accepted")
 
 
-def _refuse_equal_patches(study: Study, plans: Sequence[Plan]) -> None:
-    seen: dict[str, Plan] = {}
-    for plan in plans:
-        other = seen.setdefault(plan.config.to_yaml(), plan)
-        if other is not plan:
+def _refuse_equal_patches(study: Study, cells: Sequence[Cell]) -> None:
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        other = seen.setdefault(cell.config.to_yaml(), cell)
+        if other is not cell:
             raise ConfigError(
-                f"{study.place}: patches {other.patch!r} and {plan.patch!r} give {plan.config.method} on "
-                f"{plan.config.env} the same configuration"
+                f"{study.place}: patches {other.patch!r} and {cell.patch!r} give {cell.config.method} on "
+                f"{cell.config.env} the same configuration"
             )
 
 

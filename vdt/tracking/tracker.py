@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -77,7 +77,6 @@ class MLflowTracker:
         """
         import mlflow  # noqa: F401  (here, for imports in two threads at once get into each other's way)
 
-        self.when_closed: Callable[[str], None] = lambda run_id: None  # told the run's final id
         self._sender = RunSender(base, run_id)
         self._delivery = Delivery(self._sender, backlog_of(base, run_id), interval=interval)
         if opening:
@@ -134,7 +133,6 @@ class MLflowTracker:
     def close(self) -> None:
         """Deliver the rest; see `Tracker`."""
         self._delivery.close()
-        self.when_closed(self.run_id)
         if self._sender.left_out:
             print(
                 f"tracking: {self._sender.left_out} points were in the run already and are not logged again", flush=True

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.cells import resolve_cells
 from vdt.config.layers import Config, ConfigError
+from vdt.experiments.cells import resolve_cells
 from vdt.experiments.resolve import resolve_config
 from vdt.experiments.study import STUDIES, expand, load_study, make_overrides, parse_seeds
 

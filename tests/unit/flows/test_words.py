@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.cells import check_command_line
+from flows.command_line import check_command_line
 
 ENV = ["--env", "walker2d-medium-v2"]
 
@@ -37,7 +37,7 @@ ENV = ["--env", "walker2d-medium-v2"]
 def test_words_that_belong_nowhere_are_named(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.cells._python", lambda: "python")
+    monkeypatch.setattr("flows.command_line._python", lambda: "python")
     with pytest.raises(SystemExit) as caught:
         check_command_line(["flows/vdt_flow.py", *words])
     said = capsys.readouterr()
