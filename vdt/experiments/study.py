@@ -225,7 +225,7 @@ def _check_size(study: Study) -> None:
 def _refuse_equal_patches(study: Study, cells: Sequence[Cell]) -> None:
     seen: dict[str, Cell] = {}
     for cell in cells:
-        other = seen.setdefault(cell.config.to_yaml(), cell)
+        other = seen.setdefault(repr(cell.config), cell)
         if other is not cell:
             raise ConfigError(
                 f"{study.place}: patches {other.patch!r} and {cell.patch!r} give {cell.config.method} on "
