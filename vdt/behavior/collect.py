@@ -9,9 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from vdt.behavior.exact import round_values
 from vdt.behavior.policy import BehaviorLadder, BehaviorPolicy
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
 from vdt.environments import Environment, EnvironmentFactory
+from vdt.environments.reproducible import round_states
 from vdt.environments.rollout import collect_trajectories
 from vdt.system.progress import Progress
 
@@ -30,9 +32,8 @@ class _BehaviorActor:
     def act(self, observations: FloatArray) -> FloatArray:
         """(N, S) -> (N, A), noise included."""
         size = self.policy.action_size
-        noise = np.stack([generator.standard_normal(size, dtype=np.float32) for generator in self.generators])
-        # One product per row, (N, 1, S) @ (S, H): a row's action must not depend on how many others there are.
-        return self.policy.sample_action(observations[:, None], noise[:, None])[:, 0]
+        noise = np.stack([generator.standard_normal(size) for generator in self.generators])
+        return self.policy.sample_action(observations, round_values(noise))  # rare ones come from the C library's log
 
     def observe(self, actions: FloatArray, rewards: FloatArray, active: npt.NDArray[np.bool_]) -> None:
         """Forget the generators of finished episodes."""
@@ -60,11 +61,13 @@ def _collect_share(
         sequences = [np.random.SeedSequence([*entropy, number]) for number in numbers]
         actor = _BehaviorActor(policy, [np.random.default_rng(sequence) for sequence in sequences])
         seeds = [int(sequence.generate_state(1)[0]) for sequence in sequences]
+        before = taken
         for episode in collect_trajectories(actor, environments[:count], seeds, label="collect"):
-            progress.advance(len(episode))
             if taken < steps:
                 episodes.append(episode)
                 taken += len(episode)
+        progress.total += max(0, taken - steps)  # the last episode is kept whole
+        progress.advance(taken - before)  # what is not kept is no progress
     return episodes
 
 
@@ -82,7 +85,7 @@ def collect_dataset(
     Args:
         ladder: the policies.
         snapshots: rungs, each given an equal share of the steps, in this order; a rung may stand twice.
-        make: makes one environment, with its time limit.
+        make: makes one environment, with its time limit; its simulator's state is rounded (`round_states`).
         steps: at least this many in all, in whole episodes.
         seed: the data is a function of it, not of `parallel`.
         parallel: episodes stepped together with one call of the policy.
@@ -91,7 +94,7 @@ def collect_dataset(
     progress = Progress("collect", 0, share * len(snapshots))
     trajectories: list[Trajectory] = []
     with contextlib.ExitStack() as stack:
-        environments = [make() for _ in range(parallel)]
+        environments = [round_states(make()) for _ in range(parallel)]
         for environment in environments:
             stack.callback(environment.close)
         for position, rung in enumerate(snapshots):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import tokenize
 import zipfile
@@ -13,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from vdt.behavior.exact import VALUE_LIMIT, Array, compute_exp, compute_tanh, round_values, round_weights
 from vdt.system.files import atomic_write
 
 FloatArray = npt.NDArray[np.float32]
@@ -24,6 +26,7 @@ UNREADABLE: tuple[type[Exception], ...] = (
 )
 MAX_ARRAY_BYTES = 64 * 2**20  # a ladder is a megabyte or two; anything near this is not one
 LOG_STD_RANGE = (-20.0, 2.0)  # SAC's
+NORMALIZED_LIMIT = 10.0  # as VecNormalize of stable-baselines3 clips
 
 
 @dataclass(frozen=True)
@@ -58,23 +61,34 @@ class BehaviorPolicy:
         outputs = int(self.weights[-1].shape[1])
         return outputs if self.log_std is not None else outputs // 2
 
-    def sample_action(self, observations: FloatArray, noise: FloatArray) -> FloatArray:
-        """Action for raw observations (..., S); `noise` holds standard normal numbers, (..., A), or 0 for the mode.
+    @functools.cached_property
+    def _layers(self) -> list[tuple[Array, Array]]:
+        """Weights on the grid of exact sums, and biases."""
+        return [(round_weights(w), b.astype(np.float64)) for w, b in zip(self.weights, self.biases, strict=True)]
+
+    def sample_action(self, observations: npt.NDArray[np.floating], noise: npt.NDArray[np.floating]) -> FloatArray:
+        """Return the action for raw observations (..., S), the same to the last bit on every processor.
+
+        Args:
+            observations: raw ones, (..., S).
+            noise: standard normal numbers, (..., A), or 0 for the mode.
 
         Returns:
-            (..., A); of the form with `log_std` not clipped.
+            (..., A), multiples of 2^-18; of the form with `log_std` not clipped to the action range.
         """
-        hidden = (observations - self.observation_mean) / self.observation_std
-        if self.log_std is not None:
-            hidden = np.clip(hidden, -10.0, 10.0)  # as VecNormalize of stable-baselines3 does
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+        squashed = self.log_std is None
+        hidden = (observations.astype(np.float64) - self.observation_mean) / self.observation_std
+        hidden = round_values(hidden, VALUE_LIMIT if squashed else NORMALIZED_LIMIT)
+        *first, (last_weight, last_bias) = self._layers
+        for weight, bias in first:
             hidden = hidden @ weight + bias
-            hidden = np.tanh(hidden) if self.log_std is not None else np.maximum(hidden, 0.0)
-        output = hidden @ self.weights[-1] + self.biases[-1]
+            hidden = round_values(np.maximum(hidden, 0.0) if squashed else compute_tanh(hidden))
+        output = hidden @ last_weight + last_bias
         if self.log_std is not None:
-            return np.asarray(output + np.exp(self.log_std) * noise, dtype=np.float32)
+            return round_values(output + compute_exp(self.log_std.astype(np.float64)) * noise).astype(np.float32)
         mean, log_std = np.split(output, 2, axis=-1)
-        return np.asarray(np.tanh(mean + np.exp(np.clip(log_std, *LOG_STD_RANGE)) * noise), dtype=np.float32)
+        sampled = mean + compute_exp(np.clip(log_std, *LOG_STD_RANGE)) * noise
+        return round_values(compute_tanh(sampled)).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,12 @@ from vdt.config.layers import PARAMS, Config
 from vdt.data.storage import DataError
 from vdt.datasets.loaded_data import Recording
 from vdt.environments import make_environment
+from vdt.environments.reproducible import round_states
 from vdt.system.files import compute_file_digest
 from vdt.system.progress import Progress
 
-RECIPE_VERSION = 1  # raise it when the same settings begin to give other data
+RECIPE_VERSION = 2  # raise it when the same settings begin to give other data
+ROUNDED = "the simulator's state was rounded after each step, to 2^-20, so that every processor gives the same data"
 
 
 def find_ladder(config: Config) -> Path | None:
@@ -118,8 +120,8 @@ def collect_recording(config: Config, ladder_path: Path) -> Recording:
         steps=config.data.steps,
         seed=config.data.seed,
     )
-    note = f"rolled out by our own behaviour policy (rungs {list(rungs)}); not the D4RL data set"
-    return Recording(dataset, {**make_recipe(config, ladder_path), **_get_versions("gymnasium", "mujoco")}, 0, [note])
+    notes = [f"rolled out by our own behaviour policy (rungs {list(rungs)}); not the D4RL data set", ROUNDED]
+    return Recording(dataset, {**make_recipe(config, ladder_path), **_get_versions("gymnasium", "mujoco")}, 0, notes)
 
 
 def collect_walk_recording(config: Config) -> Recording:
@@ -130,7 +132,7 @@ def collect_walk_recording(config: Config) -> Recording:
     """
     task = config.task
     endless = dataclasses.replace(task, horizon=config.data.steps + task.horizon + 1)
-    with contextlib.closing(make_environment(endless)) as environment:
+    with contextlib.closing(round_states(make_environment(endless))) as environment:
         if not environment.has_wrapper_attr("layout"):
             raise DataError(
                 f"task.collected.controller is {task.collected.controller!r}, but {task.environment_id} with "
@@ -145,7 +147,7 @@ def collect_walk_recording(config: Config) -> Recording:
         f"own goal; not the D4RL data set"
     )
     versions = _get_versions("gymnasium", "gymnasium-robotics", "mujoco")
-    return Recording(dataset, {**make_walk_recipe(config), **versions}, 0, [note])
+    return Recording(dataset, {**make_walk_recipe(config), **versions}, 0, [note, ROUNDED])
 
 
 def _get_versions(*packages: str) -> dict[str, str]:

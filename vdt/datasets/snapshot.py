@@ -22,6 +22,7 @@ from vdt.config.layers import Config, load_yaml
 from vdt.data.storage import DataError, read_snapshot, write_trajectories
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.card import describe, describe_missing, format_card, make_card
+from vdt.datasets.checksums import compare_checksum
 from vdt.datasets.choose import choose_source, get_snapshot_path
 from vdt.datasets.loaded_data import LABELS, Choice
 from vdt.datasets.summary import OWN_REFERENCE
@@ -92,6 +93,9 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
     for note in describe_missing(dataset):
         print(f"data: {note}", flush=True)
     card = {**card, "reason": choice.reason}
+    if choice.source == "collected" and (note := compare_checksum(choice.key, md5, card["recipe"])):
+        print(f"WARNING: {note}", flush=True)
+        card["notes"] = [*card["notes"], note]  # here alone: in the file it would change the md5
     return Snapshot(config.env, choice.source, LABELS[choice.source], choice.reason, str(path), md5, size, card)
 
 

@@ -14,6 +14,7 @@ from vdt.data.storage import DataError
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.collected import collect_recording, find_ladder, make_collected_key, make_recipe
 from vdt.environments import make_gymnasium_environment
+from vdt.environments.reproducible import round_states
 
 LADDER = PARAMS / "behavior" / "walker2d.npz"
 ARRAYS = ("observations", "actions", "rewards", "offsets", "terminated")
@@ -70,7 +71,7 @@ def test_a_repeated_rung_gives_other_episodes() -> None:
 def test_actions_are_recorded_as_executed() -> None:
     dataset = collect((0,), 60)
     assert np.abs(dataset.actions).max() <= 1.0
-    environment = make_gymnasium_environment("Walker2d-v4", 40)
+    environment = round_states(make_gymnasium_environment("Walker2d-v4", 40))
     seed = int(np.random.SeedSequence([0, 0, 0]).generate_state(1)[0])  # (seed, position, episode)
     episode = dataset[0]
     observation, _ = environment.reset(seed=seed)

@@ -127,6 +127,21 @@ def test_collected_twice_has_the_same_md5(tmp_path: Path) -> None:
     assert other.path != snapshots[0].path and other.md5 != snapshots[0].md5
 
 
+def test_another_md5_than_the_recorded_one_is_in_log_and_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_data_config("collected", data__steps=150, task__horizon=40)
+    usual = make_snapshot(config, tmp_path / "home")
+    assert "was recorded" not in capsys.readouterr().out + str(usual.card)
+    recorded = {Path(usual.path).parent.name: {"md5": "0" * 32, "versions": {"mujoco": "2.0"}}}
+    (tmp_path / "checksums.json").write_text(json.dumps(recorded))
+    monkeypatch.setattr("vdt.datasets.checksums.CHECKSUMS", tmp_path / "checksums.json")
+    unusual = make_snapshot(config, tmp_path / "home")
+    said = f"the data has md5 {usual.md5}, but this recipe gave {'0' * 32} where it was recorded, with mujoco 2.0"
+    assert said in capsys.readouterr().out
+    assert any(said in note for note in unusual.card["notes"]) and unusual.md5 == usual.md5
+
+
 def make_in_process(config: Config, home: Path, queue: "multiprocessing.Queue[tuple[str, int]]") -> None:
     snapshot = make_snapshot(config, home)
     queue.put((snapshot.md5, os.stat(snapshot.path).st_ino))
