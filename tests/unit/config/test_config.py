@@ -127,7 +127,7 @@ def test_iql_takes_the_temperature_and_expectile_of_its_paper_on_every_family() 
             0.7,
             0.5,
             0.0,
-        ),  # dropout 0.1 in its paper: too much for the laptop preset (EXPERIMENTS.md)
+        ),  # dropout 0.1 in its paper: too much for the laptop preset (docs/experiments.md)
         "antmaze-umaze-v0": (0.9, 10.0, 0.0),
     }
 
