@@ -17,7 +17,8 @@ from vdt.config.layers import ConfigError
 from vdt.experiments.cells import OPTIONS, get_reuse, resolve_cells, split_finished
 from vdt.experiments.preflight import check_cells
 from vdt.experiments.study import Cell, Study
-from vdt.system.home import FolderError, check_folders, home
+from vdt.system.files import check_folders
+from vdt.system.home import FolderError, home
 from vdt.system.processes import die_with_parent, interrupt_on_signals
 
 logger = logging.getLogger(__name__)

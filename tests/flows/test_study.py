@@ -104,7 +104,7 @@ def check_the_resume(folder: Path, killed: str) -> None:
     (critic,) = find_critics(folder)
     assert (critic / "DONE").exists()
     runs = get_runs(folder)
-    assert sorted(runs) == [f"{ENV}-collected-vdt-{patch}-s0" for patch in ("strong", "weak")]
+    assert sorted(runs) == [f"vdt-{patch}-s0-{ENV}-collected" for patch in ("strong", "weak")]
     (shared,) = (run for run in runs.values() if "critic_shared_from" in run.data.tags)
     (trained,) = (run for run in runs.values() if run is not shared)
     assert shared.data.tags["critic_shared_from"] == trained.info.run_id
@@ -113,7 +113,7 @@ def check_the_resume(folder: Path, killed: str) -> None:
         assert run.data.metrics["critic/q_loss"] == trained.data.metrics["critic/q_loss"]
         tags = run.data.tags
         assert (tags["study"], tags["env"], tags["method"], tags["seed"]) == ("strength", ENV, "vdt", "0")
-        assert run.info.run_name == f"{ENV}-collected-vdt-{tags['patch']}-s0"
+        assert run.info.run_name == f"vdt-{tags['patch']}-s0-{ENV}-collected"
         assert tags["data_source"] == "collected" and len(tags["data_md5"]) == 32
     report = read_report(folder)
     assert [cell["patch"] for cell in report["cells"]] == ["strong", "weak"]

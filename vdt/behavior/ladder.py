@@ -25,8 +25,8 @@ from vdt.config.schema import CheckpointConfig
 from vdt.config.values import list_known
 from vdt.environments import make_gymnasium_environment
 from vdt.environments.scores import compute_normalized_score
-from vdt.system.files import compute_file_digest, write_text
-from vdt.system.home import check_folders, home
+from vdt.system.files import check_folders, compute_file_digest, write_text
+from vdt.system.home import home
 from vdt.tracking import Tracker, create_named_run
 
 logger = logging.getLogger(__name__)

@@ -89,7 +89,6 @@ def _make(url: str, target: Path, part: Path, check: Callable[[Path], None], sha
         except DataError as error:
             _discard(part)
             raise DataError(f"{url}: what came is not the file wanted ({error}); nothing was kept") from None
-        os.chmod(part, 0o644)
         os.replace(part, target)
         sync_folder(target.parent)
     finally:

@@ -26,8 +26,8 @@ from vdt.datasets.checksums import compare_checksum
 from vdt.datasets.choose import choose_source, get_snapshot_path
 from vdt.datasets.loaded_data import LABELS, Choice
 from vdt.datasets.summary import OWN_REFERENCE
-from vdt.system.files import compute_file_digest, write_text
-from vdt.system.home import FolderError, check_folders
+from vdt.system.files import check_folders, compute_file_digest, write_text
+from vdt.system.home import FolderError
 from vdt.system.locks import hold_lock
 
 LOST_STEPS = "truncated episodes lost their last step"  # a note of 0.1.0

@@ -14,7 +14,8 @@ from vdt.config.values import suggest
 from vdt.experiments.preflight import check_cells, check_source
 from vdt.experiments.results_store import compute_identity, find_result, save_result
 from vdt.experiments.study import Cell, Study, expand, load_study, parse_seeds, split_words
-from vdt.system.home import check_folders, home
+from vdt.system.files import check_folders
+from vdt.system.home import home
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,14 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from vdt.system.home import FolderError
 from vdt.system.locks import hold_lock
 
 
@@ -19,22 +21,47 @@ from vdt.system.locks import hold_lock
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path` for writing; rename it onto `path` when the block ends well.
 
-    File and folder are synced to disk before the block returns. If the block raises, `path` is untouched.
+    File and folder are synced to disk before the block returns. If the block raises, `path` is untouched. The file has
+    the permissions that the umask gives: where that lets a group write, the group shares it.
     """
     make_folder(path.parent)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    descriptor = make_new_file(temporary)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def make_new_file(path: Path) -> int:
+    """Create a file that is not there, as the umask says, and return its descriptor; libraries ask for less, SQLite 0644."""
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+
+
+def check_folders(base: Path) -> None:
+    """Create the folders that a run writes to; try each with a file, and the last with a lock.
+
+    Raises:
+        FolderError: naming the folder and the reason.
+    """
+    for folder in (base, base / "data", base / "reports", base / ".vdt"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise FolderError(
+                f"cannot write to {folder} ({reason}); set VDT_HOME to a folder that you can write to"
+            ) from None
+    with hold_lock(base / ".vdt" / "try.lock", "the check of its folders"):
+        pass
 
 
 def make_folder(folder: Path) -> None:

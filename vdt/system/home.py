@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import os
-import tempfile
 from pathlib import Path
 
 from vdt.system.log import configure_logging
@@ -70,20 +69,3 @@ def prepare() -> None:
     path = os.environ.get("PYTHONPATH", "")  # exit hooks run as `python -m ...` children and import vdt by name
     if str(ROOT) not in path.split(os.pathsep):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), path]))
-
-
-def check_folders(base: Path) -> None:
-    """Create the folders that a run writes to and try each with a file.
-
-    Raises:
-        FolderError: naming the folder and the reason.
-    """
-    for folder in (base, base / "data", base / ".vdt", base / "reports"):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise FolderError(
-                f"cannot write to {folder} ({reason}); set VDT_HOME to a folder that you can write to"
-            ) from None

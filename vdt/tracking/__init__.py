@@ -1,10 +1,10 @@
 """Metrics, checkpoints and datasets in MLflow. Only this package imports `mlflow`, when it is needed."""
 
+from vdt.tracking.address import RunsPage, describe_runs_page
 from vdt.tracking.curves import read_curves, read_part
-from vdt.tracking.outbox import get_first_line
+from vdt.tracking.errors import StoreError, get_first_line, get_store_errors
 from vdt.tracking.runs import (
     REPORT_OF,
-    RunIdentity,
     continue_run,
     create_named_run,
     create_run,
@@ -20,19 +20,20 @@ from vdt.tracking.runs import (
     submit,
     warn_of_undelivered,
 )
-from vdt.tracking.store import StoreError, get_store_errors, open_store
+from vdt.tracking.store import open_store
 from vdt.tracking.tracker import MLflowTracker, NullTracker, Tracker
 
 __all__ = [
     "REPORT_OF",
     "MLflowTracker",
     "NullTracker",
-    "RunIdentity",
+    "RunsPage",
     "StoreError",
     "Tracker",
     "continue_run",
     "create_named_run",
     "create_run",
+    "describe_runs_page",
     "find_runs",
     "find_study_run",
     "finish_runs",

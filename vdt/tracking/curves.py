@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vdt.tracking.outbox import get_first_line
-from vdt.tracking.store import StoreError, get_store_errors, open_store
+from vdt.tracking.errors import StoreError, get_first_line, get_store_errors
+from vdt.tracking.store import open_store
 
 CURVES = (
     *("critic/q_loss", "actor/behavior_loss", "online/normalized_score"),

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vdt.tracking.errors import StoreError
 from vdt.tracking.outbox import Record
-from vdt.tracking.store import StoreError, get_experiment_id, hold_store, open_store
+from vdt.tracking.store import get_experiment_id, hold_store, open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vdt.system.locks import hold_lock
+from vdt.tracking.errors import get_first_line
 
 Record = dict[str, Any]
 Send = Callable[[Sequence[Record]], None]
@@ -32,11 +33,6 @@ def say(text: str) -> None:
     """Print, also when nobody reads any more: the background thread must not end with the reader."""
     with contextlib.suppress(OSError, ValueError):
         print(text, flush=True)
-
-
-def get_first_line(error: Exception) -> str:
-    """What an error says, without the pages that a database adds; its name if it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def read_records(path: Path) -> list[Record]:

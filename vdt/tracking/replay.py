@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vdt.system.home import home
+from vdt.tracking.errors import StoreError, get_first_line, get_store_errors
 from vdt.tracking.mlflow_run import RunSender
-from vdt.tracking.outbox import deliver_backlog, get_first_line, is_waiting
+from vdt.tracking.outbox import deliver_backlog, is_waiting
 from vdt.tracking.runs import find_undelivered, settle_abandoned
-from vdt.tracking.store import StoreError, get_store_errors
 
 
 def replay(base: Path, files: Sequence[Path]) -> int:

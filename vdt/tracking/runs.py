@@ -6,35 +6,31 @@ import os
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vdt.config.layers import Config
 from vdt.system.home import ROOT
 from vdt.system.processes import describe_process, is_gone
+from vdt.tracking.errors import StoreError, get_first_line, get_store_errors
 from vdt.tracking.mlflow_run import FLOW_RUN, LOCAL, PROCESS, STUDY, RunSender
-from vdt.tracking.outbox import Record, append_records, deliver_backlog, get_first_line, remove_backlog
-from vdt.tracking.store import StoreError, get_experiment_id, get_store_errors, open_store
+from vdt.tracking.outbox import Record, append_records, deliver_backlog, remove_backlog
+from vdt.tracking.store import get_experiment_id, open_store
 
 REPORT_OF = "report_of"  # tag: of the run that holds a study's report
 REPLAY = "python -m vdt.tracking.replay"
 
 
-@dataclass(frozen=True)
-class RunIdentity:
-    """What a run is called before its data is known, and after."""
+def make_run_name(config: Config, *, source: str = "", patch: str = "") -> str:
+    """Return `<method>-<patch>-s<seed>-<env as a file's name>-<source>`: what tells a study's runs apart stands first.
 
-    config: Config
-    source: str | None = None
-    patch: str = ""
-
-    @property
-    def name(self) -> str:
-        """`<env as a file's name>-<source>-<method>-<patch>-s<seed>`; without the source until it is known."""
-        config = self.config
-        parts = (config.file_name, self.source, config.method, self.patch, f"s{config.seed}")
-        return "-".join(part for part in parts if part)
+    Args:
+        config: of the cell.
+        source: of its data, empty until it is known.
+        patch: name of the patch that it carries, if any.
+    """
+    parts = (config.method, patch, f"s{config.seed}", config.file_name, source)
+    return "-".join(part for part in parts if part)
 
 
 def backlog_of(base: Path, run_id: str) -> Path:
@@ -96,7 +92,7 @@ def create_run(base: Path, config: Config, flow_run: str, command: str, *, patch
         "source": config.data.source,
         STUDY: study,
     }
-    name, files = RunIdentity(config, patch=patch).name, {"config.yaml": config.to_yaml()}
+    name, files = make_run_name(config, patch=patch), {"config.yaml": config.to_yaml()}
     return create_named_run(base, name, tags, config.flatten(), flow_run, command, files)
 
 
@@ -164,7 +160,7 @@ def make_dataset_record(config: Config, snapshot: Mapping[str, Any], patch: str 
     return {
         "kind": "dataset",
         "name": f"{config.file_name}-{snapshot['source']}",
-        "run_name": RunIdentity(config, snapshot["source"], patch).name,
+        "run_name": make_run_name(config, source=snapshot["source"], patch=patch),
         "source": {key: snapshot[key] for key in ("path", "md5", "size", "source", "label", "reason")},
         "card": snapshot["card"],
     }

@@ -17,6 +17,7 @@ from vdt.datasets.d4rl import get_cache_file
 from vdt.datasets.download import download, probe
 from vdt.datasets.snapshot import make_snapshot
 from vdt.system.files import compute_file_digest
+from vdt.system.locks import FOLDER_LOCK
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -109,7 +110,7 @@ def accept(path: Path) -> None:
 
 
 def list_files(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+    return {path.name for path in folder.iterdir()} - {FOLDER_LOCK} if folder.exists() else set()
 
 
 def test_probe(address: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from vdt.experiments.resolve import resolve_config
 from vdt.system import home as folders
 from vdt.system import machine
+from vdt.system.files import check_folders
 
 ENV = "walker2d-medium-v2"
 
@@ -62,17 +63,17 @@ def test_prepare_has_garbage_looked_for_rarely() -> None:
 
 
 def test_folders_are_made_and_tried(tmp_path: Path) -> None:
-    folders.check_folders(tmp_path / "new")
+    check_folders(tmp_path / "new")
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [".vdt", "data", "reports"]
     (tmp_path / "blocked").mkdir()
     (tmp_path / "blocked" / "data").write_text("a file stands where the folder should be")
     with pytest.raises(folders.FolderError, match=r"cannot write to .*/blocked/data .*VDT_HOME"):
-        folders.check_folders(tmp_path / "blocked")
+        check_folders(tmp_path / "blocked")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the parent's death signal")
 def test_a_step_dies_with_its_parent(tmp_path: Path) -> None:
-    child = "import time, vdt.system.home as r; r.die_with_parent(); print('ready', flush=True); time.sleep(60)"
+    child = "import time, vdt.system.processes as r; r.die_with_parent(); print('ready', flush=True); time.sleep(60)"
     parent = (
         f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE);"
         "p.stdout.readline(); print(p.pid, flush=True); import time; time.sleep(60)"

@@ -25,6 +25,7 @@ from vdt.tracking import (
     settle_abandoned,
     submit,
 )
+from vdt.tracking.database import upgrade_database
 from vdt.tracking.mlflow_run import PROCESS
 from vdt.tracking.replay import main as replay
 from vdt.tracking.runs import find_undelivered
@@ -76,7 +77,7 @@ def test_a_server_that_is_never_there_loses_nothing(
 def test_runs_of_killed_processes_are_settled_and_others_left_alone(home: Path) -> None:
     running, left, elsewhere = (create_run(home, CONFIG.with_seed(seed), "1", "run") for seed in range(3))
     client = open_store(home)
-    code = "import os; from vdt.system.home import describe_process; print(describe_process(os.getpid()))"
+    code = "import os; from vdt.system.processes import describe_process; print(describe_process(os.getpid()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     client.set_tag(left, PROCESS, done.stdout.strip())
     client.set_tag(elsewhere, PROCESS, "another-host:1:0/0")
@@ -129,16 +130,21 @@ def make_old_database(path: Path) -> str:
     return older
 
 
-def test_an_older_database_is_upgraded_and_the_old_file_kept(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_older_database_is_upgraded_and_the_old_file_kept(home: Path) -> None:
     path = home / ".vdt" / "mlflow.db"
     path.parent.mkdir(parents=True)
     older = make_old_database(path)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"older than .*`vdt db upgrade`"):
+        create_run(home, CONFIG, "1", "run")
+    assert path.read_bytes() == before, "MLflow itself would have changed it in place"
+    assert upgrade_database(path) == path.with_name(f"mlflow.db.{older}.bak")
     run_id = create_run(home, CONFIG, "1", "run")
     assert open_store(home).get_run(run_id).info.status == "RUNNING"
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'kept'").fetchall()
     assert path.with_name(f"mlflow.db.{older}.bak").is_file()
-    assert "was upgraded" in capsys.readouterr().out
+    assert upgrade_database(path) is None, "nothing is left to do"
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_tracking_uri_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_run_starts_with_flat_params_tags_and_the_configuration(store: Path, client: MlflowClient) -> None:
     run = client.get_run(make_run(store))
-    assert run.info.run_name == "walker2d-medium-v2-vdt-s3"
+    assert run.info.run_name == "vdt-s3-walker2d-medium-v2"
     assert run.data.params == {key: str(value) for key, value in CONFIG.flatten().items()}
     assert run.data.params["critic.expectile"] == "0.8"
     expected = {"env": CONFIG.env, "method": "vdt", "preset": "smoke", "seed": "3", "source": "auto"}
@@ -109,7 +109,7 @@ def test_a_dataset_has_dvcs_digest_and_names_its_source(store: Path, client: Mlf
     assert entry.dataset.source_type == "dvc"
     assert json.loads(entry.dataset.source)["reason"] == "for this test"
     assert json.loads(entry.dataset.profile) == SNAPSHOT["card"]
-    assert run.info.run_name == "walker2d-medium-v2-collected-vdt-s3"
+    assert run.info.run_name == "vdt-s3-walker2d-medium-v2-collected"
     card = Path(client.download_artifacts(run_id, "dataset_card.json")).read_text()
     assert json.loads(card)["card"]["episodes"] == 4
     found = client.search_runs([run.info.experiment_id], f"dataset.digest = '{SNAPSHOT['md5']}'")

@@ -1,0 +1,40 @@
+"""What a store may raise: errors that pass, and errors that stay until somebody does something."""
+
+from __future__ import annotations
+
+import sqlite3
+
+PASSING_CODES = (408, 425, 429)  # HTTP's: too slow, too early, too many; the other 4xx stay
+
+
+class StoreError(ValueError):
+    """The tracking store is there and cannot be used as it is; waiting does not help."""
+
+
+def get_store_errors() -> tuple[type[Exception], ...]:
+    """Return what a store raises that is away, locked, full or slow, or that refuses a request."""
+    import sqlalchemy.exc
+    from mlflow.exceptions import MlflowException
+
+    return (MlflowException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError)
+
+
+def get_first_line(error: Exception) -> str:
+    """Return what an error says, without the pages that a database adds; its name if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether the store answered and will answer the same next time: a deleted run, no permission, a bad store."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        code = int(error.get_http_status_code())
+        return 400 <= code < 500 and code not in PASSING_CODES
+    return isinstance(error, StoreError)
+
+
+def describe_failure(error: Exception) -> str:
+    """Return in words whether the store is away or refuses, and what it said."""
+    verb = "refuses" if is_refusal(error) else "does not answer"
+    return f"the store {verb} ({get_first_line(error)})"
