@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vdt.acceleration.linear import FeedForward, Linear
 from vdt.agent.agent import ActorCritic
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.batches import SequenceBatch, TransitionBatch
 from vdt.policy.decision_transformer import DecisionTransformer
 

@@ -23,7 +23,7 @@ from benchmarks.bare import make_actor_loop, make_critic_loop
 from benchmarks.timing import describe_machine, format_table, time_in_turn
 from vdt.acceleration.critic_update import CriticOptimizer
 from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.critic.critic import Critic
 from vdt.data.normalization import Normalizer
 from vdt.data.sampling import Sampler

@@ -25,7 +25,7 @@ import torch
 from benchmarks.timing import describe_machine, format_table
 from vdt.agent.agent import ActorCritic, PlannerSettings
 from vdt.checkpoint.store import CheckpointStore, load_state
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.storage import load_snapshot
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.snapshot import make_snapshot

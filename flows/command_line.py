@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from flows.words import check_words
-from vdt.config.layers import ConfigError
+from vdt.config.errors import ConfigError
 from vdt.experiments.cells import OPTIONS, get_reuse, resolve_cells, split_finished
 from vdt.experiments.preflight import check_cells
 from vdt.experiments.study import Cell, Study

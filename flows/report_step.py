@@ -13,7 +13,8 @@ from metaflow.cards import Image, Markdown
 
 from flows.command_line import get_command
 from flows.transfer import describe_file
-from vdt.config.layers import ConfigError, config_from_mapping
+from vdt.config.errors import ConfigError
+from vdt.config.layers import config_from_mapping
 from vdt.experiments.cells import describe_cell, get_reuse, resolve_cells, split_finished, tag_finished_runs
 from vdt.system.files import make_file_name, replace_folder, write_text
 from vdt.system.home import home

@@ -18,8 +18,9 @@ from metaflow.exception import MetaflowException
 
 from flows.lineage import get_unfinished_ancestors, was_completed
 from flows.transfer import describe_file, fetch_file, keeps_files_here
-from vdt.config.layers import Config, ConfigError, config_from_mapping
-from vdt.config.schema import CheckpointConfig
+from vdt.config.errors import ConfigError
+from vdt.config.layers import config_from_mapping
+from vdt.config.schema import CheckpointConfig, Config
 from vdt.experiments.cells import describe_cell, keep_result
 from vdt.system.home import FolderError, home
 from vdt.system.locks import hold_lock

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vdt.config.layers import ConfigError
+from vdt.config.errors import ConfigError
 from vdt.system.files import atomic_write, compute_file_digest
 
 DIGESTS = ("sha256", "md5")

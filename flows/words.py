@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from vdt.config.values import ConfigError, suggest
+from vdt.config.errors import ConfigError, suggest
 
 COMMANDS = (  # Metaflow's own
     *("run", "resume", "step", "spin", "check", "dump", "help", "output-dot", "output-raw", "show", "version"),

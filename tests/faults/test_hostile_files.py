@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vdt.config.layers import ConfigError, load_yaml, parse_overrides
+from vdt.config.errors import ConfigError
+from vdt.config.layers import load_yaml, parse_overrides
 from vdt.system.home import ROOT
 
 FUZZ = str(ROOT / "tests" / "faults" / "fuzz.py")

@@ -11,7 +11,7 @@ from support.builders import make_config, make_store
 from support.environments import PAY_ACTION
 from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
 from vdt.checkpoint.store import load_state
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_gymnasium_environment
 from vdt.environments.rollout import collect_trajectories

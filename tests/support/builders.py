@@ -13,7 +13,7 @@ import torch
 from support.environments import COUNTDOWN
 from vdt.agent.agent import ActorCritic
 from vdt.checkpoint.store import CheckpointStore
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.critic.critic import Critic
 from vdt.data.normalization import Normalizer
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.experiments.resolve import resolve_config
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vdt.config.layers import Config, config_from_yaml
+from vdt.config.layers import config_from_yaml
+from vdt.config.schema import Config
 from vdt.critic.critic import Critic
 from vdt.data.batches import Histories
 from vdt.data.normalization import Normalizer

@@ -20,9 +20,9 @@ from vdt.behavior.collect import collect_dataset
 from vdt.behavior.policy import BehaviorLadder, save_ladder
 from vdt.behavior.train import ALGORITHMS, BehaviorRun, BehaviorTraining
 from vdt.checkpoint.store import CheckpointStore
-from vdt.config.layers import PARAMS, ConfigError, load_yaml, suggest
+from vdt.config.errors import ConfigError, list_known, suggest
+from vdt.config.layers import PARAMS, load_yaml
 from vdt.config.schema import CheckpointConfig
-from vdt.config.values import list_known
 from vdt.environments import make_gymnasium_environment
 from vdt.environments.scores import compute_normalized_score
 from vdt.system.files import check_folders, compute_file_digest, write_text

@@ -12,7 +12,7 @@ import torch
 
 from vdt.behavior.policy import BehaviorLadder, BehaviorPolicy, stack_ladder, unstack_ladder
 from vdt.checkpoint.store import CheckpointStore, State
-from vdt.config.layers import ConfigError
+from vdt.config.errors import ConfigError
 from vdt.tracking import Tracker
 
 REPORT_EVERY_SECONDS = 10.0

@@ -1,58 +1,263 @@
-"""Which settings of critic, policy and actor make sense together."""
+"""Which settings make sense together: one function per rule, each says what is wrong or nothing."""
 
 from __future__ import annotations
 
-from vdt.config.schema import ActorConfig, CriticConfig, PolicyConfig
-from vdt.config.values import ConfigError
+from collections.abc import Callable
+
+from vdt.config.errors import ConfigError, suggest
+from vdt.config.schema import Config
+
+SOURCES = ("auto", "collected", "d4rl", "minari")
+Rule = Callable[[Config], str | None]
+RULES: list[Rule] = []
 
 
-def check_objective(critic: CriticConfig, policy: PolicyConfig, actor: ActorConfig) -> None:
-    """What the networks are trained on.
+def rule(check: Rule) -> Rule:
+    """Enter a rule in `RULES`, in the order of this file."""
+    RULES.append(check)
+    return check
+
+
+def check_rules(config: Config) -> None:
+    """Apply all rules.
 
     Raises:
         ConfigError: naming the settings that contradict each other, and what is accepted.
     """
-    _check_critic(critic, policy)
-    _check_actor(critic, policy, actor)
+    for check in RULES:
+        if said := check(config):
+            raise ConfigError(said)
 
 
-def _check_critic(critic: CriticConfig, policy: PolicyConfig) -> None:
-    if critic.bootstrap == "policy" and critic.gradient_steps == 0:
-        raise ConfigError(
-            "critic.bootstrap policy trains critic and actor together: critic.gradient_steps must not be 0"
-        )
-    if critic.conservative_coefficient > 0 and (critic.bootstrap != "policy" or policy.head != "gaussian"):
-        raise ConfigError(
-            f"critic.conservative_coefficient draws actions from the policy: it needs critic.bootstrap policy and "
-            f"policy.head gaussian, not {critic.bootstrap} and {policy.head}"
-        )
-    if critic.target_action_noise > 0 and (critic.bootstrap != "policy" or policy.head != "deterministic"):
-        raise ConfigError(
-            f"critic.target_action_noise blurs the policy's action: it needs critic.bootstrap policy and "
-            f"policy.head deterministic, not {critic.bootstrap} and {policy.head}"
-        )
+def _predicts(config: Config) -> bool:
+    """Return whether the policy predicts observations and rewards, as a learned model needs."""
+    return config.actor.next_observation_coefficient > 0 and config.actor.reward_coefficient > 0
 
 
-def _check_actor(critic: CriticConfig, policy: PolicyConfig, actor: ActorConfig) -> None:
-    if actor.behavior_coefficient == 0 and actor.q_coefficient == 0:
-        raise ConfigError("actor.behavior_coefficient and actor.q_coefficient are both 0: nothing trains the policy")
-    if actor.behavior_coefficient == 0 and actor.inverse_temperature > 0:
-        raise ConfigError(
-            "actor.inverse_temperature weights the behaviour loss, but actor.behavior_coefficient is 0: "
-            "set actor.inverse_temperature=0"
-        )
-    if actor.inverse_temperature > 0 and actor.advantage_unit == "reward" and actor.min_effective_sample_fraction > 0:
-        raise ConfigError(
-            "actor.advantage_unit reward takes actor.inverse_temperature as it is: "
-            "set actor.min_effective_sample_fraction=0"
-        )
-    if actor.inverse_temperature > 0 and actor.advantage_unit == "deviation" and critic.bootstrap == "policy":
-        raise ConfigError(
-            "actor.advantage_unit deviation is fitted to a finished critic, but critic.bootstrap policy trains both "
-            "together: set actor.advantage_unit=reward actor.min_effective_sample_fraction=0"
-        )
-    if policy.head == "gaussian" and actor.q_coefficient > 0 and actor.q_normalization == "gradient":
-        raise ConfigError(
-            "actor.q_normalization gradient is a displacement of one action, which policy.head gaussian does not have: "
-            "accepted are magnitude and none"
-        )
+@rule
+def source_is_known(config: Config) -> str | None:
+    """A source is one of the words, or a path."""
+    source = config.data.source
+    if source in SOURCES or (source.startswith("path:") and len(source) > len("path:")):
+        return None
+    accepted = (*SOURCES, "path:FILE")
+    named = f"{', '.join(accepted[:-1])} or {accepted[-1]}"
+    return f"--source must be {named}, not {source!r}{suggest(source, accepted)}"
+
+
+@rule
+def action_range_fits_actions(config: Config) -> str | None:
+    """The range of actions has one pair of numbers for each component, or none."""
+    task = config.task
+    if len(task.action_low) == len(task.action_high) and len(task.action_low) in (0, task.action_size):
+        return None
+    return f"task.action_low and task.action_high need {task.action_size} numbers each, or none"
+
+
+@rule
+def action_range_is_not_empty(config: Config) -> str | None:
+    """Each component's lowest action is below its highest."""
+    if all(low < high for low, high in zip(config.task.action_low, config.task.action_high, strict=True)):
+        return None
+    return "task.action_low must be below task.action_high in every component"
+
+
+@rule
+def simulator_can_be_copied(config: Config) -> str | None:
+    """Bridges remember what a copy of the simulator's state lacks."""
+    bridge = config.task.bridge
+    if not config.has_environment or config.planner.env_model != "simulator" or bridge == "none":
+        return None
+    return (
+        f"planner.env_model is simulator, but copies of its state lack what {config.env}'s bridge "
+        f"({bridge}) remembers; accepted are learned, none"
+    )
+
+
+@rule
+def online_phase_has_environment(config: Config) -> str | None:
+    """Online tuning needs an environment."""
+    steps = config.online.environment_steps
+    if config.has_environment or steps == 0:
+        return None
+    return (
+        f"online.environment_steps is {steps}, but {config.env} has no environment: "
+        f"online tuning is not available; accepted is 0"
+    )
+
+
+@rule
+def simulator_has_environment(config: Config) -> str | None:
+    """The simulator is the environment."""
+    if config.has_environment or config.planner.env_model != "simulator":
+        return None
+    return f"planner.env_model is simulator, but {config.env} has no environment"
+
+
+@rule
+def something_is_evaluated(config: Config) -> str | None:
+    """Without an environment only held-out data measures a policy."""
+    if config.has_environment or config.data.held_out_fraction > 0:
+        return None
+    return f"data.held_out_fraction is 0, but {config.env} has no environment: nothing would be evaluated"
+
+
+@rule
+def heads_divide_embedding(config: Config) -> str | None:
+    """Each attention head has the same share of the embedding."""
+    policy = config.policy
+    if policy.kind != "transformer" or policy.embedding_size % policy.heads == 0:
+        return None
+    return f"policy.embedding_size ({policy.embedding_size}) must be a multiple of policy.heads ({policy.heads})"
+
+
+@rule
+def acting_context_was_trained(config: Config) -> str | None:
+    """A policy acts upon no longer a history than it is trained on."""
+    acted, trained = config.planner.context_length, config.policy.context_length
+    if acted <= trained:
+        return None
+    return (
+        f"planner.context_length ({acted}) must not exceed what the policy is trained on, "
+        f"policy.context_length ({trained})"
+    )
+
+
+@rule
+def long_plan_has_model(config: Config) -> str | None:
+    """Looking further ahead than one step needs a model of the environment."""
+    if config.planner.planning_horizon == 1 or config.planner.env_model != "none":
+        return None
+    return "planner.planning_horizon > 1 needs planner.env_model learned or simulator, not none"
+
+
+@rule
+def mlp_predicts_actions_alone(config: Config) -> str | None:
+    """The memoryless network has no heads for observations and rewards."""
+    actor = config.actor
+    if config.policy.kind != "mlp" or actor.next_observation_coefficient == actor.reward_coefficient == 0:
+        return None
+    return (
+        "policy.kind mlp predicts no observations or rewards: "
+        "set actor.next_observation_coefficient=0 actor.reward_coefficient=0"
+    )
+
+
+@rule
+def joint_training_has_critic_steps(config: Config) -> str | None:
+    """A critic that bootstraps from the policy is trained with it."""
+    if config.critic.bootstrap != "policy" or config.critic.gradient_steps > 0:
+        return None
+    return "critic.bootstrap policy trains critic and actor together: critic.gradient_steps must not be 0"
+
+
+@rule
+def conservative_term_has_proposals(config: Config) -> str | None:
+    """CQL's term draws actions from a stochastic policy."""
+    critic, head = config.critic, config.policy.head
+    if critic.conservative_coefficient == 0 or (critic.bootstrap == "policy" and head == "gaussian"):
+        return None
+    return (
+        f"critic.conservative_coefficient draws actions from the policy: it needs critic.bootstrap policy and "
+        f"policy.head gaussian, not {critic.bootstrap} and {head}"
+    )
+
+
+@rule
+def target_noise_has_policy_action(config: Config) -> str | None:
+    """TD3's noise is added to the policy's one action."""
+    critic, head = config.critic, config.policy.head
+    if critic.target_action_noise == 0 or (critic.bootstrap == "policy" and head == "deterministic"):
+        return None
+    return (
+        f"critic.target_action_noise blurs the policy's action: it needs critic.bootstrap policy and "
+        f"policy.head deterministic, not {critic.bootstrap} and {head}"
+    )
+
+
+@rule
+def something_trains_policy(config: Config) -> str | None:
+    """The behaviour term or the Q term moves the policy."""
+    if config.actor.behavior_coefficient > 0 or config.actor.q_coefficient > 0:
+        return None
+    return "actor.behavior_coefficient and actor.q_coefficient are both 0: nothing trains the policy"
+
+
+@rule
+def weights_have_behavior_loss(config: Config) -> str | None:
+    """Advantage weights weight the behaviour loss."""
+    if config.actor.behavior_coefficient > 0 or config.actor.inverse_temperature == 0:
+        return None
+    return (
+        "actor.inverse_temperature weights the behaviour loss, but actor.behavior_coefficient is 0: "
+        "set actor.inverse_temperature=0"
+    )
+
+
+@rule
+def reward_unit_keeps_temperature(config: Config) -> str | None:
+    """An advantage in units of reward is not fitted to a share of the data."""
+    actor = config.actor
+    weighted = actor.inverse_temperature > 0 and actor.advantage_unit == "reward"
+    if not weighted or actor.min_effective_sample_fraction == 0:
+        return None
+    return (
+        "actor.advantage_unit reward takes actor.inverse_temperature as it is: "
+        "set actor.min_effective_sample_fraction=0"
+    )
+
+
+@rule
+def deviation_unit_has_finished_critic(config: Config) -> str | None:
+    """The advantage's standard deviation is measured before the actor trains."""
+    actor = config.actor
+    weighted = actor.inverse_temperature > 0 and actor.advantage_unit == "deviation"
+    if not weighted or config.critic.bootstrap != "policy":
+        return None
+    return (
+        "actor.advantage_unit deviation is fitted to a finished critic, but critic.bootstrap policy trains both "
+        "together: set actor.advantage_unit=reward actor.min_effective_sample_fraction=0"
+    )
+
+
+@rule
+def gradient_step_has_one_action(config: Config) -> str | None:
+    """A displacement along the Q gradient needs a deterministic action."""
+    actor = config.actor
+    if config.policy.head != "gaussian" or actor.q_coefficient == 0 or actor.q_normalization != "gradient":
+        return None
+    return (
+        "actor.q_normalization gradient is a displacement of one action, which policy.head gaussian does not have: "
+        "accepted are magnitude and none"
+    )
+
+
+@rule
+def learned_model_is_trained(config: Config) -> str | None:
+    """A learned model needs the heads that predict observations and rewards."""
+    planner = config.planner
+    imagines = planner.planning_horizon > 1 or config.evaluation.lookahead_horizon > 1
+    if planner.candidates == 1 or not imagines or planner.env_model == "simulator" or _predicts(config):
+        return None
+    return (
+        "a look-ahead with the learned env_model needs "
+        "actor.next_observation_coefficient and actor.reward_coefficient above 0"
+    )
+
+
+@rule
+def critic_in_use_is_trained(config: Config) -> str | None:
+    """Weights, the Q term and the choice of a candidate ask the critic."""
+    asked = config.actor.inverse_temperature > 0 or config.actor.q_coefficient > 0 or config.planner.candidates > 1
+    if not asked or config.critic.gradient_steps > 0:
+        return None
+    return (
+        "critic.gradient_steps is 0, but actor.inverse_temperature, actor.q_coefficient or planner.candidates "
+        "uses the critic"
+    )
+
+
+@rule
+def some_return_is_requested(config: Config) -> str | None:
+    """A policy is asked for at least one return."""
+    return None if config.task.candidate_returns else "task.candidate_returns must name at least one return"

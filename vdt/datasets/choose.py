@@ -11,7 +11,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.storage import DataError
 from vdt.datasets.collected import find_collection
 from vdt.datasets.d4rl import get_cache_file, load_d4rl, make_d4rl_key

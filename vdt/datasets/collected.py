@@ -15,7 +15,8 @@ from typing import Any
 from vdt.behavior.collect import collect_dataset
 from vdt.behavior.policy import load_ladder
 from vdt.behavior.waypoints import collect_walk
-from vdt.config.layers import PARAMS, Config
+from vdt.config.layers import PARAMS
+from vdt.config.schema import Config
 from vdt.data.storage import DataError
 from vdt.datasets.loaded_data import Recording
 from vdt.environments import make_environment

@@ -8,7 +8,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.datasets.download import check_digest, download
 from vdt.datasets.hdf5 import check_schema, read_recording
 from vdt.datasets.loaded_data import Recording

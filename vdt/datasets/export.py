@@ -11,7 +11,7 @@ import minari
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.storage import DataError, load_snapshot
 from vdt.data.trajectory import Trajectory
 from vdt.datasets.minari_folder import get_root, write_beside

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.storage import DataError
 from vdt.datasets.hdf5 import read_recording
 from vdt.datasets.loaded_data import Choice

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from vdt.config.layers import Config, load_yaml
+from vdt.config.layers import load_yaml
+from vdt.config.schema import Config
 from vdt.data.storage import DataError, read_snapshot, write_trajectories
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.card import describe, describe_missing, format_card, make_card

@@ -12,7 +12,7 @@ import torch
 
 from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
 from vdt.checkpoint.store import load_state
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import Trajectory, TrajectoryDataset

@@ -12,7 +12,7 @@ import numpy as np
 
 from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
 from vdt.checkpoint.store import load_state
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import Environment, make_environment
 from vdt.environments.rollout import collect_trajectories

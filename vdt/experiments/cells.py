@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vdt.config.layers import Config, ConfigError
-from vdt.config.values import suggest
+from vdt.config.errors import ConfigError, suggest
+from vdt.config.schema import Config
 from vdt.experiments.preflight import check_cells, check_source
 from vdt.experiments.results_store import compute_identity, find_result, save_result
 from vdt.experiments.study import Cell, Study, expand, load_study, parse_seeds, split_words

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vdt.config.layers import ConfigError
+from vdt.config.errors import ConfigError
 from vdt.experiments.study import Cell
 from vdt.system.home import home
 

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vdt.config.layers import (
-    PARAMS,
-    Config,
-    apply_layer,
-    build_config,
-    check_together,
-    find_named_file,
-    load_tasks,
-    parse_overrides,
-)
-from vdt.config.plain_yaml import load_yaml
-from vdt.config.values import ConfigError, list_known
+from vdt.config.errors import ConfigError, list_known
+from vdt.config.layers import PARAMS, Layers, find_named_file, load_layer, load_tasks, parse_overrides
+from vdt.config.rules import check_rules
+from vdt.config.schema import Config, flatten
 
 DERIVED = ("minari", "data")  # kinds of --env whose facts come from the data: `minari:ID` and `data:PATH`
 
 
+IDENTITY = {  # keys that the command line gives by an option of their own
+    "env": "--env",
+    "preset": "--preset",
+    "method": "--method",
+    "seed": "--seeds",
+    "data.source": "--source",
+}
+
+
 def resolve_config(
-    env: str, *, preset: str = "laptop", method: str = "vdt", source: str = "auto", seed: int = 0, overrides: str = ""
+    env: str,
+    *,
+    preset: str = "laptop",
+    method: str = "vdt",
+    source: str = "auto",
+    seed: int = 0,
+    patches: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    overrides: str = "",
 ) -> Config:
     """Merge and validate everything a run needs.
 
@@ -34,34 +42,52 @@ def resolve_config(
         method: file of params/methods/ (a patch of a few lines).
         source: where the data comes from: auto, collected, d4rl, minari, or path:FILE.
         seed: seeds networks, sampling and online rollouts.
-        overrides: `--set` text.
+        patches: name and nested or dotted mapping of further changes, the later over the earlier; errors give the name.
+        overrides: `--set` text, over all else.
 
     Raises:
         ConfigError: naming what was given, what is accepted, and where.
     """
-    given = parse_overrides(overrides)
+    changes = [*patches, ("--set", parse_overrides(overrides))]
+    given = {key: value for _, patch in changes for key, value in flatten(patch).items()}
+    for where, patch in changes:
+        _refuse_identity(patch, where)
     env, facts = _find_task(env, source, given)
     files = find_named_file("presets", preset, "preset"), find_named_file("methods", method, "method")
-    values: dict[str, Any] = {}
-    apply_layer(values, load_yaml(PARAMS / "vdt.yaml"), "params/vdt.yaml")
-    own = {key: value for key, value in facts.items() if not key.startswith(("presets.", "methods."))}
-    apply_layer(values, own, f"params/tasks/ ({env})")
-    for file in files:
-        layer = f"{file.parent.name}.{file.stem}."  # "presets.laptop.", "methods.iql."
-        changed = {key.removeprefix(layer): value for key, value in facts.items() if key.startswith(layer)}
-        apply_layer(values, load_yaml(file), f"params/{file.parent.name}/{file.name}")
-        apply_layer(values, changed, f"params/tasks/ ({env}, {layer[:-1]})")
-    if values["task.environment_id"] is None:  # budgets of presets do not apply
-        apply_layer(values, {"online.environment_steps": 0}, "data without an environment")
-    apply_layer(values, given, "--set")
+    layers = _lay_files(env, facts, files)
+    for where, patch in changes:
+        layers.lay(patch, where)
     identity = {"env": env, "preset": preset, "method": method, "seed": seed, "data.source": source}
-    apply_layer(values, identity, "command line")
-    config = build_config(values)
-    check_together(config)
+    layers.lay(identity, "command line")
+    config = layers.build()
+    check_rules(config)
     return config
 
 
-def _find_task(env: str, source: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _lay_files(env: str, facts: Mapping[str, Any], files: Sequence[Path]) -> Layers:
+    """Return the layers of params/: the method's knobs, the task, preset and method, and what the task changes of these."""
+    layers = Layers()
+    layers.lay(load_layer(PARAMS / "vdt.yaml"), "params/vdt.yaml")
+    own = {key: value for key, value in facts.items() if not key.startswith(("presets.", "methods."))}
+    layers.lay(own, f"params/tasks/ ({env})")
+    for file in files:
+        name = f"{file.parent.name}.{file.stem}."  # "presets.laptop.", "methods.iql."
+        changed = {key.removeprefix(name): value for key, value in facts.items() if key.startswith(name)}
+        layers.lay(load_layer(file), f"params/{file.parent.name}/{file.name}")
+        layers.lay(changed, f"params/tasks/ ({env}, {name[:-1]})")
+    if layers.values.get("task.environment_id") is None:  # budgets of presets do not apply
+        layers.lay({"online.environment_steps": 0}, "data without an environment")
+    return layers
+
+
+def _refuse_identity(patch: Mapping[str, Any], where: str) -> None:
+    """Refuse a change of what the command line says by an option of its own, and which would be lost."""
+    for key in flatten(patch):
+        if key in IDENTITY:
+            raise ConfigError(f"{where}: {key} is given by {IDENTITY[key]}, not by a change of settings")
+
+
+def _find_task(env: str, source: str, given: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """The canonical name of a task and its facts: from params/tasks/, or from the data itself."""
     kind, _, rest = env.partition(":")
     if kind in DERIVED and source not in ("auto", kind):

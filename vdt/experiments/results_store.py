@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.system.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vdt.checkpoint.store import DONE, CheckpointError, CheckpointStore, load_state
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.experiments.results_store import compute_code_digest, digest_of
 from vdt.system.files import write_text

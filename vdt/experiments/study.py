@@ -18,18 +18,17 @@ A patch is a named change of settings. Keys of the file, all but `envs` with a d
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vdt.config.layers import PARAMS, Config
-from vdt.config.plain_yaml import expect_mapping, load_yaml
-from vdt.config.values import ConfigError, coerce, list_known
+from vdt.config.errors import ConfigError, list_known
+from vdt.config.layers import PARAMS, expect_mapping, list_names, load_yaml, read_value
+from vdt.config.schema import Config
+from vdt.config.types import Flag, Text, Texts, Wholes
 from vdt.experiments.resolve import resolve_config
 from vdt.reporting.published import load_published
 from vdt.system.home import MOST_CELLS
@@ -38,15 +37,15 @@ STUDIES = PARAMS / "studies"
 PATCH_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
 SEEDS = re.compile(r"(?P<first>[0-9]{1,18})(?:-(?P<last>[0-9]{1,18}))?")
 WORDS: dict[str, Any] = {  # keys of a study file that hold one value or a list, with their types
-    "title": str,
-    "note": str,
-    "published": str,
-    "share_training": bool,
-    "preset": str,
-    "source": str,
-    "seeds": tuple[int, ...],
-    "envs": tuple[str, ...],
-    "methods": tuple[str, ...],
+    "title": Text,
+    "note": Text,
+    "published": Text,
+    "share_training": Flag,
+    "preset": Text,
+    "source": Text,
+    "seeds": Wholes,
+    "envs": Texts,
+    "methods": Texts,
 }
 KEYS = (*WORDS, "set", "patches")
 
@@ -139,7 +138,7 @@ def find_study_file(given: str) -> Path:
     for candidate in (path, PARAMS.parent / path, STUDIES / f"{given}.yaml"):
         if candidate.is_file():
             return candidate
-    known = sorted(p.stem for p in STUDIES.glob("*.yaml"))
+    known = list_names("studies")
     raise ConfigError(
         f"--study: there is no file {given}{list_known(path.stem, known)} (params/studies/), or a path of your own YAML file"
     )
@@ -175,7 +174,7 @@ def _read_value(path: Path, key: Any, value: Any) -> Any:
         raise ConfigError(f"{path}: unknown key {key!r}{list_known(str(key), KEYS)}")
     if key not in WORDS:
         return expect_mapping(value, f"{path}: {key}")
-    value = coerce(key, value, WORDS[key], str(path))
+    value = read_value(key, WORDS[key], value, str(path))
     if isinstance(value, tuple) and len(set(value)) < len(value):
         raise ConfigError(f"{path}: {key} names something twice: {', '.join(map(str, value))}")
     return value
@@ -196,7 +195,7 @@ def expand(study: Study, overrides: str = "") -> list[Cell]:
     for env in study.envs:
         for method in study.methods:
             for name, patch in study.patches.items():
-                text = " ".join(filter(None, (make_overrides(study.set), make_overrides(patch), overrides)))
+                patches = [("set", study.set), (f"patches.{name}", patch)]
                 where = f"{study.place}: env {env}, method {method}{f', patch {name}' if name else ''}: "
                 try:
                     first = resolve_config(
@@ -205,7 +204,8 @@ def expand(study: Study, overrides: str = "") -> list[Cell]:
                         method=method,
                         source=study.source,
                         seed=min(study.seeds),
-                        overrides=text,
+                        patches=patches,
+                        overrides=overrides,
                     )
                 except ConfigError as error:
                     raise ConfigError(f"{where if study.place else ''}{error}") from None
@@ -231,16 +231,3 @@ def _refuse_equal_patches(study: Study, cells: Sequence[Cell]) -> None:
                 f"{study.place}: patches {other.patch!r} and {cell.patch!r} give {cell.config.method} on "
                 f"{cell.config.env} the same configuration"
             )
-
-
-def make_overrides(patch: Mapping[str, Any]) -> str:
-    """A nested mapping as `--set` text."""
-    return " ".join(shlex.quote(f"{key}={json.dumps(value)}") for key, value in _flatten(patch))
-
-
-def _flatten(patch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in patch.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vdt.config.layers import PARAMS, load_tasks
-from vdt.config.plain_yaml import load_yaml
-from vdt.config.values import ConfigError, list_known
+from vdt.config.errors import ConfigError, list_known
+from vdt.config.layers import PARAMS, load_tasks, load_yaml
 
 FOLDER = PARAMS / "published"
 

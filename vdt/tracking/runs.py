@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.system.home import ROOT
 from vdt.system.processes import describe_process, is_gone
 from vdt.tracking.errors import StoreError, get_first_line, get_store_errors

@@ -10,7 +10,7 @@ from vdt.acceleration.critic_update import CriticOptimizer
 from vdt.agent.agent import ActorCritic
 from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
 from vdt.checkpoint.store import CheckpointStore, State, load_state
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.critic.critic import Critic
 from vdt.data.normalization import Normalizer, compute_reward_scale
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer

@@ -12,7 +12,7 @@ from vdt.acceleration.critic_update import CriticOptimizer
 from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
 from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
 from vdt.checkpoint.store import CheckpointStore, State, load_state
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
 from vdt.data.storage import load_snapshot

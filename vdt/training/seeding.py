@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.storage import write_trajectories
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 

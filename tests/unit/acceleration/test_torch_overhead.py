@@ -9,7 +9,8 @@ import torch
 
 from support.builders import make_actor_critic, make_buffer, make_config, make_dataset, make_tiny_sampler
 from vdt.acceleration.critic_update import CriticOptimizer
-from vdt.config.layers import ConfigError, config_from_yaml
+from vdt.config.errors import ConfigError
+from vdt.config.layers import config_from_yaml
 from vdt.experiments.resolve import resolve_config
 from vdt.training.update import compile_policy, compute_policy_losses, make_policy_optimizer, update_policy
 

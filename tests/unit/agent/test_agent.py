@@ -6,7 +6,7 @@ import torch
 from support.builders import assert_identical, make_actor_critic, make_config, make_dataset
 from support.environments import CONSTANT, COUNTDOWN
 from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import Trajectory

@@ -12,7 +12,7 @@ from vdt.behavior.ladder import change_settings, keep_rungs, list_ladders, load_
 from vdt.behavior.policy import BehaviorLadder, stack_ladder
 from vdt.behavior.train import BehaviorRun, BehaviorTraining, take_snapshot
 from vdt.checkpoint.store import CheckpointStore
-from vdt.config.layers import ConfigError
+from vdt.config.errors import ConfigError
 from vdt.tracking import NullTracker
 
 PPO = BehaviorTraining(

@@ -9,7 +9,8 @@ import pytest
 from support.data import make_data_config
 from vdt.behavior.collect import collect_dataset
 from vdt.behavior.policy import load_ladder
-from vdt.config.layers import PARAMS, Config
+from vdt.config.layers import PARAMS
+from vdt.config.schema import Config
 from vdt.data.storage import DataError
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.collected import collect_recording, find_ladder, make_collected_key, make_recipe

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from support.data import make_small_config, make_steps, write_hdf5
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.normalization import Normalizer
 from vdt.data.storage import FORMAT, FORMAT_WITH_MISSING, DataError, load_snapshot, read_snapshot, write_trajectories
 from vdt.data.trajectory import TrajectoryDataset

@@ -15,7 +15,8 @@ import pytest
 from support.data import make_data_config
 from support.environments import DICT
 from support.minari import PENDULUM, make_minari_set
-from vdt.config.layers import ConfigError, config_from_yaml
+from vdt.config.errors import ConfigError
+from vdt.config.layers import config_from_yaml
 from vdt.data.storage import DataError, load_snapshot
 from vdt.datasets.choose import choose_source
 from vdt.datasets.export import main as export

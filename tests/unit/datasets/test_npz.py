@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from support.data import make_small_config
-from vdt.config.layers import ConfigError
+from vdt.config.errors import ConfigError
 from vdt.data.storage import DataError, load_snapshot
 from vdt.datasets.choose import choose_source
 from vdt.datasets.npz import MAX_BYTES, read_folder

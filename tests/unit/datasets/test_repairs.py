@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from support.data import make_data_config, make_small_config, make_steps, write_hdf5
-from vdt.config.layers import ConfigError
+from vdt.config.errors import ConfigError
 from vdt.datasets.d4rl import make_d4rl_key
 from vdt.datasets.hdf5 import read_recording
 from vdt.datasets.loaded_data import Recording

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from support.data import ROOT, find_real_file, make_data_config, make_small_config, make_steps, write_hdf5
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.storage import DataError, load_snapshot, write_trajectories
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.card import format_card

@@ -6,7 +6,7 @@ import numpy.typing as npt
 import pytest
 
 from support.data import find_real_file
-from vdt.config.layers import ConfigError
+from vdt.config.errors import ConfigError
 from vdt.environments import Environment, make_environment
 from vdt.environments.kitchen import find_completed, relabel
 from vdt.experiments.resolve import resolve_config

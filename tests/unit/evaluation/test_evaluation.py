@@ -10,7 +10,7 @@ import torch
 from support.builders import RecordingTracker, make_actor_critic, make_config, make_dataset, make_trajectory
 from support.environments import SUCCESS
 from vdt.agent.agent import ActorCritic, PlannerSettings
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.evaluation.evaluate import evaluate, evaluate_agents, make_evaluation_settings
 

@@ -18,7 +18,7 @@ from support.builders import (
     make_store,
 )
 from vdt.checkpoint.store import load_state
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.experiments.results_store import SHOWING, compute_code_digest, compute_identity, find_result, save_result
 from vdt.experiments.sharing import compute_actor_key, compute_critic_key, share_training

@@ -1,17 +1,18 @@
 """Study files: what they expand to, and what is refused by name before any work."""
 
 import itertools
-import shlex
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from vdt.config.layers import Config, ConfigError
+from vdt.config.errors import ConfigError
+from vdt.config.schema import Config
 from vdt.experiments.cells import resolve_cells
 from vdt.experiments.resolve import resolve_config
-from vdt.experiments.study import STUDIES, expand, load_study, make_overrides, parse_seeds
+from vdt.experiments.study import STUDIES, expand, load_study, parse_seeds
 
 ENVS = ["walker2d-medium-v2", "hopper-medium-v2"]
 
@@ -74,11 +75,13 @@ def test_without_a_study_the_defaults_hold() -> None:
     assert [(p.config.preset, p.config.method, p.config.seed, p.patch) for p in plans] == [("laptop", "vdt", 0, "")]
 
 
-def test_overrides_survive_the_shell() -> None:
-    patch = {"task": {"candidate_returns": [3.5, 1], "environment_kwargs": {"a": "b c"}}, "runtime": {"device": "cpu"}}
-    assert shlex.split(make_overrides(patch)) == [
-        *("task.candidate_returns=[3.5, 1]", 'task.environment_kwargs.a="b c"', 'runtime.device="cpu"')
-    ]
+def test_patches_stay_mappings(tmp_path: Path) -> None:
+    """What a shell would take apart: lists, spaces, quotes, mappings as values."""
+    patch = {"task": {"candidate_returns": [3.5, 1], "environment_kwargs": {"a": "b 'c"}}, "runtime": {"device": "cpu"}}
+    plans, _ = resolve_cells({"study": write_study(tmp_path, patches={"one": patch}, envs=ENVS[:1])})
+    task = plans[0].config.task
+    assert (task.candidate_returns, json.loads(task.environment_kwargs)) == ((3.5, 1.0), {"a": "b 'c"})
+    assert plans[0].config.runtime.device == "cpu"
 
 
 PARTS = ("weighting", "regularisation", "sampling")
@@ -126,7 +129,9 @@ def test_the_studies_that_come_with_it(path: Path) -> None:
         ({"preset": "big"}, "unknown preset 'big'"),
         ({"set": {"critic": {"expectil": 0.8}}}, "unknown key 'critic.expectil'; did you mean 'critic.expectile'"),
         ({"set": 3}, "set must hold a mapping"),
-        ({"patches": {"a": {"critic": {"expectile": 2}}}}, "patch a: --set: critic.expectile must be between"),
+        ({"set": {"critic": {"expectile": 2}}}, "method vdt: set: critic.expectile must be between"),
+        ({"set": {"seed": 3}}, "set: seed is given by --seeds, not by a change of settings"),
+        ({"patches": {"a": {"critic": {"expectile": 2}}}}, "patch a: patches.a: critic.expectile must be between"),
         ({"patches": {"A/../b": {}}}, "patches: 'A/../b' is no name"),
         ({"patches": {"a": {}, "b": {}}}, "patches 'a' and 'b' give vdt on walker2d-medium-v2 the same configuration"),
         ({"published": "offlin"}, "there is no table 'offlin'; did you mean 'offline'"),

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from vdt.checkpoint.store import CheckpointStore
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.experiments.resolve import resolve_config
 from vdt.system.files import compute_file_digest
 from vdt.tracking import (

@@ -18,7 +18,8 @@ from support.builders import (
 )
 from vdt.agent.agent import ActorCritic
 from vdt.checkpoint.store import load_state
-from vdt.config.layers import Config, config_from_yaml
+from vdt.config.layers import config_from_yaml
+from vdt.config.schema import Config
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.tracking import NullTracker
 from vdt.training.offline import make_offline_buffer, make_sampler, pretrain_critic, train_actor

@@ -1,14 +1,13 @@
-"""Single values of the configuration: brought to their type, kept in their range, or refused by name."""
+"""What is said of a word or a value that is not accepted."""
 
 from __future__ import annotations
 
 import difflib
-import json
-import math
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
+
+
+class ConfigError(ValueError):
+    """A configuration value is unknown, of the wrong type, or outside its range."""
 
 
 def _name_again(**names: str) -> dict[str, tuple[str, ...]]:
@@ -59,25 +58,21 @@ ALIASES = _name_again(  # what other code bases call the last part of a key
 )
 
 
-LIST_KEYS = "params/vdt.yaml lists the keys"
+LIST_KEYS = "`vdt keys` lists all keys"
 
 
-class ConfigError(ValueError):
-    """A configuration value is unknown, of the wrong type, or outside its range."""
-
-
-def suggest(word: str, known: typing.Iterable[str]) -> str:
-    """`; did you mean 'a' or 'b'?` for near words, else an empty string."""
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'a' or 'b'?` for near words, else an empty string."""
     return _ask(difflib.get_close_matches(word, list(known), n=3, cutoff=0.5))
 
 
-def list_known(word: str, known: typing.Iterable[str]) -> str:
+def list_known(word: str, known: Iterable[str]) -> str:
     """Return the near words and all known ones, to stand behind an unknown word: `; did you mean 'a'? Known: a, b`."""
     words = list(known)
     return f"{suggest(word, words) or '.'} Known: {', '.join(words)}"
 
 
-def suggest_key(key: str, known: typing.Iterable[str]) -> str:
+def suggest_key(key: str, known: Iterable[str]) -> str:
     """Return `; did you mean ...?` for a dotted key: by its last part or another name for that, then by likeness."""
     keys = list(known)
     section, _, last = key.rpartition(".")
@@ -95,60 +90,5 @@ def suggest_key(key: str, known: typing.Iterable[str]) -> str:
     return suggest(key, keys) or f"; {LIST_KEYS}"
 
 
-def _ask(near: typing.Sequence[str]) -> str:
+def _ask(near: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-
-
-def coerce(key: str, value: Any, hint: Any, where: str) -> Any:
-    """Bring a YAML value to its declared type (PyYAML reads `3e-4` as a string), or raise ConfigError."""
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        inner = typing.get_args(hint)[0]
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(coerce(key, item, inner, where) for item in items)
-    if origin is types.UnionType:  # only `T | None` is used
-        return None if value is None else coerce(key, value, typing.get_args(hint)[0], where)
-    wrong = ConfigError(f"{where}: {key} must be {_type_name(hint)}, not {value!r} ({type(value).__name__})")
-    if hint is bool or isinstance(value, bool):
-        if hint is bool and isinstance(value, bool):
-            return value
-        raise wrong
-    if hint is str:
-        if isinstance(value, str):
-            return value
-        raise wrong
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise wrong from None
-    if not math.isfinite(number) or (hint is int and number != int(number)):
-        raise wrong
-    return int(number) if hint is int else number
-
-
-def _type_name(hint: Any) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(hint, str(hint))
-
-
-def check_range(key: str, value: Any, metadata: Mapping[str, Any], where: str) -> None:
-    """Raise ConfigError if a value is outside its range or closed set of words."""
-    low, high, choices = metadata.get("low"), metadata.get("high"), metadata.get("choices") or ()
-    for word in value if isinstance(value, tuple) else (value,):
-        if choices and word not in choices:
-            raise ConfigError(
-                f"{where}: {key} must be one of {', '.join(choices)}, not {word!r}{suggest(word, choices)}"
-            )
-    if (low is not None and value < low) or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise ConfigError(f"{where}: {key} must be {bounds}, not {value!r}")
-
-
-def make_json_mapping(key: str, value: Any, where: str) -> str:
-    """The text of a JSON mapping, given as such or as a YAML mapping."""
-    try:
-        mapping = json.loads(value) if isinstance(value, str) else value
-        if isinstance(mapping, Mapping):
-            return json.dumps(mapping, sort_keys=True)
-    except (TypeError, ValueError):
-        pass
-    raise ConfigError(f"{where}: {key} must be a mapping of plain values, not {value!r}")
