@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 FLOW = "vdt_flow.py"
 REPORT_FLOW = Path(__file__).with_name("report_flow.py")
+ENGINES = ("kubernetes", "batch", "slurm")  # `--with` these, steps run elsewhere
+CHECKED = "VDT_CHECKED"  # environment variable: the command line was checked on this machine
 COMMAND = "VDT_COMMAND"  # environment variable: how the flow was called, for messages of child processes
 
 
@@ -68,9 +70,10 @@ def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
         raise ConfigError("--study needs the name or the path of a study file")
     cells, study = resolve_cells(given)
     if study and is_main:
-        report_instead(cells, study, get_reuse(given), argv)
+        cells = report_instead(cells, study, get_reuse(given), argv)
     if is_main:
-        check_cells(cells)
+        check_cells(cells, device=not any(word.startswith(ENGINES) for word in argv))
+        os.environ[CHECKED] = "1"
     check_folders(home())
 
 
@@ -80,18 +83,17 @@ def _refuse(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def report_instead(cells: Sequence[Cell], study: Study, reuse: str, argv: Sequence[str]) -> None:
-    """If a study has nothing left to run, turn this process into the flow that reports it.
+def report_instead(cells: Sequence[Cell], study: Study, reuse: str, argv: Sequence[str]) -> list[Cell]:
+    """Return the cells of a study that are left to run; with none, turn this process into the flow that reports it.
 
     Raises:
         ConfigError: if an env's data is out of reach.
     """
-    if reuse == "none":
-        return
     missing, finished = split_finished(cells, reuse)
     if not missing:
         logger.info(f"study {study.name}: all {len(finished)} cells are finished; nothing is trained, only reported")
         os.execv(sys.executable, [sys.executable, str(REPORT_FLOW), *argv[1:]])
+    return missing
 
 
 def remember_command(argv: list[str]) -> None:

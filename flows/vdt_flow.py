@@ -4,6 +4,7 @@ python flows/vdt_flow.py run --env walker2d-medium-v2
 """
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ prepare()  # before Metaflow reads the environment
 
 from metaflow import FlowSpec, Parameter, card, current, exit_hook, package_sources, resources, step  # noqa: E402
 
-from flows.command_line import check_command_line, get_command  # noqa: E402
+from flows.command_line import CHECKED, check_command_line, get_command  # noqa: E402
 from flows.stage import clear_errors, finish_cells, open_stage  # noqa: E402
 from vdt.experiments.cells import OPTIONS, plan_cells  # noqa: E402
 
@@ -57,7 +58,8 @@ class VDTFlow(FlowSpec):
         """Resolve and validate everything, open the MLflow runs, fan out over cells."""
         words = {name: getattr(self, name) for name in OPTIONS if name != "set"}
         with clear_errors():
-            planned = plan_cells({**words, "set": self.overrides}, current.run_id, get_command())
+            checked = CHECKED in os.environ
+            planned = plan_cells({**words, "set": self.overrides}, current.run_id, get_command(), checked=checked)
         self.cells, self.finished, self.study_facts = planned
         self.next(self.fetch_dataset, foreach="cells")
 

@@ -87,7 +87,7 @@ def get_reuse(arguments: Mapping[str, str]) -> str:
 
 
 def plan_cells(
-    arguments: Mapping[str, str], flow_run: str, command: str
+    arguments: Mapping[str, str], flow_run: str, command: str, *, checked: bool = False
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any] | None]:
     """Decide what is to be run, and open an MLflow run for each such cell.
 
@@ -97,6 +97,7 @@ def plan_cells(
         arguments: as of `resolve_cells`.
         flow_run: id of the flow's run.
         command: how the flow was called.
+        checked: whether `check_cells` has passed already; an engine of a cluster starts the first step without it.
 
     Returns:
         The cells to run (`OpenedCell`s), the finished ones as `describe_cell` leaves them, and what a report needs to
@@ -109,7 +110,8 @@ def plan_cells(
     missing, finished = split_finished(cells, get_reuse(arguments)) if study else (cells, [])
     if not missing and study:
         raise ConfigError(f"all {len(cells)} cells of {study.place} are finished; flows/report_flow.py reports them")
-    check_cells(missing)
+    if not checked:
+        check_cells(missing, device=False)
     if study is None:
         return open_cells(cells, None, flow_run, command), [], None
     logger.info(f"study {study.name}: {len(finished)} cells are finished, {len(missing)} are run")

@@ -1,30 +1,38 @@
-"""What can be known of cells before any work: their data is within reach."""
+"""What can be known of cells before any work: their data, device and environment are within reach."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from vdt.config.errors import ConfigError
+from vdt.config.schema import Config
 from vdt.experiments.study import Cell
 from vdt.system.home import home
 
+WITHOUT = "train without an environment, on held-out episodes: --set task.environment_id=null"
 
-def check_cells(cells: Sequence[Cell]) -> None:
-    """Check what the cells name.
+
+def check_cells(cells: Sequence[Cell], *, device: bool = True) -> None:
+    """Check that the cells can be run, each data set, device and environment once.
+
+    Args:
+        cells: resolved.
+        device: whether their steps run on this machine, so that its GPUs are theirs.
 
     Raises:
         ConfigError: naming the first thing that no cell can be run with.
     """
-    for config in {repr((cell.config.env, cell.config.data)): cell.config for cell in cells}.values():
-        recipe = config.task.collected
-        if config.task.d4rl_url and recipe.ladder is None and recipe.controller == "none":
-            from vdt.datasets.choose import DataError, choose_source
-
-            try:
-                choose_source(config, home())
-            except DataError as error:
-                raise ConfigError(str(error)) from None
+    configs = [cell.config for cell in cells]
+    if device:
+        for name in {config.runtime.device for config in configs}:
+            _check_device(name)
+    for config in _pick(configs, lambda config: (config.env, config.task, config.data.source)):
+        _check_data(config)
+    for config in _pick(configs, _describe_environment):
+        if config.has_environment:
+            _check_environment(config)
 
 
 def check_source(source: str) -> None:
@@ -32,3 +40,90 @@ def check_source(source: str) -> None:
     path = Path(source.removeprefix("path:"))
     if source.startswith("path:") and not path.expanduser().exists():
         raise ConfigError(f"--source path: there is no file or folder {path}")
+
+
+def _pick(configs: Iterable[Config], question: Callable[[Config], Any]) -> list[Config]:
+    """Return one configuration for each answer to a question."""
+    return list({repr(question(config)): config for config in configs}.values())
+
+
+def _check_device(name: str) -> None:
+    if name != "cuda":
+        return
+    from vdt.system.machine import DeviceError, choose_device
+
+    try:
+        choose_device(name)
+    except DeviceError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _check_data(config: Config) -> None:
+    """Check that data which nothing stands in for is there and of the task's sizes.
+
+    Raises:
+        ConfigError: saying what is missing, and where to put it.
+    """
+    source, recipe = config.data.source, config.task.collected
+    stands_in = recipe.ladder is not None or recipe.controller != "none"
+    if config.env.startswith(("data:", "minari:")) or source == "minari" or (source == "auto" and stands_in):
+        return  # read already while resolving, or collected if nothing else is there
+    from vdt.datasets.choose import DataError, choose_source
+
+    try:
+        if source.startswith("path:"):
+            _check_file(config, Path(source.removeprefix("path:")).expanduser())
+        else:
+            choose_source(config, home())
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _check_file(config: Config, path: Path) -> None:
+    from vdt.datasets.hdf5 import scan_file
+    from vdt.datasets.npz import scan_folder
+
+    try:
+        facts = scan_folder(path) if path.is_dir() else scan_file(path)
+    except OSError as error:
+        raise ConfigError(f"--source path: {path} cannot be read ({error.strerror or error})") from None
+    found = (facts.observation_size, facts.action_size)
+    wanted = (config.task.observation_size, config.task.action_size)
+    if found != wanted:
+        raise ConfigError(
+            f"--source path: {path} has {found[0]} observations and {found[1]} actions; {config.env} has {wanted[0]} and "
+            f"{wanted[1]}. A data set of your own is given as --env data:{path}"
+        )
+
+
+def _describe_environment(config: Config) -> tuple[object, ...]:
+    task = config.task
+    return (task.environment_id, task.environment_kwargs, task.bridge, task.observation_size, task.action_size)
+
+
+def _check_environment(config: Config) -> None:
+    """Make the environment once, and compare its sizes with the data's.
+
+    Raises:
+        ConfigError: if it cannot be made or has other sizes, with the ways out.
+    """
+    from vdt.environments import make_environment
+
+    task = config.task
+    try:
+        environment = make_environment(task)
+        sizes = [space.shape or () for space in (environment.observation_space, environment.action_space)]
+        environment.close()
+    except Exception as error:  # an environment's own code may raise anything
+        reason = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+        raise ConfigError(
+            f"--env {config.env}: its environment {task.environment_id} cannot be made here ({reason}). Install what it "
+            f"needs, name another one (--set task.environment_id=ID), or {WITHOUT}"
+        ) from None
+    if sizes != [(task.observation_size,), (task.action_size,)]:
+        found = " and ".join("x".join(map(str, size)) for size in sizes)
+        raise ConfigError(
+            f"--env {config.env}: {task.environment_id} has {found} observations and actions; the data has "
+            f"{task.observation_size} and {task.action_size}. Name the environment of the data (--set "
+            f"task.environment_id=ID), or {WITHOUT}"
+        )

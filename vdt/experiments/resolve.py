@@ -55,6 +55,8 @@ def resolve_config(
     env, facts = _find_task(env, source, given)
     files = find_named_file("presets", preset, "preset"), find_named_file("methods", method, "method")
     layers = _lay_files(env, facts, files)
+    if given.get("task.environment_id", layers.values.get("task.environment_id")) is None:
+        _leave_environment_out(layers)
     for where, patch in changes:
         layers.lay(patch, where)
     identity = {"env": env, "preset": preset, "method": method, "seed": seed, "data.source": source}
@@ -75,9 +77,15 @@ def _lay_files(env: str, facts: Mapping[str, Any], files: Sequence[Path]) -> Lay
         changed = {key.removeprefix(name): value for key, value in facts.items() if key.startswith(name)}
         layers.lay(load_layer(file), f"params/{file.parent.name}/{file.name}")
         layers.lay(changed, f"params/tasks/ ({env}, {name[:-1]})")
-    if layers.values.get("task.environment_id") is None:  # budgets of presets do not apply
-        layers.lay({"online.environment_steps": 0}, "data without an environment")
     return layers
+
+
+def _leave_environment_out(layers: Layers) -> None:
+    """Take out what needs an environment: the budgets of presets do not apply, and some episodes are held out."""
+    from vdt.datasets.derived_tasks import HELD_OUT_FRACTION
+
+    held_out = layers.values.get("data.held_out_fraction") or HELD_OUT_FRACTION
+    layers.lay({"online.environment_steps": 0, "data.held_out_fraction": held_out}, "data without an environment")
 
 
 def _refuse_identity(patch: Mapping[str, Any], where: str) -> None:
