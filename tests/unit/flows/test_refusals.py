@@ -1,0 +1,109 @@
+"""Wrong input through the command line of `run`: one clear error, an exit code, and nothing done."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from flows.command_line import REPORT_FLOW, check_command_line
+from support.data import NOWHERE
+from support.flow import ENV, FLOW
+from vdt.experiments.cells import resolve_cells
+from vdt.experiments.preflight import check_cells
+
+MEDIUM = ["--env", ENV, "--source", "collected"]
+
+
+def refuse(capsys: pytest.CaptureFixture[str], *words: str, flow: Path = FLOW) -> str:
+    """What `run` says of words that it does not take."""
+    with pytest.raises(SystemExit) as caught:
+        check_command_line([str(flow), "run", *words])
+    said = capsys.readouterr()
+    assert (caught.value.code, said.out) == (2, "")
+    (line,) = said.err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--env", f"{ENV},nowhere-v0"], "unknown env 'nowhere-v0'"),
+        (["--env", ENV, "--method", "vtd"], "unknown method 'vtd'; did you mean 'vdt'"),
+        (["--env", ENV, "--preset", "big"], "unknown preset 'big'"),
+        (
+            ["--env", ENV, "--set", "critic.expectil=0.8"],
+            "unknown key 'critic.expectil'; did you mean 'critic.expectile'",
+        ),
+        (["--env", ENV, "--set", "critic.expectile=high"], "critic.expectile must be a number, not 'high'"),
+        (["--env", ENV, "--set", "critic.expectile=1.5"], "critic.expectile must be between 0.0 and 1.0"),
+        (["--env", ENV, "--seeds", "0,one"], "--seeds takes whole numbers"),
+        (["--env", ENV, "--seeds", "1,1"], "--seeds names something twice"),
+        (["--env", ENV, "--source", "minarii"], "--source must be"),
+        (["--env", ENV, "--source", "path:/nowhere/data.hdf5"], "there is no file or folder /nowhere/data.hdf5"),
+        ([], "--env needs at least one name"),
+        (["--env", "pen-human-v1", "--source", "collected"], "Put D4RL's file at {folder}/user/d4rl/pen-human-v1.hdf5"),
+        (
+            ["--env", ENV, "--source", "d4rl", "--set", f"task.d4rl_url={NOWHERE}"],
+            "--source d4rl: no file at {folder}/user/d4rl/file.hdf5, and http://127.0.0.1:9/folder/file.hdf5 cannot be",
+        ),
+        pytest.param(
+            [*MEDIUM, "--set", "runtime.device=cuda"],
+            "runtime.device is cuda, but torch finds no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
+        ),
+        (["--env", ENV, "--source", "path:notes.txt"], "notes.txt: not a whole HDF5 file"),
+        (["--env", ENV, "--source", "path:folder"], "folder/a.npz: not a whole npz file"),
+        (["--env", "data:folder"], "folder/a.npz: not a whole npz file"),
+        (
+            ["--env", ENV, "--source", "path:small.hdf5"],
+            f"small.hdf5 has 17 observations and 5 actions; {ENV} has 17 and 6. A data set of your own is given as --env "
+            "data:small.hdf5",
+        ),
+        ([*MEDIUM, "--set", "task.environment_id=Custom-v0"], "its environment Custom-v0 cannot be made here"),
+        ([*MEDIUM, "--set", "task.environment_id=Walker2d-v2"], "Walker2d-v2 cannot be made here ("),
+        ([*MEDIUM, "--set", "task.environment_id=absent_package:Foo-v0"], "No module named 'absent_package'"),
+        (
+            [*MEDIUM, "--set", "task.environment_id=InvertedPendulum-v5"],
+            "InvertedPendulum-v5 has 4 and 1 observations and actions; the data has 17 and 6. Name the environment of",
+        ),
+    ],
+)
+def test_wrong_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    Path("notes.txt").write_text("no data")
+    Path("folder").mkdir()
+    Path("folder", "a.npz").write_text("no episode")
+    with h5py.File("small.hdf5", "w") as target:
+        target["observations"] = np.zeros((10, 17), np.float32)
+        target["actions"] = np.zeros((10, 5), np.float32)
+        target["rewards"] = np.zeros(10, np.float32)
+        target["terminals"] = np.zeros(10, bool)
+    assert message.format(folder=tmp_path) in refuse(capsys, *words)
+    assert not (tmp_path / "home").exists(), "nothing is written before the configuration is right"
+
+
+def test_an_environment_that_cannot_be_made_is_answered_with_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refuse(capsys, *MEDIUM, "--set", "task.environment_id=Custom-v0 planner.env_model=simulator")
+    assert "train without an environment, on held-out episodes: --set task.environment_id=null" in line
+    cells, _ = resolve_cells({"env": ENV, "source": "collected", "set": "task.environment_id=null"})
+    (config,) = (cell.config for cell in cells)
+    assert (config.has_environment, config.online.environment_steps, config.data.held_out_fraction) == (False, 0, 0.1)
+    check_cells(cells)
+
+
+def test_a_report_of_no_study(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refuse(capsys, "--seeds", "0", flow=REPORT_FLOW)
+    assert line == "error: --study needs the name or the path of a study file"
+
+
+@pytest.mark.parametrize("blocked", [".", "data", ".vdt"])
+def test_folders_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], blocked: str) -> None:
+    place = tmp_path / "home" / blocked
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("a file stands where the folder should be")
+    line = refuse(capsys, *MEDIUM)
+    assert line.startswith(f"error: cannot write to {place.resolve()}") and "VDT_HOME" in line
