@@ -23,7 +23,9 @@ def make_data_config(source: str, env: str = "walker2d-medium-v2", url: str = NO
     return resolve_config(env, preset="smoke", source=source, overrides=text)
 
 
-def make_small_config(source: str, url: str = NOWHERE, horizon: int = 5, d4rl_sha256: str = "") -> Config:
+def make_small_config(
+    source: str, url: str = NOWHERE, horizon: int = 5, d4rl_sha256: str = "", **settings: Any
+) -> Config:
     """A task of two observations, one action and episodes of at most `horizon` steps."""
     sizes = {
         "task__observation_size": 2,
@@ -31,7 +33,7 @@ def make_small_config(source: str, url: str = NOWHERE, horizon: int = 5, d4rl_sh
         "task__horizon": horizon,
         "task__d4rl_sha256": f"\"'{d4rl_sha256}'\"",
     }
-    return make_data_config(source, url=url, **sizes)
+    return make_data_config(source, url=url, **sizes, **settings)
 
 
 def make_steps(count: int, *, terminals: tuple[int, ...] = (), timeouts: tuple[int, ...] = ()) -> dict[str, Any]:

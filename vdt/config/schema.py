@@ -93,6 +93,7 @@ class DataConfig:
     keep_best_fraction: Number = Field(ge=1e-6, le=1.0)
     min_observation_std: Number = Field(ge=0.0)
     trajectory_weighting: Literal["length", "uniform"]
+    episode_ends: Literal["checked", "marked", "jumps", "horizon"]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

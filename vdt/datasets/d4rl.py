@@ -10,6 +10,7 @@ from typing import Any
 
 from vdt.config.schema import Config
 from vdt.datasets.download import check_digest, download
+from vdt.datasets.ends import EndSettings
 from vdt.datasets.hdf5 import check_schema, read_recording
 from vdt.datasets.loaded_data import Recording
 from vdt.system.files import compute_file_digest
@@ -25,7 +26,9 @@ def make_d4rl_key(config: Config) -> str:
     """Folder name of the snapshot."""
     task = config.task
     bridge = () if task.bridge == "none" else (task.bridge,)  # it may relabel rewards and ends
-    what = " ".join([task.d4rl_url, str(task.horizon), *bridge, *task.d4rl_repairs])
+    mode = config.data.episode_ends
+    ends = () if mode == "checked" else (mode,)
+    what = " ".join([task.d4rl_url, str(task.horizon), *bridge, *task.d4rl_repairs, *ends])
     digest = hashlib.sha256(what.encode()).hexdigest()
     return f"d4rl-{digest[:8]}"
 
@@ -46,4 +49,9 @@ def load_d4rl(config: Config, *, fetch: bool) -> Recording:
     recipe: dict[str, Any] = {"url": url, "sha256": compute_file_digest(path, "sha256"), "horizon": task.horizon}
     if task.d4rl_repairs:
         recipe["repairs"] = list(task.d4rl_repairs)
-    return read_recording(path, task, recipe, task.d4rl_repairs)
+    mode = config.data.episode_ends
+    if mode != "checked":
+        recipe["episode_ends"] = mode
+    # D4RL's numbers rest on its files as they are: what contradicts their marks is noted, not refused
+    settings = EndSettings("marked" if mode == "checked" else mode, task.horizon)
+    return read_recording(path, task, recipe, task.d4rl_repairs, settings)

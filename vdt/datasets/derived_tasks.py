@@ -7,24 +7,36 @@ from pathlib import Path
 from typing import Any
 
 from vdt.data.storage import DataError
+from vdt.datasets.ends import EndSettings
 from vdt.datasets.hdf5 import scan_file
 from vdt.datasets.minari import MinariSet, describe_environment, open_sets
 from vdt.datasets.npz import scan_folder
-from vdt.datasets.summary import check_enough, derive_own_reference, derive_targets, derive_task
+from vdt.datasets.summary import check_continuous, check_enough, derive_own_reference, derive_targets, derive_task
 
 HELD_OUT_FRACTION = 0.1  # of the episodes, where no environment can measure the policy
 
 
-def derive_file_task(path: Path) -> dict[str, Any]:
+def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of `--env data:PATH`: dotted key -> value.
+
+    Args:
+        path: an HDF5 file or a folder.
+        given: what `--set` says; `task.horizon` and `data.episode_ends` decide where episodes end, and so all returns.
 
     Raises:
         DataError: if it is not what is accepted, or holds too few episodes.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file; accepted is an HDF5 file in D4RL's schema or a folder of npz episodes")
-    facts = scan_folder(path) if path.is_dir() else scan_file(path)
+    horizon = given.get("task.horizon")
+    limit = (
+        horizon if isinstance(horizon, int) and horizon > 0 else None
+    )  # anything else is refused with all other values
+    settings = EndSettings(str(given.get("data.episode_ends", "checked")), limit, own=True)
+    facts = scan_folder(path, limit) if path.is_dir() else scan_file(path, settings)
     check_enough(path, facts)
+    if "task.action_low" not in given:
+        check_continuous(path, facts)
     return {
         **derive_task(facts),
         "task.family": "data",

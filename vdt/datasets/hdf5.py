@@ -4,7 +4,7 @@ The schema is flat: `observations` (N, S), `actions` (N, A), `rewards` (N,), `te
 `timeouts` (N,) and `next_observations` (N, S). Row i is the step taken from observation i. How ends are read:
 
 - An episode ends where `terminals` or `timeouts` is set. Where the file sets no timeout at all, it also ends after
-  `horizon` steps.
+  `horizon` steps. Marks that contradict the rest of the file are refused (`vdt/datasets/ends.py`).
 - A step that carries both flags is a real end, except at the horizon, where it is the time limit: recorders of that age
   raised the same `done` for both, and bootstrapping there costs nothing while a false end biases all values.
 - The final observation is that of `next_observations`. Without them it is missing: a truncated episode is flagged
@@ -16,6 +16,7 @@ The schema is flat: `observations` (N, S), `actions` (N, A), `rewards` (N,), `te
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,15 @@ import numpy.typing as npt
 from vdt.config.schema import TaskConfig
 from vdt.data.storage import DataError
 from vdt.data.trajectory import FloatArray, TrajectoryDataset
+from vdt.datasets.ends import EndSettings, Succession, check_ends, compare_successors, find_ends
 from vdt.datasets.loaded_data import Recording
 from vdt.datasets.repairs import repair
-from vdt.datasets.summary import Facts, normalise_actions
+from vdt.datasets.summary import Facts, are_counts, normalise_actions
 
 MAX_BYTES = 4 * 2**30  # of one array in memory; D4RL's largest is 0.25 GiB
 FLAGS = ("terminals", "timeouts")
 BLOCK_ROWS = 2**16
+SAMPLE = 16  # rows whose next observation is looked for elsewhere, if it is not where it should be
 OPTIONAL = ("timeouts", "next_observations")
 
 
@@ -52,7 +55,13 @@ class _Steps:
     notes: list[str]  # on repairs
 
 
-def read_recording(path: Path, task: TaskConfig, recipe: Mapping[str, Any], repairs: Sequence[str] = ()) -> Recording:
+def read_recording(
+    path: Path,
+    task: TaskConfig,
+    recipe: Mapping[str, Any],
+    repairs: Sequence[str] = (),
+    settings: EndSettings | None = None,
+) -> Recording:
     """Check and convert one file.
 
     Args:
@@ -60,11 +69,12 @@ def read_recording(path: Path, task: TaskConfig, recipe: Mapping[str, Any], repa
         task: sizes and horizon that the file must fit.
         recipe: what the caller knows about the file's origin; stored in the card.
         repairs: known faults to be put right (`vdt/datasets/repairs.py`).
+        settings: how ends are read; if not given, they are checked against the task's horizon.
 
     Raises:
         DataError: naming the file, the data set, what was found and what is accepted.
     """
-    steps = _read_steps(path, task, repairs)
+    steps = _read_steps(path, task, repairs, settings or EndSettings(horizon=task.horizon))
     executed, clipped = normalise_actions(steps.actions, task)
     episodes, notes = _split(steps, task.horizon)
     notes = steps.notes + notes
@@ -73,20 +83,28 @@ def read_recording(path: Path, task: TaskConfig, recipe: Mapping[str, Any], repa
     return Recording(_lay_out(steps, executed, episodes), dict(recipe), clipped, notes)
 
 
-def scan_file(path: Path) -> Facts:
-    """Sizes, ends and rewards of a file of any size of observations and actions.
+def scan_file(path: Path, settings: EndSettings) -> Facts:
+    """Sizes, ends and rewards of a file of any size of observations and actions; remembered while the file stays as it is.
 
     Raises:
         DataError: as `read_recording`.
     """
+    state = path.stat() if path.exists() else None
+    return _scan(path, settings, (state.st_mtime_ns, state.st_size) if state else None)
+
+
+@functools.lru_cache(maxsize=8)
+def _scan(path: Path, settings: EndSettings, _state: tuple[int, int] | None) -> Facts:
     with _open(path, None) as (nodes, length):
         read = {name: _read(path, name, node) for name, node in nodes.items() if node and "observations" not in name}
         size = nodes["observations"].shape[1]  # type: ignore[union-attr]  # it is there: _find
+        succession = _read_succession(path, nodes)
     terminals, timeouts = (_read_flags(path, name, read.get(name), length) for name in FLAGS)
-    ends = np.array(_find_ends(terminals, timeouts, length), np.int64)
-    lengths = np.diff(ends, prepend=-1)
+    ends = find_ends(terminals, timeouts, settings, succession)
+    check_ends(path, ends, timeouts, settings, succession)
+    lengths, actions = np.diff(ends, prepend=-1), read["actions"]
     returns = np.add.reduceat(read["rewards"].astype(np.float64), ends - lengths + 1)
-    return Facts(size, read["actions"].shape[1], lengths, returns, np.abs(read["actions"]).max(axis=0))
+    return Facts(size, actions.shape[1], lengths, returns, np.abs(actions).max(axis=0), are_counts(actions))
 
 
 def check_schema(path: Path, task: TaskConfig) -> None:
@@ -129,8 +147,9 @@ def _open(path: Path, task: TaskConfig | None) -> Iterator[tuple[dict[str, h5py.
         raise DataError(f"{path}: not a whole HDF5 file ({reason}); is it truncated, or of another format?") from None
 
 
-def _read_steps(path: Path, task: TaskConfig, repairs: Sequence[str]) -> _Steps:
+def _read_steps(path: Path, task: TaskConfig, repairs: Sequence[str], settings: EndSettings) -> _Steps:
     with _open(path, task) as (nodes, length):
+        succession = None if repairs else _read_succession(path, nodes)
         after = nodes.pop("next_observations")
         read = {name: _read(path, name, node) for name, node in nodes.items() if node is not None}
         terminals, timeouts = (_read_flags(path, name, read.pop(name, None), length) for name in FLAGS)
@@ -138,7 +157,11 @@ def _read_steps(path: Path, task: TaskConfig, repairs: Sequence[str]) -> _Steps:
         if not kept.all():
             read = {name: values[kept] for name, values in read.items()}
             terminals, timeouts = terminals[kept], timeouts[kept]
-        ends = np.array(_find_ends(terminals, timeouts, task.horizon), np.int64)
+        ends = find_ends(terminals, timeouts, settings, succession)
+        if not repairs:
+            notes += check_ends(path, ends, timeouts, settings, succession)
+        if succession is not None and succession.repeats:
+            after = None
         after_ends = None if after is None else _read(path, "next_observations", after, np.flatnonzero(kept)[ends])
     return _Steps(**read, terminals=terminals, timeouts=timeouts, ends=ends, after_ends=after_ends, notes=notes)
 
@@ -180,25 +203,55 @@ def _check_lengths(path: Path, nodes: Mapping[str, h5py.Dataset | None]) -> int:
 
 def _read(path: Path, name: str, node: h5py.Dataset, rows: npt.NDArray[np.int64] | None = None) -> FloatArray:
     """A data set as float32, all of it checked block by block; only the rising `rows` of it if they are given."""
-    length = len(node)
-    kept = np.arange(length) if rows is None else rows
+    kept = np.arange(len(node)) if rows is None else rows
     values = np.empty((len(kept), *node.shape[1:]), np.float32)
+    for start, block in _iterate_blocks(path, name, node):
+        low, high = np.searchsorted(kept, (start, start + BLOCK_ROWS))
+        values[low:high] = block[kept[low:high] - start]
+    return values
+
+
+def _iterate_blocks(path: Path, name: str, node: h5py.Dataset) -> Iterator[tuple[int, FloatArray]]:
+    """First row and rows of each block of a data set, as float32; at the end, values that are not finite are refused."""
     bad, first = 0, 0
-    for start in range(0, length, BLOCK_ROWS):
+    for start in range(0, len(node), BLOCK_ROWS):
         with np.errstate(over="ignore"):
             block = np.asarray(node[start : start + BLOCK_ROWS]).astype(np.float32, copy=False)
         wrong = ~np.isfinite(block)
         if not bad and wrong.any():
             first = start + int(np.argmax(wrong.any(axis=tuple(range(1, wrong.ndim)))))
         bad += int(wrong.sum())
-        low, high = np.searchsorted(kept, (start, start + BLOCK_ROWS))
-        values[low:high] = block[kept[low:high] - start]
+        yield start, block
     if bad:
         raise DataError(
             f"{path}: {name!r} has {bad} values that are not finite, the first in row {first}; "
             f"accepted are finite float32"
         )
-    return values
+
+
+def _read_succession(path: Path, nodes: Mapping[str, h5py.Dataset | None]) -> Succession | None:
+    """Whether each row's next observation is the observation of the row after; none without next observations."""
+    now, after = nodes["observations"], nodes["next_observations"]
+    if now is None or after is None or len(now) < 2:
+        return None
+    breaks, sample = np.zeros(len(now), np.bool_), np.empty((0, now.shape[1]), np.float32)
+    before = np.empty((0, now.shape[1]), np.float32)  # next observation of the row above a block
+    for (start, here), (_, following) in zip(
+        _iterate_blocks(path, "observations", now), _iterate_blocks(path, "next_observations", after), strict=True
+    ):
+        known = np.concatenate([before, following[:-1]])
+        wrong = compare_successors(here[len(here) - len(known) :], known)
+        first = start - len(before)
+        breaks[first : first + len(wrong)] = wrong
+        sample = np.concatenate([sample, known[wrong][: SAMPLE - len(sample)]])
+        before = following[-1:]
+    found = np.full(len(sample), -1, np.int64)
+    if 2 * breaks.sum() > len(breaks):
+        for start, here in _iterate_blocks(path, "observations", now):
+            for k in np.flatnonzero(found < 0):
+                same = (here == sample[k]).all(axis=1)
+                found[k] = start + int(np.argmax(same)) if same.any() else -1
+    return Succession(breaks, found)
 
 
 def _read_flags(path: Path, name: str, values: FloatArray | None, length: int) -> npt.NDArray[np.bool_]:
@@ -208,22 +261,6 @@ def _read_flags(path: Path, name: str, values: FloatArray | None, length: int) -
     if len(odd):
         raise DataError(f"{path}: {name!r} holds {float(odd[0])}; accepted are 0 and 1")
     return np.asarray(values, dtype=np.bool_)
-
-
-def _find_ends(terminals: npt.NDArray[np.bool_], timeouts: npt.NDArray[np.bool_], horizon: int) -> list[int]:
-    """Index of each episode's last step, rising; the last entry is the last row."""
-    ends: list[int] = np.flatnonzero(terminals | timeouts).tolist()
-    last = len(terminals) - 1
-    if not ends or ends[-1] != last:
-        ends.append(last)
-    if timeouts.any():
-        return ends
-    cut: list[int] = []
-    start = 0
-    for end in ends:
-        cut += [*range(start + horizon - 1, end, horizon), end]
-        start = end + 1
-    return cut
 
 
 @dataclass(frozen=True)
@@ -250,10 +287,10 @@ def _split(steps: _Steps, horizon: int) -> tuple[list[_Episode], list[str]]:
         final = steps.observations[end] if steps.after_ends is None else steps.after_ends[number]
         episodes.append(_Episode(start, stop, final, terminated, missing))
         start = end + 1
-    notes = []
+    notes, unmarked = [], ~(steps.terminals | steps.timeouts)[steps.ends]
     if limits:
         notes.append(f"{limits} ends with both flags at the horizon were read as time limits")
-    if not steps.timeouts.any():
+    if not steps.timeouts.any() and unmarked[np.diff(steps.ends, prepend=-1) == horizon].any():
         notes.append(f"the file sets no timeouts: episodes were cut after {horizon} steps")
     return episodes, notes
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from vdt.config.schema import TaskConfig
 from vdt.data.storage import DataError
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
 from vdt.datasets.loaded_data import Recording
-from vdt.datasets.summary import Facts, normalise_actions
+from vdt.datasets.summary import Facts, are_counts, normalise_actions
 from vdt.system.files import compute_file_digest
 
 MAX_BYTES = 2**30  # of one array; an episode is far smaller
@@ -51,28 +52,45 @@ def compute_folder_digest(files: list[Path]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def scan_folder(folder: Path) -> Facts:
+def scan_folder(folder: Path, horizon: int | None = None) -> Facts:
     """Sizes, ends and rewards of all episodes.
+
+    Args:
+        folder: of npz files.
+        horizon: longer episodes count as several.
 
     Raises:
         DataError: naming the file, the array, what was found and what is accepted.
     """
-    lengths, returns, limits = [], [], []
+    lengths, returns, limits, counts = [], [], [], []
     for path in list_episodes(folder):
         arrays = _read_episode(path, None)
-        lengths.append(len(arrays["rewards"]))
-        returns.append(float(arrays["rewards"].sum(dtype=np.float64)))
+        for part in _split(arrays["rewards"], horizon):
+            lengths.append(len(part))
+            returns.append(float(part.sum(dtype=np.float64)))
+        counts.append(are_counts(arrays["actions"]))
         limits.append(np.abs(arrays["actions"]).max(axis=0))
         if len({limit.shape for limit in limits}) > 1:
             raise DataError(
                 f"{path}: 'actions' has shape {arrays['actions'].shape}; the files before have another size"
             )
     sizes = arrays["observations"].shape[1], arrays["actions"].shape[1]
-    return Facts(*sizes, np.array(lengths, np.int64), np.array(returns), np.max(limits, axis=0))
+    return Facts(*sizes, np.array(lengths, np.int64), np.array(returns), np.max(limits, axis=0), all(counts))
 
 
-def read_folder(folder: Path, task: TaskConfig, recipe: Mapping[str, Any]) -> Recording:
+def _split(values: FloatArray, horizon: int | None) -> list[FloatArray]:
+    """Pieces of at most `horizon` rows."""
+    return np.split(values, range(horizon, len(values), horizon)) if horizon else [values]
+
+
+def read_folder(folder: Path, task: TaskConfig, recipe: Mapping[str, Any], horizon: int | None = None) -> Recording:
     """Check and convert all episodes.
+
+    Args:
+        folder: of npz files.
+        task: sizes that the files must fit.
+        recipe: what the caller knows about their origin.
+        horizon: longer episodes are cut into several.
 
     Raises:
         DataError: naming the file, the array, what was found and what is accepted.
@@ -82,8 +100,22 @@ def read_folder(folder: Path, task: TaskConfig, recipe: Mapping[str, Any]) -> Re
         arrays = _read_episode(path, (task.observation_size, task.action_size))
         actions, outside = normalise_actions(arrays["actions"], task)
         clipped += outside
-        trajectories.append(_make_trajectory(arrays, actions))
+        trajectories += _cut(_make_trajectory(arrays, actions), horizon)
     return Recording(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped)
+
+
+def _cut(whole: Trajectory, horizon: int | None) -> list[Trajectory]:
+    """Episodes of at most `horizon` steps; the observation after a cut is that of the next step."""
+    if not horizon or len(whole) <= horizon:
+        return [whole]
+    cuts = range(horizon, len(whole), horizon)
+    *first, last = (
+        Trajectory(whole.observations[a : a + len(rewards) + 1], actions, rewards, False)
+        for a, actions, rewards in zip(
+            (0, *cuts), _split(whole.actions, horizon), _split(whole.rewards, horizon), strict=True
+        )
+    )
+    return [*first, replace(last, terminated=whole.terminated, final_missing=whole.final_missing)]
 
 
 def _make_trajectory(arrays: Mapping[str, npt.NDArray[Any]], actions: FloatArray) -> Trajectory:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
 from vdt.config.schema import Config
 from vdt.data.storage import DataError
+from vdt.datasets.ends import EndSettings
 from vdt.datasets.hdf5 import read_recording
-from vdt.datasets.loaded_data import Choice
+from vdt.datasets.loaded_data import Choice, Recording
 from vdt.datasets.npz import compute_folder_digest, list_episodes, read_folder
 from vdt.system.files import compute_file_digest
 
@@ -31,10 +34,19 @@ def choose_path(config: Config, given: str, reason: str) -> Choice:
             )
     except OSError as error:
         raise DataError(f"{given}: cannot be read ({error.strerror})") from None
-    read = read_folder if path.is_dir() else read_recording
+    settings = EndSettings(config.data.episode_ends, task.horizon, own=config.env.startswith("data:"))
+
+    def load() -> Recording:
+        if path.is_dir():
+            return read_folder(path, task, recipe, task.horizon if settings.cuts else None)
+        return read_recording(path, task, recipe, settings=settings)
+
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem).strip("._")[:40] or "file"
     recipe = {"file": path.name, "sha256": digest, "horizon": task.horizon}
     if task.action_low:
         recipe.update(action_low=list(task.action_low), action_high=list(task.action_high))
+    if settings.mode != "checked":
+        recipe["episode_ends"] = settings.mode
     bridge = "" if task.bridge == "none" else f"{task.bridge}-"  # it may relabel rewards and ends
-    return Choice("path", f"path-{bridge}{stem}-{digest[:8]}", reason, lambda: read(path, task, recipe))
+    what = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    return Choice("path", f"path-{bridge}{stem}-{what[:8]}", reason, load)

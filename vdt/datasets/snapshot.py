@@ -91,8 +91,8 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
             _write(path, dataset, card)
         md5, size = _find_version(path) or _add_to_dvc(home, path)
     print(f"data: {describe(dataset, card)}, md5 {md5}", flush=True)
-    for note in describe_missing(dataset):
-        print(f"data: {note}", flush=True)
+    for sentence in describe_missing(dataset):
+        print(f"data: {sentence}", flush=True)
     card = {**card, "reason": choice.reason}
     if choice.source == "collected" and (note := compare_checksum(choice.key, md5, card["recipe"])):
         print(f"WARNING: {note}", flush=True)

@@ -28,6 +28,7 @@ class Facts:
         lengths: steps of each episode, (E,).
         returns: of each episode, (E,).
         action_limits: largest absolute value of each action component, (A,).
+        counts: all actions are whole numbers from 0 on, as the numbers of discrete actions are.
     """
 
     observation_size: int
@@ -35,6 +36,7 @@ class Facts:
     lengths: npt.NDArray[np.int64]
     returns: npt.NDArray[np.float64]
     action_limits: FloatArray
+    counts: bool = False
 
     @classmethod
     def join(cls, parts: Sequence[Facts]) -> Facts:
@@ -46,7 +48,14 @@ class Facts:
             np.concatenate([part.lengths for part in parts]),
             np.concatenate([part.returns for part in parts]),
             np.max([part.action_limits for part in parts], axis=0),
+            all(part.counts for part in parts),
         )
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions look like the numbers of discrete ones: whole, from 0 on, beyond 1 or the only component."""
+        largest = float(self.action_limits.max())
+        return self.counts and largest >= 1 and (largest > 1 or self.action_size == 1)
 
 
 def derive_targets(facts: Facts) -> dict[str, Any]:
@@ -99,7 +108,34 @@ def check_enough(name: object, facts: Facts) -> None:
         DataError: if there is one episode only.
     """
     if len(facts.returns) < 2:
-        raise DataError(f"{name}: holds one episode; accepted are at least 2, since some are held out to evaluate on")
+        raise DataError(
+            f"{name}: holds one episode; accepted are at least 2, since some are held out "
+            f"to evaluate on. Where a time limit ended episodes without a mark, say it: --set task.horizon=N"
+        )
+
+
+def are_counts(actions: FloatArray) -> bool:
+    """Return whether all actions are whole numbers from 0 on."""
+    return bool((actions >= 0).all() and (actions == np.floor(actions)).all())
+
+
+def check_continuous(name: object, facts: Facts) -> None:
+    """Refuse what looks like discrete actions.
+
+    Raises:
+        DataError: saying how to declare them continuous.
+    """
+    if facts.discrete:
+        low, high = [0.0] * facts.action_size, facts.action_limits.tolist()
+        raise DataError(
+            f"{name}: all actions are whole numbers from 0 to {max(high):g}, like the numbers of discrete actions, which are "
+            f"not supported; accepted are continuous ones. If they are, give their range: "
+            f'--set "task.action_low={_format(low)} task.action_high={_format(high)}"'
+        )
+
+
+def _format(values: Sequence[float]) -> str:
+    return "[" + ",".join(f"{value:g}" for value in values) + "]"
 
 
 def normalise_actions(actions: FloatArray, task: TaskConfig) -> tuple[FloatArray, int]:

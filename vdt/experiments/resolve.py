@@ -113,7 +113,7 @@ def _find_task(env: str, source: str, given: Mapping[str, Any]) -> tuple[str, Ma
     try:
         if kind == "data":
             path = Path(rest).expanduser().resolve()
-            return f"data:{path}", derive_file_task(path)
+            return f"data:{path}", derive_file_task(path, given)
         if kind == "minari":
             return env, derive_minari_task(rest, given)
         return env, {**tasks[env], **derive_named_task(env, tasks[env], given)}

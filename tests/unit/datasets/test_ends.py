@@ -1,0 +1,193 @@
+"""Where episodes end: marks that are missing are noticed by the evidence, and what mends them is whole."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.data import make_small_config, write_hdf5
+from vdt.config.layers import ConfigError
+from vdt.data.storage import DataError
+from vdt.datasets.choose import choose_source
+from vdt.datasets.d4rl import get_cache_file
+from vdt.datasets.ends import EndSettings, find_ends
+from vdt.experiments.resolve import resolve_config
+
+LENGTHS = (100, 100, 40, 100, 100, 55, 100)  # 40 and 55 really ended, 100 is the time limit
+
+
+def make_walks(
+    lengths: tuple[int, ...] = LENGTHS, *, limit: int = 100, marked: Any = None, after: bool = True
+) -> dict[str, Any]:
+    """Episodes in D4RL's schema with reward 1 a step; `marked` says which of the time limits are, none by default."""
+    rng, ends = np.random.default_rng(1), np.cumsum(lengths) - 1
+    walks = [np.cumsum(rng.normal(size=(n + 1, 2)), axis=0).astype(np.float32) for n in lengths]
+    limits = ends[np.array(lengths) == limit]
+    rows = np.arange(sum(lengths))
+    arrays = {
+        "observations": np.concatenate([walk[:-1] for walk in walks]),
+        "actions": rng.uniform(-1, 1, (len(rows), 1)).astype(np.float32),
+        "rewards": np.ones(len(rows), np.float32),
+        "terminals": np.isin(rows, ends[np.array(lengths) != limit]),
+        "timeouts": np.isin(rows, limits[list(marked)] if marked is not None else []),
+    }
+    return {**arrays, "next_observations": np.concatenate([walk[1:] for walk in walks])} if after else arrays
+
+
+def read(path: Path, overrides: str = "") -> tuple[Any, Any]:
+    """Task and recording of own data."""
+    config = resolve_config(f"data:{path}", preset="smoke", overrides=overrides)
+    return config.task, choose_source(config, path.parent).load()
+
+
+def test_unmarked_time_limits_are_refused_with_what_mends_them(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "mine.hdf5", make_walks())
+    message = (
+        r"mine\.hdf5: row 99 is no end of an episode, but its next_observations are not the observation of row 100 "
+        r"\(4 such rows\).*--set data\.episode_ends=jumps, or after a time limit with --set task\.horizon=100"
+    )
+    with pytest.raises(ConfigError, match=message):
+        read(path)
+
+
+@pytest.mark.parametrize("mend", ["task.horizon=100", "data.episode_ends=jumps"])
+def test_what_mends_them_moves_references_and_targets_too(tmp_path: Path, mend: str) -> None:
+    task, recording = read(write_hdf5(tmp_path / "mine.hdf5", make_walks()), mend)
+    assert recording.dataset.lengths.tolist() == list(LENGTHS)
+    assert recording.dataset.terminated.tolist() == [n != 100 for n in LENGTHS]
+    assert not recording.dataset.final_missing.any()
+    assert (task.reference_return_min, task.reference_return_max, task.horizon) == (40, 100, 100)
+    assert task.candidate_returns[0] == 100 and task.return_scale == 100
+
+
+def test_marks_taken_as_they_are_are_noted(tmp_path: Path) -> None:
+    task, recording = read(write_hdf5(tmp_path / "mine.hdf5", make_walks()), "data.episode_ends=marked")
+    assert recording.dataset.lengths.tolist() == [240, 255, 100] and task.reference_return_max == 255
+    assert any("row 99 is no end" in note and "taken as they are" in note for note in recording.notes)
+
+
+def test_a_horizon_that_does_not_explain_the_jumps_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"row 99 is no end .* \(\d such rows\)(?!.*task\.horizon=)"):
+        read(write_hdf5(tmp_path / "mine.hdf5", make_walks()), "task.horizon=70")
+
+
+def test_limits_marked_in_part_are_noticed_by_the_limit_that_is_passed(tmp_path: Path) -> None:
+    """Without next observations: three of five limits are marked, so one episode has 240 steps."""
+    path = write_hdf5(tmp_path / "mine.hdf5", make_walks(marked=(2, 3, 4), after=False))
+    with pytest.raises(ConfigError, match=r"rows 0 to 239 passes row 99, the time limit .* of 100 steps .*horizon=100"):
+        read(path)
+    task, recording = read(path, "task.horizon=100")
+    assert recording.dataset.lengths.tolist() == list(LENGTHS) and task.reference_return_max == 100
+    assert recording.dataset.final_missing.tolist() == [n == 100 for n in LENGTHS]
+
+
+def test_all_marked_is_accepted_without_a_word(tmp_path: Path) -> None:
+    for after in (True, False):
+        _, recording = read(write_hdf5(tmp_path / "mine.hdf5", make_walks(marked=range(5), after=after)))
+        assert recording.dataset.lengths.tolist() == list(LENGTHS) and recording.notes == []
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_rows_of_environments_in_turn_are_refused(tmp_path: Path, after: bool) -> None:
+    """Three environments stepped together, their rows written one after the other."""
+    arrays = make_walks((100,) * 6, marked=range(6), after=after)
+    turns = np.arange(600).reshape(2, 3, 100).transpose(0, 2, 1).reshape(-1)
+    path = write_hdf5(tmp_path / "mine.hdf5", {name: values[turns] for name, values in arrays.items()})
+    found = "row 0 goes on in row 3, not in row 1" if after else "rows 297 to 299 are all time limits"
+    with pytest.raises(ConfigError, match=rf"{found}.*several environments in turn.*sort them"):
+        read(path)
+
+
+def test_shuffled_rows_are_refused(tmp_path: Path) -> None:
+    arrays = make_walks(marked=range(5))
+    order = np.random.default_rng(0).permutation(sum(LENGTHS))
+    path = write_hdf5(tmp_path / "mine.hdf5", {name: values[order] for name, values in arrays.items()})
+    with pytest.raises(ConfigError, match="rows are out of order"):
+        read(path)
+
+
+def test_next_observations_that_say_nothing(tmp_path: Path) -> None:
+    arrays = make_walks(marked=range(5))
+    noise = np.random.default_rng(5).normal(size=arrays["observations"].shape)
+    _, recording = read(write_hdf5(tmp_path / "mine.hdf5", {**arrays, "next_observations": noise}))
+    assert ["could not be checked" in note for note in recording.notes] == [True]
+    _, recording = read(write_hdf5(tmp_path / "mine.hdf5", {**arrays, "next_observations": arrays["observations"]}))
+    assert ["repeat each row's own observation" in note for note in recording.notes] == [True]
+    assert recording.dataset.final_missing.tolist() == [n == 100 for n in LENGTHS]
+
+
+def test_the_environments_own_limit_is_held_against_a_file(tmp_path: Path) -> None:
+    """A named task of 100 steps; its file marks two of five limits."""
+    path = write_hdf5(tmp_path / "mine.hdf5", make_walks(marked=(3, 4), after=False))
+    config = make_small_config(f"path:{path}", horizon=100)
+    with pytest.raises(DataError, match=r"passes row 99, the environment's time limit of 100 .*episode_ends=horizon"):
+        choose_source(config, tmp_path).load()
+    mended = make_small_config(f"path:{path}", horizon=100, data__episode_ends="horizon")
+    assert choose_source(mended, tmp_path).load().dataset.lengths.tolist() == list(LENGTHS)
+    assert choose_source(mended, tmp_path).key != choose_source(config, tmp_path).key
+
+
+def test_demonstrations_longer_than_the_environments_limit_are_accepted(tmp_path: Path) -> None:
+    """As D4RL's human ones: most are longer, at no multiple of it."""
+    path = write_hdf5(tmp_path / "mine.hdf5", make_walks((130, 110, 90, 140), limit=110, marked=(0,), after=False))
+    recording = choose_source(make_small_config(f"path:{path}", horizon=100), tmp_path).load()
+    assert recording.dataset.lengths.tolist() == [130, 110, 90, 140]
+
+
+def test_files_of_d4rl_are_taken_as_they_are(tmp_path: Path) -> None:
+    config = make_small_config("d4rl", horizon=100)
+    get_cache_file(config.task.d4rl_url).parent.mkdir(parents=True)
+    write_hdf5(get_cache_file(config.task.d4rl_url), make_walks(marked=(0,)))
+    recording = choose_source(config, tmp_path).load()
+    assert recording.dataset.lengths.tolist() == [100, 140, 255, 100]
+    assert any("row 199 is no end" in note for note in recording.notes)
+
+
+def test_jumps_are_found_where_blocks_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rows in (1, 7, 100, 101):
+        monkeypatch.setattr("vdt.datasets.hdf5.BLOCK_ROWS", rows)
+        path = write_hdf5(tmp_path / f"{rows}.hdf5", make_walks())
+        _, recording = read(path, "data.episode_ends=jumps")
+        assert recording.dataset.lengths.tolist() == list(LENGTHS)
+
+
+def test_a_file_is_scanned_again_when_it_has_changed(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "mine.hdf5", make_walks(marked=range(5)))
+    assert read(path)[0].reference_return_max == 100
+    with h5py.File(path, "a") as file:
+        file["rewards"][...] = 2.0
+        file["more"] = 1
+    assert read(path)[0].reference_return_max == 200
+
+
+def test_npz_episodes_are_cut_at_the_horizon_with_references_and_targets(tmp_path: Path) -> None:
+    (folder := tmp_path / "mine").mkdir()
+    for k, (steps, ended) in enumerate(((50, True), (20, False))):
+        observations = np.arange(2.0 * (steps + 1)).reshape(-1, 2)
+        actions, rewards = np.linspace(-1, 1, steps)[:, None], np.ones(steps)
+        np.savez(folder / f"{k}.npz", observations=observations, actions=actions, rewards=rewards, terminated=ended)
+    task, recording = read(folder, "task.horizon=20")
+    assert recording.dataset.lengths.tolist() == [20, 20, 10, 20]
+    assert recording.dataset.terminated.tolist() == [False, False, True, False]
+    assert recording.dataset[1].observations[-1].tolist() == [80, 81] == recording.dataset[2].observations[0].tolist()
+    assert (task.reference_return_min, task.reference_return_max) == (10, 20)
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40),
+    st.integers(1, 45),
+    st.sampled_from(["marked", "horizon"]),
+)
+def test_ends_equal_the_walk(flags: list[tuple[bool, bool]], horizon: int, mode: str) -> None:
+    terminals, timeouts = (np.array(column) for column in zip(*flags, strict=True))
+    expected, steps, cuts = [], 0, mode == "horizon" or not timeouts.any()
+    for row in range(len(flags)):
+        steps += 1
+        if terminals[row] or timeouts[row] or row == len(flags) - 1 or (cuts and steps == horizon):
+            expected.append(row)
+            steps = 0
+    assert find_ends(terminals, timeouts, EndSettings(mode, horizon)).tolist() == expected

@@ -1,0 +1,215 @@
+"""Where the episodes of a flat recording end: read from its marks, and held against the evidence.
+
+Two kinds of evidence say that marks are missing:
+
+- Where `next_observations` are those of the row after nearly everywhere, a row where they are not is an end (a jump).
+- A time limit, the environment's own or the one at which episodes are marked, cannot be passed.
+
+`data.episode_ends` says what follows: `checked` refuses what contradicts its marks, `marked` takes them as they are, `jumps`
+and `horizon` cut at the jumps, or after `task.horizon` steps, as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vdt.data.storage import DataError
+
+Flags = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.int64]
+FloatRows = npt.NDArray[np.float32]
+MARKS = "mark the last row of each episode in 'terminals' (real ends) or 'timeouts' (cuts)"
+AS_IT_IS = "--set data.episode_ends=marked takes the marks as they are"
+MIN_LIMIT = 10  # a shorter step count that repeats says nothing of a limit, unless it comes twice
+RELATIVE, ABSOLUTE = 1e-4, 1e-5  # two records of one observation differ by rounding only
+
+
+@dataclass(frozen=True)
+class EndSettings:
+    """How ends are read.
+
+    Attributes:
+        mode: `data.episode_ends`: "checked", "marked", "jumps" or "horizon".
+        horizon: longest episode, in steps; none where nothing is known of it.
+        own: the data is the user's own (`--env data:PATH`), so that a horizon cuts in any mode.
+    """
+
+    mode: str = "checked"
+    horizon: int | None = None
+    own: bool = False
+
+    @property
+    def cuts(self) -> bool:
+        """Whether episodes are cut at the horizon even where time limits are marked."""
+        return self.own or self.mode == "horizon"
+
+
+@dataclass(frozen=True)
+class Succession:
+    """Whether each row's next observation is the observation of the row after.
+
+    Attributes:
+        breaks: (N,) rows where it is not; the last row is none of them.
+        found: for the first few of these, the row whose observation it is; -1 for none.
+    """
+
+    breaks: Flags
+    found: Rows
+
+    @property
+    def repeats(self) -> bool:
+        """Whether next observations are each row's own observation, and so say nothing."""
+        own = self.found == np.flatnonzero(self.breaks)[: len(self.found)]
+        return len(own) > 0 and 2 * int(own.sum()) > len(own)
+
+    def judge(self, ends: Flags) -> str:
+        """Return "whole", "jumps" (a few rows, which must be ends), "order" (rows out of order) or "unknown"."""
+        inside = ~ends[:-1]
+        broken = int(self.breaks[:-1][inside].sum())
+        if not broken:
+            return "whole"
+        if 2 * broken <= int(inside.sum()):
+            return "jumps"
+        ordered = not self.repeats and 2 * int((self.found >= 0).sum()) > len(self.found)
+        return "order" if ordered else "unknown"
+
+
+def compare_successors(observations: FloatRows, following: FloatRows) -> Flags:
+    """Return where the next observation of a row (N, S) is not the observation of the row after (N, S), (N,)."""
+    return np.asarray(~np.isclose(following, observations, RELATIVE, ABSOLUTE).all(axis=1))
+
+
+def find_ends(terminals: Flags, timeouts: Flags, settings: EndSettings, succession: Succession | None = None) -> Rows:
+    """Return the index of each episode's last step, rising; the last entry is the last row.
+
+    Ends are the marks, with mode "jumps" the jumps too, and the horizon where no time limit is marked or `settings.cuts`.
+    """
+    ends = terminals | timeouts
+    if settings.mode == "jumps" and succession is not None and succession.judge(ends) == "jumps":
+        ends = ends | succession.breaks
+    ends[-1] = True
+    rows: Rows = np.flatnonzero(ends).astype(np.int64)
+    if settings.horizon is None or (timeouts.any() and not settings.cuts):
+        return rows
+    starts = np.concatenate([[0], rows[:-1] + 1])
+    parts = [
+        np.append(np.arange(a + settings.horizon - 1, b, settings.horizon), b)
+        for a, b in zip(starts, rows, strict=True)
+    ]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def check_ends(
+    origin: object, ends: Rows, timeouts: Flags, settings: EndSettings, succession: Succession | None = None
+) -> list[str]:
+    """Hold ends against the evidence.
+
+    Returns:
+        what is doubtful of ends that are taken all the same, one sentence each.
+
+    Raises:
+        DataError: in mode "checked" or worse, naming the first row that contradicts the ends, and what mends it.
+    """
+    flags = np.zeros(len(timeouts), np.bool_)
+    flags[ends] = True
+    verdict = "unknown" if succession is None else succession.judge(flags)
+    if verdict == "whole":
+        return []
+    problem: tuple[str, str] | None
+    if succession is not None and verdict == "jumps":
+        problem = _describe_jumps(succession, flags, own=settings.own and settings.horizon is None)
+    elif succession is not None and verdict == "order":
+        problem = _describe_order(succession, flags)
+    else:
+        problem = _find_passed_limit(ends, timeouts, settings)
+    if problem and settings.mode == "marked":
+        return [f"{problem[0]}; the marks were taken as they are"]
+    if problem:
+        raise DataError(f"{origin}: {problem[0]}. {problem[1]}; {AS_IT_IS}")
+    if succession is not None and succession.repeats:
+        return ["next_observations repeat each row's own observation: they were not used"]
+    if succession is not None:
+        return [
+            "next_observations are nowhere the observation of the row after, so ends could not be checked with them"
+        ]
+    return []
+
+
+def _describe_jumps(succession: Succession, ends: Flags, *, own: bool) -> tuple[str, str]:
+    inside = succession.breaks & ~ends
+    row = int(np.argmax(inside))
+    lengths = np.diff(np.flatnonzero(ends | succession.breaks), prepend=-1)
+    limit = int(lengths.max())
+    repeated = own and int((lengths == limit).sum()) > 1
+    horizon = f", or after a time limit with --set task.horizon={limit}" if repeated else ""
+    return (
+        f"row {row} is no end of an episode, but its next_observations are not the observation of row {row + 1} "
+        f"({int(inside.sum())} such rows): ends are not marked",
+        f"Cut there with --set data.episode_ends=jumps{horizon}, or {MARKS}",
+    )
+
+
+def _describe_order(succession: Succession, ends: Flags) -> tuple[str, str]:
+    row, found = int(np.flatnonzero(succession.breaks)[np.argmax(succession.found >= 0)]), succession.found
+    return (
+        f"row {row} goes on in row {int(found[np.argmax(found >= 0)])}, not in row {row + 1}, as its next_observations say: "
+        f"rows are out of order, or of several environments in turn ({int((succession.breaks & ~ends).sum())} such rows)",
+        "Accepted are the rows of one episode after another: sort them by environment and time",
+    )
+
+
+def _find_passed_limit(ends: Rows, timeouts: Flags, settings: EndSettings) -> tuple[str, str] | None:
+    """Find an episode that is longer than a time limit which others obey."""
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    limited = lengths[timeouts[ends] & (ends < len(timeouts) - 1)]
+    if problem := _find_turns(ends, timeouts):
+        return problem
+    limit, whose = _find_limit(lengths, limited, settings)
+    if limit is None:
+        return None
+    first = int(np.argmax(lengths > limit))
+    return (
+        f"the episode of rows {starts[first]} to {ends[first]} passes row {starts[first] + limit - 1}, {whose} of {limit} "
+        f"steps ({int((lengths > limit).sum())} of {len(ends)} episodes are longer): time limits are not all marked",
+        f"Cut there with --set {f'task.horizon={limit}' if settings.own else 'data.episode_ends=horizon'}, or {MARKS}",
+    )
+
+
+def _find_turns(ends: Rows, timeouts: Flags) -> tuple[str, str] | None:
+    """Find time limits that always come in the same number of rows, at least two, next to each other."""
+    rows = np.flatnonzero(timeouts)
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
+    sizes = {len(run) for run in runs}
+    if len(runs) < 2 or len(sizes) != 1 or sizes == {1} or len(ends) == len(timeouts):
+        return None
+    return (
+        f"rows {runs[0][0]} to {runs[0][-1]} are all time limits, and so are {sizes.pop()} rows wherever there is one: "
+        "rows seem to be of several environments in turn",
+        "Accepted are the rows of one episode after another: sort them by environment and time",
+    )
+
+
+def _find_limit(lengths: Rows, limited: Rows, settings: EndSettings) -> tuple[int | None, str]:
+    """The limit that some episodes pass, and whose it is; none if nothing contradicts the marks.
+
+    Args:
+        lengths: of all episodes.
+        limited: of those that a marked time limit cut.
+        settings: with the environment's own limit.
+    """
+    if settings.horizon is not None and not settings.own:
+        longer = int((lengths > settings.horizon).sum())
+        multiple = (limited > settings.horizon) & (limited % settings.horizon == 0)
+        if longer and (2 * longer < len(lengths) or multiple.any()):  # else it was recorded under another limit
+            return settings.horizon, "the environment's time limit"
+    if len(limited) < 2:
+        return None, ""
+    shortest = int(limited.min())
+    repeated = int((limited == shortest).sum()) > 1 or (len(limited) > 2 and shortest >= MIN_LIMIT)
+    if shortest > 1 and repeated and (limited % shortest == 0).all() and (lengths > shortest).any():
+        return shortest, "the time limit at which others are marked,"
+    return None, ""
