@@ -7,10 +7,15 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch and NumPy are imported; test
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["METAFLOW_USER"] = "test"  # read while metaflow is imported
 
+import hypothesis
 import torch._dynamo  # noqa: F401  (before Metaflow's Runner, whose bundled typing_extensions changes `typing` under it)
 
 from support.isolation import make_environment_variables
 from vdt.system.log import configure_logging
+
+# The same examples in every run, kept nowhere; seconds of one example say more about other work than about the code.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("tests")
 
 TIERS = ("faults", "slow", "flow", "learning")  # a test with none of these marks is of tier "unit"
 FOLDERS = {
