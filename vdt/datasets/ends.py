@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vdt.config.schema import Config
 from vdt.data.storage import DataError
 
 Flags = npt.NDArray[np.bool_]
@@ -40,6 +41,11 @@ class EndSettings:
     mode: str = "checked"
     horizon: int | None = None
     own: bool = False
+
+    @classmethod
+    def from_config(cls, config: Config) -> EndSettings:
+        """Return how the file of a configuration is read."""
+        return cls(config.data.episode_ends, config.task.horizon, own=config.env.startswith("data:"))
 
     @property
     def cuts(self) -> bool:

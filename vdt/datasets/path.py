@@ -34,7 +34,7 @@ def choose_path(config: Config, given: str, reason: str) -> Choice:
             )
     except OSError as error:
         raise DataError(f"{given}: cannot be read ({error.strerror})") from None
-    settings = EndSettings(config.data.episode_ends, task.horizon, own=config.env.startswith("data:"))
+    settings = EndSettings.from_config(config)
 
     def load() -> Recording:
         if path.is_dir():

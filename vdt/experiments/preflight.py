@@ -80,11 +80,12 @@ def _check_data(config: Config) -> None:
 
 
 def _check_file(config: Config, path: Path) -> None:
+    from vdt.datasets.ends import EndSettings
     from vdt.datasets.hdf5 import scan_file
     from vdt.datasets.npz import scan_folder
 
     try:
-        facts = scan_folder(path) if path.is_dir() else scan_file(path)
+        facts = scan_folder(path) if path.is_dir() else scan_file(path, EndSettings.from_config(config))
     except OSError as error:
         raise ConfigError(f"--source path: {path} cannot be read ({error.strerror or error})") from None
     found = (facts.observation_size, facts.action_size)
