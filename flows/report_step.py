@@ -15,6 +15,7 @@ from flows.command_line import get_command
 from flows.transfer import describe_file
 from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_mapping
+from vdt.evaluation.records import CellRecord
 from vdt.experiments.cells import describe_cell, get_reuse, resolve_cells, split_finished, tag_finished_runs
 from vdt.system.files import make_file_name, replace_folder, write_text
 from vdt.system.home import home
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_report(flow: Any, inputs: Iterable[Any]) -> tuple[str, list[str], list[dict[str, str]]]:
-    """Write, print, log and show the report, and mark the MLflow runs as finished.
+    """Write, log and show the report, and mark the MLflow runs as finished.
 
     Args:
         flow: the running flow.
@@ -39,12 +40,12 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> tuple[str, list[str], list[
     own = [describe_cell(branch, config_from_mapping(branch.cell["config"])) for branch in branches]
     cells = [*own, *finished]
     if study:
-        cells.sort(key=lambda cell: study["keys"].index(cell["key"]))
+        cells.sort(key=lambda cell: study["keys"].index(cell.key))
     path = _write(cells, study)
     files = sorted(path.parent.iterdir())
     opening, closing = make_continue_record(str(current.run_id), fork=False), {"kind": "status", "status": "FINISHED"}
     kept = _keep_study_report(study, files) if study else make_artifact_records(files, "report")
-    run_ids = [submit(home(), cell["mlflow_run_id"], [opening, *kept, closing]) for cell in own]
+    run_ids = [submit(home(), cell.mlflow_run_id, [opening, *kept, closing]) for cell in own]
     return str(path), run_ids, [describe_file(flow, file) for file in files]
 
 
@@ -66,24 +67,25 @@ def report_study(arguments: Mapping[str, str]) -> str:
     return str(path)
 
 
-def _write(cells: Sequence[Mapping[str, Any]], study: Mapping[str, Any] | None) -> Path:
+def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path:
     """Write the report, show it as a card, and put a copy where the newest one is looked for."""
     from vdt.reporting.report import write_report
     from vdt.tracking import read_curves
 
     os.chdir(home())  # Metaflow keeps cards below the current folder, whatever its datastore's root is
-    curves = read_curves(home(), [cell["mlflow_run_id"] for cell in cells])
-    path = write_report(cells, home() / "reports" / str(current.run_id), study=study, curves=curves)
-    text = path.read_text()
-    logger.info(text)
-    current.card.append(Markdown(text))
-    for figure in sorted(path.parent.glob("*.png")):
+    curves = read_curves(home(), [cell.mlflow_run_id for cell in cells])
+    report = write_report(cells, home() / "reports" / str(current.run_id), study=study, curves=curves)
+    path = report.path
+    current.card.append(Markdown(report.text))  # without links: a card finds no files beside it
+    for figure in report.figures:
         current.card.append(Image(figure.read_bytes(), figure.stem))
-    envs = {make_file_name(cell["config"]["env"]) for cell in cells}
+    envs = {make_file_name(cell.env) for cell in cells}
     if study:
         replace_folder(path.parent, home() / "reports" / f"study-{study['name']}")
     elif len(envs) == 1:  # a run of one env is also found under the env's name (`dvc.yaml` names that file)
-        write_text(home() / "reports" / envs.pop() / "report.json", path.with_name("report.json").read_text())
+        folder = home() / "reports" / envs.pop()
+        for name in ("report.json", "metrics.json"):
+            write_text(folder / name, path.with_name(name).read_text())
     return path
 
 

@@ -134,7 +134,7 @@ class Stage:
 
     def keep_result(self) -> None:
         """Keep the result of the cell that has just been evaluated."""
-        keep_result(describe_cell(self.flow, self.config), self.config)
+        keep_result(describe_cell(self.flow, self.config), self.config, Path(self.flow.snapshot["path"]))
 
     def load_dataset(self) -> TrajectoryDataset:
         """The episodes to train on; raises as `load_episodes`."""

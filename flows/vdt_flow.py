@@ -121,13 +121,16 @@ class VDTFlow(FlowSpec):
     def evaluate(self) -> None:
         """Measure the offline and the online policy on the same seeds."""
         with open_stage(self) as stage:
+            from dataclasses import replace
+
             from vdt.evaluation.diagnostics import diagnose
             from vdt.evaluation.evaluate import evaluate_agents
 
             agents = {name: stage.check(file) for name, file in self.agents.items()}
             dataset, held_out = stage.load_episodes()
-            self.evaluation = evaluate_agents(stage.config, agents, stage.tracker, held_out)
-            self.evaluation["diagnostics"] = diagnose(stage.config, agents, dataset, stage.tracker)
+            evaluation = evaluate_agents(stage.config, agents, stage.tracker, held_out)
+            diagnostics = diagnose(stage.config, agents, dataset, stage.tracker)
+            self.evaluation = replace(evaluation, diagnostics=diagnostics)
         stage.keep_result()
         self.next(self.report)
 

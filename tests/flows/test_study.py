@@ -25,7 +25,7 @@ methods: [vdt]
 set:
   critic: {{gradient_steps: 3000}}
   online: {{environment_steps: 0}}
-  evaluation: {{lookahead_horizon: 0, requested_episodes: 1}}
+  evaluation: {{lookahead_horizon: 0, requested_episodes: 1, max_episode_steps: 0}}
   checkpoint: {{interval_steps: 300, interval_seconds: 10000}}
 patches:
   strong: {{}}

@@ -71,7 +71,7 @@ def test_artifacts_are_small_and_their_files_are_there(run: Any, folder: Path) -
             assert compute_file_digest(path, "sha256") == file["sha256"]
         assert load_state(Path(data.critic["path"]))["step"] == 60  # critic.gradient_steps of the smoke preset
         assert set(data.seconds) == set(CELL_STEPS)
-        assert data.evaluation["policies"]["offline"]["single"]["episode_lengths"]
+        assert data.evaluation.policies["offline"]["single"].episode_lengths
     largest = max(artifact.size for step in run for task in step for artifact in task)
     assert largest < 20_000, "bytes: artifacts hold paths and small tables, never tensors"
 

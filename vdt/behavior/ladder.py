@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vdt.behavior.collect import collect_dataset
 from vdt.behavior.policy import BehaviorLadder, save_ladder
 from vdt.behavior.train import ALGORITHMS, BehaviorRun, BehaviorTraining
@@ -24,7 +22,7 @@ from vdt.config.errors import ConfigError, list_known, suggest
 from vdt.config.layers import PARAMS, load_yaml
 from vdt.config.schema import CheckpointConfig
 from vdt.environments import make_gymnasium_environment
-from vdt.environments.scores import compute_normalized_score
+from vdt.environments.scores import compute_normalized_score, compute_standard_error
 from vdt.system.files import check_folders, compute_file_digest, write_text
 from vdt.system.home import home
 from vdt.tracking import Tracker, create_named_run
@@ -142,14 +140,13 @@ def measure_rungs(ladder: BehaviorLadder, settings: LadderSettings, steps: int) 
             seed=0,
         )
         scores = compute_normalized_score(dataset.episode_returns, *settings.reference_returns)
-        error = float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else 0.0
         measured.append(
             {
                 "rung": rung,
                 "environment_steps": int(ladder.environment_steps[rung]),
                 "episodes": len(dataset),
                 "normalized_score_mean": round(float(scores.mean()), 2),
-                "normalized_score_standard_error": round(error, 2),
+                "normalized_score_standard_error": round(compute_standard_error(scores) or 0.0, 2),
                 "episode_length_mean": round(float(dataset.lengths.mean()), 1),
             }
         )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from vdt.config.schema import TaskConfig
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.loaded_data import Recording
-from vdt.environments.scores import compute_normalized_score
+from vdt.environments.scores import compute_normalized_score, compute_standard_error
 
 QUANTILES = {"min": 0.0, "10%": 0.1, "25%": 0.25, "50%": 0.5, "75%": 0.75, "90%": 0.9, "max": 1.0}
 
@@ -35,7 +35,7 @@ def make_card(env: str, task: TaskConfig, source: str, recording: Recording) -> 
         "return_mean": float(dataset.episode_returns.mean()),
         "return_quantiles": _compute_quantiles(dataset.episode_returns),
         "normalized_score_mean": float(scores.mean()),
-        "normalized_score_standard_error": _compute_standard_error(scores),
+        "normalized_score_standard_error": compute_standard_error(scores) or 0.0,
         "length_quantiles": _compute_quantiles(dataset.lengths),
         "terminated_share": float(dataset.terminated.mean()),
         "action_min": float(actions.min()),
@@ -68,10 +68,6 @@ def describe_missing(dataset: TrajectoryDataset) -> list[str]:
 
 def _compute_quantiles(values: npt.NDArray[Any]) -> dict[str, float]:
     return {name: float(np.quantile(values, share)) for name, share in QUANTILES.items()}
-
-
-def _compute_standard_error(values: npt.NDArray[np.float64]) -> float:
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def format_card(card: dict[str, Any]) -> str:

@@ -1,16 +1,18 @@
-"""Where returns become D4RL's normalized scores, and successes become rates."""
+"""Turn returns into D4RL's normalized scores, successes into rates, and samples into standard errors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from vdt.config.layers import Config
+from vdt.data.trajectory import Trajectory
+
 T = TypeVar("T", float, npt.NDArray[np.float64])
-NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %, for two-sided intervals of 95 %
 
 
 def compute_normalized_score(episode_return: T, reference_min: float, reference_max: float) -> T:
@@ -36,16 +38,42 @@ def compute_wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"a success rate needs 0 to n successes of n >= 1 trials, not {successes} of {trials}")
-    rate, square = successes / trials, NORMAL_QUANTILE**2
-    middle = (rate + square / (2 * trials)) / (1 + square / trials)
-    half = NORMAL_QUANTILE / (1 + square / trials) * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    from scipy.stats import binomtest  # here: most environments do not speak of success
+
+    interval = binomtest(successes, trials).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def compute_standard_error(values: Sequence[float] | npt.NDArray[np.floating]) -> float | None:
+    """Return the sample standard deviation (n - 1) over the square root of n; none for fewer than two values."""
+    count = len(values)
+    return float(np.std(np.asarray(values, np.float64), ddof=1) / math.sqrt(count)) if count > 1 else None
+
+
+def score_episodes(trajectories: Iterable[Trajectory], config: Config) -> list[float | None]:
+    """Return the normalized_score of each episode; none for one that was cut short.
+
+    References are returns of whole episodes. An episode that `evaluation.max_episode_steps` stopped before the task's
+    horizon is not comparable with them.
+    """
+    task, limit = config.task, config.evaluation.max_episode_steps
+    return [
+        None
+        if 0 < limit < task.horizon and len(trajectory) >= limit and not trajectory.terminated
+        else compute_normalized_score(trajectory.episode_return, task.reference_return_min, task.reference_return_max)
+        for trajectory in trajectories
+    ]
 
 
 def format_success(successes: Sequence[bool]) -> str:
-    """Rate and Wilson's interval in words, e.g. "60% (31-83%)"."""
+    """Return rate and Wilson's interval in words, e.g. "60% (31-83%)"."""
     low, high = compute_wilson_interval(sum(successes), len(successes))
     return f"{sum(successes) / len(successes):.0%} ({100 * low:.0f}-{100 * high:.0f}%)"
+
+
+def describe_cut(cut_at: int | None) -> str:
+    """Return what stands where a normalized score would, e.g. "cut at 50 steps"; empty for whole episodes."""
+    return "" if cut_at is None else f"cut at {cut_at} steps"
 
 
 def format_return(episode_return: float) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,13 @@ from vdt.data.sampling import Sampler
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_environment
 from vdt.environments.rollout import collect_trajectories
-from vdt.reporting.statistics import compute_correlation
+from vdt.environments.scores import describe_cut, score_episodes
+from vdt.evaluation.records import Calibration, Diagnostics, ParameterCounts, RequestedReturn, WeightHistogram
+from vdt.evaluation.statistics import compute_correlation
 from vdt.system.machine import choose_device
 from vdt.tracking import Tracker
+
+logger = logging.getLogger(__name__)
 
 BINS = 10  # of predicted values, with equally many steps
 WEIGHTS = 20_000  # steps of the data whose weights are counted
@@ -29,7 +33,7 @@ EDGES = [10.0 ** (-2.0 + 0.125 * i) for i in range(33)]  # of the weights' histo
 
 def diagnose(
     config: Config, agents: Mapping[str, Path], dataset: TrajectoryDataset, tracker: Tracker
-) -> dict[str, Any]:
+) -> dict[str, Diagnostics]:
     """Measure what is cheap to measure of each agent.
 
     Args:
@@ -39,75 +43,71 @@ def diagnose(
         tracker: takes `eval/<name>_critic_…`.
 
     Returns:
-        By agent: {"requested": `measure_requested`, "calibration": `measure_calibration`, "weights": `count_weights` (the
-        offline agent's), "parameters": {"policy", "critic"}, "environment_steps": taken in training}; plain values.
+        One report for each agent; the weights are the offline agent's.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Diagnostics] = {}
     for name, path in agents.items():
         state = load_state(path)
         actor_critic = ActorCritic.from_state(state["actor_critic"], choose_device(config.runtime.device))
-        report: dict[str, Any] = {
-            "parameters": {
-                "policy": sum(p.numel() for p in actor_critic.policy.parameters()),
-                "critic": sum(p.numel() for p in actor_critic.critic.trainable_parameters()),
-            },
-            "environment_steps": int(state.get("environment_steps", 0)),
-        }
+        requested = calibration = weights = None
         if config.has_environment and config.evaluation.requested_episodes > 0:
-            report["requested"], trajectories = measure_requested(actor_critic, config, name)
+            requested, trajectories = measure_requested(actor_critic, config, name)
             if config.critic.gradient_steps > 0:
-                report["calibration"] = calibration = measure_calibration(actor_critic, trajectories)
-                keys = ("bias", "correlation")
-                numbers = {
-                    f"eval/{name}_critic_{key}": calibration[key] for key in keys if calibration[key] is not None
-                }
-                tracker.log(actor_critic.gradient_steps, numbers)
+                calibration = measure_calibration(actor_critic, trajectories)
+                numbers = {"bias": calibration.bias, "correlation": calibration.correlation}
+                shown = {f"eval/{name}_critic_{key}": value for key, value in numbers.items() if value is not None}
+                tracker.log(actor_critic.gradient_steps, shown)
         if name == "offline" and actor_critic.weighting.inverse_temperature > 0:
-            report["weights"] = count_weights(actor_critic, dataset)
-        found[name] = report
+            weights = count_weights(actor_critic, dataset)
+        parameters = ParameterCounts(
+            policy=sum(p.numel() for p in actor_critic.policy.parameters()),
+            critic=sum(p.numel() for p in actor_critic.critic.trainable_parameters()),
+        )
+        steps = int(state.get("environment_steps", 0))
+        found[name] = Diagnostics(parameters, steps, requested, calibration, weights)
     return found
 
 
 def measure_requested(
     actor_critic: ActorCritic, config: Config, label: str
-) -> tuple[list[dict[str, Any]], list[Trajectory]]:
+) -> tuple[list[RequestedReturn], list[Trajectory]]:
     """Act for one requested return after the other, without a choice between them.
 
     A policy without memory ignores returns-to-go; it is asked for the first one only.
 
     Returns:
-        Per requested return {"requested", "achieved": one per episode}, in environment units; and all episodes.
+        One report for each requested return, and all episodes.
     """
     count, settings = config.evaluation.requested_episodes, config.evaluation
     returns = (
         config.task.candidate_returns if config.policy.kind == "transformer" else config.task.candidate_returns[:1]
     )
     environments = [make_environment(config.task) for _ in range(count)]
-    rows: list[dict[str, Any]] = []
+    rows: list[RequestedReturn] = []
     episodes: list[Trajectory] = []
     for wanted in returns:
         agent = Agent(actor_critic, PlannerSettings.from_config(config).follow(wanted))
         seeds = range(settings.seed, settings.seed + count)
         limit = settings.max_episode_steps or None
         new = collect_trajectories(agent, environments, seeds, max_steps=limit, label=f"request {label} {wanted:g}")
-        rows.append({"requested": wanted, "achieved": [t.episode_return for t in new]})
+        is_cut = None in score_episodes(new, config)
+        rows.append(
+            RequestedReturn(wanted, [t.episode_return for t in new], settings.max_episode_steps if is_cut else None)
+        )
         episodes += new
     for environment in environments:
         environment.close()
-    shown = ", ".join(f"{row['requested']:g} -> {math.fsum(row['achieved']) / count:.0f}" for row in rows)
-    print(f"evaluate {label}: requested -> achieved return {shown}", flush=True)
+    shown = ", ".join(f"{row.requested:g} -> {math.fsum(row.achieved) / count:.0f}" for row in rows)
+    cut = next((f" ({describe_cut(row.cut_at)})" for row in rows if row.cut_at), "")
+    logger.info(f"evaluate {label}: requested -> achieved return{cut} {shown}")
     return rows, episodes
 
 
 @torch.no_grad()
-def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory]) -> dict[str, Any]:
-    """The critic's min_i target Q of the steps that were taken, beside the discounted return that followed them.
+def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory]) -> Calibration:
+    """Lay the critic's min_i target Q of the steps that were taken beside the discounted return that followed them.
 
-    After a cut the return goes on with V of the final observation. Both are in environment units of discounted reward.
-
-    Returns:
-        {"predicted", "earned": means in bins of rising prediction with equally many steps, "steps", "bias": mean of
-        predicted - earned, "correlation": over steps, none where one of the two never changes}.
+    After a cut the return goes on with V of the final observation.
     """
     config, task = actor_critic.config, actor_critic.config.task
     longest = max(map(len, episodes))
@@ -131,21 +131,17 @@ def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory
     earned = (followed / actor_critic.reward_scale).cpu().double().numpy()
     order = np.argsort(predicted, kind="stable")
     bins = [part for part in np.array_split(order, BINS) if len(part)]
-    return {
-        "predicted": [float(predicted[part].mean()) for part in bins],
-        "earned": [float(earned[part].mean()) for part in bins],
-        "steps": len(rows),
-        "bias": float((predicted - earned).mean()),
-        "correlation": compute_correlation(predicted, earned),
-    }
+    return Calibration(
+        predicted=[float(predicted[part].mean()) for part in bins],
+        earned=[float(earned[part].mean()) for part in bins],
+        steps=len(rows),
+        bias=float((predicted - earned).mean()),
+        correlation=compute_correlation(predicted, earned),
+    )
 
 
-def count_weights(actor_critic: ActorCritic, dataset: TrajectoryDataset) -> dict[str, Any]:
-    """Histogram of the advantage weights (M3) over a sample of the data's steps.
-
-    Returns:
-        {"edges": of the bins, "shares": of the steps in each bin, those beyond the edges in the outer bins, "max"}.
-    """
+def count_weights(actor_critic: ActorCritic, dataset: TrajectoryDataset) -> WeightHistogram:
+    """Count the advantage weights (M3) over a sample of the data's steps."""
     config, task = actor_critic.config, actor_critic.config.task
     settings = TargetSettings(
         config.critic.discount, 1, actor_critic.reward_scale, task.reward_shift, task.return_scale
@@ -158,4 +154,4 @@ def count_weights(actor_critic: ActorCritic, dataset: TrajectoryDataset) -> dict
     advantages = actor_critic.critic.compute_advantages(*sample)
     weights = actor_critic.weighting.compute_weights(advantages).cpu().double().numpy()
     counts, _ = np.histogram(np.clip(weights, EDGES[0], math.nextafter(EDGES[-1], 0.0)), EDGES)
-    return {"edges": EDGES, "shares": (counts / len(weights)).tolist(), "max": float(weights.max())}
+    return WeightHistogram(EDGES, (counts / len(weights)).tolist(), float(weights.max()))

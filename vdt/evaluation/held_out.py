@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
 
 import torch
 from torch import Tensor
@@ -13,38 +13,12 @@ from vdt.data.histories import find_bootstrap_rows, gather_histories
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
-from vdt.reporting.statistics import compute_correlation
+from vdt.evaluation.records import HeldOutReport
+from vdt.evaluation.statistics import compute_correlation
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 256  # sub-trajectories in one forward
-
-
-@dataclass(frozen=True)
-class HeldOutReport:
-    """A policy and its critic on held-out episodes, the policy conditioned on the episodes' own returns-to-go.
-
-    The critic is asked for min_i target Q, in environment units of discounted reward; its numbers are none where it was
-    not trained. They are its opinion, not a measured return.
-
-    Attributes:
-        episodes: held out.
-        steps: in them.
-        action_rmse: root mean square difference between the policy's and the data's actions, in action units.
-        action_std: standard deviation of the data's actions about their mean, the same average: what a constant scores.
-        policy_value: mean value of the policy's actions.
-        data_value: mean value of the data's actions.
-        monte_carlo_value: mean discounted return from the data's steps on; after a cut, the value of the final observation.
-            Steps whose next observation is missing are left out of this and of the next.
-        value_correlation: between data_value and monte_carlo_value, over steps.
-    """
-
-    episodes: int
-    steps: int
-    action_rmse: float
-    action_std: float
-    policy_value: float | None
-    data_value: float | None
-    monte_carlo_value: float | None
-    value_correlation: float | None
 
 
 @torch.no_grad()
@@ -84,10 +58,9 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
         *values,
     )
     shown = "" if report.policy_value is None else f", value {report.policy_value:.4g} (data's {report.data_value:.4g})"
-    print(
+    logger.info(
         f"evaluate {label}: {report.episodes} held-out episodes, {report.steps} steps, action error "
-        f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g}){shown}",
-        flush=True,
+        f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g}){shown}"
     )
     return report
 

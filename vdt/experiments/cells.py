@@ -11,6 +11,7 @@ from typing import Any
 
 from vdt.config.errors import ConfigError, suggest
 from vdt.config.schema import Config
+from vdt.evaluation.records import CellRecord
 from vdt.experiments.preflight import check_cells, check_source
 from vdt.experiments.results_store import compute_identity, find_result, save_result
 from vdt.experiments.study import Cell, Study, expand, load_study, parse_seeds, split_words
@@ -88,7 +89,7 @@ def get_reuse(arguments: Mapping[str, str]) -> str:
 
 def plan_cells(
     arguments: Mapping[str, str], flow_run: str, command: str, *, checked: bool = False
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any] | None]:
+) -> tuple[list[dict[str, Any]], list[CellRecord], dict[str, Any] | None]:
     """Decide what is to be run, and open an MLflow run for each such cell.
 
     A flow without a study runs all its cells. A study runs those without a result of the same settings, data and code.
@@ -120,14 +121,14 @@ def plan_cells(
     return open_cells(order_by_critic(missing), study, flow_run, command), finished, described
 
 
-def split_finished(cells: Sequence[Cell], reuse: str) -> tuple[list[Cell], list[dict[str, Any]]]:
+def split_finished(cells: Sequence[Cell], reuse: str) -> tuple[list[Cell], list[CellRecord]]:
     """Return the cells without a result, and the results of the others.
 
     Raises:
         ConfigError: if an env's data is out of reach.
     """
     missing: list[Cell] = []
-    finished: list[dict[str, Any]] = []
+    finished: list[CellRecord] = []
     keys: dict[str, str] = {}
     for cell in cells:
         result = None
@@ -137,7 +138,7 @@ def split_finished(cells: Sequence[Cell], reuse: str) -> tuple[list[Cell], list[
         if result is None:
             missing.append(cell)
         else:
-            finished.append({**result, "key": cell.key, "patch": cell.patch})
+            finished.append(CellRecord.from_json({**result, "key": cell.key, "patch": cell.patch}))
     return missing, finished
 
 
@@ -172,13 +173,13 @@ def order_by_critic(cells: Sequence[Cell]) -> list[Cell]:
     return [cell for _, cell in sorted(zip(turns, cells, strict=True), key=lambda pair: pair[0])]
 
 
-def tag_finished_runs(finished: Sequence[Mapping[str, Any]], study: Study) -> None:
+def tag_finished_runs(finished: Sequence[CellRecord], study: Study) -> None:
     """Enter a study in the MLflow runs of its finished cells; one whose flow was stopped afterwards is FINISHED now."""
     from vdt.tracking import submit
 
     for cell in finished:
         records = [{"kind": "study", "study": study.name}, {"kind": "status", "status": "FINISHED"}]
-        submit(home(), cell["mlflow_run_id"], records)
+        submit(home(), cell.mlflow_run_id, records)
 
 
 def open_cells(cells: Sequence[Cell], study: Study | None, flow_run: str, command: str) -> list[dict[str, Any]]:
@@ -208,24 +209,25 @@ def make_labels(cells: Sequence[Cell]) -> list[str]:
     return [" ".join(filter(None, (row[place] for place in varying))) for row in words]
 
 
-def describe_cell(branch: Any, config: Config) -> dict[str, Any]:
-    """Return what a report needs of a cell, as plain values; `branch` has what the steps left."""
+def describe_cell(branch: Any, config: Config) -> CellRecord:
+    """Return what a report needs of a cell; `branch` has what the steps left."""
     cell = {
         "key": branch.cell["key"],
         "patch": branch.cell["patch"],
         "config": config.flatten(),
         "snapshot": branch.snapshot,
-        "evaluation": branch.evaluation,
+        "evaluation": asdict(branch.evaluation),
         "mlflow_run_id": branch.mlflow_run_id,
         "seconds": branch.seconds,
         "memory": branch.memory,
         "shared_from": {"pretrain_critic": branch.critic_shared_from, "train_actor": branch.actor_shared_from},
     }
-    return dict(json.loads(json.dumps(cell)))  # the same values whether they come from this flow or from a file
+    return CellRecord.from_json(
+        json.loads(json.dumps(cell))
+    )  # the same values whether they come from this flow or from a file
 
 
-def keep_result(cell: Mapping[str, Any], config: Config) -> None:
-    """Keep a finished cell's result, as of `describe_cell`."""
-    snapshot = cell["snapshot"]
-    key = make_data_key(snapshot["source"], Path(snapshot["path"]).parent.name)
-    save_result(home(), compute_identity(config, key), cell)
+def keep_result(record: CellRecord, config: Config, data: Path) -> None:
+    """Keep a finished cell's result, which was trained on the snapshot at `data`."""
+    key = make_data_key(record.snapshot.source, data.parent.name)
+    save_result(home(), compute_identity(config, key), record.to_json())

@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from vdt.environments.scores import compute_standard_error, describe_cut
+from vdt.evaluation.records import Calibration, CellRecord, HeldOutReport, RequestedReturn, WeightHistogram
+from vdt.reporting.frame import Result
 from vdt.reporting.maze_figures import draw_mazes
 from vdt.reporting.published import Published
-from vdt.reporting.results import Cell, Result, compute_estimate, compute_standard_error, name_method
 from vdt.reporting.statistics import compute_profile, compute_profile_band
+from vdt.reporting.tables import name_policy
 from vdt.system.files import atomic_write, make_file_name
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]  # MLflow run -> metric -> (step, value)
-PANELS = {  # metric -> what its axes are called
-    "critic/q_loss": ("gradient step", "critic: Q loss (M2)"),
-    "actor/behavior_loss": ("gradient step", "actor: behaviour loss (M3)"),
-    "online/normalized_score": ("environment step", "online rollouts: normalized_score"),
+PANELS = {  # metric -> x axis, y axis, title
+    "critic/q_loss": ("gradient step", "Q loss", "critic (M2)"),
+    "actor/behavior_loss": ("gradient step", "behaviour loss", "actor (M3)"),
+    "online/normalized_score": ("environment step", "normalized_score", "online rollouts"),
 }
 BUFFER = "online/buffer_return"
 GRID = 100  # points of a mean curve
+TICKS = 5  # of an axis, at most
+TITLE = 10  # points
 
 
 def write_figures(
-    cells: Sequence[Cell],
+    records: Sequence[CellRecord],
     results: Sequence[Result],
     curves: Curves,
     profiles: Mapping[str, Sequence[Sequence[float]]],
@@ -39,7 +46,7 @@ def write_figures(
     """Write what there is data for.
 
     Args:
-        cells: of the report.
+        records: finished cells.
         results: merged over seeds.
         curves: learning curves.
         profiles: method -> scores per task and run, of methods that share all tasks; drawn if there are several.
@@ -50,17 +57,18 @@ def write_figures(
         Paths, in the order in which the report shows them.
     """
     paths = []
-    for env, source in dict.fromkeys((r.env, r.source) for r in results):
+    for env, source in dict.fromkeys((r.env, r.snapshot.source) for r in records):
         shown = [r for r in results if (r.env, r.source) == (env, source)]
-        own = [c for c in cells if (c["config"]["env"], c["snapshot"]["source"]) == (env, source)]
+        own = [r for r in records if (r.env, r.snapshot.source) == (env, source)]
         where = f"{make_file_name(env)}-{source}"
-        paths.append(_save(_draw_scores(shown, own, published), folder / f"scores-{where}.png"))
+        if shown:
+            paths.append(_save(_draw_scores(shown, own, published), folder / f"scores-{where}.png"))
         choices = [r for r in shown if len(r.candidate_returns) > 1 and all(r.chosen_candidates)]
         if choices:
             paths.append(_save(_draw_choices(choices), folder / f"candidates-{where}.png"))
         for name, draw in _find_diagnostics(own, curves).items():
             paths.append(_save(draw(f"{env}, data: {source}"), folder / f"{name}-{where}.png"))
-    paths += [_save(figure, folder / name) for name, figure in draw_mazes(cells)]
+    paths += [_save(figure, folder / name) for name, figure in draw_mazes(records)]
     if len(profiles) > 1:
         paths.append(_save(_draw_profiles(profiles), folder / "profiles.png"))
     return paths
@@ -72,39 +80,61 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _draw_scores(results: Sequence[Result], cells: Sequence[Cell], published: Published | None) -> Figure:
-    """Mean, standard error and one dot per seed for each method, policy and look-ahead setting; published in grey."""
+def _draw_scores(results: Sequence[Result], records: Sequence[CellRecord], published: Published | None) -> Figure:
+    """Draw mean, standard error and one dot per seed for each method, policy and setting; published in grey.
+
+    Where episodes were cut short there is no score: then returns are drawn, with nothing beside them.
+    """
     figure = Figure(figsize=(8.0, 1.5 + 0.4 * len(results)), layout="constrained")
     axes = figure.add_subplot()
-    theirs = (
-        {name_method(c): published.find(c["config"]["env"], c["config"]["method"], c.get("patch", "")) for c in cells}
-        if published
-        else {}
-    )
+    cut = next((result.cut_at for result in results if result.cut_at is not None), None)
     for row, result in enumerate(results):
-        estimate = compute_estimate(result.scores)
+        estimate, runs = result.score, result.run_scores
+        if cut is not None or estimate is None:
+            estimate, runs = result.episode_return, [math.fsum(run) / len(run) for run in result.returns]
         axes.barh(row, estimate.mean, xerr=estimate.standard_error, color="C0", alpha=0.4, capsize=3)
-        dots = [math.fsum(scores) / len(scores) for scores in result.scores]
-        axes.plot(dots, [row] * len(dots), "o", color="C0", markersize=4)
-        number = published.get_score(theirs.get(result.method)) if published else None
-        if number is not None and published and result.policy == ("online" if published.change else "offline"):
-            axes.plot([number], [row], "D", color="grey", markersize=5)
-    if results[0].dataset_score is not None:
-        axes.axvline(results[0].dataset_score, color="black", linestyle="--", label="mean of the data set")
-    if published and any(value is not None for value in theirs.values()):
-        axes.plot([], [], "D", color="grey", label=f"{published.source} (other data or physics, see the table)")
+        axes.plot(runs, [row] * len(runs), "o", color="C0", markersize=4)
+    if cut is None:
+        _draw_references(axes, results, records, published)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower left", frameon=False, ncols=2, fontsize=8)
     axes.set_yticks(range(len(results)), [f"{r.method} {name_policy(r.policy)} {r.planner}" for r in results])
     axes.invert_yaxis()
-    axes.set_xlabel("normalized_score (dots: seeds; bar: mean ± standard error)")
-    axes.set_title(f"{results[0].env}, data: {results[0].source}")
+    axes.xaxis.set_major_locator(MaxNLocator(TICKS))
+    what = "normalized_score" if cut is None else f"episode return, {describe_cut(cut)}"
+    axes.set_xlabel(f"{what} (dots: seeds; bar: mean ± standard error)")
+    _set_title(figure, f"{results[0].env}, data: {results[0].source}")
     return figure
 
 
-def name_policy(policy: str) -> str:
-    """A policy in words."""
-    return "online, best checkpoint" if policy == "online_best" else policy
+def _draw_references(
+    axes: Axes, results: Sequence[Result], records: Sequence[CellRecord], published: Published | None
+) -> None:
+    """Draw the data's mean and what others printed."""
+    if results[0].dataset_score is not None:
+        axes.axvline(results[0].dataset_score, color="black", linestyle="--", label="mean of the data set")
+    if published is None:
+        return
+    theirs = {record.name: published.find(record.env, record.method, record.patch) for record in records}
+    for row, result in enumerate(results):
+        number = published.get_score(theirs.get(result.method))
+        if number is not None and result.policy == ("online" if published.change else "offline"):
+            axes.plot([number], [row], "D", color="grey", markersize=5)
+    if any(value is not None for value in theirs.values()):
+        axes.plot([], [], "D", color="grey", label=f"{published.source} (other data or physics, see the table)")
+
+
+def _set_title(figure: Figure, title: str) -> None:
+    """Set a title that is broken into lines of the figure's width."""
+    letters = int(figure.get_figwidth() * 72 / (0.55 * TITLE))
+    figure.suptitle(textwrap.fill(title, letters), fontsize=TITLE)
+
+
+def _count_steps(axes: Axes, what: str) -> None:
+    """Label an axis of steps, with few ticks and 20,000 as 20k: labels must not run into each other."""
+    axes.set_xlabel(what)
+    axes.xaxis.set_major_locator(MaxNLocator(TICKS))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _draw_choices(results: Sequence[Result]) -> Figure:
@@ -121,18 +151,17 @@ def _draw_choices(results: Sequence[Result]) -> Figure:
     axes.set_yticks(range(len(results)), [f"{r.method} {name_policy(r.policy)} {r.planner}" for r in results])
     axes.invert_yaxis()
     axes.set_xlabel("share of steps in which each candidate return was chosen")
-    axes.set_title(f"{results[0].env}, data: {results[0].source}")
+    _set_title(figure, f"{results[0].env}, data: {results[0].source}")
     return figure
 
 
-def _find_diagnostics(cells: Sequence[Cell], curves: Curves) -> dict[str, Callable[[str], Figure]]:
-    """Figure name -> what draws it under a given title, for what the cells of one env have."""
-    methods: dict[str, list[Cell]] = {}
-    for cell in cells:
-        methods.setdefault(name_method(cell), []).append(cell)
+def _find_diagnostics(records: Sequence[CellRecord], curves: Curves) -> dict[str, Callable[[str], Figure]]:
+    """Return figure name -> what draws it under a given title, for what the cells of one env have."""
+    methods: dict[str, list[CellRecord]] = {}
+    for record in records:
+        methods.setdefault(record.name, []).append(record)
     learned = {
-        name: [curves[c["mlflow_run_id"]] for c in group if c["mlflow_run_id"] in curves]
-        for name, group in methods.items()
+        name: [curves[r.mlflow_run_id] for r in group if r.mlflow_run_id in curves] for name, group in methods.items()
     }
     shown = [key for key in PANELS if any(len(run.get(key, ())) > 1 for runs in learned.values() for run in runs)]
     buffers = {name: [run for run in runs if BUFFER in run] for name, runs in learned.items()}
@@ -142,25 +171,29 @@ def _find_diagnostics(cells: Sequence[Cell], curves: Curves) -> dict[str, Callab
         found["curves"] = lambda title: _draw_curves(learned, shown, title)
     if buffers:
         found["buffer"] = lambda title: _draw_buffers(buffers, title)
-    for name, draw in (("requested", _draw_requested), ("calibration", _draw_calibration), ("weights", _draw_weights)):
-        lines = {method: list(_find_reports(group, name)) for method, group in methods.items()}
-        lines = {method: reports for method, reports in lines.items() if reports}
+    kinds: tuple[tuple[str, Callable[[Any, str], Figure], Callable[[CellRecord], Mapping[str, Any]]], ...] = (
+        ("held_out", _draw_held_out, lambda record: record.evaluation.held_out),
+        ("requested", _draw_requested, lambda record: _pick(record, "requested")),
+        ("calibration", _draw_calibration, lambda record: _pick(record, "calibration")),
+        ("weights", _draw_weights, lambda record: _pick(record, "weights")),
+    )
+    for kind, draw, read in kinds:
+        lines = {method: [pair for r in group for pair in read(r).items()] for method, group in methods.items()}
+        lines = {method: pairs for method, pairs in lines.items() if pairs}
         if lines:
-            found[name] = functools.partial(draw, lines)
+            found[kind] = functools.partial(draw, lines)
     return found
 
 
-def _find_reports(cells: Iterable[Cell], name: str) -> Iterator[tuple[str, Any]]:
-    """(policy, report) of one diagnostic, in all cells."""
-    for cell in cells:
-        for policy, report in cell["evaluation"].get("diagnostics", {}).items():
-            if name in report:
-                yield policy, report[name]
+def _pick(record: CellRecord, kind: str) -> dict[str, Any]:
+    """Return policy -> one of its diagnostics, where it was measured."""
+    found = {policy: getattr(report, kind) for policy, report in record.evaluation.diagnostics.items()}
+    return {policy: report for policy, report in found.items() if report is not None}
 
 
 def _make_panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(4.5 * count, 3.8), layout="constrained")
-    figure.suptitle(title)
+    figure = Figure(figsize=(max(6.4, 4.5 * count), 3.8), layout="constrained")
+    _set_title(figure, title)
     return figure, [figure.add_subplot(1, count, i + 1) for i in range(count)]
 
 
@@ -189,8 +222,10 @@ def _draw_curves(learned: Mapping[str, Sequence[Mapping[str, Any]]], shown: Sequ
             curves = [run[key] for run in runs if len(run.get(key, ())) > 1]  # a shared critic has but its last point
             if curves:
                 _draw_band(axes, curves, method, f"C{number}")
-        axes.set_xlabel(PANELS[key][0])
-        axes.set_title(PANELS[key][1], fontsize=9)
+        step, value, title = PANELS[key]
+        _count_steps(axes, step)
+        axes.set_ylabel(value)
+        axes.set_title(title, fontsize=9)
         axes.legend(fontsize=7, frameon=False)
     return figure
 
@@ -207,7 +242,7 @@ def _draw_buffers(buffers: Mapping[str, Sequence[Mapping[str, Any]]], title: str
                 bottom, top = ([value for _, value in curve] for curve in (low, high))
                 axes.fill_between([step for step, _ in low], bottom, top, color=f"C{number}", alpha=0.2, linewidth=0)
         axes.set_title(f"{method}: median, 10 % to 90 %, a colour per seed", fontsize=9)
-        axes.set_xlabel("environment step")
+        _count_steps(axes, "environment step")
         axes.set_ylabel("episode return")
     return figure
 
@@ -219,57 +254,71 @@ def _draw_diagonal(axes: Axes, label: str) -> None:
     axes.legend(fontsize=7, frameon=False)
 
 
-def _draw_requested(lines: Mapping[str, Sequence[tuple[str, Any]]], title: str) -> Figure:
-    """Requested return against the mean over seeds of what was achieved."""
+def _draw_held_out(lines: Mapping[str, Sequence[tuple[str, HeldOutReport]]], title: str) -> Figure:
+    """Draw the action error on held-out episodes beside that of a constant, one dot per seed."""
+    rows: dict[str, list[HeldOutReport]] = {}
+    for method, reports in lines.items():
+        for policy, report in reports:
+            rows.setdefault(f"{method} {name_policy(policy)}", []).append(report)
+    figure = Figure(figsize=(8.0, 1.5 + 0.4 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for row, found in enumerate(rows.values()):
+        errors = [report.action_rmse for report in found]
+        axes.barh(row, math.fsum(errors) / len(errors), color="C0", alpha=0.4)
+        axes.plot(errors, [row] * len(errors), "o", color="C0", markersize=4)
+    constant = next(iter(rows.values()))[0].action_std
+    axes.axvline(constant, color="black", linestyle="--", label="a constant action")
+    figure.legend(loc="outside lower left", frameon=False, fontsize=8)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set_xlabel("action error on held-out episodes (RMSE; dots: seeds)")
+    _set_title(figure, title)
+    return figure
+
+
+def _draw_requested(lines: Mapping[str, Sequence[tuple[str, Sequence[RequestedReturn]]]], title: str) -> Figure:
+    """Draw the requested return against the mean over seeds of what was achieved."""
     figure, (axes,) = _make_panels(1, title)
+    cut = None
     for number, (method, reports) in enumerate(lines.items()):
         for policy, style in (("offline", "o-"), ("online", "s--")):
             rows: dict[float, list[float]] = {}
             for row in (row for name, report in reports if name == policy for row in report):
-                rows.setdefault(row["requested"], []).append(math.fsum(row["achieved"]) / len(row["achieved"]))
+                rows.setdefault(row.requested, []).append(math.fsum(row.achieved) / len(row.achieved))
+                cut = row.cut_at or cut
             if rows:
                 wanted = sorted(rows)
                 means = [math.fsum(rows[w]) / len(rows[w]) for w in wanted]
                 errors = [compute_standard_error(rows[w]) or 0.0 for w in wanted]
-                axes.errorbar(
-                    wanted,
-                    means,
-                    errors,
-                    fmt=style,
-                    color=f"C{number}",
-                    label=f"{method} {policy}",
-                    capsize=3,
-                    markersize=4,
-                )
+                shown: Any = {"color": f"C{number}", "label": f"{method} {policy}", "capsize": 3, "markersize": 4}
+                axes.errorbar(wanted, means, errors, fmt=style, **shown)
     _draw_diagonal(axes, "as requested")
     axes.set_xlabel("requested return")
-    axes.set_ylabel("achieved return")
+    axes.set_ylabel(f"achieved return{f', {describe_cut(cut)}' if cut else ''}")
     return figure
 
 
-def _draw_calibration(lines: Mapping[str, Sequence[tuple[str, Any]]], title: str) -> Figure:
-    """The critic's prediction against the discounted return that followed, in bins, one line per seed."""
+def _draw_calibration(lines: Mapping[str, Sequence[tuple[str, Calibration]]], title: str) -> Figure:
+    """Draw the critic's prediction against the discounted return that followed, in bins, one line per seed."""
     figure, (axes,) = _make_panels(1, title)
     for number, (method, reports) in enumerate(lines.items()):
         for style, policy in (("-", "offline"), ("--", "online")):
             own = [report for name, report in reports if name == policy]
             for i, report in enumerate(own):
                 label = f"{method} {policy}" if i == 0 else None
-                axes.plot(
-                    report["predicted"], report["earned"], f"o{style}", color=f"C{number}", markersize=3, label=label
-                )
+                axes.plot(report.predicted, report.earned, f"o{style}", color=f"C{number}", markersize=3, label=label)
     _draw_diagonal(axes, "calibrated")
     axes.set_xlabel("predicted: min target Q of the steps taken")
     axes.set_ylabel("earned: discounted return that followed")
     return figure
 
 
-def _draw_weights(lines: Mapping[str, Sequence[tuple[str, Any]]], title: str) -> Figure:
-    """Histogram of the advantage weights over the data's steps, mean over seeds."""
+def _draw_weights(lines: Mapping[str, Sequence[tuple[str, WeightHistogram]]], title: str) -> Figure:
+    """Draw the histogram of the advantage weights over the data's steps, mean over seeds."""
     figure, (axes,) = _make_panels(1, title)
     for number, (method, reports) in enumerate(lines.items()):
-        shares = np.mean([report["shares"] for _, report in reports], axis=0)
-        axes.stairs(shares, reports[0][1]["edges"], color=f"C{number}", label=method)
+        shares = np.mean([report.shares for _, report in reports], axis=0)
+        axes.stairs(shares, list(reports[0][1].edges), color=f"C{number}", label=method)
     axes.set_xscale("log")
     axes.axvline(1.0, color="black", linestyle=":", linewidth=0.8)
     axes.set_xlabel("advantage weight (mean 1 over the data)")

@@ -19,13 +19,6 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 
-def compute_correlation(one: npt.NDArray[np.floating], other: npt.NDArray[np.floating]) -> float | None:
-    """Pearson's, of two (N,); none where one of them never changes."""
-    if not np.ptp(one) or not np.ptp(other):
-        return None
-    return float(np.corrcoef(one, other)[0, 1])
-
-
 @dataclass(frozen=True)
 class Interval:
     """A number with its bootstrap percentile interval."""

@@ -1,21 +1,37 @@
-"""Tables of a study: methods over all envs, published numbers beside ours, and what a cell costs."""
+"""Tables of a report, as Markdown: results, changes, costs, and published numbers beside ours."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from vdt.datasets.loaded_data import LABELS
-from vdt.reporting.comparison import Aggregate, Headlines, Improvement
-from vdt.reporting.figures import name_policy
+from vdt.environments.scores import describe_cut, format_return, format_success
+from vdt.evaluation.records import CellRecord, Diagnostics
+from vdt.reporting.aggregates import Aggregate, Headlines, Improvement
+from vdt.reporting.frame import Change, Estimate, Result, compute_config_differences
 from vdt.reporting.published import Published
-from vdt.reporting.results import Cell, Result, compute_estimate, name_method
 
+IDENTIFYING = frozenset(  # columns that are said once where all rows agree
+    {
+        "env",
+        "data",
+        "data's mean score",
+        "method",
+        "preset",
+        "seed",
+        "seeds",
+        "episodes",
+        "steps",
+        "envs",
+        "runs",
+        "data md5",
+    }
+)
 KINDS = ("machine", "gpu")  # of memory
 NO_WIDTH = "With one run per env an interval has no width: it does not say how another run would do."
 PHASES = ("pretrain_critic", "train_actor", "tune_online", "evaluate")
+SUCCESS_HEADER = "success rate (Wilson's 95% over all episodes)"
 
 
 @dataclass(frozen=True)
@@ -27,20 +43,173 @@ class Table:
     rows: Sequence[Sequence[object]]
     note: str = ""
 
+    def render(self) -> Iterator[str]:
+        """Yield the lines of a Markdown section; none if there are no rows.
+
+        Columns without content are left out. What all rows agree on is said once, above: a table must fit a page.
+        """
+        rows = [[str(entry).replace("|", "\\|") for entry in row] for row in self.rows]
+        if not rows:
+            return
+        columns = {name: [row[i] for row in rows] for i, name in enumerate(self.header)}
+        once = {name: values[0] for name, values in columns.items() if name in IDENTIFYING and len(set(values)) == 1}
+        shown = {name: values for name, values in columns.items() if name not in once and set(values) != {"-"}}
+        yield from (f"## {self.title}", "", *([self.note, ""] if self.note else []))
+        if once:
+            yield from ("All rows: " + "; ".join(f"{name} {value}" for name, value in once.items()) + ".", "")
+        if shown:
+            yield from ("| " + " | ".join(shown) + " |", "|" + "---|" * len(shown))
+            yield from ("| " + " | ".join(row) + " |" for row in zip(*shown.values(), strict=True))
+            yield ""
+
 
 def grey(text: str) -> str:
-    """Text that is shown in grey where a viewer knows how."""
+    """Return text that is shown in grey where a viewer knows how."""
     return f'<span style="color:grey">{text}</span>' if text else ""
 
 
-def name_source(source: str) -> str:
-    """Where data comes from, in bold unless it is D4RL's."""
-    name, _, rest = LABELS.get(source, f"{source} (not D4RL)").partition(" (")
+def name_policy(policy: str) -> str:
+    """Return a policy in words."""
+    return "online, best checkpoint" if policy == "online_best" else policy
+
+
+def name_source(label: str) -> str:
+    """Return where data comes from, in bold unless it is D4RL's."""
+    name, _, rest = label.partition(" (")
     return f"**{name}** ({rest}" if rest else name
 
 
+def _identify(record: CellRecord) -> tuple[str, str, str]:
+    return record.env, name_source(record.snapshot.label), record.name
+
+
+def _format_score(result: Result | None) -> str:
+    if result is None:
+        return "-"
+    return describe_cut(result.cut_at) if result.score is None else _format_estimate(result.score)
+
+
+def _format_estimate(estimate: Estimate) -> str:
+    unsure = estimate.standard_error is not None and estimate.over == "episodes"
+    return f"{estimate}{' *episodes*' if unsure else ''}"
+
+
+def tabulate_results(title: str, records: Sequence[CellRecord], results: Sequence[Result]) -> Table:
+    """Make the table of scores and returns; the critic's bias is the mean over seeds."""
+    labels = {(record.env, record.snapshot.source): record.snapshot.label for record in records}
+    header = "env|data|data's mean score|method|policy|look-ahead|normalized_score|episode return"
+    rows = [
+        (
+            result.env,
+            name_source(labels[result.env, result.source]),
+            "?" if result.dataset_score is None else f"{result.dataset_score:.1f}",
+            result.method,
+            name_policy(result.policy),
+            result.planner,
+            _format_score(result),
+            format_return(result.episode_return.mean),
+            _average(_list_biases(records, result), _four_digits),
+            f"{len(result.seeds)} ({', '.join(map(str, result.seeds))})",
+            sum(map(len, result.returns)),
+            f"{math.fsum(result.milliseconds_per_step) / len(result.seeds):.2f}",
+            _format_successes(result),
+        )
+        for result in results
+    ]
+    more = ("critic: bias", "seeds", "episodes", "ms per step", SUCCESS_HEADER)
+    return Table(title, (*header.split("|"), *more), rows)
+
+
+def _list_biases(records: Iterable[CellRecord], result: Result) -> Iterator[float]:
+    """Yield the critic's bias beside a result, for each of its seeds."""
+    for record in records:
+        task = (record.env, record.snapshot.source, record.snapshot.md5, record.preset)
+        if (task, record.name) == (result.task, result.method) and record.seed in result.seeds:
+            report = record.evaluation.diagnostics.get(result.policy)
+            if report and report.calibration:
+                yield report.calibration.bias
+
+
+def _format_successes(result: Result) -> str:
+    pooled = [success for successes in result.successes for success in successes]
+    return format_success(pooled) if pooled else "-"
+
+
+def tabulate_changes(records: Sequence[CellRecord], changes: Sequence[Change]) -> Table:
+    """Make the table of what look-ahead and online tuning change."""
+    labels = {(record.env, record.snapshot.source): record.snapshot.label for record in records}
+    rows = [
+        (
+            change.before.env,
+            name_source(labels[change.before.env, change.before.source]),
+            change.before.method,
+            change.effect,
+            f"{name_policy(change.before.policy)} {change.before.planner}",
+            f"{name_policy(change.after.policy)} {change.after.planner}",
+            f"{change.estimate.mean:+.1f}"
+            + ("" if change.estimate.standard_error is None else f" ± {change.estimate.standard_error:.1f}")
+            + (" *episodes*" if change.estimate.over == "episodes" else ""),
+            change.estimate.seeds,
+        )
+        for change in changes
+    ]
+    header = ("env", "data", "method", "what", "from", "to", "change of normalized_score", "seeds")
+    return Table("Look-ahead and online tuning", header, rows, "Paired by seed and episode.")
+
+
+def tabulate_held_out(records: Sequence[CellRecord]) -> Table:
+    """Make the table of held-out episodes, cell by cell."""
+    rows = []
+    for record in records:
+        for policy, report in record.evaluation.held_out.items():
+            values = (report.policy_value, report.data_value, report.monte_carlo_value, report.value_correlation)
+            numbers = (report.action_rmse, report.action_std, *values)
+            counts = (record.seed, policy, report.episodes, report.steps)
+            rows.append((*_identify(record), *counts, *("-" if n is None else _four_digits(n) for n in numbers)))
+    header = (
+        "env|data|method|seed|policy|episodes|steps|action error (RMSE)|std of actions|value of policy's actions|"
+        "value of data's actions|discounted return of data|correlation"
+    )
+    note = (
+        "Episodes that were not trained on. Values are the critic's smaller target Q, discounted, in environment units; beside "
+        "them what the data's steps really earned, bootstrapped where an episode was cut."
+    )
+    return Table("Held-out episodes", header.split("|"), rows, note)
+
+
+def tabulate_config_differences(records: Sequence[CellRecord]) -> Table:
+    """Make the table of keys in which the methods' configurations differ."""
+    differences = compute_config_differences(records)
+    methods = list(dict.fromkeys(record.name for record in records))
+    rows = [
+        (f"`{key}`", *(", ".join(map(str, row.get(method, ["-"]))) for method in methods))
+        for key, row in differences.items()
+    ]
+    return Table("What the methods' configurations differ in", ("key", *methods), rows)
+
+
+def tabulate_cells(records: Sequence[CellRecord]) -> Table:
+    """Make the table of cells: the data's md5 and the MLflow run of each."""
+    header = ("env", "data", "method", "preset", "seed", "data md5", "MLflow run")
+    rows = [
+        (*_identify(r), r.preset, r.seed, f"`{r.snapshot.md5}`", f"`{r.mlflow_run_id}`" if r.mlflow_run_id else "-")
+        for r in records
+    ]
+    return Table("Cells", header, rows)
+
+
+def tabulate_seconds(records: Sequence[CellRecord]) -> Table:
+    """Make the table of how long each step of each cell took."""
+    steps = list(dict.fromkeys(step for record in records for step in record.seconds))
+    rows = [
+        (*_identify(r), r.preset, r.seed, *(f"{r.seconds[step]:.1f}" if step in r.seconds else "-" for step in steps))
+        for r in records
+    ]
+    return Table("Seconds of each step", ("env", "data", "method", "preset", "seed", *steps), rows)
+
+
 def tabulate_aggregates(aggregates: Sequence[Aggregate]) -> Table:
-    """Mean and interquartile mean over envs."""
+    """Make the table of mean and interquartile mean over envs."""
     rows = [
         (a.method, name_policy(a.policy), a.tasks, a.runs, "-" if a.mean is None else a.mean, a.iqm) for a in aggregates
     ]
@@ -54,7 +223,7 @@ def tabulate_aggregates(aggregates: Sequence[Aggregate]) -> Table:
 
 
 def tabulate_improvements(improvements: Sequence[Improvement]) -> Table:
-    """Probability of improvement against each other method."""
+    """Make the table of the probability of improvement against each other method."""
     rows = []
     for i in improvements:
         p = i.probability
@@ -68,18 +237,18 @@ def tabulate_improvements(improvements: Sequence[Improvement]) -> Table:
     return Table("Probability of improvement", header, rows, note)
 
 
-def tabulate_published(cells: Sequence[Cell], headlines: Headlines, published: Published) -> Table:
-    """Ours beside theirs, env by env, with what differs."""
+def tabulate_published(records: Sequence[CellRecord], headlines: Headlines, published: Published) -> Table:
+    """Make the table of ours beside theirs, env by env, with what differs."""
     rows = []
-    labels = {(c["config"]["env"], c["snapshot"]["md5"], c["config"]["preset"], name_method(c)): c for c in cells}
-    for (env, md5, preset, method), cell in labels.items():
-        task = (env, cell["snapshot"]["source"], md5, preset)
+    cells = {(r.env, r.snapshot.md5, r.preset, r.name): r for r in records}
+    for (env, md5, preset, method), record in cells.items():
+        task = (env, record.snapshot.source, md5, preset)
         ours = [
-            _format(headlines.get(policy, {}).get(method, {}).get(task))
+            _format_score(headlines.get(policy, {}).get(method, {}).get(task))
             for policy in ("offline", "online", "online_best")
         ]
-        value = published.find(env, cell["config"]["method"], cell.get("patch", ""))
-        rows.append((env, method, *ours, grey(published.format(value)) or "-", describe_difference(cell)))
+        value = published.find(env, record.method, record.patch)
+        rows.append((env, method, *ours, grey(published.format(value)) or "none", describe_difference(record)))
     header = ("env", "method", "ours, offline", "ours, online", "ours, online, best checkpoint")
     what = f"{published.source}{' (before → after)' if published.change else ''}"
     note = (
@@ -88,41 +257,22 @@ def tabulate_published(cells: Sequence[Cell], headlines: Headlines, published: P
     return Table("Beside published numbers", (*header, grey(what), "what differs from theirs"), rows, note)
 
 
-def _format(result: Result | None) -> str:
-    if result is None:
-        return "-"
-    estimate = compute_estimate(result.scores)
-    return f"{estimate}{' *episodes*' if estimate.over == 'episodes' and estimate.standard_error is not None else ''}"
+def describe_difference(record: CellRecord) -> str:
+    """Return data, physics and budget in words, so that nobody takes a collected result for a D4RL one."""
+    same = record.snapshot.source == "d4rl"
+    data = "D4RL's data" if same else f"**other data**: {name_source(record.snapshot.label)}"
+    physics = f"physics: {record.config.get('task.environment_id')} on the present MuJoCo"
+    return f"{data}; {physics}; budget: {record.preset}"
 
 
-def describe_difference(cell: Cell) -> str:
-    """Data, physics and budget in words, so that nobody takes a collected result for a D4RL one."""
-    source, config = cell["snapshot"]["source"], cell["config"]
-    same = source == "d4rl"
-    data = "D4RL's data" if same else f"**other data**: {name_source(source)}"
-    physics = f"physics: {config.get('task.environment_id')} on the present MuJoCo"
-    return f"{data}; {physics}; budget: {config['preset']}"
-
-
-def tabulate_cost(cells: Sequence[Cell], published: Published | None) -> Table:
-    """Parameters, peak memory, seconds per phase and environment steps: means over a method's cells."""
-    groups: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((*_identify(cell), cell["config"]["preset"]), []).append(cell)
+def tabulate_cost(records: Sequence[CellRecord], published: Published | None) -> Table:
+    """Make the table of parameters, peak memory, seconds per phase and environment steps: means over cells."""
+    groups: dict[tuple[str, ...], list[CellRecord]] = {}
+    for record in records:
+        groups.setdefault((*_identify(record), record.preset), []).append(record)
     rows = [(*key, *_measure_cost(group)) for key, group in groups.items()]
-    phases = [f"{phase}, s" for phase in PHASES]
-    header = (
-        "env",
-        "data",
-        "method",
-        "preset",
-        "parameters: policy",
-        "critic",
-        "peak memory, MB",
-        "GPU, MB",
-        *phases,
-        "env steps",
-    )
+    sizes = ("policy parameters", "critic parameters", "peak memory, MB", "GPU, MB")
+    header = ("env", "data", "method", "preset", *sizes, *(f"{phase}, s" for phase in PHASES), "env steps")
     notes = [
         "Means over cells. Peak memory is the most that one step's process held, libraries included. Seconds depend on how "
         "many cells ran at once; those of a shared training (*) are another cell's waiting and reading."
@@ -133,23 +283,24 @@ def tabulate_cost(cells: Sequence[Cell], published: Published | None) -> Table:
     return Table("Cost", header, rows, " ".join(notes))
 
 
-def _measure_cost(cells: Sequence[Cell]) -> list[str]:
-    reports = [cell["evaluation"].get("diagnostics", {}) for cell in cells]
-    parameters = [report["offline"]["parameters"] for report in reports if "offline" in report]
-    memory = [cell.get("memory", {}).values() for cell in cells]
-    shared = {phase for cell in cells for phase, owner in cell.get("shared_from", {}).items() if owner}
+def _measure_cost(records: Sequence[CellRecord]) -> list[str]:
+    reports = [record.evaluation.diagnostics for record in records]
+    parameters = [found["offline"].parameters for found in reports if "offline" in found]
+    memory = [record.memory.values() for record in records]
+    shared = {phase for record in records for phase, owner in record.shared_from.items() if owner}
     return [
-        *(_average((p[part] for p in parameters), "{:,.0f}".format) for part in ("policy", "critic")),
+        _average((p.policy for p in parameters), "{:,.0f}".format),
+        _average((p.critic for p in parameters), "{:,.0f}".format),
         *(
             _average((max(found) for steps in memory if (found := [s[kind] for s in steps if kind in s])), _whole)
             for kind in KINDS
         ),
         *(
-            _average((c["seconds"][phase] for c in cells if phase in c["seconds"]), _tenths)
+            _average((r.seconds[phase] for r in records if phase in r.seconds), _tenths)
             + ("*" if phase in shared else "")
             for phase in PHASES
         ),
-        _average((r["online"]["environment_steps"] for r in reports if "online" in r), "{:,.0f}".format),
+        _average((found["online"].environment_steps for found in reports if "online" in found), "{:,.0f}".format),
     ]
 
 
@@ -161,20 +312,22 @@ def _tenths(number: float) -> str:
     return f"{number:.1f}"
 
 
+def _four_digits(number: float) -> str:
+    return f"{number:.4g}"
+
+
 def _average(numbers: Iterable[float], show: Callable[[float], str]) -> str:
     values = list(numbers)
     return show(math.fsum(values) / len(values)) if values else "-"
 
 
-def tabulate_diagnostics(cells: Sequence[Cell]) -> Table:
-    """Requested and achieved return, and the critic's calibration, cell by cell."""
+def tabulate_diagnostics(records: Sequence[CellRecord]) -> Table:
+    """Make the table of requested and achieved return, and of the critic's calibration, cell by cell."""
     rows = []
-    for cell in cells:
-        for policy, report in cell["evaluation"].get("diagnostics", {}).items():
-            if "requested" in report:
-                rows.append(
-                    (*_identify(cell), cell["config"]["seed"], name_policy(policy), *_describe_requests(report))
-                )
+    for record in records:
+        for policy, report in record.evaluation.diagnostics.items():
+            if report.requested is not None:
+                rows.append((*_identify(record), record.seed, name_policy(policy), *_describe_requests(report)))
     header = ("env", "data", "method", "seed", "policy", "requested → achieved return", "critic: bias", "correlation")
     note = (
         "One candidate at a time, without choice. Bias: mean of the critic's prediction minus the discounted return that "
@@ -183,16 +336,15 @@ def tabulate_diagnostics(cells: Sequence[Cell]) -> Table:
     return Table("Requested returns and the critic's calibration", header, rows, note)
 
 
-def _identify(cell: Cell) -> tuple[str, str, str]:
-    return cell["config"]["env"], name_source(cell["snapshot"]["source"]), name_method(cell)
-
-
-def _describe_requests(report: Mapping[str, Any]) -> tuple[str, str, str]:
-    pairs = (f"{r['requested']:g} → {math.fsum(r['achieved']) / len(r['achieved']):.0f}" for r in report["requested"])
-    known = report.get("calibration", {})
-    bias, correlation = known.get("bias"), known.get("correlation")
+def _describe_requests(report: Diagnostics) -> tuple[str, str, str]:
+    requested = report.requested or ()
+    pairs = ", ".join(f"{r.requested:g} → {math.fsum(r.achieved) / len(r.achieved):.0f}" for r in requested)
+    cut = next((f" ({describe_cut(r.cut_at)})" for r in requested if r.cut_at is not None), "")
+    bias, correlation = (
+        (report.calibration.bias, report.calibration.correlation) if report.calibration else (None, None)
+    )
     return (
-        ", ".join(pairs),
-        "-" if bias is None else f"{bias:.4g}",
+        pairs + cut,
+        "-" if bias is None else _four_digits(bias),
         "-" if correlation is None else f"{correlation:.2f}",
     )

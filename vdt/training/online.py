@@ -19,7 +19,7 @@ from vdt.data.storage import load_snapshot
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import Environment, make_environment
 from vdt.environments.rollout import collect_trajectories
-from vdt.environments.scores import compute_normalized_score
+from vdt.environments.scores import compute_normalized_score, score_episodes
 from vdt.system.machine import choose_device
 from vdt.system.progress import Progress
 from vdt.tracking import Tracker
@@ -190,8 +190,11 @@ def tune_online(
         assert tuner.unlearnt is not None
         mean_return, step = tuner.unlearnt, tuner.environment_steps
         values = read_metrics("online", step, tuner.update(), checkpoints, "environment step")
-        score = compute_normalized_score(mean_return, task.reference_return_min, task.reference_return_max)
-        values["online/episode_return"], values["online/normalized_score"] = mean_return, score
+        values["online/episode_return"] = mean_return
+        newest = list(tuner.buffer.trajectories)[-config.online.episodes_per_iteration :]
+        if None not in score_episodes(newest, config):  # a mean over episodes that were cut short is no score
+            score = compute_normalized_score(mean_return, task.reference_return_min, task.reference_return_max)
+            values["online/normalized_score"] = score
         held = [t.episode_return for t in tuner.buffer.trajectories]
         values["online/buffer_return"] = float(np.mean(held))
         for name, level in BUFFER_LEVELS.items():

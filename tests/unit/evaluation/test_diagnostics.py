@@ -1,6 +1,7 @@
 """Diagnostics against arithmetic by hand on an environment with known answers."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -41,40 +42,40 @@ def test_calibration_by_hand() -> None:
     # scaled rewards (1 + 1) * 2 = 4 and (3 + 1) * 2 = 8. A cut episode goes on with V = 6 of its last observation:
     # step 1 earns 8 + 6/2 = 11, step 0 earns 4 + 11/2 = 9.5; in environment units 5.5 and 4.75; predicted are 4/2 and 8/2
     cut = measure_calibration(actor_critic, [Trajectory(observations, actions, rewards, False)])
-    assert cut["predicted"] == [2.0, 4.0] and cut["earned"] == [5.5, 4.75]
-    assert cut["bias"] == pytest.approx(((2.0 - 5.5) + (4.0 - 4.75)) / 2)
-    assert (cut["steps"], cut["correlation"]) == (2, pytest.approx(-1.0))
+    assert cut.predicted == [2.0, 4.0] and cut.earned == [5.5, 4.75]
+    assert cut.bias == pytest.approx(((2.0 - 5.5) + (4.0 - 4.75)) / 2)
+    assert (cut.steps, cut.correlation) == (2, pytest.approx(-1.0))
     # an episode that ended: step 1 earns 8, step 0 earns 4 + 8/2 = 8; half of that each, so nothing varies
     ended = measure_calibration(actor_critic, [Trajectory(observations, actions, rewards, True)])
-    assert ended["earned"] == [4.0, 4.0] and ended["correlation"] is None
+    assert ended.earned == [4.0, 4.0] and ended.correlation is None
 
 
 def test_calibration_has_bins_of_equal_size() -> None:
     actor_critic = make_known(make_actor_critic(make_config(), make_dataset()))
     episodes = list(make_dataset((20, 13)))
     report = measure_calibration(actor_critic, episodes)
-    assert report["steps"] == 33 and len(report["predicted"]) == BINS
-    assert report["predicted"] == sorted(report["predicted"])
+    assert report.steps == 33 and len(report.predicted) == BINS
+    assert report.predicted == sorted(report.predicted)
 
 
 def test_each_return_is_requested_of_a_transformer_and_one_of_a_network_without_memory() -> None:
     config = make_config({"evaluation.requested_episodes": 2, "evaluation.seed": 1001})
     rows, episodes = measure_requested(make_actor_critic(config, make_dataset()), config, "x")
-    assert [row["requested"] for row in rows] == [12.0, 6.0, 3.0]
+    assert [row.requested for row in rows] == [12.0, 6.0, 3.0]
     assert [len(t) for t in episodes] == [3, 4] * 3, "the same episodes for every return: 2 + seed % 5"
-    assert rows[1]["achieved"] == [t.episode_return for t in episodes[2:4]]
+    assert rows[1].achieved == [t.episode_return for t in episodes[2:4]]
     plain = make_config({"evaluation.requested_episodes": 2}, method="bc")
     rows, _ = measure_requested(make_actor_critic(plain, make_dataset()), plain, "x")
-    assert [row["requested"] for row in rows] == [12.0]
+    assert [row.requested for row in rows] == [12.0]
 
 
 def test_weights_are_counted() -> None:
     config, dataset = make_config(), make_dataset()
     uniform = count_weights(make_actor_critic(config, dataset, AdvantageWeighting(1e-12, 100.0, 1.0)), dataset)
-    assert max(uniform["shares"]) == 1.0 and uniform["max"] == pytest.approx(1.0)
+    assert max(uniform.shares) == 1.0 and uniform.max == pytest.approx(1.0)
     clipped = count_weights(make_actor_critic(config, dataset, AdvantageWeighting(1e9, 100.0, 0.5)), dataset)
     # the weight is 100 / 0.5 where the advantage is above 0, else 0: all of them lie beyond the edges
-    assert clipped["shares"][0] + clipped["shares"][-1] == pytest.approx(1.0) and clipped["max"] == pytest.approx(200.0)
+    assert clipped.shares[0] + clipped.shares[-1] == pytest.approx(1.0) and clipped.max == pytest.approx(200.0)
 
 
 def test_diagnose_is_json_and_says_what_was_trained(tmp_path: Path) -> None:
@@ -83,13 +84,14 @@ def test_diagnose_is_json_and_says_what_was_trained(tmp_path: Path) -> None:
     torch.save({"actor_critic": actor_critic.state_dict(), "environment_steps": 60}, tmp_path / "agent.pt")
     agents = {"offline": tmp_path / "agent.pt", "online": tmp_path / "agent.pt"}
     found = diagnose(config, agents, make_dataset(), tracker)
-    assert json.loads(json.dumps(found)) == found
-    assert found["online"]["environment_steps"] == 60 and "weights" not in found["online"]
+    plain = {name: asdict(report) for name, report in found.items()}
+    assert json.loads(json.dumps(plain)) == plain
+    assert found["online"].environment_steps == 60 and found["online"].weights is None
     # two Q and V of 16 units in 2 layers: 2 (3*16+16 + 16*16+16 + 17) + (2*16+16 + 16*16+16 + 17)
-    assert found["offline"]["parameters"]["critic"] == 2 * (64 + 272 + 17) + (48 + 272 + 17)
-    assert sum(found["offline"]["weights"]["shares"]) == pytest.approx(1.0)
+    assert found["offline"].parameters.critic == 2 * (64 + 272 + 17) + (48 + 272 + 17)
+    assert sum(found["offline"].weights.shares) == pytest.approx(1.0)
     assert {key for _, metrics in tracker.metrics for key in metrics} == {
         f"eval/{name}_critic_{key}" for name in ("offline", "online") for key in ("bias", "correlation")
     }
     off = diagnose(make_config({"evaluation.requested_episodes": 0}), agents, make_dataset(), tracker)
-    assert "requested" not in off["offline"]
+    assert off["offline"].requested is None

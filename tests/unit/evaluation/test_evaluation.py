@@ -1,6 +1,8 @@
 """Reports of finished policies."""
 
 import json
+import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -42,16 +44,17 @@ def test_report_golden() -> None:
     )
 
 
-def test_success_is_reported_where_the_environment_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_success_is_reported_where_the_environment_says_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     config = make_config({"task.environment_id": SUCCESS, "evaluation.episodes": 4, "planner.candidates": 1})
     actor_critic, path, tracker = make_lively(config), tmp_path / "agent.pt", RecordingTracker()
     torch.save({"actor_critic": actor_critic.state_dict()}, path)
-    (report,) = evaluate_agents(config, {"offline": path}, tracker)["policies"]["offline"].values()
-    assert report["successes"] == [False, True, True, True]  # seeds 1000 to 1003
-    assert report["success_rate"] == 0.75
-    assert report["success_interval"] == pytest.approx([0.30064, 0.95441], abs=1e-5)  # Wilson's, of 3 of 4
+    (report,) = evaluate_agents(config, {"offline": path}, tracker).policies["offline"].values()
+    assert report.successes == [False, True, True, True]  # seeds 1000 to 1003
+    assert report.success_rate == 0.75
+    assert report.success_interval == pytest.approx([0.30064, 0.95441], abs=1e-5)  # Wilson's, of 3 of 4
     assert tracker.metrics[0][1]["eval/offline_single_success_rate"] == 0.75
-    assert "success 75% (30-95%)" in capsys.readouterr().out
+    assert "success 75% (30-95%)" in caplog.text
     silent = evaluate(make_lively(make_config()), PlannerSettings((6.0,)), make_config(), "x")
     assert (silent.successes, silent.success_rate, silent.success_interval) == (None, None, None)
 
@@ -82,6 +85,24 @@ def test_all_settings_meet_the_same_episodes() -> None:
 def test_episodes_can_be_cut_short() -> None:
     config = make_config({"evaluation.max_episode_steps": 3})
     assert evaluate(make_lively(config), PlannerSettings((6.0,)), config, "x").episode_lengths == [2, 3, 3, 3]
+
+
+def test_episodes_that_were_cut_short_have_no_score(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Rewards are whole numbers of an episode: laid beside references of whole episodes, a part of one says nothing."""
+    config = make_config({"evaluation.max_episode_steps": 3, "task.horizon": 20, "planner.candidates": 1})
+    path, tracker = tmp_path / "agent.pt", RecordingTracker()
+    torch.save({"actor_critic": make_lively(config).state_dict()}, path)
+    caplog.set_level(logging.INFO)
+    (report,) = evaluate_agents(config, {"offline": path}, tracker).policies["offline"].values()
+    # seeds 1000 to 1003 end by themselves after 2, 3, 4 and 5 steps; 3 and 3 are where they were stopped
+    first, second, *cut = report.normalized_scores
+    assert first is not None and second is not None and cut == [None, None]
+    assert (report.normalized_score_mean, report.normalized_score_standard_error) == (None, None)
+    assert report.cut_at == 3 and len(report.episode_returns) == 4
+    assert tracker.metrics[0][1] == {}, "no score in MLflow either"
+    assert "cut at 3 steps: no normalized_score (4 episodes)" in caplog.text
+    whole = make_config({"evaluation.max_episode_steps": 20, "task.horizon": 20})
+    assert evaluate(make_lively(whole), PlannerSettings((6.0,)), whole, "x").cut_at is None, "the task's own limit"
 
 
 @pytest.mark.parametrize(
@@ -160,17 +181,15 @@ def test_agents_reports_are_json_and_tracked(tmp_path: Path) -> None:
         torch.save({"actor_critic": actor_critic.state_dict()}, paths[name])
     tracker = RecordingTracker()
     result = evaluate_agents(config, paths, tracker)
-    assert json.loads(json.dumps(result)) == result
-    assert set(result["policies"]) == {"offline", "online"}
-    assert set(result["policies"]["online"]) == {"single", "candidates", "lookahead"}
+    plain = asdict(result)
+    assert json.loads(json.dumps(plain)) == plain
+    assert set(result.policies) == {"offline", "online"}
+    assert set(result.policies["online"]) == {"single", "candidates", "lookahead"}
     # equal networks, equal seeds, equal returns
-    assert (
-        result["policies"]["offline"]["single"]["episode_returns"]
-        == result["policies"]["online"]["single"]["episode_returns"]
-    )
+    assert result.policies["offline"]["single"].episode_returns == result.policies["online"]["single"].episode_returns
     assert [step for step, _ in tracker.metrics] == [5, 9]
-    for (_, metrics), (name, reports) in zip(tracker.metrics, result["policies"].items(), strict=True):
-        assert metrics == {f"eval/{name}_{k}_normalized_score": r["normalized_score_mean"] for k, r in reports.items()}
+    for (_, metrics), (name, reports) in zip(tracker.metrics, result.policies.items(), strict=True):
+        assert metrics == {f"eval/{name}_{k}_normalized_score": r.normalized_score_mean for k, r in reports.items()}
     assert [(n, p) for n, p, *_ in tracker.checkpoints] == [(f"evaluated-{n}", p) for n, p in paths.items()]
 
 

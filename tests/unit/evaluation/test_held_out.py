@@ -1,5 +1,6 @@
 """Evaluation without an environment: which episodes are kept apart, and what is said of them."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -85,13 +86,14 @@ def test_a_method_without_a_critic_has_no_values() -> None:
     assert report.action_rmse > 0
 
 
-def test_evaluation_without_an_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluation_without_an_environment(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     actor_critic = make_actor_critic(make_config(OFFLINE), make_dataset())
     torch.save({"actor_critic": actor_critic.state_dict()}, tmp_path / "agent.pt")
+    caplog.set_level(logging.INFO)
     found = evaluate_agents(actor_critic.config, {"offline": tmp_path / "agent.pt"}, NullTracker(), make_dataset())
-    assert found["policies"] == {}
-    assert found["held_out"]["offline"]["steps"] == 24
-    assert "has no environment, so there are no returns" in capsys.readouterr().out
+    assert found.policies == {}
+    assert found.held_out["offline"].steps == 24
+    assert "has no environment, so there are no returns" in caplog.text
 
 
 @pytest.mark.parametrize(

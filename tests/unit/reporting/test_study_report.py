@@ -6,12 +6,22 @@ from typing import Any
 
 import pytest
 
+from support.records import make_evaluation, make_record
 from vdt.config.layers import load_tasks
-from vdt.reporting.comparison import collect_headlines, compute_aggregates, compute_improvements
+from vdt.evaluation.records import (
+    Calibration,
+    CellRecord,
+    Diagnostics,
+    EvaluationReport,
+    ParameterCounts,
+    RequestedReturn,
+    WeightHistogram,
+)
+from vdt.reporting.aggregates import collect_headlines, compute_aggregates, compute_improvements, find_headline
 from vdt.reporting.figures import compute_mean_curve
+from vdt.reporting.frame import collect_results, fill_best, make_frame
 from vdt.reporting.published import list_published, load_published
 from vdt.reporting.report import write_report
-from vdt.reporting.results import collect_results, find_headline, name_method
 from vdt.reporting.tables import describe_difference
 from vdt.tracking.curves import POINTS, thin
 
@@ -19,17 +29,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 WALKER, HOPPER = "walker2d-medium-v2", "hopper-medium-v2"
 
 
-def make_setting(scores: list[float], candidates: int = 1) -> dict[str, Any]:
-    return {
-        "candidate_returns": [5000.0, 4000.0][:candidates],
-        "planning_horizon": 1,
-        "env_model": "none",
-        "normalized_scores": scores,
-        "episode_returns": scores,
-        "episode_lengths": [10] * len(scores),
-        "seconds": 0.1,
-        "chosen_candidates": [1.0 / candidates] * candidates,
-    }
+def make_setting(scores: list[float], candidates: int = 1) -> EvaluationReport:
+    shares = [1.0 / candidates] * candidates
+    return make_evaluation(scores, [5000.0, 4000.0][:candidates], episode_returns=scores, chosen_candidates=shares)
 
 
 def make_planner(candidates: int, horizon: int, returns: int = 3) -> dict[str, Any]:
@@ -37,34 +39,36 @@ def make_planner(candidates: int, horizon: int, returns: int = 3) -> dict[str, A
     return {**settings, "task.candidate_returns": [5000.0, 4000.0, 2500.0][:returns]}
 
 
-def make_diagnostics() -> dict[str, Any]:
-    return {
-        "parameters": {"policy": 1200, "critic": 300},
-        "environment_steps": 500,
-        "requested": [{"requested": 5000.0, "achieved": [100.0, 300.0]}, {"requested": 4000.0, "achieved": [50.0]}],
-        "calibration": {"predicted": [1.0, 2.0], "earned": [1.5, 2.5], "steps": 4, "bias": -0.5, "correlation": 0.25},
-        "weights": {"edges": [0.1, 1.0, 10.0], "shares": [0.25, 0.75], "max": 4.0},
-    }
+def make_diagnostics() -> Diagnostics:
+    return Diagnostics(
+        ParameterCounts(policy=1200, critic=300),
+        500,
+        [RequestedReturn(5000.0, [100.0, 300.0]), RequestedReturn(4000.0, [50.0])],
+        Calibration([1.0, 2.0], [1.5, 2.5], steps=4, bias=-0.5, correlation=0.25),
+        WeightHistogram([0.1, 1.0, 10.0], [0.25, 0.75], 4.0),
+    )
 
 
-def make_cell(env: str, seed: int, offline: float, *, method: str = "vdt", patch: str = "", **more: Any) -> Any:
+def make_cell(env: str, seed: int, offline: float, *, method: str = "vdt", **more: Any) -> CellRecord:
     """A cell whose offline policy scores `offline` with candidates and one less without, and 10 more after tuning."""
     policies = {
         name: {"single": make_setting([score - 1.0] * 2), "candidates": make_setting([score - 2.0, score + 2.0], 2)}
         for name, score in (("offline", offline), ("online", offline + 10.0), ("online_best", offline + 20.0))
     }
-    config = {"env": env, "preset": "laptop", "method": method, "seed": seed, **make_planner(2, 1)}
-    return {
-        "key": f"{env}-{method}-{patch}-s{seed}",
-        "patch": patch,
-        "config": {**config, "task.environment_id": "Walker2d-v4"},
-        "snapshot": {"source": "collected", "md5": env, "reason": "so", "card": {}, **more},
-        "evaluation": {"policies": policies, "diagnostics": {"offline": make_diagnostics()}},
-        "mlflow_run_id": f"{env}-{method}-{patch}-{seed}",
-        "seconds": {"pretrain_critic": 2.0, "train_actor": 4.0 + seed},
-        "memory": {"train_actor": {"machine": 700.0 + 100 * seed}, "evaluate": {"machine": 600.0}},
-        "shared_from": {"pretrain_critic": "another" if seed else "", "train_actor": ""},
-    }
+    return make_record(
+        seed,
+        policies,
+        env=env,
+        method=method,
+        config={"preset": "laptop", **make_planner(2, 1), "task.environment_id": "Walker2d-v4"},
+        snapshot={"md5": env, "card": {}},
+        diagnostics={"offline": make_diagnostics()},
+        mlflow_run_id=f"{env}-{method}-{seed}",
+        seconds={"pretrain_critic": 2.0, "train_actor": 4.0 + seed},
+        memory={"train_actor": {"machine": 700.0 + 100 * seed}, "evaluate": {"machine": 600.0}},
+        shared_from={"pretrain_critic": "another" if seed else "", "train_actor": ""},
+        **more,
+    )
 
 
 CELLS = [
@@ -84,7 +88,7 @@ STUDY = {
 
 
 def test_methods_over_envs_by_hand() -> None:
-    headlines = collect_headlines(CELLS, collect_results(CELLS))
+    headlines = collect_headlines(CELLS, collect_results(fill_best(make_frame(CELLS))))
     vdt, dt = (a for a in compute_aggregates(headlines) if a.policy == "offline")
     # seed by seed over both envs (10 + 50) / 2 = 30 and (20 + 90) / 2 = 55: mean 42.5, standard error 25 / 2
     assert (vdt.method, vdt.tasks, vdt.runs) == ("vdt", 2, 4)
@@ -100,8 +104,8 @@ def test_methods_over_envs_by_hand() -> None:
 
 
 def test_only_envs_that_all_methods_have_are_averaged() -> None:
-    cells = [cell for cell in CELLS if (cell["config"]["env"], cell["config"]["method"]) != (HOPPER, "dt")]
-    aggregates = compute_aggregates(collect_headlines(cells, collect_results(cells)))
+    cells = [cell for cell in CELLS if (cell.env, cell.method) != (HOPPER, "dt")]
+    aggregates = compute_aggregates(collect_headlines(cells, collect_results(make_frame(cells))))
     assert {(a.method, a.tasks, a.runs) for a in aggregates} == {("vdt", 1, 2), ("dt", 1, 2)}
 
 
@@ -110,11 +114,11 @@ def test_headline_is_the_setting_that_a_method_acts_with() -> None:
     assert find_headline(make_planner(2, 1)) == "candidates"
     assert find_headline(make_planner(2, 3)) == "lookahead"
     assert find_headline(make_planner(3, 1, returns=1)) == "single", "the task has but one return to choose from"
-    assert name_method(make_cell(WALKER, 0, 1.0, patch="weak")) == "vdt + weak"
+    assert make_cell(WALKER, 0, 1.0, patch="weak").name == "vdt + weak"
 
 
 def test_published_numbers_stand_beside_ours_with_what_differs(tmp_path: Path) -> None:
-    text = write_report(CELLS, tmp_path, study=STUDY).read_text()
+    text = write_report(CELLS, tmp_path, study=STUDY).text
     assert text.startswith("# Value-Guided Decision Transformer: My title\n\nMy note.\n")
     assert "**Not finished yet, and not in this report:** x-s3" in text
     # seeds 10 and 20: 15 ± 5; online 10 more, best 20 more; the poster has 81.6 ± 1.7
@@ -129,25 +133,26 @@ def test_published_numbers_stand_beside_ours_with_what_differs(tmp_path: Path) -
 
 
 def test_cost_and_diagnostics_by_hand(tmp_path: Path) -> None:
-    text = write_report(CELLS, tmp_path, study={**STUDY, "published": "cost"}).read_text()
+    text = write_report(CELLS, tmp_path, study={**STUDY, "published": "cost"}).text
     # peaks of the two seeds 700 and 800; train_actor 4 and 5 s; the second seed's critic is shared
-    expected = (
-        f"| {WALKER} | **collected** (not D4RL) | vdt | laptop | 1,200 | 300 | 750 | - | 2.0* | 4.5 | - | - | - |"
-    )
-    assert expected in text
+    assert "All rows: data **collected** (not D4RL); preset laptop." in text
+    assert f"| {WALKER} | vdt | 1,200 | 300 | 750 | 2.0* | 4.5 |" in text
     assert "memory, MB: iql 2128, odt 3968, vdt 4024" in text and "## Beside published numbers" not in text
     others = [make_cell("hopper-random-v2", 0, 1.0)]
-    text = write_report(others, tmp_path / "others", study={**STUDY, "published": "ablation"}).read_text()
+    text = write_report(others, tmp_path / "others", study={**STUDY, "published": "ablation"}).text
     assert "VDT poster, Table 3" in text and "weighting 90.3" not in text, "a table of other envs is no cost"
-    assert "| vdt | 0 | offline | 5000 → 200, 4000 → 50 | -0.5 | 0.25 |" in text
+    assert "data **collected** (not D4RL); method vdt; seed 0." in text
+    assert "| offline | 5000 → 200, 4000 → 50 | -0.5 | 0.25 |" in text
+    # the critic's calibration stands beside the scores, too
+    assert "| offline | candidates (m=2, E=1) | 1.0 ± 2.0 *episodes* | 1.00 | -0.5 | 2.50 |" in text
 
 
 def test_figures(tmp_path: Path) -> None:
     curve = [(step, float(step)) for step in range(1, 50)]
     levels = {f"online/buffer_return{level}": curve for level in ("", "_low", "_middle", "_high")}
-    curves = {cell["mlflow_run_id"]: {"critic/q_loss": curve, **levels} for cell in CELLS}
-    curves[CELLS[1]["mlflow_run_id"]] = {"critic/q_loss": curve[-1:]}  # shares its critic
-    text = write_report(CELLS, tmp_path, study=STUDY, curves=curves).read_text()
+    curves = {cell.mlflow_run_id: {"critic/q_loss": curve, **levels} for cell in CELLS}
+    curves[CELLS[1].mlflow_run_id] = {"critic/q_loss": curve[-1:]}  # shares its critic
+    text = write_report(CELLS, tmp_path, study=STUDY, curves=curves).path.read_text()
     kinds = ("scores", "candidates", "curves", "buffer", "requested", "calibration", "weights")
     expected = {f"{kind}-{env}-collected.png" for kind in kinds for env in (WALKER, HOPPER)} | {"profiles.png"}
     assert {path.name for path in tmp_path.glob("*.png")} == expected

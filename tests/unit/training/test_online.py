@@ -229,6 +229,13 @@ def test_metrics_are_on_the_axis_of_environment_steps(paths: tuple[Path, Path], 
     assert names[-1] == f"online-{steps[-1]}" and len(names) >= 2
 
 
+def test_rollouts_that_were_cut_short_have_a_return_and_no_score(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    tracker, cut = RecordingTracker(), {"evaluation.max_episode_steps": 2}
+    tune_online(make_config({"online.buffer_trajectories": 6, **cut}), *paths, tracker, make_store(tmp_path))
+    assert tracker.metrics and all("online/episode_return" in numbers for _, numbers in tracker.metrics)
+    assert not [numbers for _, numbers in tracker.metrics if "online/normalized_score" in numbers]
+
+
 def test_the_best_checkpoint_is_the_policy_that_did_it(
     paths: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

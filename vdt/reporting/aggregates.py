@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from vdt.reporting.results import POLICIES, Cell, Estimate, Result, compute_estimate, find_headline, name_method
+from vdt.evaluation.records import CellRecord
+from vdt.reporting.frame import POLICIES, Estimate, Result, Task, compute_estimate
 from vdt.reporting.statistics import Interval, compute_improvement_interval, compute_iqm_interval
 
-Task = tuple[str, str, str, str]  # env, data source, its md5, preset
 Headlines = dict[str, dict[str, dict[Task, Result]]]  # policy -> method -> task -> result
 
 
@@ -42,30 +43,36 @@ class Improvement:
     probability: Interval
 
 
-def collect_headlines(cells: Sequence[Cell], results: Sequence[Result]) -> Headlines:
-    """The results that stand for their methods."""
-    wanted = {(name_method(cell), cell["config"]["env"]): find_headline(cell["config"]) for cell in cells}
+def find_headline(config: Mapping[str, Any]) -> str:
+    """Return the look-ahead setting that a flat configuration acts with: one number stands for the cell."""
+    if min(config["planner.candidates"], len(config["task.candidate_returns"])) == 1:
+        return "single"
+    return "candidates" if config["planner.planning_horizon"] == 1 else "lookahead"
+
+
+def collect_headlines(records: Sequence[CellRecord], results: Sequence[Result]) -> Headlines:
+    """Return the results that stand for their methods; those of episodes that were cut short stand for nothing."""
+    wanted = {(record.name, record.env): find_headline(record.config) for record in records}
     headlines: Headlines = {}
     for result in results:
-        if result.setting == wanted[result.method, result.env]:
-            task = (result.env, result.source, result.md5, result.preset)
-            headlines.setdefault(result.policy, {}).setdefault(result.method, {})[task] = result
+        if result.setting == wanted[result.method, result.env] and result.cut_at is None:
+            headlines.setdefault(result.policy, {}).setdefault(result.method, {})[result.task] = result
     return headlines
 
 
 def find_common_tasks(methods: Mapping[str, Mapping[Task, Result]]) -> list[Task]:
-    """Tasks that every method has, in the order of the first method."""
+    """Return the tasks that every method has, in the order of the first method."""
     first, *others = methods.values()
     return [task for task in first if all(task in other for other in others)]
 
 
 def collect_scores(results: Mapping[Task, Result], tasks: Sequence[Task]) -> list[list[float]]:
-    """One number per task and run: the mean over its episodes."""
-    return [[math.fsum(run) / len(run) for run in results[task].scores] for task in tasks]
+    """Return one number per task and run: the mean over the run's episodes."""
+    return [results[task].run_scores for task in tasks]
 
 
 def compute_aggregates(headlines: Headlines) -> list[Aggregate]:
-    """Every method of every policy, over the tasks that all methods with this policy share."""
+    """Return every method of every policy, over the tasks that all methods with this policy share."""
     aggregates = []
     for policy in POLICIES:
         methods = headlines.get(policy, {})
@@ -78,15 +85,15 @@ def compute_aggregates(headlines: Headlines) -> list[Aggregate]:
 
 
 def _average_tasks(results: Sequence[Result]) -> Estimate | None:
-    """Mean over tasks, seed by seed; with one seed its error is unknown here."""
-    per_seed = [dict(zip(r.seeds, r.scores, strict=True)) for r in results]
+    """Return the mean over tasks, seed by seed; with one seed its error is unknown here."""
+    per_seed = [dict(zip(r.seeds, r.run_scores, strict=True)) for r in results]
     common = [seed for seed in per_seed[0] if all(seed in other for other in per_seed)]
-    means = [[math.fsum(math.fsum(s[seed]) / len(s[seed]) for s in per_seed) / len(per_seed)] for seed in common]
+    means = [[math.fsum(scores[seed] for scores in per_seed) / len(per_seed)] for seed in common]
     return compute_estimate(means) if means else None
 
 
 def compute_improvements(headlines: Headlines) -> list[Improvement]:
-    """The first method of each policy against each other one."""
+    """Return the first method of each policy against each other one."""
     improvements = []
     for policy in POLICIES:
         methods = headlines.get(policy, {})

@@ -1,0 +1,210 @@
+"""The written report against what went in."""
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.records import make_evaluation, make_record
+from unit.reporting.test_frame import make_policies
+from vdt.environments.scores import compute_standard_error
+from vdt.evaluation.records import HeldOutReport, Maze, Trace
+from vdt.reporting.maze_figures import draw_mazes
+from vdt.reporting.report import NOT_D4RL, to_strict_json, write_report
+from vdt.reporting.tables import Table
+
+PNG = b"\x89PNG\r\n\x1a\n"
+COLLECTED = "data **collected** (not D4RL)"
+
+
+def test_report_says_what_the_data_is(tmp_path: Path) -> None:
+    collected = write_report([make_record(0, make_policies(0.0))], tmp_path / "collected").path.read_text()
+    assert NOT_D4RL in collected
+    assert "**collected** (not D4RL)" in collected
+    assert "No D4RL file and no network." in collected
+    original = write_report([make_record(0, make_policies(0.0), source="d4rl")], tmp_path / "d4rl").path.read_text()
+    assert NOT_D4RL not in original
+    assert "not D4RL" not in original
+
+
+def test_no_result_row_is_shown_without_its_data_source(tmp_path: Path) -> None:
+    one = [make_record(seed, make_policies(0.0)) for seed in (0, 1)]
+    sections = write_report(one, tmp_path / "one").text.split("\n## ")[1:]
+    titles = [section.splitlines()[0] for section in sections]
+    assert titles == [
+        *("Results", "Look-ahead and online tuning", "Cost", "Results per cell", "Cells", "Seconds of each step")
+    ]
+    assert all(f"All rows: env walker2d-medium-v2; {COLLECTED}" in section for section in sections), "said once"
+    both = write_report([*one, make_record(0, make_policies(0.0), source="d4rl")], tmp_path / "both").text
+    rows = [line for line in both.splitlines() if line.startswith("| ") and not line.startswith(("| data", "| env"))]
+    # results, changes, cost, results per cell, cells, seconds: each row where sources differ
+    assert len(rows) == 2 * 4 + 2 * 4 + 2 + 3 * 4 + 3 + 3
+    assert all(row.startswith(("| **collected** (not D4RL) |", "| D4RL |")) for row in rows)
+
+
+def test_report_table_golden(tmp_path: Path) -> None:
+    text = write_report([make_record(0, make_policies(0.0)), make_record(1, make_policies(2.0))], tmp_path).text
+    assert (
+        f"All rows: env walker2d-medium-v2; {COLLECTED}; data's mean score 62.5; method vdt; seeds 2 (0, 1); episodes 4."
+        "\n\n| policy | look-ahead | normalized_score | episode return | ms per step |"
+    ) in text
+    # seed means 72 and 74: 73 ± 1; returns 46 * 73 = 3358
+    assert "| offline | single (m=1, E=1) | 73.0 ± 1.0 | 3358 | 2.50 |" in text
+    # one seed: episodes 70 and 74, deviations ±2, sqrt(8 / 1 / 2) = 2
+    assert "| single (m=1, E=1) | 72.0 ± 2.0 *episodes* | 3312 | 1 (0) | 2.50 |" in text
+    assert "| lookahead (m=2, E=3, learned) |" in text
+    assert "| 1 | `run-vdt-1` |" in text
+    assert "| 1 | 3.2 | 60.0 |" in text
+
+
+def test_what_all_rows_agree_on_is_said_once_and_empty_columns_are_left_out() -> None:
+    header = ("env", "method", "look-ahead", "score", "GPU, MB")
+    lines = list(Table("T", header, [("e", "a|b", "x", 1, "-"), ("e", "c", "x", 1, "-")], "Note.").render())
+    assert lines == [
+        *("## T", "", "Note.", "", "All rows: env e.", ""),
+        *("| method | look-ahead | score |", "|---|---|---|", "| a\\|b | x | 1 |", "| c | x | 1 |", ""),
+    ], "a score stays, even where all are alike"
+    assert list(Table("T", header, []).render()) == []
+
+
+def test_tables_of_a_run_fit_a_page(tmp_path: Path) -> None:
+    """The narrowest that a table can get: the longest words of its columns, side by side."""
+    record = make_record(0, make_policies(0.0), mlflow_run_id="a" * 32, snapshot={"md5": "b" * 32})
+    record = replace(
+        record, seconds=dict.fromkeys(("fetch_dataset", "pretrain_critic", "train_actor", "seed_buffer"), 1.0)
+    )
+    others = [
+        make_record(
+            seed, make_policies(0.0), env=env, method=method, mlflow_run_id="c" * 32, snapshot={"md5": "d" * 32}
+        )
+        for env in ("halfcheetah-medium-replay-v2", "hopper-medium-expert-v2")
+        for method in ("vdt", "td3bc")
+        for seed in (0, 1)
+    ]
+    for name, records in (("one", [record]), ("study", others)):
+        for title, rows in read_tables(write_report(records, tmp_path / name).text).items():
+            words = [
+                max(len(word) for row in rows for word in re.split(r"[\s-]+", row[i])) for i in range(len(rows[0]))
+            ]
+            assert len(words) <= 10 and sum(words) <= 110, (name, title, words)
+
+
+def read_tables(text: str) -> dict[str, list[list[str]]]:
+    tables: dict[str, list[list[str]]] = {}
+    for section in text.split("\n## ")[1:]:
+        title, *lines = section.splitlines()
+        tables[title] = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    return tables
+
+
+def test_success_has_a_column_where_some_environment_says_it(tmp_path: Path) -> None:
+    records = []
+    for seed, successes in ((0, [True, False]), (1, [True, True])):
+        evaluation = make_evaluation([1.0, 3.0], episode_returns=[0.5, 1.75], successes=successes)
+        records.append(make_record(seed, {"offline": {"single": evaluation}}))
+    text = write_report(records, tmp_path).text
+    assert "| ms per step | success rate (Wilson's 95% over all episodes) |" in text
+    assert "seeds 2 (0, 1); episodes 4." in text
+    assert "| 1.12 | 2.50 | 75% (30-95%) |" in text  # 3 of 4, both seeds together
+    assert "| 1.12 | 1 (0) | 2.50 | 50% (9-91%) |" in text
+    both = write_report([records[0], make_record(1, make_policies(0.0), method="dt")], tmp_path / "both").text
+    assert "| 2.50 | - |" in both
+    assert "success" not in write_report([make_record(0, make_policies(0.0))], tmp_path / "silent").text
+
+
+def test_json_holds_every_number_as_it_came(tmp_path: Path) -> None:
+    returns = [0.1 + 0.2, 1.0 / 3.0, 1e-17]
+    evaluation = make_evaluation([1.0, 2.0, 3.0], episode_returns=returns)
+    write_report([make_record(0, {"offline": {"single": evaluation}})], tmp_path)
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert document["cells"][0]["evaluation"]["policies"]["offline"]["single"]["episode_returns"] == returns
+    assert document["results"][0]["returns"] == [returns]
+    assert document["results"][0]["normalized_score"]["standard_error"] == compute_standard_error([1.0, 2.0, 3.0])
+    assert document["not_finite"] == []
+    assert "path" not in document["cells"][0]["snapshot"]
+
+
+def test_json_is_strict_and_says_where_a_number_was_not_finite(tmp_path: Path) -> None:
+    evaluation = make_evaluation([1.0, 2.0], normalized_score_standard_error=math.nan)
+    text = write_report([make_record(0, {"offline": {"single": evaluation}})], tmp_path).text
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    document = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+    place = "cells.0.evaluation.policies.offline.single.normalized_score_standard_error"
+    assert document["not_finite"] == [place]
+    assert place in text
+    assert to_strict_json((1.0, {"a": -math.inf})) == ([1.0, {"a": None}], ["1.a"])
+
+
+def test_episodes_that_were_cut_short_have_no_score_anywhere(tmp_path: Path) -> None:
+    cut: dict[str, Any] = {"cut_at": 50, "episode_returns": [-300.0, -200.0]}
+    settings = {key: make_evaluation([None, None], **cut) for key in ("single", "candidates", "lookahead")}
+    report = write_report([make_record(0, {"offline": settings, "online": settings})], tmp_path)
+    assert "**Episodes were cut at 50 steps: their returns, shown as they are," in report.text
+    assert "| offline | single (m=1, E=1) | cut at 50 steps | -250 | 2.50 |" in report.text
+    assert "## Look-ahead and online tuning" not in report.text
+    document, metrics = (json.loads((tmp_path / name).read_text()) for name in ("report.json", "metrics.json"))
+    assert {result["normalized_score"] for result in document["results"]} == {None} and document["changes"] == []
+    assert metrics == {"walker2d-medium-v2": {"vdt": {"offline_return": -250.0, "online_return": -250.0}}}
+    lines = (tmp_path / "results.csv").read_text().splitlines()
+    column = lines[0].split(",").index("score")
+    assert len(lines) == 1 + 6 * 2 and {line.split(",")[column] for line in lines[1:]} == {""}
+    assert next(figure.name for figure in report.figures) == "scores-walker2d-medium-v2-collected.png"
+
+
+def test_figures_are_written_and_shown(tmp_path: Path) -> None:
+    report = write_report([make_record(0, make_policies(0.0)), make_record(1, make_policies(2.0))], tmp_path)
+    text = report.path.read_text()
+    assert [f.name for f in sorted(report.figures)] == [
+        "candidates-walker2d-medium-v2-collected.png",
+        "scores-walker2d-medium-v2-collected.png",
+    ]
+    assert all(f.read_bytes().startswith(PNG) and f"({f.name})" in text for f in report.figures)
+    assert sorted(tmp_path.glob("*.png")) == sorted(report.figures)
+    assert "![" not in report.text and text.startswith(report.text), "a card finds no files beside it"
+
+
+def test_a_report_needs_a_cell(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one cell"):
+        write_report([], tmp_path)
+
+
+def test_data_without_an_environment_is_reported_offline(tmp_path: Path) -> None:
+    held_out = HeldOutReport(2, 30, 0.25, 0.5, 7.5, 6.25, 6.0, None)
+    config = {"task.reference": "the data's own worst and best episode return"}
+    mine = "data:folder/mine.hdf5"
+    record = make_record(0, {}, env=mine, source="path", config=config, held_out={"offline": held_out})
+    text = write_report([record], tmp_path).path.read_text()
+    assert f"- {mine}: no environment: online tuning and returns are not available" in text
+    assert f"All rows: env {mine}; data **own file** (not D4RL); method vdt; seed 0; episodes 2; steps 30." in text
+    assert "| offline | 0.25 | 0.5 | 7.5 | 6.25 | 6 |" in text
+    assert "0 and 100 are the data's own worst and best episode return" in text
+    assert "## Results" not in text
+    assert [path.stem.partition("-")[0] for path in tmp_path.glob("*.png")] == ["held_out"], "a figure of its own"
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics == {mine: {"vdt": {"offline_action_error": 0.25}}}
+    both = write_report([record, make_record(0, make_policies(0.0), source="minari")], tmp_path / "both").text
+    assert f"for {mine}: the data's own" in both and "**minari** (not comparable with D4RL)" in both
+
+
+def test_episodes_are_drawn_over_their_maze(tmp_path: Path) -> None:
+    maze = Maze(walls=[[0.0, 0.0], [4.0, 0.0]], size=4.0, goal=[0.0, 8.0], radius=0.5)
+    trace = Trace(maze, [[[0.0, 4.0], [0.0, 7.9]], [[4.0, 4.0]]])
+    walker = make_evaluation([70.0, 0.0], successes=[True, False], trace=trace)
+    records = [make_record(seed, {"offline": {"single": walker}, "online": {"single": walker}}) for seed in (0, 1)]
+    (name, figure), *others = draw_mazes([*records, make_record(0, make_policies(0.0), method="dt")])
+    assert (name, others) == ("maze-walker2d-medium-v2-collected.png", [])
+    offline, _online = figure.axes  # of the first seed
+    assert offline.get_title() == "vdt offline single, seed 0"
+    wall, _, goal = offline.patches
+    assert wall.get_bbox().bounds == (-2.0, -2.0, 4.0, 4.0) and tuple(goal.get_center()) == (0.0, 8.0)
+    reached, _, stuck, _ = offline.lines
+    assert reached.get_xydata().tolist() == trace.paths[0] and reached.get_color() != stuck.get_color()
+    path = write_report(records, tmp_path).path
+    assert f"![{Path(name).stem}]({name})" in path.read_text() and (tmp_path / name).read_bytes().startswith(PNG)

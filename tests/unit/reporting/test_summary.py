@@ -1,0 +1,71 @@
+"""A report in few words."""
+
+from support.records import make_evaluation, make_record
+from unit.reporting.test_frame import make_policies
+from vdt.evaluation.records import CellRecord, HeldOutReport
+from vdt.reporting.frame import collect_results, fill_best, make_frame
+from vdt.reporting.summary import SCREEN, describe_end, make_metrics
+
+PLACES = {
+    "policy": "/srv/me/.vdt/checkpoints/VDTFlow/1795883436140285/tune_online/walker2d-medium-v2-vdt-s0/online-20000.pt",
+    "report": "/srv/me/reports/1795883436140285/report.md",
+    "card": "python flows/vdt_flow.py card view 1795883436140285/report/8",
+    "MLflow": "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning",
+    "next": "python flows/vdt_flow.py run --env walker2d-medium-v2 --seeds 0,1,2",
+}
+
+
+def make_cell(seed: int, env: str = "walker2d-medium-v2", method: str = "vdt") -> CellRecord:
+    policies = make_policies(2.0 * seed)
+    policies["online"]["lookahead"] = make_evaluation([91.0 + seed, 93.0 + seed], (5000.0, 2500.0), 3)
+    return make_record(seed, policies, env=env, method=method)
+
+
+def test_end_of_a_run_by_hand() -> None:
+    first, scores, empty, *below = describe_end([make_cell(0), make_cell(1)], PLACES)
+    assert first == "walker2d-medium-v2, collected (not D4RL), data's mean 62.5"
+    # the look-ahead that is acted with: seeds 71 and 73, then 92 and 93; returns 46 times the mean
+    assert scores == "  vdt  offline 72.0 ± 1.0 (return 3312) -> online 92.5 ± 0.5 (return 4255)"
+    assert empty == ""
+    assert below == [
+        *("policy", f"  {PLACES['policy']}", f"report   {PLACES['report']}", f"card     {PLACES['card']}"),
+        *(f"MLflow   {PLACES['MLflow']}", f"next     {PLACES['next']}"),
+    ], "a place is never broken: it is there to be copied"
+
+
+def test_end_of_a_study_fits_a_screen() -> None:
+    lines, columns = SCREEN
+    envs = [f"halfcheetah-medium-expert-v{number}" for number in range(30)]
+    shown = describe_end([make_cell(0, env, method="iql") for env in envs], PLACES)
+    assert len(shown) == lines and max(len(line) for line in shown if not line.startswith("  /")) <= columns
+    scores = shown[: shown.index("")]
+    assert scores[-1] == f"... and {2 * len(envs) - len(scores) + 1} more lines, in the report"
+
+
+def test_end_of_a_run_says_what_was_cut_and_what_had_no_environment() -> None:
+    cut = {key: make_evaluation([None, None], episode_returns=[30.0, 50.0], cut_at=50) for key in ("lookahead",)}
+    assert describe_end([make_record(0, {"offline": cut})], {}) == [
+        "walker2d-medium-v2, collected (not D4RL), data's mean 62.5",
+        "  vdt  offline return 40.00 (cut at 50 steps: no score)",
+        "",
+    ]
+    held_out = HeldOutReport(2, 30, 0.25, 0.5, None, None, None, None)
+    alone = make_record(0, {}, env="data:mine.npz", source="path", held_out={"offline": held_out})
+    assert describe_end([alone], {}) == ["data:mine.npz, vdt, seed 0: offline action error 0.25 (a constant's 0.5)", ""]
+
+
+def test_metrics_are_numbers_in_mappings() -> None:
+    records = [make_cell(0), make_cell(1), make_record(0, {"offline": make_policies(0.0)["offline"]}, method="dt")]
+    metrics = make_metrics(records, collect_results(fill_best(make_frame(records))))
+    assert metrics == {
+        "walker2d-medium-v2": {
+            "vdt": {
+                **{"offline_score": 72.0, "offline_score_standard_error": 1.0, "offline_return": 3312.0},
+                **{"online_score": 92.5, "online_score_standard_error": 0.5, "online_return": 4255.0},
+            },
+            "dt": {"offline_score": 71.0, "offline_score_standard_error": 0.0, "offline_return": 3266.0},
+        }
+    }
+    both = [make_record(0, make_policies(0.0)), make_record(0, make_policies(0.0), source="d4rl")]
+    named = make_metrics(both, collect_results(make_frame(both)))["walker2d-medium-v2"]
+    assert set(named) == {"vdt, collected 0123abcd smoke", "vdt, d4rl 0123abcd smoke"}

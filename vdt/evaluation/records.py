@@ -1,0 +1,291 @@
+"""What is measured of a cell, typed from evaluation to report, and plain JSON between processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Maze:
+    """Layout of a maze, in the units of its observations.
+
+    Attributes:
+        walls: centres of the walls, (x, y) each.
+        size: edge of a wall.
+        goal: centre of the goal, (x, y).
+        radius: of the goal.
+    """
+
+    walls: Sequence[Sequence[float]]
+    size: float
+    goal: Sequence[float]
+    radius: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A maze and the positions of each episode, at every fifth step."""
+
+    maze: Maze
+    paths: Sequence[Sequence[Sequence[float]]]
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Deterministic episodes of one policy with one look-ahead setting.
+
+    Attributes:
+        label: what was evaluated.
+        candidate_returns: first returns-to-go, environment units.
+        planning_horizon: E.
+        env_model: source of imagined steps.
+        episode_returns: one per episode, environment units.
+        episode_lengths: steps of each episode.
+        normalized_scores: one per episode, 0-100 between the reference returns (`task.reference`); none for an episode that
+            was cut short, whose return cannot be laid beside those of whole episodes.
+        normalized_score_mean: over episodes; none if one of them was cut short.
+        normalized_score_standard_error: over episodes (of this one trained policy, not over seeds); none as the mean.
+        environment_steps: real steps taken, those of a simulator look-ahead included.
+        seconds: wall time.
+        chosen_candidates: share of steps at which each candidate won.
+        successes: of each episode, where the environment says so; else none.
+        success_rate: share of the episodes; none where the environment does not say.
+        success_interval: Wilson's, of 95 %: lowest and highest rate.
+        trace: where the environment is a maze, the episodes in it; else none.
+        cut_at: steps after which episodes were cut short; none if all of them are whole.
+    """
+
+    label: str
+    candidate_returns: Sequence[float]
+    planning_horizon: int
+    env_model: str
+    episode_returns: Sequence[float]
+    episode_lengths: Sequence[int]
+    normalized_scores: Sequence[float | None]
+    normalized_score_mean: float | None
+    normalized_score_standard_error: float | None
+    environment_steps: int
+    seconds: float
+    chosen_candidates: Sequence[float] = ()
+    successes: Sequence[bool] | None = None
+    success_rate: float | None = None
+    success_interval: Sequence[float] | None = None
+    trace: Trace | None = None
+    cut_at: int | None = None
+
+
+@dataclass(frozen=True)
+class HeldOutReport:
+    """A policy and its critic on held-out episodes, the policy conditioned on the episodes' own returns-to-go.
+
+    The critic is asked for min_i target Q, in environment units of discounted reward; its numbers are none where it was
+    not trained. They are its opinion, not a measured return.
+
+    Attributes:
+        episodes: held out.
+        steps: in them.
+        action_rmse: root mean square difference between the policy's and the data's actions, in action units.
+        action_std: standard deviation of the data's actions about their mean, the same average: what a constant scores.
+        policy_value: mean value of the policy's actions.
+        data_value: mean value of the data's actions.
+        monte_carlo_value: mean discounted return from the data's steps on; after a cut, the value of the final observation.
+            Steps whose next observation is missing are left out of this and of the next.
+        value_correlation: between data_value and monte_carlo_value, over steps.
+    """
+
+    episodes: int
+    steps: int
+    action_rmse: float
+    action_std: float
+    policy_value: float | None
+    data_value: float | None
+    monte_carlo_value: float | None
+    value_correlation: float | None
+
+
+@dataclass(frozen=True)
+class RequestedReturn:
+    """Returns of the episodes that were asked for one return, in environment units.
+
+    Attributes:
+        requested: first return-to-go.
+        achieved: one per episode.
+        cut_at: steps after which episodes were cut short; none if all of them are whole.
+    """
+
+    requested: float
+    achieved: Sequence[float]
+    cut_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The critic's min_i target Q of the steps that were taken, beside the discounted return that followed them.
+
+    Attributes:
+        predicted: means in bins of rising prediction with equally many steps, environment units of discounted reward.
+        earned: means of what followed, in the same bins.
+        steps: number of steps.
+        bias: mean of predicted - earned, over steps.
+        correlation: over steps; none where one of the two never changes.
+    """
+
+    predicted: Sequence[float]
+    earned: Sequence[float]
+    steps: int
+    bias: float
+    correlation: float | None
+
+
+@dataclass(frozen=True)
+class WeightHistogram:
+    """Advantage weights (M3) over the data's steps.
+
+    Attributes:
+        edges: of the bins.
+        shares: of the steps in each bin, those beyond the edges in the outer bins.
+        max: the largest weight.
+    """
+
+    edges: Sequence[float]
+    shares: Sequence[float]
+    max: float
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Trainable numbers of the networks."""
+
+    policy: int
+    critic: int
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Why one agent scores what it scores; what was not measured is none."""
+
+    parameters: ParameterCounts
+    environment_steps: int
+    requested: Sequence[RequestedReturn] | None = None
+    calibration: Calibration | None = None
+    weights: WeightHistogram | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that was measured of a cell's agents.
+
+    Attributes:
+        policies: agent ("offline", "online", "online_best") -> look-ahead setting -> report; empty without an environment.
+        held_out: agent -> report; empty without held-out episodes.
+        diagnostics: agent -> report.
+    """
+
+    policies: Mapping[str, Mapping[str, EvaluationReport]]
+    held_out: Mapping[str, HeldOutReport] = field(default_factory=dict)
+    diagnostics: Mapping[str, Diagnostics] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SnapshotRecord:
+    """The data set that a cell was trained on; known by its md5, wherever it lies.
+
+    Attributes:
+        env: task.
+        source: kind of data source.
+        label: the source in words, with what it can be compared with.
+        reason: why this source.
+        md5: of the file.
+        size: of the file, bytes.
+        card: the dataset card.
+    """
+
+    env: str
+    source: str
+    label: str
+    reason: str
+    md5: str
+    size: int
+    card: Mapping[str, Any]
+
+    @property
+    def score(self) -> float | None:
+        """Mean normalized_score of the data set's episodes; none where the card has none."""
+        return self.card.get("normalized_score_mean")
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """One finished cell (env x method x patch x seed), with everything that a report needs.
+
+    Attributes:
+        key: names the cell.
+        patch: name of the study's patch, empty without one.
+        config: resolved configuration, flat: dotted key -> value.
+        snapshot: the data set.
+        evaluation: what was measured.
+        mlflow_run_id: of the run that holds the cell's curves.
+        seconds: flow step -> wall time.
+        memory: flow step -> kind ("machine", "gpu") -> peak, MB.
+        shared_from: flow step -> MLflow run of the cell whose training was taken; empty if the cell trained itself.
+    """
+
+    key: str
+    patch: str
+    config: Mapping[str, Any]
+    snapshot: SnapshotRecord
+    evaluation: Evaluation
+    mlflow_run_id: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    shared_from: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def env(self) -> str:
+        """Task."""
+        return str(self.config["env"])
+
+    @property
+    def preset(self) -> str:
+        """Sizes and budgets."""
+        return str(self.config["preset"])
+
+    @property
+    def method(self) -> str:
+        """Method without the patch."""
+        return str(self.config["method"])
+
+    @property
+    def seed(self) -> int:
+        """Training seed."""
+        return int(self.config["seed"])
+
+    @property
+    def name(self) -> str:
+        """What the cell is called beside others: its method, with its patch if it carries one."""
+        return f"{self.method} + {self.patch}" if self.patch else self.method
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values: the same whether they come from this process or from a file."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> CellRecord:
+        """Build a record from plain values; keys that no field is called by are left out.
+
+        Raises:
+            ValueError: if a field is missing or has a wrong type (`pydantic.ValidationError`).
+        """
+        record: CellRecord = _make_adapter().validate_python(plain)
+        return record
+
+
+@cache
+def _make_adapter() -> Any:
+    from pydantic import TypeAdapter  # here: steps that only measure need not load it
+
+    return TypeAdapter(CellRecord)

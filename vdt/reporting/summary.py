@@ -1,0 +1,103 @@
+"""A report in few words: what the end of a run shows, and the numbers that `dvc metrics show` prints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vdt.environments.scores import describe_cut, format_return
+from vdt.evaluation.records import CellRecord
+from vdt.reporting.aggregates import find_headline
+from vdt.reporting.frame import POLICIES, Result, collect_results, fill_best, make_frame
+
+SCREEN = (24, 100)  # lines, columns
+ARROW = " -> "
+
+
+def make_metrics(records: Sequence[CellRecord], results: Sequence[Result]) -> dict[str, Any]:
+    """Return numbers in mappings without lists: env -> method -> name -> number, as `dvc metrics show` wants them.
+
+    Each method is shown by the look-ahead setting that it acts with. Episodes that were cut short have no score.
+    """
+    headlines = {(record.name, record.env): find_headline(record.config) for record in records}
+    metrics: dict[str, Any] = {}
+    for result in results:
+        if result.setting != headlines[result.method, result.env]:
+            continue
+        found = metrics.setdefault(result.env, {}).setdefault(_qualify(result, results), {})
+        if result.score is not None:
+            found[f"{result.policy}_score"] = result.score.mean
+            if result.score.standard_error is not None:
+                found[f"{result.policy}_score_standard_error"] = result.score.standard_error
+        found[f"{result.policy}_return"] = result.episode_return.mean
+    for (env, method, policy), errors in _collect_action_errors(records).items():
+        found = metrics.setdefault(env, {}).setdefault(method, {})
+        found[f"{policy}_action_error"] = math.fsum(errors) / len(errors)
+    return metrics
+
+
+def _collect_action_errors(records: Sequence[CellRecord]) -> dict[tuple[str, str, str], list[float]]:
+    """Return (env, method, policy) -> the action error on held-out episodes, one number per seed."""
+    errors: dict[tuple[str, str, str], list[float]] = {}
+    for record in records:
+        for policy, report in record.evaluation.held_out.items():
+            errors.setdefault((record.env, record.name, policy), []).append(report.action_rmse)
+    return errors
+
+
+def _qualify(result: Result, results: Sequence[Result]) -> str:
+    """Return the method, with its data where a report has several data sets or presets of one env."""
+    tasks = {other.task for other in results if other.env == result.env}
+    return result.method if len(tasks) == 1 else f"{result.method}, {result.source} {result.md5[:8]} {result.preset}"
+
+
+def describe_end(records: Sequence[CellRecord], places: Mapping[str, str]) -> list[str]:
+    """Return the end of a run as lines of a screen: scores before and after tuning, then where everything lies.
+
+    Args:
+        records: finished cells.
+        places: what is to be found where, in order, e.g. {"policy": path, "report": path, "card": command, "MLflow":
+            address, "next": command}. A place is never broken, so that it can be copied; a long one has its own line.
+    """
+    lines, columns = SCREEN
+    below: list[str] = []
+    for name, place in places.items():
+        line = f"{name:<8} {place}"
+        below += [line] if len(line) <= columns else [name, f"  {place}"]
+    scores = _describe_scores(records)
+    room = lines - len(below) - 1
+    if len(scores) > room:
+        scores = [*scores[: room - 1], f"... and {len(scores) - room + 1} more lines, in the report"]
+    return [*(line[:columns] for line in scores), "", *below]
+
+
+def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
+    """Return the headline of each method on each data set."""
+    headlines = {(record.name, record.env): find_headline(record.config) for record in records}
+    lines: list[str] = []
+    results = [r for r in collect_results(fill_best(make_frame(records))) if r.setting == headlines[r.method, r.env]]
+    labels = {(record.env, record.snapshot.source): record.snapshot.label for record in records}
+    for task in dict.fromkeys(result.task for result in results):
+        own = [result for result in results if result.task == task]
+        score = own[0].dataset_score
+        mean = "" if score is None else f", data's mean {score:.1f}"
+        lines.append(f"{own[0].env}, {labels[own[0].env, own[0].source]}{mean}")
+        width = max(len(result.method) for result in own)
+        for method in dict.fromkeys(result.method for result in own):
+            found = [result for result in own if result.method == method]
+            found.sort(key=lambda result: POLICIES.index(result.policy))
+            lines.append(f"  {method:<{width}}  {ARROW.join(map(_describe_result, found))}")
+    for record in records:
+        for policy, report in record.evaluation.held_out.items() if not record.evaluation.policies else ():
+            what = f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g})"
+            lines.append(f"{record.env}, {record.name}, seed {record.seed}: {policy} action error {what}")
+    return lines
+
+
+def _describe_result(result: Result) -> str:
+    names = {"online_best": "best checkpoint"}
+    name, mean_return = names.get(result.policy, result.policy), format_return(result.episode_return.mean)
+    if result.score is None:
+        return f"{name} return {mean_return} ({describe_cut(result.cut_at)}: no score)"
+    return f"{name} {result.score} (return {mean_return})"
