@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from vdt.config.layers import Config
+from vdt.config.schema import Config
 from vdt.data.trajectory import Trajectory
 
 T = TypeVar("T", float, npt.NDArray[np.float64])
