@@ -72,6 +72,10 @@ def load_state(path: Path) -> State:
         raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} must hold a mapping, not {type(state).__name__}")
+    if "brain" in state:  # what is "actor_critic" now
+        raise CheckpointError(
+            f"{path} was written by version 0.1; act with it by that version, or train again with this"
+        )
     if _measure_bytes(state) > path.stat().st_size:
         raise CheckpointError(f"{path} holds tensors that claim more memory than the file has bytes")
     return state

@@ -114,6 +114,12 @@ def test_truncated_and_foreign_files_are_refused(tmp_path: Path) -> None:
         load_state(tmp_path / "absent.pt")
 
 
+def test_checkpoints_of_the_last_version_are_refused_by_name(tmp_path: Path) -> None:
+    torch.save({"brain": {"config": "env: walker2d-medium-v2"}, "step": 3}, tmp_path / "actor.pt")
+    with pytest.raises(CheckpointError, match=r"written by version 0\.1; .* train again"):
+        load_state(tmp_path / "actor.pt")
+
+
 def test_a_file_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
     with (
