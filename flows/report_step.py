@@ -82,10 +82,12 @@ def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path
     envs = {make_file_name(cell.env) for cell in cells}
     if study:
         replace_folder(path.parent, home() / "reports" / f"study-{study['name']}")
-    elif len(envs) == 1:  # a run of one env is also found under the env's name (`dvc.yaml` names that file)
+    elif len(envs) == 1:  # a run of one env is also found under the env's name
         folder = home() / "reports" / envs.pop()
         for name in ("report.json", "metrics.json"):
             write_text(folder / name, path.with_name(name).read_text())
+    if main := os.environ.get("VDT_REPORT"):  # the main result is written by its stage of dvc.yaml alone
+        replace_folder(path.parent, home() / "reports" / main)
     return path
 
 

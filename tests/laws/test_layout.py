@@ -22,7 +22,7 @@ IMPORTERS = {
     "mlflow": ("tracking",),
     "minari": ("datasets",),
     "h5py": ("datasets", "data.storage"),
-    "dvc": ("datasets.snapshot",),
+    "dvc": ("datasets.versioning",),
     "gymnasium": ("environments", "planning.env_model"),
     "gymnasium_robotics": ("environments",),
     "mujoco": ("environments", "planning.env_model"),
@@ -37,7 +37,7 @@ IMPORTERS = {
 # Packages of vdt/ from the ground up: a module imports its own package and those before it, never a later one.
 ORDER = (
     *("system", "checkpoint", "data", "config", "environments", "tracking", "behavior", "critic", "policy"),
-    *("acceleration", "planning", "agent", "training", "evaluation", "reporting", "datasets", "experiments"),
+    *("acceleration", "planning", "agent", "training", "evaluation", "reporting", "datasets", "experiments", "cli"),
 )
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60

@@ -1,4 +1,4 @@
-"""Writes a collected snapshot as a Minari data set: `python -m vdt.datasets.export --env walker2d-medium-v2`."""
+"""Writes a collected snapshot as a Minari data set."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from vdt.config.schema import Config
 from vdt.data.storage import DataError, load_snapshot
 from vdt.data.trajectory import Trajectory
 from vdt.datasets.minari_folder import get_root, write_beside
-from vdt.datasets.snapshot import Snapshot, make_snapshot
+from vdt.datasets.snapshot import Snapshot
 from vdt.environments import make_environment
-from vdt.experiments.resolve import resolve_config
-from vdt.system.home import FolderError, home
 
 NAME = re.compile(r"(?P<env>[a-z0-9]+)-(?P<split>.+)-v\d+")
 
@@ -80,25 +78,3 @@ def _make_buffer(episode: Trajectory) -> EpisodeBuffer:
         truncations=cut,
         infos={},  # Minari's own printing of an episode wants a mapping
     )
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Collect a task's data, unless that was done before, and write it as the Minari data set vdt/ENV/SPLIT-v0."""
-    import argparse
-
-    parser = argparse.ArgumentParser(prog="python -m vdt.datasets.export", description=main.__doc__)
-    parser.add_argument("--env", required=True, help="name of a task with a behaviour ladder")
-    parser.add_argument("--preset", default="laptop")
-    parser.add_argument("--set", default="", dest="overrides", help='e.g. "data.steps=50000"')
-    options = parser.parse_args(arguments)
-    try:
-        make_dataset_id(options.env)
-        config = resolve_config(options.env, preset=options.preset, source="collected", overrides=options.overrides)
-        dataset_id = export_snapshot(config, make_snapshot(config, home()))
-    except (ValueError, FolderError) as error:
-        parser.exit(1, f"error: {error}\n")
-    print(f"export: {get_root() / dataset_id}; minari.load_dataset({dataset_id!r}) opens it", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pwd
 from pathlib import Path
 
 from vdt.system.log import configure_logging
@@ -69,3 +70,17 @@ def prepare() -> None:
     path = os.environ.get("PYTHONPATH", "")  # exit hooks run as `python -m ...` children and import vdt by name
     if str(ROOT) not in path.split(os.pathsep):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), path]))
+
+
+def name_user() -> None:
+    """Give a process without a user name one, and a home folder: `docker run --user 12345` has neither.
+
+    Python looks into these variables before it asks the system, where Metaflow, MLflow and DVC would end with an error.
+    """
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+            os.environ["LOGNAME"] = f"uid{os.getuid()}"
+        if not os.environ.get("HOME"):
+            os.environ["HOME"] = str(home())

@@ -15,11 +15,11 @@ import pytest
 from support.data import make_data_config
 from support.environments import DICT
 from support.minari import PENDULUM, make_minari_set
+from vdt import cli as command_line
 from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_yaml
 from vdt.data.storage import DataError, load_snapshot
 from vdt.datasets.choose import choose_source
-from vdt.datasets.export import main as export
 from vdt.datasets.minari import describe_environment, open_sets
 from vdt.datasets.minari_folder import get_root, write_beside
 from vdt.datasets.snapshot import make_snapshot
@@ -251,8 +251,8 @@ def test_a_data_set_appears_whole_or_not_at_all() -> None:
 def test_export_is_opened_by_minari_and_its_environment_recovers(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--env", "walker2d-medium-v2", "--preset", "smoke", "--set", "data.steps=500"]
-    export(arguments)
+    arguments = ["export", "--env", "walker2d-medium-v2", "--preset", "smoke", "--set", "data.steps=500"]
+    command_line.main(arguments)
     dataset = minari.load_dataset("vdt/walker2d/medium-v0")
     made = load_snapshot(next((home / "data").rglob("trajectories.hdf5")))
     assert "Trajectory" not in repr(dataset[0]) and len(dataset) == len(made)
@@ -266,9 +266,12 @@ def test_export_is_opened_by_minari_and_its_environment_recovers(
     again = load_snapshot(Path(make_snapshot(resolve_config("minari:vdt/walker2d/medium-v0"), home).path))
     assert np.array_equal(again.observations, made.observations) and np.array_equal(again.actions, made.actions)
     assert open_sets(["vdt/walker2d/medium-v0"])[0].get_reference()["task.reference_return_max"] == 4592.3
-    for wrong, message in ((arguments, "is there already"), (["--env", ENV], "only collected data of named tasks")):
+    for wrong, message in (
+        (arguments, "is there already"),
+        (["export", "--env", ENV], "only collected data of named tasks"),
+    ):
         with pytest.raises(SystemExit):
-            export(wrong)
+            command_line.main(wrong)
         assert message in capsys.readouterr().err
     assert {path.name for path in get_root().iterdir()} == {"vdt"}
 

@@ -232,7 +232,7 @@ def test_real_file_becomes_a_snapshot(tmp_path: Path) -> None:
 
 
 def run_module(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vdt.datasets.snapshot", *arguments]
+    command = [sys.executable, "-m", "vdt.cli", "data", *arguments]
     environment = {**os.environ, "VDT_HOME": str(home), "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=home.parent, env=environment, capture_output=True, text=True)
 
