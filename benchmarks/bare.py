@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vdt.acceleration.linear import FeedForward, Linear
-from vdt.agent.agent import ActorCritic
+from vdt.agent.actor_critic import ActorCritic
 from vdt.config.schema import Config
 from vdt.data.batches import SequenceBatch, TransitionBatch
 from vdt.policy.decision_transformer import DecisionTransformer
@@ -68,9 +67,6 @@ def make_actor_loop(actor_critic: ActorCritic, batch: SequenceBatch, *, guided: 
     task, actor = config.task, config.actor
     policy = DecisionTransformer(task.observation_size, task.action_size, task.horizon, config.policy)
     policy = policy.to(batch.observations.device).train()
-    for module in policy.modules():
-        if isinstance(module, Linear | FeedForward):
-            module.__class__ = nn.Linear if isinstance(module, Linear) else nn.Sequential  # PyTorch's own products
     optimizer = torch.optim.AdamW(policy.parameters(), lr=actor.learning_rate, fused=True)
     critic = actor_critic.critic
 

@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 import torch
 
+from vdt.agent.actor_critic import make_buffer
 from vdt.data.normalization import Normalizer
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
@@ -29,7 +30,6 @@ from vdt.data.storage import load_snapshot, write_trajectories
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.hdf5 import read_recording
 from vdt.experiments.resolve import resolve_config
-from vdt.training.offline import make_target_settings
 
 CONFIG = resolve_config("walker2d-medium-v2")
 EPISODE = 997  # steps; no divisor of anything
@@ -55,10 +55,7 @@ def write_d4rl_file(path: Path, steps: int) -> None:
 
 def fill_buffer(dataset: TrajectoryDataset) -> TrajectoryReplayBuffer:
     """The data set as the store that batches come from."""
-    normalizer, settings = Normalizer.fit(dataset), make_target_settings(CONFIG, 1.0)
-    buffer = TrajectoryReplayBuffer(normalizer, settings, action_size=dataset.action_size)
-    buffer.extend(dataset)
-    return buffer
+    return make_buffer(CONFIG, Normalizer.fit(dataset), 1.0, dataset)
 
 
 def count_bytes(dataset: TrajectoryDataset) -> int:

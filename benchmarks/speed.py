@@ -1,6 +1,6 @@
 """How fast is training and acting, and how does it grow? Prints Markdown tables.
 
-    python benchmarks/speed.py [--device cpu] [--threads 2] [--only critic actor compiled sampler acting growth] [--repeats 5]
+    python benchmarks/speed.py [--device cpu] [--threads 2] [--only critic actor off compiled sampler acting growth] [--repeats 5]
 
 Every ratio compares functions that were run in turn in this process. `benchmarks/bare.py` has what they are compared with.
 """
@@ -21,10 +21,10 @@ import torch
 
 from benchmarks.bare import make_actor_loop, make_critic_loop
 from benchmarks.timing import describe_machine, format_table, time_in_turn
-from vdt.acceleration.critic_update import CriticOptimizer
-from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
+from vdt.acceleration.convert import make_critic_update
+from vdt.agent.actor_critic import ActorCritic, make_critic, make_policy
+from vdt.agent.agent import Agent, PlannerSettings
 from vdt.config.schema import Config
-from vdt.critic.critic import Critic
 from vdt.data.normalization import Normalizer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
@@ -32,9 +32,8 @@ from vdt.environments import make_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.experiments.resolve import resolve_config
 from vdt.policy.losses import AdvantageWeighting
-from vdt.policy.mlp import make_policy
 from vdt.training.offline import make_offline_buffer, make_sampler
-from vdt.training.update import compile_policy, make_policy_optimizer, update_policy
+from vdt.training.update import PolicyUpdate
 
 ENV = "walker2d-medium-v2"
 EPISODE = 997  # steps of the random data's episodes; no divisor of anything
@@ -82,30 +81,26 @@ class Setting:
 
     def __init__(self, overrides: str, device: torch.device, steps: int = 200_000, preset: str = "laptop") -> None:
         self.config, self.device = make_config(overrides, preset), device
-        task, dataset = self.config.task, make_random_data(self.config, steps)
+        dataset = make_random_data(self.config, steps)
         normalizer = Normalizer.fit(dataset).to(device)
         self.sampler: Sampler = make_sampler(self.config, make_offline_buffer(self.config, dataset, normalizer, 1.0), 1)
-        policy = make_policy(task.observation_size, task.action_size, task.horizon, self.config.policy).to(device)
-        critic = Critic(task.observation_size, task.action_size, self.config.critic).to(device)
+        policy, critic = make_policy(self.config, device), make_critic(self.config, device)
         self.actor_critic = ActorCritic(
             self.config, policy, critic, normalizer, 1.0, AdvantageWeighting(1.0, 100.0, 1.0)
         )
 
     def make_critic_update(self) -> Callable[[], object]:
         """Batch and update, as `pretrain_critic` does."""
-        rate, compiled = self.config.critic.learning_rate, self.config.runtime.compile
-        optimizer = CriticOptimizer(self.actor_critic.critic, rate, compiled=compiled)
+        update = make_critic_update(self.actor_critic.critic, self.config.critic.learning_rate, self.config.runtime)
         size = self.config.critic.batch_size
-        return lambda: optimizer.update(self.sampler.sample_transitions(size))
+        return lambda: update.update(self.sampler.sample_transitions(size))
 
     def make_actor_update(self) -> Callable[[], object]:
         """Batch and update, as `train_actor` does."""
         actor, length = self.config.actor, self.config.policy.context_length
         self.actor_critic.critic.requires_grad_(False)
-        compile_policy(self.actor_critic)
-        optimizer = make_policy_optimizer(self.actor_critic.policy, actor.learning_rate, actor.weight_decay)
-        sample = self.sampler.sample_sequences
-        return lambda: update_policy(self.actor_critic, optimizer, sample(actor.batch_size, length), actor)
+        update = PolicyUpdate(self.actor_critic, actor, actor.learning_rate)
+        return lambda: update(self.sampler.sample_sequences(actor.batch_size, length))
 
     def roll_out(self, episodes: int, steps: int, settings: PlannerSettings) -> Callable[[], object]:
         """Episodes side by side, all of the same length."""
@@ -151,6 +146,26 @@ def measure_actor(device: torch.device, repeats: int) -> Iterator[str]:
             rows.append([label, *times, f"{taken['ours'] / taken['bare']:.2f}", share])
     yield "Actor, K = 20, sampling included, against the same model with PyTorch's Linear on one batch\n"
     yield format_table(["step", "ms", "bare loop, ms", "ratio", "share of the batch"], rows)
+
+
+def measure_off(device: torch.device, repeats: int) -> Iterator[str]:
+    """Training steps and decisions with and without `runtime.acceleration`."""
+    rows = []
+    runs = {f"critic, {name}": (f"critic.activation={name}", Setting.make_critic_update) for name in ("relu", "mish")}
+    for name, sizes in (("128 x 3", SMALL), ("256 x 6", LARGE)):
+        runs[f"actor, {name}"] = (sizes, Setting.make_actor_update)
+        for how in ("K steps", "K/2 to K steps"):
+            plain = ACTING[how]
+            runs[f"decision, {name}, {how}"] = (sizes, lambda s, p=plain: make_decision(s.actor_critic, p))
+            ahead = look_ahead(plain)
+            runs[f"decision, {name}, 5 x 5, {how}"] = (sizes, lambda s, p=ahead: make_decision(s.actor_critic, p))
+    for label, (sizes, make) in runs.items():
+        loops = {word: make(Setting(f"{sizes} runtime.acceleration={word}", device)) for word in ("auto", "off")}
+        taken = time_in_turn(loops, device, repeats=repeats)
+        times = [f"{1000 * seconds:.2f}" for seconds in taken.values()]
+        rows.append([label, *times, f"{taken['off'] / taken['auto']:.2f}"])
+    yield "With `runtime.acceleration` auto and off\n"
+    yield format_table(["step", "auto, ms", "off, ms", "ratio"], rows)
 
 
 def measure_compiled(device: torch.device, repeats: int) -> Iterator[str]:
@@ -273,6 +288,7 @@ def _compare(what: str, taken: dict[str, float]) -> list[list[str]]:
 PARTS = {
     "critic": measure_critic,
     "actor": measure_actor,
+    "off": measure_off,
     "compiled": measure_compiled,
     "sampler": measure_sampler,
     "acting": measure_acting,

@@ -23,7 +23,8 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.timing import describe_machine, format_table
-from vdt.agent.agent import ActorCritic, PlannerSettings
+from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.agent import PlannerSettings
 from vdt.checkpoint.store import CheckpointStore, load_state
 from vdt.config.schema import Config
 from vdt.data.storage import load_snapshot

@@ -9,7 +9,8 @@ import torch
 
 from support.builders import make_config, make_store
 from support.environments import PAY_ACTION
-from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
+from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.agent import Agent, PlannerSettings
 from vdt.checkpoint.store import load_state
 from vdt.config.schema import Config
 from vdt.data.trajectory import Trajectory, TrajectoryDataset

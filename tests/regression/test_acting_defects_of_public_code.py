@@ -21,13 +21,12 @@ from support.builders import (
     record_acting,
 )
 from support.environments import CONSTANT, COUNTDOWN
-from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
-from vdt.data.replay_buffer import TrajectoryReplayBuffer
+from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.agent import Agent, PlannerSettings
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_environment, make_gymnasium_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.evaluation.evaluate import evaluate
-from vdt.training.offline import make_target_settings
 from vdt.training.update import compute_policy_losses
 
 PENDULUM = {"task.environment_id": "InvertedPendulum-v5", "task.observation_size": 4, "task.horizon": 6}
@@ -176,10 +175,7 @@ def test_action_alignment_training_vs_inference(monkeypatch: pytest.MonkeyPatch)
     layers = ("embed_observation", "embed_action", "embed_timestep")
     seen, taken, times = (record_acting(monkeypatch, layer) for layer in layers)
     trajectory = roll_out(actor_critic, PlannerSettings((12.0,)), seed=4)
-    buffer = TrajectoryReplayBuffer(
-        actor_critic.normalizer, make_target_settings(actor_critic.config, 1.0), action_size=1
-    )
-    buffer.add(trajectory)
+    buffer = actor_critic.make_buffer([trajectory])
     sampler = make_tiny_sampler(buffer)
     assert len(trajectory) == len(seen) == len(taken) == 6
     shift = 1.2 - float(buffer.matrix[0, buffer.column.return_to_go])  # 12 were asked for, on a scale of 10

@@ -11,18 +11,16 @@ import pytest
 import torch
 
 from support.environments import COUNTDOWN
-from vdt.agent.agent import ActorCritic
+from vdt.acceleration.acting import FrozenDecisionTransformer
+from vdt.agent.actor_critic import ActorCritic, make_critic, make_policy
 from vdt.checkpoint.store import CheckpointStore
 from vdt.config.schema import Config
-from vdt.critic.critic import Critic
 from vdt.data.normalization import Normalizer
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
 from vdt.experiments.resolve import resolve_config
-from vdt.policy.decision_transformer import FixedDecisionTransformer
 from vdt.policy.losses import AdvantageWeighting
-from vdt.policy.mlp import make_policy
 from vdt.tracking import NullTracker
 
 SETTINGS = TargetSettings(discount=0.9, n_step=3, reward_scale=1.0, reward_shift=0.0, return_scale=1.0)
@@ -135,11 +133,10 @@ def make_actor_critic(
 ) -> ActorCritic:
     """Untrained networks with the configuration's sizes, the critic frozen as in the offline phase."""
     torch.manual_seed(config.seed)
-    task = config.task
-    critic = Critic(task.observation_size, task.action_size, config.critic).requires_grad_(False)
+    critic = make_critic(config, torch.device("cpu")).requires_grad_(False)
     for parameter in critic.target_q.parameters():  # targets that differ from Q, as in the middle of training
         parameter.add_(0.1 * torch.randn_like(parameter))
-    policy = make_policy(task.observation_size, task.action_size, task.horizon, config.policy)
+    policy = make_policy(config, torch.device("cpu"))
     chosen = weighting or AdvantageWeighting(1.0, 100.0, 1.0)
     return ActorCritic(config, policy, critic, Normalizer.fit(dataset), 1.0, chosen)
 
@@ -199,14 +196,14 @@ class LinearActor:
 def record_acting(patch: pytest.MonkeyPatch, name: str) -> list[tuple[torch.Tensor, ...]]:
     """Fills with the inputs of every call of a layer of the policies that act from now on."""
     calls: list[tuple[torch.Tensor, ...]] = []
-    make = FixedDecisionTransformer.__init__
+    make = FrozenDecisionTransformer.__init__
 
-    def watch(self: FixedDecisionTransformer, policy: Any) -> None:
+    def watch(self: FrozenDecisionTransformer, policy: Any) -> None:
         make(self, policy)
         layer = getattr(self, name)
         setattr(self, name, lambda *inputs: [calls.append(tuple(t.clone() for t in inputs)), layer(*inputs)][1])
 
-    patch.setattr(FixedDecisionTransformer, "__init__", watch)
+    patch.setattr(FrozenDecisionTransformer, "__init__", watch)
     return calls
 
 

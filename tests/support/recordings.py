@@ -22,7 +22,7 @@ from support.ant import WaypointAnt
 from support.data import write_hdf5
 from vdt.data.trajectory import FloatArray, Trajectory
 from vdt.environments import make_environment
-from vdt.environments.rollout import Actor, collect_trajectories
+from vdt.environments.rollout import RolloutPolicy, collect_trajectories
 from vdt.experiments.resolve import resolve_config
 
 AT_ONCE = 10  # episodes
@@ -54,7 +54,7 @@ class Expert:
         pass
 
 
-def record(env: str, actor: Actor, steps: int, noise: float) -> list[Trajectory]:
+def record(env: str, actor: RolloutPolicy, steps: int, noise: float) -> list[Trajectory]:
     """At least `steps` steps of whole episodes in the task's environment."""
     environments = [make_environment(resolve_config(env).task) for _ in range(AT_ONCE)]
     episodes: list[Trajectory] = []

@@ -1,8 +1,8 @@
 """Perceptrons forward and back, written out: one critic update is a few dozen matrix products and little else.
 
 Autograd would build and walk a graph of 60 nodes and fetch new memory for each; here every number has its place from
-the first step on. `vdt/critic/losses.py` has the equations; `tests/unit/acceleration/test_critic_update.py` holds the whole to
-plain autograd.
+the first step on. `vdt/critic/critic.py` is the text; `tests/unit/acceleration/test_critic_update.py` holds this to it.
+The passes keep what the next ones need: the inputs of each layer, and where Mish is used, what its slope is made of.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from vdt.acceleration.linear import multiply_members
-from vdt.critic.networks import MLPEnsemble, compute_mish, compute_mish_parts, compute_mish_slope
+from vdt.acceleration.mish import compute_mish, compute_mish_parts, compute_mish_slope
+from vdt.critic.networks import MLPEnsemble
 
 ALIGNMENT = 16  # numbers: 64 bytes, a cache line and a vector register
 
@@ -43,14 +44,14 @@ def flatten_parameters(parameters: Sequence[nn.Parameter], *, gradients: bool) -
     return flat
 
 
-class _ReLU:
-    """max(z, 0) of (members, rows, width), in place."""
+class ReLUPass:
+    """ReLU of (members, rows, width), in place: the value alone says where the slope is 0."""
 
     def __init__(self, like: Tensor) -> None:
         pass
 
     def forward(self, z: Tensor) -> Tensor:
-        """What replaces z."""
+        """Replace z by max(z, 0)."""
         self.value = z.clamp_min_(0)
         return self.value
 
@@ -60,14 +61,14 @@ class _ReLU:
         torch.ops.aten.threshold_backward.grad_input(gradient, value, 0, grad_input=gradient)
 
 
-class _Mish:
+class MishPass:
     """Mish of (members, rows, width); z has to stay as it is until `backward`."""
 
     def __init__(self, like: Tensor) -> None:
         self.value, *self.parts = (torch.empty_like(like) for _ in range(3))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Its value."""
+        """Return Mish(z)."""
         self.z = z
         compute_mish_parts(z, self.parts)
         return compute_mish(z, self.parts, self.value)
@@ -78,18 +79,18 @@ class _Mish:
         gradient.mul_(compute_mish_slope(z, parts, value))
 
 
-ACTIVATIONS: dict[str, type[_ReLU] | type[_Mish]] = {"relu": _ReLU, "mish": _Mish}
+ACTIVATION_PASSES: dict[str, type[ReLUPass] | type[MishPass]] = {"relu": ReLUPass, "mish": MishPass}
 
 
 class EnsemblePass:
     """Forward and backward of an `MLPEnsemble` for one number of rows."""
 
     def __init__(self, ensemble: MLPEnsemble, rows: int, trained_rows: int = 0) -> None:
-        """Of `rows` inputs the first `trained_rows` get a gradient; the parameters then have one from the start."""
+        """Make room for `rows` inputs, of which the first `trained_rows` get a gradient; the parameters have one already."""
         members = ensemble.weights[0].shape[0]
         self.weights, self.biases = ([p.detach() for p in layer] for layer in (ensemble.weights, ensemble.biases))
         self.layers = [weight.new_empty(members, rows, weight.shape[2]) for weight in self.weights]
-        self.activations = [ACTIVATIONS[ensemble.activation](layer) for layer in self.layers[:-1]]
+        self.activations = [ACTIVATION_PASSES[ensemble.activation](layer) for layer in self.layers[:-1]]
         self.trained_rows = trained_rows
         if trained_rows:
             self.weight_gradients, self.bias_gradients = (
@@ -100,7 +101,7 @@ class EnsemblePass:
             ]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(rows, inputs) -> (members, rows), valid until the next call."""
+        """Evaluate all members: (rows, inputs) -> (members, rows), valid until the next call."""
         self.inputs = [inputs.expand(self.weights[0].shape[0], -1, -1)]
         for weight, bias, layer, activation in zip(
             self.weights, self.biases, self.layers, [*self.activations, None], strict=True

@@ -1,7 +1,7 @@
 """Matrix products on a CPU. PyTorch sends them to MKL, which is quick on Intel's processors alone; oneDNN uses AVX-512 on all.
 
 So AMD's processors multiply by oneDNN here, twice as fast. On both, a feed-forward network is one function: oneDNN adds
-bias and ReLU while it multiplies. Acting uses `FixedLinear`: MKL multiplies few rows up to twice as fast by a weight that
+bias and ReLU while it multiplies. Acting uses `FrozenLinear`: MKL multiplies few rows up to twice as fast by a weight that
 lies in memory the other way round, and a call of a module costs as much as a small product.
 """
 
@@ -16,6 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from vdt.acceleration.mish import mish
+from vdt.critic.networks import MLPEnsemble
 
 Layer = Callable[[Tensor], Tensor]
 NARROWEST = 32  # below this oneDNN has slow ways of its own
@@ -165,7 +168,7 @@ def _is_worth_onednn(inputs: Tensor, *weights: Tensor) -> bool:
     return allows_onednn(inputs, weights[0], narrowest=narrowest) and not torch.is_autocast_enabled("cpu")
 
 
-class Linear(nn.Linear):
+class FastLinear(nn.Linear):
     """`torch.nn.Linear`, twice as fast on AMD's processors."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -176,16 +179,13 @@ class Linear(nn.Linear):
         return out
 
 
-class FeedForward(nn.Sequential):
-    """Linear, ReLU, Linear: (..., inputs) -> (..., outputs)."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
-        super().__init__(Linear(inputs, hidden), nn.ReLU(), Linear(hidden, outputs))
+class FastFeedForward(nn.Sequential):
+    """A `Sequential` of Linear, ReLU, Linear as one function: bias and ReLU are added while oneDNN multiplies."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Any leading dimensions."""
+        """Apply the network: (..., inputs) -> (..., outputs)."""
         first, last = self[0], self[2]
-        assert isinstance(first, Linear) and isinstance(last, Linear)
+        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
         if not _is_worth_onednn(input, first.weight, last.weight):
             out: Tensor = super().forward(input)  # type: ignore[no-untyped-call]
         else:
@@ -194,7 +194,23 @@ class FeedForward(nn.Sequential):
         return out
 
 
-class FixedLinear:
+class FastEnsemble(MLPEnsemble):
+    """`MLPEnsemble` whose products go to oneDNN where that is quicker, with Mish of one exponential."""
+
+    def apply_layer(self, layer: int, inputs: Tensor) -> Tensor:
+        """Multiply by a layer's weights and add its biases: (members, B, inputs) -> (members, B, outputs)."""
+        if torch.compiler.is_compiling():  # which has its own choice
+            return super().apply_layer(layer, inputs)
+        return apply_members(inputs, self.weights[layer], self.biases[layer])
+
+    def activate(self, hidden: Tensor) -> Tensor:
+        """Apply the activation that the configuration names, to any shape."""
+        if self.activation != "mish" or torch.compiler.is_compiling():
+            return super().activate(hidden)
+        return mish(hidden)
+
+
+class FrozenLinear:
     """A layer whose weights stay as they are, without a gradient: (..., inputs) -> (..., outputs)."""
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -202,22 +218,22 @@ class FixedLinear:
         self.turned = self.weight if MKL_IS_SLOW else self.weight.t().contiguous().t()  # as (I, O) in memory
 
     def __call__(self, input: Tensor) -> Tensor:
-        """What the layer says."""
+        """Apply the layer."""
         if MKL_IS_SLOW and _is_worth_onednn(input, self.weight):
             return multiply(input, self.weight, self.bias)
         return F.linear(input, self.turned, self.bias)
 
 
-class FixedFeedForward:
-    """`FeedForward` whose weights stay as they are, without a gradient."""
+class FrozenFeedForward:
+    """A `Sequential` of Linear, ReLU, Linear whose weights stay as they are, without a gradient."""
 
-    def __init__(self, network: FeedForward) -> None:
+    def __init__(self, network: nn.Sequential) -> None:
         first, last = network[0], network[2]
         assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
-        self.first, self.last = FixedLinear(first), FixedLinear(last)
+        self.first, self.last = FrozenLinear(first), FrozenLinear(last)
 
     def __call__(self, input: Tensor) -> Tensor:
-        """What the network says."""
+        """Apply the network."""
         first, last = self.first, self.last
         if _is_worth_onednn(input, first.weight, last.weight):
             return multiply(multiply(input, first.weight, first.bias, "relu"), last.weight, last.bias)

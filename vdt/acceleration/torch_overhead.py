@@ -25,7 +25,7 @@ def skip_compiler() -> None:
 
 
 def compile_pass(function: F) -> F:
-    """`function` through torch.compile: few fused kernels instead of many small ones.
+    """Send `function` through torch.compile: few fused kernels instead of many small ones.
 
     Metaflow's Runner loads a typing_extensions of its own, which puts into Python 3.11's `typing` a function that does
     not know the type variables of the installed one; PyTorch's compiler, which defines such classes, needs that back.
@@ -41,7 +41,7 @@ def compile_pass(function: F) -> F:
 
 
 def take_step(optimizer: torch.optim.Optimizer) -> None:
-    """`optimizer.step()` without what PyTorch wraps it in for torch.compile and its profiler."""
+    """Take `optimizer.step()` without what PyTorch wraps it in for torch.compile and its profiler."""
     import torch
 
     with torch.no_grad():

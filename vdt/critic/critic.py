@@ -1,19 +1,22 @@
-"""The critic as one module: networks, target networks, and the questions others ask of it."""
+"""The critic: its networks, the losses of M1 and M2 on one batch, and one gradient step on them."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vdt.config.schema import CriticConfig
 from vdt.critic.losses import (
+    CriticLosses,
     PolicyValueLosses,
     Proposals,
     compute_conservative_loss,
     compute_q_loss,
     compute_q_targets,
+    compute_value_loss,
 )
 from vdt.critic.networks import TwinQ, ValueNetwork
 from vdt.data.batches import TransitionBatch
@@ -30,10 +33,21 @@ class Critic(nn.Module):
         self.value = ValueNetwork(observation_size, *shape)
         self.target_q = copy.deepcopy(self.q).requires_grad_(False)
 
+    def compute_losses(self, batch: TransitionBatch) -> CriticLosses:
+        """Compute M1 and M2 on one batch: V follows the smaller target Q, both Q the n-step return."""
+        with torch.no_grad():
+            target_q = self.target_q(batch.observations, batch.actions)  # (2, B)
+            bootstrap_values = self.value(batch.bootstrap_observations)  # (B,)
+        targets = compute_q_targets(batch.n_step_rewards, batch.bootstrap_discounts, bootstrap_values)
+        value = self.value(batch.observations)
+        value_loss = compute_value_loss(target_q, value, self.config.expectile)  # M1
+        q_loss = compute_q_loss(self.q(batch.observations, batch.actions), targets)  # M2
+        return CriticLosses.summarize(value_loss, q_loss, target_q, value)
+
     def compute_policy_value_losses(
         self, batch: TransitionBatch, bootstrap_actions: Tensor, proposals: Proposals | None
     ) -> PolicyValueLosses:
-        """M2 with min target Q of the policy's actions (B, A) as the bootstrap, and CQL's term at `proposals`."""
+        """Compute M2 with min target Q of the policy's actions (B, A) as the bootstrap, and CQL's term at `proposals`."""
         with torch.no_grad():
             q_mean = self.compute_min_q(batch.observations, batch.actions).mean()
             bootstrap_values = self.compute_min_q(batch.bootstrap_observations, bootstrap_actions)
@@ -47,13 +61,13 @@ class Critic(nn.Module):
         return PolicyValueLosses(compute_q_loss(q, targets), conservative, q_mean)
 
     def compute_min_q(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """The smaller target Q: (..., S), (..., A) -> (...)."""
+        """Compute the smaller target Q: (..., S), (..., A) -> (...)."""
         smaller: Tensor = self.target_q(observations, actions).amin(0)
         return smaller
 
     @torch.no_grad()
     def compute_advantages(self, observations: Tensor, actions: Tensor, policy_actions: Tensor | None = None) -> Tensor:
-        """min_i target Q - V at given actions: (..., S), (..., A) -> (...).
+        """Compute min_i target Q - V at given actions: (..., S), (..., A) -> (...).
 
         With `policy_actions` (..., A) their min_i target Q stands in for V (AWAC).
         """
@@ -63,11 +77,51 @@ class Critic(nn.Module):
         )
         return taken - usual
 
+    @torch.no_grad()
+    def update_targets(self) -> None:
+        """Move the target networks by `target_update_rate` towards Q (M2)."""
+        for target, source in zip(self.target_q.parameters(), self.q.parameters(), strict=True):
+            target.lerp_(source, self.config.target_update_rate)
+
     def unfreeze(self) -> None:
         """Let Q and V learn again; the targets only follow."""
         self.requires_grad_(True)
         self.target_q.requires_grad_(False)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """Q and V, without the targets."""
+        """List the parameters of Q and V, without the targets."""
         return [*self.q.parameters(), *self.value.parameters()]
+
+
+class CriticUpdate:
+    """Adam on Q and V together: their losses share no parameter."""
+
+    def __init__(self, critic: Critic, learning_rate: float) -> None:
+        self.critic = critic
+        self.adam = self.make_adam(learning_rate)
+        self.compute_losses = critic.compute_losses
+
+    def make_adam(self, learning_rate: float) -> torch.optim.Optimizer:
+        """Make the optimizer."""
+        return torch.optim.Adam(self.critic.trainable_parameters(), learning_rate)
+
+    def update(self, batch: TransitionBatch) -> CriticLosses:
+        """Take one step on M1 + M2, then move the targets; the losses are those before the step."""
+        losses = self.compute_losses(batch)
+        self.descend(losses.value_loss + losses.q_loss)
+        return losses.detach()
+
+    def descend(self, loss: Tensor) -> None:
+        """Step along the gradient of a loss of this critic, then move the targets."""
+        self.adam.zero_grad()
+        loss.backward()
+        self.adam.step()
+        self.critic.update_targets()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's state."""
+        return self.adam.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` stopped."""
+        self.adam.load_state_dict(state)

@@ -26,6 +26,17 @@ class CriticLosses:
     advantage_mean: Tensor
     advantage_std: Tensor
 
+    @classmethod
+    def summarize(cls, value_loss: Tensor, q_loss: Tensor, target_q: Tensor, value: Tensor) -> CriticLosses:
+        """Add what is plotted, from target Q (2, B) and V (B,) of the data's actions."""
+        min_q = target_q.amin(0)
+        advantage = min_q - value.detach()
+        return cls(value_loss, q_loss, min_q.mean(), advantage.mean(), advantage.std(correction=0))
+
+    def detach(self) -> CriticLosses:
+        """Drop the graph behind the losses."""
+        return CriticLosses(**{name: value.detach() for name, value in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class PolicyValueLosses:
@@ -84,12 +95,6 @@ def compute_value_loss(target_q: Tensor, value: Tensor, expectile: float) -> Ten
     return compute_expectile_loss(target_q.amin(0).detach() - value, expectile).mean()
 
 
-def compute_value_gradient(target_q: Tensor, value: Tensor, expectile: float) -> Tensor:
-    """Derivative of `compute_value_loss` by V, (B,)."""
-    error = target_q.amin(0) - value
-    return compute_expectile_weights(error, expectile) * error * (-2 / len(value))
-
-
 def compute_q_targets(n_step_rewards: Tensor, bootstrap_discounts: Tensor, bootstrap_values: Tensor) -> Tensor:
     """n-step return with the value of the observation where the rewards stop (M2), (B,).
 
@@ -104,11 +109,6 @@ def compute_q_targets(n_step_rewards: Tensor, bootstrap_discounts: Tensor, boots
 def compute_q_loss(q: Tensor, targets: Tensor) -> Tensor:
     """Squared error of both Q estimates, (2, B) against (B,); the twins' means are added (M2)."""
     return (q - targets.detach()).square().mean(1).sum()
-
-
-def compute_q_gradient(q: Tensor, targets: Tensor) -> Tensor:
-    """Derivative of `compute_q_loss` by Q, (2, B)."""
-    return (q - targets) * (2 / len(targets))
 
 
 def compute_conservative_loss(q: Tensor, proposed_q: Tensor, log_densities: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the samplers hand to the networks. Observations are normalised, rewards and returns scaled."""
+"""Batches that samplers hand to networks. Observations are normalised, rewards and returns scaled."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class TransitionBatch:
 
 
 @dataclass(frozen=True)
-class Histories:
-    """What a policy sees at B given moments: up to K steps that end there, then padding that is not to be looked at.
+class ContextBatch:
+    """Contexts of a policy at B given moments: up to K steps that end there, then padding that is not to be looked at.
 
     Attributes:
         observations: (B, K, S).
-        actions: (B, K, A); what stands at the present step is no part of the history.
+        actions: (B, K, A); what stands at the present step is no part of the context.
         returns_to_go: (B, K), undiscounted, divided by the policy's return scale.
         timesteps: (B, K) int64, steps since the start of the episode.
         present: (B,) int64, index of the present step.
@@ -45,8 +45,8 @@ class Histories:
     timesteps: Tensor
     present: Tensor
 
-    def take_present(self, values: Tensor) -> Tensor:
-        """(B, K, ...) -> (B, ...) at the present step."""
+    def at_present(self, values: Tensor) -> Tensor:
+        """Select the present step: (B, K, ...) -> (B, ...)."""
         return values[torch.arange(len(values), device=values.device), self.present]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vdt.data.batches import SequenceBatch, TransitionBatch
+from vdt.data.batches import ContextBatch, SequenceBatch, TransitionBatch
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 
 
@@ -48,16 +48,16 @@ class Sampler:
         return starts[trajectory] + ((scaled - trajectory) * lengths[trajectory]).long()
 
     def sample_transitions(self, batch_size: int) -> TransitionBatch:
-        """Independent n-step transitions for the critic (M2)."""
+        """Draw independent n-step transitions for the critic (M2)."""
         return self.gather_transitions(self.sample_rows(batch_size, with_target=True))
 
     def sample_steps(self, count: int) -> tuple[Tensor, Tensor]:
-        """Observations (count, S) and actions (count, A) of steps drawn among all that the policy learns from."""
+        """Draw observations (count, S) and actions (count, A) of steps among all that the policy learns from."""
         column, taken = self.buffer.column, self.buffer.matrix[self.sample_rows(count)]
         return taken[:, column.observation], taken[:, column.action]
 
     def gather_transitions(self, rows: Tensor) -> TransitionBatch:
-        """The transitions that start at `rows` (B,) of the buffer's matrix; each must have a target (M2)."""
+        """Gather the transitions that start at `rows` (B,) of the buffer's matrix; each must have a target (M2)."""
         column, matrix = self.buffer.column, self.buffer.matrix
         taken = matrix[rows]
         later = rows + taken[:, column.bootstrap_steps].long()
@@ -70,11 +70,11 @@ class Sampler:
         )
 
     def sample_sequences(self, batch_size: int, context_length: int) -> SequenceBatch:
-        """Sub-trajectories of up to `context_length` steps, padded on the right."""
+        """Draw sub-trajectories of up to `context_length` steps, padded on the right."""
         return self.gather_sequences(self.sample_rows(batch_size), context_length)
 
     def gather_sequences(self, rows: Tensor, context_length: int) -> SequenceBatch:
-        """The sub-trajectories that start at `rows` (B,); all fields but the mask are views of one copied window."""
+        """Gather the sub-trajectories that start at `rows` (B,); all fields but the mask are views of one copied window."""
         column = self.buffer.column
         window = self.buffer.gather_windows(rows, context_length + 1)
         steps, first = window[:, :-1], window[:, :1]
@@ -93,3 +93,28 @@ class Sampler:
             next_observations=window[:, 1:, column.observation],
             next_observation_mask=next_mask,
         )
+
+
+def find_bootstrap_rows(buffer: TrajectoryReplayBuffer, rows: Tensor) -> Tensor:
+    """Find the row of the observation after the n-step rewards that start at `rows` (B,) of the buffer's matrix (M2)."""
+    return rows + buffer.matrix[rows, buffer.column.bootstrap_steps].long()
+
+
+def gather_contexts(buffer: TrajectoryReplayBuffer, rows: Tensor, context_length: int) -> ContextBatch:
+    """Gather the last `context_length` steps up to each of `rows` (B,), which may be an episode's final observation.
+
+    A final observation has no return-to-go of its own: nothing was recorded after it, so it is 0.
+    """
+    column = buffer.column
+    starts, _ = buffer.index()
+    timesteps = rows - starts[torch.searchsorted(starts, rows, right=True) - 1]
+    present = timesteps.clamp(max=context_length - 1)
+    positions = torch.arange(context_length, device=rows.device)
+    window = buffer.matrix[(rows - present)[:, None] + torch.minimum(positions, present[:, None])]
+    return ContextBatch(
+        observations=window[..., column.observation],
+        actions=window[..., column.action],
+        returns_to_go=window[..., column.return_to_go],
+        timesteps=(timesteps - present)[:, None] + positions,
+        present=present,
+    )

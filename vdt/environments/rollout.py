@@ -16,7 +16,7 @@ REPORT_EVERY_SECONDS = 10.0
 SUCCESS_KEYS = ("success", "is_success")  # of what an environment says beside its reward
 
 
-class Actor(Protocol):
+class RolloutPolicy(Protocol):
     """Decides for N episodes that started together and of which finished ones drop out."""
 
     def start(self, environments: Sequence[Environment]) -> None:
@@ -30,13 +30,13 @@ class Actor(Protocol):
 
 
 def find_success(info: Mapping[str, Any], before: bool | None) -> bool | None:
-    """Whether an episode has succeeded so far: once at any step is enough; none while the environment does not say."""
+    """Tell whether an episode has succeeded so far: once at any step is enough; none while the environment does not say."""
     said = [bool(info[key]) for key in SUCCESS_KEYS if key in info]
     return bool(before) or any(said) if said else before
 
 
 def collect_trajectories(
-    actor: Actor,
+    policy: RolloutPolicy,
     environments: Sequence[Environment],
     seeds: Sequence[int],
     *,
@@ -47,7 +47,7 @@ def collect_trajectories(
     """Run one episode per environment, to its end.
 
     Args:
-        actor: decides.
+        policy: decides.
         environments: one per episode; reset here.
         seeds: one per episode, for the environment's reset and for the action noise, so that an episode does not depend on
             which others run beside it.
@@ -68,10 +68,10 @@ def collect_trajectories(
     terminated = [False] * len(seeds)
     successes: list[bool | None] = [None] * len(seeds)
     running = list(range(len(seeds)))
-    actor.start(environments)
+    policy.start(environments)
     reported = started = time.monotonic()
     while running:
-        decided = actor.act(np.stack([observations[i][-1] for i in running]))
+        decided = policy.act(np.stack([observations[i][-1] for i in running]))
         if noise > 0:
             standard = np.stack([generators[i].standard_normal(len(low), dtype=np.float32) for i in running])
             decided = decided + (noise * (high - low) / 2 * standard).astype(np.float32)
@@ -85,7 +85,7 @@ def collect_trajectories(
             terminated[i] = bool(ended)
             successes[i] = find_success(info, successes[i])
             active[k] = not (ended or cut or len(rewards[i]) == max_steps)
-        actor.observe(executed, np.array([rewards[i][-1] for i in running], np.float32), active)
+        policy.observe(executed, np.array([rewards[i][-1] for i in running], np.float32), active)
         running = [i for k, i in enumerate(running) if active[k]]
         now = time.monotonic()
         if now - reported > REPORT_EVERY_SECONDS:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
+from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.agent import Agent, PlannerSettings
 from vdt.checkpoint.store import load_state
 from vdt.config.schema import Config
-from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_environment
@@ -109,16 +109,11 @@ def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory
 
     After a cut the return goes on with V of the final observation.
     """
-    config, task = actor_critic.config, actor_critic.config.task
-    longest = max(map(len, episodes))
-    settings = TargetSettings(
-        config.critic.discount, longest, actor_critic.reward_scale, task.reward_shift, task.return_scale
-    )
-    device = actor_critic.normalizer.mean.device
-    buffer = TrajectoryReplayBuffer(actor_critic.normalizer, settings, action_size=task.action_size, device=device)
-    buffer.extend(episodes)
+    config = actor_critic.config
+    buffer = actor_critic.make_buffer(episodes, n_step=max(map(len, episodes)))
     rows = buffer.list_step_rows()
-    steps = Sampler(buffer, config.data.trajectory_weighting, torch.Generator(device=device)).gather_transitions(rows)
+    generator = torch.Generator(device=buffer.device)
+    steps = Sampler(buffer, config.data.trajectory_weighting, generator).gather_transitions(rows)
     followed = steps.n_step_rewards + steps.bootstrap_discounts * actor_critic.critic.value(
         steps.bootstrap_observations
     )
@@ -142,14 +137,8 @@ def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory
 
 def count_weights(actor_critic: ActorCritic, dataset: TrajectoryDataset) -> WeightHistogram:
     """Count the advantage weights (M3) over a sample of the data's steps."""
-    config, task = actor_critic.config, actor_critic.config.task
-    settings = TargetSettings(
-        config.critic.discount, 1, actor_critic.reward_scale, task.reward_shift, task.return_scale
-    )
-    device = actor_critic.normalizer.mean.device
-    buffer = TrajectoryReplayBuffer(actor_critic.normalizer, settings, action_size=task.action_size, device=device)
-    buffer.extend(dataset)
-    generator = torch.Generator(device=device).manual_seed(config.seed)
+    config, buffer = actor_critic.config, actor_critic.make_buffer(dataset, n_step=1)
+    generator = torch.Generator(device=buffer.device).manual_seed(config.seed)
     sample = Sampler(buffer, config.data.trajectory_weighting, generator).sample_steps(WEIGHTS)
     advantages = actor_critic.critic.compute_advantages(*sample)
     weights = actor_critic.weighting.compute_weights(advantages).cpu().double().numpy()

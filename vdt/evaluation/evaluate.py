@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
+from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.agent import Agent, PlannerSettings
 from vdt.checkpoint.store import load_state
 from vdt.config.schema import Config
 from vdt.data.trajectory import Trajectory, TrajectoryDataset

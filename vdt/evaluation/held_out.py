@@ -7,11 +7,10 @@ import logging
 import torch
 from torch import Tensor
 
-from vdt.agent.agent import ActorCritic
+from vdt.agent.actor_critic import ActorCritic
 from vdt.data.batches import SequenceBatch
-from vdt.data.histories import find_bootstrap_rows, gather_histories
-from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
-from vdt.data.sampling import Sampler
+from vdt.data.replay_buffer import TrajectoryReplayBuffer
+from vdt.data.sampling import Sampler, find_bootstrap_rows, gather_contexts
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.evaluation.records import HeldOutReport
 from vdt.evaluation.statistics import compute_correlation
@@ -27,13 +26,8 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
     config, task = actor_critic.config, actor_critic.config.task
     actor_critic.policy.eval()
     # The n-step sums of a horizon beyond every episode are Monte-Carlo returns, bootstrapped where an episode was cut.
-    longest = int(episodes.lengths.max())
-    settings = TargetSettings(
-        config.critic.discount, longest, actor_critic.reward_scale, task.reward_shift, task.return_scale
-    )
-    device = actor_critic.normalizer.mean.device
-    buffer = TrajectoryReplayBuffer(actor_critic.normalizer, settings, action_size=task.action_size, device=device)
-    buffer.extend(episodes)
+    buffer = actor_critic.make_buffer(episodes, n_step=int(episodes.lengths.max()))
+    device = buffer.device
     sampler = Sampler(buffer, config.data.trajectory_weighting, torch.Generator(device=device))
     chunks = [_measure(actor_critic, sampler, rows) for rows in _tile(buffer, config.policy.context_length)]
     predicted, taken, policy_value, data_value, earned, known = (
@@ -84,7 +78,7 @@ def _measure(
     observations, predicted, taken = batch.observations[real], output.actions[real], batch.actions[real]
     every = (rows[:, None] + torch.arange(length, device=rows.device))[real]
     steps = sampler.gather_transitions(every)
-    after = gather_histories(sampler.buffer, find_bootstrap_rows(sampler.buffer, every), actor_critic.acting_context)
+    after = gather_contexts(sampler.buffer, find_bootstrap_rows(sampler.buffer, every), actor_critic.acting_context)
     earned = steps.n_step_rewards + steps.bootstrap_discounts * actor_critic.compute_values(after)
     known = sampler.buffer.matrix[every, sampler.buffer.column.bootstrap_steps] > 0
     compute = actor_critic.critic.compute_min_q

@@ -1,4 +1,4 @@
-"""Imagined steps (M6): what the planner asks for the next observation and reward."""
+"""Environment models (M6): they predict the next observation and reward of imagined steps."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class LearnedModel:
         """Nothing to prepare."""
 
     def predict(self, imagination: Imagination) -> tuple[Tensor, Tensor, Tensor]:
-        """What the policy predicts; it knows no ends."""
-        observations, rewards = imagination.take()
+        """Predict by the policy's heads, which know no ends."""
+        observations, rewards = imagination.step()
         return observations, rewards, torch.ones_like(rewards)
 
 
@@ -73,7 +73,7 @@ class SimulatorModel:
     def predict(self, imagination: Imagination) -> tuple[Tensor, Tensor, Tensor]:
         """Step the scratch environment once from each candidate's state."""
         inner, actions = self.scratch.unwrapped, imagination.actions.double().cpu().numpy()
-        imagination.take()  # the policy remembers its action; its opinion of what follows is not asked
+        imagination.step()  # the policy remembers its action; its own prediction is not used
         observations = imagination.observations.clone()
         rewards = observations.new_zeros(len(self.states))
         for k, state in enumerate(self.states):

@@ -1,4 +1,4 @@
-"""A policy that looks at its history, and goes on from it in imagination, one step at a time (M6)."""
+"""Imagined steps (M6): a policy continues its history with its own predictions, one step at a time."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from vdt.policy.decision_transformer import DecisionTransformer, FixedDecisionTransformer, PolicyOutput
+from vdt.acceleration.acting import ActingPolicy, FrozenDecisionTransformer
+from vdt.policy.decision_transformer import DecisionTransformer, PolicyOutput
 from vdt.policy.gaussian import choose_actions
 from vdt.policy.history import History
 from vdt.policy.transformer import KeyValueCache
+
+TransformerPolicy = DecisionTransformer | FrozenDecisionTransformer
 
 
 class Imagination(Protocol):
@@ -24,45 +27,47 @@ class Imagination(Protocol):
     observations: Tensor
     actions: Tensor
 
-    def take(self) -> tuple[Tensor, Tensor]:
+    def step(self) -> tuple[Tensor, Tensor]:
         """Take the proposed actions; predicted next observations (C, S), and rewards (C,) by the return scale."""
 
-    def go_on(self, observations: Tensor, rewards: Tensor) -> None:
+    def advance(self, observations: Tensor, rewards: Tensor) -> None:
         """Begin the next step with what followed; the return-to-go shrinks by the reward (M6)."""
 
 
-class Memory:
-    """Keys and values of the tokens of a history that a transformer has passed, so that each decision passes the new ones.
+class ContextCache:
+    """Keys and values of the tokens of a history, so that each decision passes only the new ones through the transformer.
 
-    They hold for as long as the history begins with the same step: when it forgets, all that is left is passed again. What is
-    said is always what one pass over the present history says, with the weights that the policy had at the first look.
+    They hold for as long as the history begins with the same step: when the oldest steps are forgotten, the rest is passed
+    again. The output is always that of one pass over the present history, with weights that must not change meanwhile.
     """
 
     def __init__(self, spare_steps: int = 0) -> None:
-        """Empty, with room for `spare_steps` imagined steps after the history."""
+        """Start empty, with room for `spare_steps` imagined steps after the history."""
         self.spare_steps = spare_steps
-        self.policy: FixedDecisionTransformer
         self.caches: list[KeyValueCache] = []
         self._seen = 0  # tokens of the history
         self._first = -1  # timestep that they begin with
 
-    def look(self, policy: DecisionTransformer, history: History) -> Tensor:
-        """What the transformer says after the present observation: N episodes of M candidates, (N * M, D)."""
+    def encode(self, policy: TransformerPolicy, history: History) -> Tensor:
+        """Return the transformer's output after the present observation: N episodes of M candidates, (N * M, D).
+
+        Tokens lie in the order return-to-go, observation, action. The present action is open, so a history of L steps has
+        3 L - 1 tokens; at the next decision its action is known, and that token is the first of the new ones.
+        """
         assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
         length, first = len(history), history.timestep + 1 - len(history)
         if not self.caches:
-            self.policy = FixedDecisionTransformer(policy)
             capacity = 3 * (history.context_length + self.spare_steps)
             self.caches = policy.transformer.make_caches(history.returns_to_go[:, :, 0].numel(), capacity)
         if first != self._first:
             self._first, self._seen = first, 0
-        seen = min(self._seen, 3 * length - 2)  # asked twice, it looks at the observation again
+        seen = min(self._seen, 3 * length - 2)  # a second decision at the same step passes the observation again
         # a whole full window is passed anew at the next step: nothing would go on from its keys
         keeps = seen > 0 or length < history.context_length or self.spare_steps > 0
         for cache in self.caches:
             cache.length = seen  # what was imagined is forgotten
         steps = slice(seen // 3, length)
-        tokens = self.policy.embed(
+        tokens = policy.embed(
             history.observations[:, None, steps],
             history.returns_to_go[:, :, steps],
             history.timesteps()[steps],
@@ -70,7 +75,7 @@ class Memory:
         ).flatten(0, 1)
         self._seen = 3 * length - 1 if keeps else 0
         caches = self.caches if keeps else ()
-        out: Tensor = self.policy.transformer(tokens[:, seen % 3 : -1], caches, last_only=True)[:, 0]
+        out: Tensor = policy.transformer(tokens[:, seen % 3 : -1], caches, last_only=True)[:, 0]
         return out
 
     def keep(self, active: Tensor, candidates: int) -> None:
@@ -81,19 +86,19 @@ class Memory:
 
 
 def imagine(
-    policy: nn.Module, history: History, steps: int, memory: Memory | None = None, *, explore: bool = False
+    policy: ActingPolicy, history: History, steps: int, cache: ContextCache | None = None, *, explore: bool = False
 ) -> Imagination:
     """Start from a history with N episodes of M candidates: C = N * M.
 
     Args:
-        policy: a `DecisionTransformer`, or one that sees the present observation alone.
+        policy: a `DecisionTransformer`, frozen or not, or a policy that sees the present observation alone.
         history: its last step's action is still open.
-        steps: how often `take` will be called at most.
-        memory: of earlier decisions upon the same history, with room for `steps`; none is one without.
+        steps: how often `step` will be called at most.
+        cache: of earlier decisions upon the same history, with room for `steps`; none is an empty one.
         explore: whether a stochastic policy draws its actions.
     """
-    if isinstance(policy, DecisionTransformer):
-        return TransformerImagination(policy, history, memory or Memory(steps), explore)
+    if isinstance(policy, TransformerPolicy):
+        return TransformerImagination(policy, history, cache or ContextCache(steps), explore)
     return MemorylessImagination(policy, history, explore)
 
 
@@ -107,32 +112,32 @@ class TransformerImagination:
     An imagined step attends to the whole history and to the imagined steps before it, up to K + `steps` in all.
     """
 
-    def __init__(self, policy: DecisionTransformer, history: History, memory: Memory, explore: bool) -> None:
-        after = memory.look(policy, history)
+    def __init__(self, policy: TransformerPolicy, history: History, cache: ContextCache, explore: bool) -> None:
+        after = cache.encode(policy, history)
         assert history.observations is not None and history.returns_to_go is not None
-        self._policy, self._caches, self._explore = memory.policy, memory.caches, explore
+        self._policy, self._caches, self._explore = policy, cache.caches, explore
         self.observations = _expand(history.observations[:, -1], history.returns_to_go.shape[1])
         self._returns = history.returns_to_go[:, :, -1].flatten()
         self._times = history.timesteps()[-1:]
         self._propose(after)
 
-    def _see(self, tokens: Tensor) -> Tensor:
-        """What the transformer says after the last of further tokens: (C, L, D) -> (C, D)."""
+    def _pass(self, tokens: Tensor) -> Tensor:
+        """Pass further tokens; return the output after the last one: (C, L, D) -> (C, D)."""
         out: Tensor = self._policy.transformer(tokens, self._caches, last_only=True)[:, 0]
         return out
 
     def _propose(self, after: Tensor) -> None:
         self.actions: Tensor = choose_actions(*self._policy.predict_choice(after), explore=self._explore)
 
-    def take(self) -> tuple[Tensor, Tensor]:
-        """One token, the action's."""
-        after = self._see(self._policy.embed_taken(self.actions, self._times)[:, None])
+    def step(self) -> tuple[Tensor, Tensor]:
+        """Pass one token, the action's; predict what follows."""
+        after = self._pass(self._policy.embed_taken(self.actions, self._times)[:, None])
         return self._policy.predict_outcome(self.observations, after)
 
-    def go_on(self, observations: Tensor, rewards: Tensor) -> None:
-        """Two tokens, the return-to-go's and the observation's."""
+    def advance(self, observations: Tensor, rewards: Tensor) -> None:
+        """Pass two tokens, the return-to-go's and the observation's; propose the next action."""
         self.observations, self._returns, self._times = observations, self._returns - rewards, self._times + 1
-        self._propose(self._see(self._policy.embed(observations[:, None], self._returns[:, None], self._times)))
+        self._propose(self._pass(self._policy.embed(observations[:, None], self._returns[:, None], self._times)))
 
 
 class MemorylessImagination:
@@ -147,22 +152,22 @@ class MemorylessImagination:
         self._times = history.timesteps()[-1:].expand(len(self.observations), 1)
         self._propose(_expand(history.actions[:, -1], candidates))
 
-    def _see(self, actions: Tensor) -> PolicyOutput:
+    def _ask(self, actions: Tensor) -> PolicyOutput:
         output: PolicyOutput = self._policy(self.observations[:, None], actions[:, None], self._returns, self._times)
         return output
 
     def _propose(self, blank: Tensor) -> None:
-        output = self._see(blank)
+        output = self._ask(blank)
         self.actions: Tensor = choose_actions(output.actions, output.distribution, explore=self._explore)[:, -1]
 
-    def take(self) -> tuple[Tensor, Tensor]:
-        """A policy without these predictions says that nothing happens: only a simulator may imagine for it."""
-        output = self._see(self.actions)
+    def step(self) -> tuple[Tensor, Tensor]:
+        """Predict what follows; without heads for it, that nothing changes: only a simulator may imagine for such a policy."""
+        output = self._ask(self.actions)
         if output.next_observations is None or output.rewards is None:
             return self.observations, self._returns.new_zeros(len(self._returns))
         return output.next_observations[:, -1], output.rewards[:, -1]
 
-    def go_on(self, observations: Tensor, rewards: Tensor) -> None:
-        """Look at the next observation."""
+    def advance(self, observations: Tensor, rewards: Tensor) -> None:
+        """Propose an action for the next observation."""
         self.observations, self._returns, self._times = observations, self._returns - rewards[:, None], self._times + 1
         self._propose(torch.zeros_like(self.actions))

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from vdt.acceleration.acting import ActingPolicy
 from vdt.planning.env_model import EnvModel
-from vdt.planning.imagination import Memory, imagine
+from vdt.planning.imagination import ContextCache, imagine
 from vdt.policy.history import History
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was chosen for N episodes.
+    """The actions chosen for N episodes.
 
     Attributes:
         actions: (N, A).
@@ -32,14 +33,14 @@ class Plan:
 @torch.inference_mode()
 def plan(
     history: History,
-    policy: nn.Module,
+    policy: ActingPolicy,
     compute_min_q: Callable[[Tensor, Tensor], Tensor],
     *,
     discount: float,
     planning_horizon: int,
     env_model: EnvModel | None = None,
     environments: Sequence[Any] = (),
-    memory: Memory | None = None,
+    cache: ContextCache | None = None,
     explore: bool = False,
 ) -> Plan:
     """Choose one action per episode; all candidates of all episodes advance as one batch.
@@ -52,12 +53,12 @@ def plan(
         planning_horizon: E, number of terms of the score.
         env_model: predicts imagined steps; needed if E > 1.
         environments: the N acting environments, for a model that copies their states.
-        memory: of earlier decisions in the same episodes, with room for E - 1 imagined steps.
+        cache: of earlier decisions in the same episodes, with room for E - 1 imagined steps.
         explore: whether a stochastic policy draws its actions.
     """
     assert history.returns_to_go is not None
     episodes, candidates, _ = history.returns_to_go.shape
-    imagination = imagine(policy, history, planning_horizon - 1, memory, explore=explore)
+    imagination = imagine(policy, history, planning_horizon - 1, cache, explore=explore)
     first = imagination.actions.unflatten(0, (episodes, candidates))
     if candidates == 1:
         nothing = torch.zeros(episodes, dtype=torch.int64, device=first.device)
@@ -74,7 +75,7 @@ def plan(
         # imagine the next observation, shrink the return-to-go, propose the next action
         assert env_model is not None
         seen, rewards, goes_on = env_model.predict(imagination)
-        imagination.go_on(seen, rewards)
+        imagination.advance(seen, rewards)
         observations.append(seen)
         actions.append(imagination.actions)
         alive.append(alive[-1] * goes_on)

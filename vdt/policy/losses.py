@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vdt.policy.gaussian import SquashedGaussian
+
 TARGET_ENTROPY = -1.0  # per action dimension; SAC, ODT
 
 
@@ -37,8 +39,8 @@ class PolicyLosses:
         total: what is minimised.
         behavior: weighted squared action error, summed over action dimensions, or negative log-likelihood.
         q_term: mean of min_i target Q at the policy's actions, as `actor.q_normalization` scales it.
-        next_observation: squared error of the predicted next observation.
-        reward: squared error of the predicted reward.
+        next_observation: squared error of the predicted next observation; none while the heads' losses are not added.
+        reward: squared error of the predicted reward, likewise.
         entropy: of a stochastic policy.
         temperature: weight of the entropy in the total, learnt.
     """
@@ -46,8 +48,8 @@ class PolicyLosses:
     total: Tensor
     behavior: Tensor
     q_term: Tensor
-    next_observation: Tensor
-    reward: Tensor
+    next_observation: Tensor | None = None
+    reward: Tensor | None = None
     entropy: Tensor | None = None
     temperature: Tensor | None = None
 
@@ -168,6 +170,101 @@ def compute_q_term(min_q: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
     value = masked_mean(min_q.detach(), mask) / scale
     moved = masked_mean((gradient / scale * actions).sum(-1), mask)
     return value + moved - moved.detach()
+
+
+def compute_policy_loss(
+    predicted: Tensor,
+    actions: Tensor,
+    weights: Tensor,
+    min_q: Tensor | None,
+    mask: Tensor,
+    q_coefficient: float,
+    behavior_coefficient: float = 1.0,
+) -> PolicyLosses:
+    """Weighted behaviour loss minus lambda times the Q term (M3).
+
+    Both are divided by the number of action dimensions, so lambda is a displacement whatever that number.
+
+    Args:
+        predicted: (B, K, A) the policy's actions, with gradient.
+        actions: (B, K, A) the data's.
+        weights: (B, K), one per step, no gradient.
+        min_q: (B, K) min_i target Q at `predicted`, with gradient; none where lambda is 0.
+        mask: (B, K), 1 where real.
+        q_coefficient: lambda.
+        behavior_coefficient: 0 leaves the first term out.
+    """
+    zero = predicted.new_zeros(())
+    behavior = compute_behavior_loss(predicted, actions, weights, mask) if behavior_coefficient > 0 else zero
+    q_term = zero if min_q is None else compute_q_term(min_q, predicted, mask)
+    total = (behavior_coefficient * behavior - q_coefficient * q_term) / actions.shape[-1]
+    return PolicyLosses(total, behavior, q_term)
+
+
+def compute_magnitude_policy_loss(
+    predicted: Tensor,
+    actions: Tensor,
+    weights: Tensor,
+    min_q: Tensor | None,
+    mask: Tensor,
+    q_coefficient: float,
+    behavior_coefficient: float = 1.0,
+    *,
+    normalization: str = "magnitude",
+) -> PolicyLosses:
+    """Mean squared action error minus the Q term in units of its own magnitude, or as it is (TD3+BC, QT).
+
+    Arguments as of `compute_policy_loss`; `normalization` as of `compute_scaled_q_term`.
+    """
+    zero = predicted.new_zeros(())
+    behavior = compute_behavior_loss(predicted, actions, weights, mask) if behavior_coefficient > 0 else zero
+    q_term = zero if min_q is None else compute_scaled_q_term(min_q, mask, normalization)
+    total = behavior_coefficient * behavior / actions.shape[-1] - q_coefficient * q_term
+    return PolicyLosses(total, behavior, q_term)
+
+
+def compute_stochastic_policy_loss(
+    gaussian: SquashedGaussian,
+    drawn: tuple[Tensor, Tensor],
+    actions: Tensor,
+    weights: Tensor,
+    min_q: Tensor | None,
+    mask: Tensor,
+    q_coefficient: float,
+    behavior_coefficient: float = 1.0,
+    *,
+    normalization: str = "none",
+) -> PolicyLosses:
+    """Weighted negative log-likelihood minus the Q term and the entropy, plus the temperature's own loss (ODT, SAC, CQL).
+
+    Densities and entropies are sums over action dimensions already, so nothing is divided by their number.
+
+    Args:
+        gaussian: the policy's distribution at each step, over (B, K, A).
+        drawn: actions (B, K, A) and log-densities (B, K) from it, with gradient.
+        actions: (B, K, A) the data's.
+        weights: (B, K), one per step, no gradient.
+        min_q: (B, K) min_i target Q at the drawn actions, with gradient; none where lambda is 0.
+        mask: (B, K), 1 where real.
+        q_coefficient: lambda.
+        behavior_coefficient: 0 leaves the likelihood out.
+        normalization: of the Q term: "gradient" (M3), "magnitude" or "none".
+    """
+    zero, (drawn_actions, log_densities), temperature = actions.new_zeros(()), drawn, gaussian.temperature
+    entropy = masked_mean(-log_densities, mask)
+    behavior = q_term = zero
+    if behavior_coefficient > 0:
+        behavior = compute_likelihood_loss(gaussian.compute_log_density(actions), weights, mask)
+    if min_q is not None:
+        by_gradient = normalization == "gradient"
+        q_term = (
+            compute_q_term(min_q, drawn_actions, mask)
+            if by_gradient
+            else compute_scaled_q_term(min_q, mask, normalization)
+        )
+    total = behavior_coefficient * behavior - q_coefficient * q_term - temperature.detach() * entropy
+    total = total + compute_temperature_loss(temperature, entropy, actions.shape[-1])
+    return PolicyLosses(total, behavior, q_term, entropy=entropy, temperature=temperature)
 
 
 def compute_next_observation_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:

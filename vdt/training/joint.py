@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vdt.acceleration.critic_update import CriticOptimizer
-from vdt.agent.agent import ActorCritic
+from vdt.agent.actor_critic import ActorCritic
+from vdt.critic.critic import CriticUpdate
 from vdt.critic.losses import Proposals
-from vdt.data.histories import find_bootstrap_rows, gather_histories
-from vdt.data.sampling import Sampler
+from vdt.data.sampling import Sampler, find_bootstrap_rows, gather_contexts
 from vdt.policy.gaussian import SquashedGaussian
 from vdt.training.update import Metrics
 
@@ -21,7 +20,7 @@ TARGET_NOISE_CLIP = 0.5  # TD3
 
 
 def split_critic_steps(critic_steps: int, actor_steps: int, *, joint: bool) -> tuple[int, list[int]]:
-    """How critic and actor take turns.
+    """Let critic and actor take turns.
 
     Returns:
         critic steps before all of the actor's, and before each of them: all at first if the critic is trained by itself,
@@ -41,7 +40,7 @@ def blur_actions(actions: Tensor, noise: float, generator: torch.Generator) -> T
 def make_proposals(
     gaussians: Sequence[SquashedGaussian], actions: Tensor, count: int, generator: torch.Generator
 ) -> Proposals:
-    """Actions at which CQL holds the critic down: `count` uniform ones, and `count` from each Gaussian.
+    """Make the actions at which CQL holds the critic down: `count` uniform ones, and `count` from each Gaussian.
 
     Args:
         gaussians: over (B, A).
@@ -57,12 +56,12 @@ def make_proposals(
     return Proposals(torch.cat([a for a, _ in drawn]), torch.cat([d for _, d in drawn]))
 
 
-def update_policy_critic(actor_critic: ActorCritic, optimizer: CriticOptimizer, sampler: Sampler) -> Metrics:
-    """One step on M2 with the target policy's value as the bootstrap, and CQL's term; then all targets follow."""
+def update_policy_critic(actor_critic: ActorCritic, critic_update: CriticUpdate, sampler: Sampler) -> Metrics:
+    """Take one step on M2 with the target policy's value as the bootstrap, and CQL's term; then move all targets."""
     config, buffer, generator = actor_critic.config.critic, sampler.buffer, sampler.generator
     rows = sampler.sample_rows(config.batch_size, with_target=True)
     batch = sampler.gather_transitions(rows)
-    after = gather_histories(buffer, find_bootstrap_rows(buffer, rows), actor_critic.acting_context)
+    after = gather_contexts(buffer, find_bootstrap_rows(buffer, rows), actor_critic.acting_context)
     proposals = None
     with torch.no_grad():
         actions, gaussian = actor_critic.ask_target_policy(after)
@@ -71,17 +70,17 @@ def update_policy_critic(actor_critic: ActorCritic, optimizer: CriticOptimizer, 
         elif config.target_action_noise > 0:
             actions = blur_actions(actions, config.target_action_noise, generator)
         if config.conservative_coefficient > 0:
-            _, present = actor_critic.ask_target_policy(gather_histories(buffer, rows, actor_critic.acting_context))
+            _, present = actor_critic.ask_target_policy(gather_contexts(buffer, rows, actor_critic.acting_context))
             assert gaussian is not None and present is not None
             proposals = make_proposals((present, gaussian), batch.actions, config.conservative_samples, generator)
     losses = actor_critic.critic.compute_policy_value_losses(batch, actions, proposals)
-    optimizer.descend(losses.q_loss + config.conservative_coefficient * losses.conservative_loss)
+    critic_update.descend(losses.q_loss + config.conservative_coefficient * losses.conservative_loss)
     actor_critic.update_target_policy()
     return {name: value.detach() for name, value in vars(losses).items()}
 
 
-def take_critic_step(actor_critic: ActorCritic, optimizer: CriticOptimizer, sampler: Sampler) -> Metrics:
-    """One critic step of the kind that `critic.bootstrap` names."""
+def take_critic_step(actor_critic: ActorCritic, critic_update: CriticUpdate, sampler: Sampler) -> Metrics:
+    """Take one critic step of the kind that `critic.bootstrap` names."""
     if actor_critic.target_policy is not None:
-        return update_policy_critic(actor_critic, optimizer, sampler)
-    return vars(optimizer.update(sampler.sample_transitions(actor_critic.config.critic.batch_size)))
+        return update_policy_critic(actor_critic, critic_update, sampler)
+    return vars(critic_update.update(sampler.sample_transitions(actor_critic.config.critic.batch_size)))

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vdt.acceleration.critic_update import CriticOptimizer
-from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
+from vdt.acceleration.convert import make_critic_update
+from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.agent import Agent, PlannerSettings
 from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
 from vdt.checkpoint.store import CheckpointStore, State, load_state
 from vdt.config.schema import Config
@@ -25,8 +26,8 @@ from vdt.system.progress import Progress
 from vdt.tracking import Tracker
 from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import read_metrics, save_checkpoint
-from vdt.training.offline import calibrate_weighting, make_sampler, make_target_settings
-from vdt.training.update import compile_policy, make_policy_optimizer, update_policy
+from vdt.training.offline import calibrate_weighting, make_sampler
+from vdt.training.update import PolicyUpdate
 
 BUFFER_LEVELS = {"low": 0.1, "middle": 0.5, "high": 0.9}  # quantiles of the buffer's returns that are tracked
 BEST_OVER = 10  # episodes whose mean return says which policy was best: two or three are luck
@@ -34,7 +35,7 @@ ROLLOUT_SEED = 100_000_000  # online episodes never share seeds with evaluation
 
 
 class OnlineTuner:
-    """State of the online phase and its two halves: collect and update."""
+    """The online phase and its two halves: collect and update."""
 
     def __init__(
         self, config: Config, actor_critic: ActorCritic, buffer: TrajectoryReplayBuffer, sampler: Sampler
@@ -43,17 +44,12 @@ class OnlineTuner:
         self.config, self.actor_critic, self.buffer, self.sampler = config, actor_critic, buffer, sampler
         online = config.online
         actor_critic.critic.unfreeze()
-        self.critic_optimizer = CriticOptimizer(
-            actor_critic.critic, config.critic.learning_rate, compiled=config.runtime.compile
-        )
-        compile_policy(actor_critic)
-        self.policy_optimizer = make_policy_optimizer(
-            actor_critic.policy, online.actor_learning_rate, config.actor.weight_decay
-        )
+        self.critic_update = make_critic_update(actor_critic.critic, config.critic.learning_rate, config.runtime)
+        self.policy_update = PolicyUpdate(actor_critic, config.actor, online.actor_learning_rate)
         self.environment_steps = 0
         self.episodes = 0
         self.best_return: float | None = None  # highest `recent_return` so far
-        self.unlearnt: float | None = None  # mean return of the episodes that no update has followed yet
+        self.pending_return: float | None = None  # mean return of the episodes that no update has followed yet
         self.environments: list[Environment] = []
 
     def collect(self) -> list[Trajectory]:
@@ -74,18 +70,18 @@ class OnlineTuner:
         self.buffer.extend(trajectories)
         self.episodes += len(trajectories)
         self.environment_steps += sum(len(t) for t in trajectories) + agent.imagined_environment_steps
-        self.unlearnt = float(np.mean([t.episode_return for t in trajectories]))
+        self.pending_return = float(np.mean([t.episode_return for t in trajectories]))
         return trajectories
 
     @property
     def recent_return(self) -> float | None:
-        """Mean return of the last `BEST_OVER` episodes; none before there are so many."""
+        """Compute the mean return of the last `BEST_OVER` episodes; none before there are so many."""
         if self.episodes < BEST_OVER:
             return None
         return float(np.mean([t.episode_return for t in list(self.buffer.trajectories)[-BEST_OVER:]]))
 
-    def note_best(self) -> bool:
-        """Whether the policy as it is, before it learns from its last episodes, is the best so far."""
+    def is_best_so_far(self) -> bool:
+        """Tell whether the policy, before it learns from its last episodes, is the best so far; if so, remember its return."""
         recent = self.recent_return
         if recent is None or (self.best_return is not None and recent <= self.best_return):
             return False
@@ -93,7 +89,7 @@ class OnlineTuner:
         return True
 
     def update(self) -> dict[str, Tensor]:
-        """The gradient steps of one iteration: critic, then the weights' calibration, then the policy."""
+        """Take the gradient steps of one iteration: critic, then the weights' calibration, then the policy."""
         config, online = self.config, self.config.online
         metrics: dict[str, Tensor] = {}
         joint = self.actor_critic.target_policy is not None
@@ -101,43 +97,43 @@ class OnlineTuner:
             online.critic_steps_per_iteration, online.actor_steps_per_iteration, joint=joint
         )
         for _ in range(before):
-            metrics.update(take_critic_step(self.actor_critic, self.critic_optimizer, self.sampler))
+            metrics.update(take_critic_step(self.actor_critic, self.critic_update, self.sampler))
         self.actor_critic.weighting = calibrate_weighting(config, self.actor_critic.critic, self.sampler)
         for count in between:
             for _ in range(count):
-                metrics.update(take_critic_step(self.actor_critic, self.critic_optimizer, self.sampler))
+                metrics.update(take_critic_step(self.actor_critic, self.critic_update, self.sampler))
             sequences = self.sampler.sample_sequences(config.actor.batch_size, config.policy.context_length)
-            metrics.update(update_policy(self.actor_critic, self.policy_optimizer, sequences, config.actor))
-        self.unlearnt = None
+            metrics.update(self.policy_update(sequences))
+        self.pending_return = None
         return metrics
 
     def state_dict(self) -> State:
-        """Everything needed to go on, the buffer included."""
+        """Return everything needed to go on, the buffer included."""
         held = TrajectoryDataset.from_trajectories(self.buffer.trajectories)
         return {
             "actor_critic": self.actor_critic.state_dict(),
-            "critic_optimizer": self.critic_optimizer.state_dict(),
-            "policy_optimizer": self.policy_optimizer.state_dict(),
+            "critic_optimizer": self.critic_update.state_dict(),
+            "policy_optimizer": self.policy_update.state_dict(),
             "buffer": {name: torch.from_numpy(np.asarray(array)) for name, array in held.get_arrays().items()},
             "environment_steps": self.environment_steps,
             "episodes": self.episodes,
             "best_return": self.best_return,
-            "unlearnt": self.unlearnt,
+            "pending_return": self.pending_return,
             "step": self.environment_steps,
             "random": get_random_state(self.sampler.generator),
         }
 
     def load_optimizers_and_counters(self, state: State) -> None:
         """Continue where `state` stopped; networks and buffer were restored by the caller."""
-        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
-        self.policy_optimizer.load_state_dict(state["policy_optimizer"])
+        self.critic_update.load_state_dict(state["critic_optimizer"])
+        self.policy_update.load_state_dict(state["policy_optimizer"])
         self.environment_steps, self.episodes = state["environment_steps"], state["episodes"]
-        self.best_return, self.unlearnt = state["best_return"], state["unlearnt"]
+        self.best_return, self.pending_return = state["best_return"], state["pending_return"]
         set_random_state(state["random"], self.sampler.generator)
 
 
 def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State | None) -> OnlineTuner:
-    """A tuner at the start of the online phase, or where `state` left it."""
+    """Make a tuner at the start of the online phase, or where `state` left it."""
     device = choose_device(config.runtime.device)
     seed_streams(config.seed + 2)
     actor_critic = ActorCritic.from_state((state or load_state(agent_path))["actor_critic"], device)
@@ -145,14 +141,7 @@ def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State
         held = load_snapshot(buffer_path)
     else:
         held = TrajectoryDataset(**{name: tensor.numpy() for name, tensor in state["buffer"].items()})
-    buffer = TrajectoryReplayBuffer(
-        actor_critic.normalizer,
-        make_target_settings(config, actor_critic.reward_scale),
-        action_size=config.task.action_size,
-        capacity=config.online.buffer_trajectories,
-        device=device,
-    )
-    buffer.extend(held)
+    buffer = actor_critic.make_buffer(held, capacity=config.online.buffer_trajectories)
     sampler = make_sampler(config, buffer, 3)
     tuner = OnlineTuner(config, actor_critic, buffer, sampler)
     if state is not None:
@@ -180,15 +169,15 @@ def tune_online(
     budget, task = config.online.environment_steps, config.task
     progress = Progress("online", tuner.environment_steps, budget, "environment step")
     values: dict[str, float] = state["metrics"] if state else {}
-    while tuner.unlearnt is not None or tuner.environment_steps < budget:
-        if tuner.unlearnt is None:
+    while tuner.pending_return is not None or tuner.environment_steps < budget:
+        if tuner.pending_return is None:
             tuner.collect()
             step = tuner.environment_steps
-            if tuner.note_best() and step < budget:  # at once: it must be the policy that did it
+            if tuner.is_best_so_far() and step < budget:  # at once: it must be the policy that did it
                 state = tuner.state_dict()
                 save_checkpoint("online-best", step, state, values, tracker, checkpoints, score=tuner.best_return)
-        assert tuner.unlearnt is not None
-        mean_return, step = tuner.unlearnt, tuner.environment_steps
+        assert tuner.pending_return is not None
+        mean_return, step = tuner.pending_return, tuner.environment_steps
         values = read_metrics("online", step, tuner.update(), checkpoints, "environment step")
         values["online/episode_return"] = mean_return
         newest = list(tuner.buffer.trajectories)[-config.online.episodes_per_iteration :]

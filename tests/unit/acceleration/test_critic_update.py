@@ -1,4 +1,4 @@
-"""The critic's update written out, against autograd and Adam."""
+"""The critic's update written out, and on static buffers, against the textbook: autograd, Adam, a loop over the targets."""
 
 import copy
 import dataclasses
@@ -7,12 +7,12 @@ import io
 import pytest
 import torch
 
-from reference.critic import compute_critic_losses, update_critic_by_autograd
 from support.builders import assert_identical, clone_state, make_config
+from vdt.acceleration.capture import CapturedCriticUpdate
 from vdt.acceleration.critic_passes import flatten_parameters
-from vdt.acceleration.critic_update import CriticOptimizer
-from vdt.critic.critic import Critic
-from vdt.critic.losses import compute_q_gradient, compute_q_loss, compute_value_gradient, compute_value_loss
+from vdt.acceleration.critic_update import FusedCriticUpdate, compute_q_gradient, compute_value_gradient
+from vdt.critic.critic import Critic, CriticUpdate
+from vdt.critic.losses import compute_q_loss, compute_value_loss
 from vdt.data.batches import TransitionBatch
 
 CONFIG = make_config({"critic.hidden_size": 24, "critic.target_update_rate": 0.1, "critic.expectile": 0.7}).critic
@@ -37,30 +37,31 @@ def make_batch(rows: int, seed: int) -> TransitionBatch:
 
 @pytest.mark.parametrize("hidden_layers", [1, 2, 3])
 @pytest.mark.parametrize("activation", ["relu", "mish"])
-def test_updates_equal_autograd_and_adam(activation: str, hidden_layers: int) -> None:
+@pytest.mark.parametrize("kind", [FusedCriticUpdate, CapturedCriticUpdate])
+def test_updates_equal_autograd_and_adam(kind: type[CriticUpdate], activation: str, hidden_layers: int) -> None:
     ours = make_critic(activation=activation, hidden_layers=hidden_layers)
     theirs, start = copy.deepcopy(ours), clone_state(ours)
-    optimizer, adam = CriticOptimizer(ours, RATE), torch.optim.Adam(theirs.trainable_parameters(), RATE)
+    update, plain = kind(ours, RATE), CriticUpdate(theirs, RATE)
     assert_identical(clone_state(ours), start)  # laying the parameters out changes none of them
     for step in range(20):
         batch = make_batch(32 if step < 10 else 17, step)  # another size is another set of buffers
-        expected = compute_critic_losses(theirs, batch)
-        metrics = vars(optimizer.update(batch))
-        update_critic_by_autograd(theirs, adam, batch)
-        for name, loss in zip(("value_loss", "q_loss"), expected, strict=True):
-            torch.testing.assert_close(metrics[name], loss.detach(), rtol=1e-5, atol=1e-6)
+        metrics, expected = vars(update.update(batch)), vars(plain.update(batch))
+        assert metrics.keys() == expected.keys()
+        for name, value in metrics.items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)
         if step == 0:
-            for mine, plain in zip(ours.trainable_parameters(), theirs.trainable_parameters(), strict=True):
-                torch.testing.assert_close(mine.grad, plain.grad, rtol=1e-5, atol=1e-6)
+            for mine, autograds in zip(ours.trainable_parameters(), theirs.trainable_parameters(), strict=True):
+                torch.testing.assert_close(mine.grad, autograds.grad, rtol=1e-5, atol=1e-6)
     for name, value in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], value, rtol=0, atol=1e-6)
         assert not torch.equal(value, start[name])
 
 
-def test_metrics_are_those_before_the_step() -> None:
+@pytest.mark.parametrize("kind", [CriticUpdate, FusedCriticUpdate, CapturedCriticUpdate])
+def test_metrics_are_those_before_the_step(kind: type[CriticUpdate]) -> None:
     critic, batch = make_critic(), make_batch(16, 1)
     before = copy.deepcopy(critic)
-    metrics = vars(CriticOptimizer(critic, RATE).update(batch))
+    metrics = vars(kind(critic, RATE).update(batch))
     with torch.no_grad():
         min_q = torch.minimum(*before.target_q(batch.observations, batch.actions))
         advantage = min_q - before.value(batch.observations)
@@ -69,17 +70,19 @@ def test_metrics_are_those_before_the_step() -> None:
     assert float(metrics["advantage_std"]) == pytest.approx(float(advantage.std(correction=0)), rel=1e-5)
 
 
-def test_metrics_of_one_update_are_not_overwritten_by_the_next() -> None:
+@pytest.mark.parametrize("kind", [CriticUpdate, FusedCriticUpdate, CapturedCriticUpdate])
+def test_metrics_of_one_update_are_not_overwritten_by_the_next(kind: type[CriticUpdate]) -> None:
     critic = make_critic()
-    optimizer = CriticOptimizer(critic, RATE)
+    optimizer = kind(critic, RATE)
     first = vars(optimizer.update(make_batch(8, 1)))
     kept = {name: float(value) for name, value in first.items()}
     optimizer.update(make_batch(8, 2))
     assert {name: float(value) for name, value in first.items()} == kept
 
 
-def test_a_batch_of_one_gives_numbers() -> None:
-    metrics = vars(CriticOptimizer(make_critic(), RATE).update(make_batch(1, 1)))
+@pytest.mark.parametrize("kind", [CriticUpdate, FusedCriticUpdate, CapturedCriticUpdate])
+def test_a_batch_of_one_gives_numbers(kind: type[CriticUpdate]) -> None:
+    metrics = vars(kind(make_critic(), RATE).update(make_batch(1, 1)))
     assert all(value.isfinite() for value in metrics.values())
 
 
@@ -93,35 +96,39 @@ def test_gradients_of_the_losses_are_autograds() -> None:
     torch.testing.assert_close(compute_q_gradient(q.detach(), targets), expected)
 
 
-def test_descend_follows_autograd_on_the_same_vectors() -> None:
+@pytest.mark.parametrize("kind", [FusedCriticUpdate, CapturedCriticUpdate])
+def test_descend_follows_autograd_on_the_same_vectors(kind: type[CriticUpdate]) -> None:
     ours, batch = make_critic(), make_batch(16, 3)
     theirs = copy.deepcopy(ours)
-    optimizer, adam = CriticOptimizer(ours, RATE), torch.optim.Adam(theirs.trainable_parameters(), RATE)
+    update, plain = kind(ours, RATE), CriticUpdate(theirs, RATE)
     for _ in range(3):
-        optimizer.descend(torch.stack(compute_critic_losses(ours, batch)).sum())
-        update_critic_by_autograd(theirs, adam, batch)
+        losses = ours.compute_losses(batch)
+        update.descend(losses.value_loss + losses.q_loss)
+        plain.update(batch)
     for name, value in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], value, rtol=0, atol=1e-6)
 
 
-def test_targets_move_by_their_rate_after_the_step() -> None:
+@pytest.mark.parametrize("kind", [CriticUpdate, FusedCriticUpdate, CapturedCriticUpdate])
+def test_targets_move_by_their_rate_after_the_step(kind: type[CriticUpdate]) -> None:
     critic, batch = make_critic(target_update_rate=0.25), make_batch(16, 1)
     before = clone_state(critic.target_q)
-    CriticOptimizer(critic, RATE).update(batch)
+    kind(critic, RATE).update(batch)
     for name, value in critic.target_q.state_dict().items():
         torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * critic.q.state_dict()[name])  # the rest stays
 
 
-def test_a_saved_update_goes_on_to_the_bit() -> None:
+@pytest.mark.parametrize("kind", [CriticUpdate, FusedCriticUpdate, CapturedCriticUpdate])
+def test_a_saved_update_goes_on_to_the_bit(kind: type[CriticUpdate]) -> None:
     critic = make_critic()
-    optimizer = CriticOptimizer(critic, RATE)
+    optimizer = kind(critic, RATE)
     optimizer.update(make_batch(16, 1))
     file = io.BytesIO()
     torch.save({"critic": critic.state_dict(), "optimizer": optimizer.state_dict()}, file)
     optimizer.update(make_batch(16, 2))
     file.seek(0)
     state, again = torch.load(file, weights_only=True), make_critic()
-    resumed = CriticOptimizer(again, RATE)
+    resumed = kind(again, RATE)
     again.load_state_dict(state["critic"])
     resumed.load_state_dict(state["optimizer"])
     resumed.update(make_batch(16, 2))

@@ -9,15 +9,19 @@ import vdt.acceleration.linear
 from vdt.acceleration.linear import (
     AVAILABLE,
     NARROWEST,
-    FeedForward,
-    FixedFeedForward,
-    FixedLinear,
-    Linear,
+    FastFeedForward,
+    FastLinear,
+    FrozenFeedForward,
+    FrozenLinear,
     apply_members,
     multiply_members,
 )
 
 FEWEST_ROWS = 16
+
+
+def make_feedforward(inputs: int, hidden: int, outputs: int) -> FastFeedForward:
+    return FastFeedForward(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
 @pytest.fixture(params=[False, AVAILABLE] if AVAILABLE else [False], ids=lambda slow: "oneDNN" if slow else "MKL")
@@ -30,7 +34,7 @@ def slow_mkl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 def apply_plainly(layer: nn.Module, inputs: Tensor) -> Tensor:
     """By PyTorch's own functions."""
-    if isinstance(layer, Linear):
+    if isinstance(layer, FastLinear):
         return F.linear(inputs, layer.weight, layer.bias)
     return F.linear(F.relu(F.linear(inputs, layer[0].weight, layer[0].bias)), layer[2].weight, layer[2].bias)
 
@@ -48,11 +52,11 @@ def run(layer: nn.Module, inputs: Tensor, *, own: bool) -> list[Tensor]:
 
 
 LAYERS = {
-    "wide": lambda: Linear(NARROWEST, 33),
-    "wide enough": lambda: Linear(40, NARROWEST),
-    "too narrow": lambda: Linear(5, 33),
-    "feed-forward": lambda: FeedForward(NARROWEST, 70, 33),
-    "feed-forward, too narrow": lambda: FeedForward(NARROWEST, 5, 33),
+    "wide": lambda: FastLinear(NARROWEST, 33),
+    "wide enough": lambda: FastLinear(40, NARROWEST),
+    "too narrow": lambda: FastLinear(5, 33),
+    "feed-forward": lambda: make_feedforward(NARROWEST, 70, 33),
+    "feed-forward, too narrow": lambda: make_feedforward(NARROWEST, 5, 33),
 }
 
 
@@ -69,13 +73,13 @@ def test_products_and_gradients_equal_pytorchs(leading: tuple[int, ...], kind: s
 
 
 def test_which_product_is_taken(slow_mkl: bool) -> None:
-    layer, fed = Linear(NARROWEST, NARROWEST), FeedForward(NARROWEST, NARROWEST, NARROWEST)
+    layer, fed = FastLinear(NARROWEST, NARROWEST), make_feedforward(NARROWEST, NARROWEST, NARROWEST)
     few, many = (torch.zeros(rows, NARROWEST) for rows in (FEWEST_ROWS - 1, FEWEST_ROWS))
     assert layer(few).grad_fn.name() == fed(few).grad_fn.name() == "AddmmBackward0"
     assert layer(many).grad_fn.name() == ("_ProductBackward" if slow_mkl else "AddmmBackward0")
     assert fed(many).grad_fn.name() == ("_FeedForwardBackward" if AVAILABLE else "AddmmBackward0")
-    assert "Addmm" in Linear(NARROWEST - 1, NARROWEST)(many[:, 1:]).grad_fn.name()
-    assert "Addmm" in Linear(NARROWEST, NARROWEST - 1)(many).grad_fn.name()
+    assert "Addmm" in FastLinear(NARROWEST - 1, NARROWEST)(many[:, 1:]).grad_fn.name()
+    assert "Addmm" in FastLinear(NARROWEST, NARROWEST - 1)(many).grad_fn.name()
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(many).dtype == fed(many).dtype == torch.bfloat16
     assert layer.double()(many.double()).dtype == fed.double()(many.double()).dtype == torch.float64
@@ -89,10 +93,10 @@ def test_fixed_layers_say_what_the_layers_say(leading: tuple[int, ...], kind: st
     layer = LAYERS[kind]()
     inputs = torch.randn(*leading, next(layer.parameters()).shape[1])
     before = inputs.clone()
-    fixed = FixedLinear(layer) if isinstance(layer, Linear) else FixedFeedForward(layer)
+    fixed = FrozenLinear(layer) if isinstance(layer, FastLinear) else FrozenFeedForward(layer)
     torch.testing.assert_close(fixed(inputs), apply_plainly(layer, inputs), atol=1e-5, rtol=1e-5)
     assert (inputs == before).all()
-    if isinstance(fixed, FixedLinear):
+    if isinstance(fixed, FrozenLinear):
         assert fixed.turned.t().is_contiguous() is not slow_mkl  # the way in which MKL likes it
 
 
@@ -106,7 +110,7 @@ def test_amds_processors_multiply_by_onednn(text: str, slow: bool, monkeypatch: 
 
 
 def test_frozen_parameters_get_no_gradient(slow_mkl: bool) -> None:
-    layer = Linear(NARROWEST, 40).requires_grad_(False)
+    layer = FastLinear(NARROWEST, 40).requires_grad_(False)
     inputs = torch.randn(FEWEST_ROWS, NARROWEST, requires_grad=True)
     layer(inputs).sum().backward()
     assert layer.weight.grad is None and inputs.grad is not None

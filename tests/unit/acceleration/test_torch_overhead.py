@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from support.builders import make_actor_critic, make_buffer, make_config, make_dataset, make_tiny_sampler
-from vdt.acceleration.critic_update import CriticOptimizer
+from vdt.acceleration.convert import make_critic_update
 from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_yaml
 from vdt.experiments.resolve import resolve_config
@@ -45,11 +45,11 @@ def test_compiled_updates_are_the_plain_ones(activation: str) -> None:
         config = make_config({**fixed, "runtime.compile": compiled, "critic.activation": activation})
         actor_critic = make_actor_critic(config, dataset)
         actor_critic.critic.unfreeze()
-        critic_optimizer = CriticOptimizer(actor_critic.critic, 1e-2, compiled=compiled)
+        critic_update = make_critic_update(actor_critic.critic, 1e-2, config.runtime)
         compile_policy(actor_critic)
-        policy_optimizer = make_policy_optimizer(actor_critic.policy, 1e-2, 0.0)
+        policy_optimizer = make_policy_optimizer(actor_critic, 1e-2, 0.0)
         for _ in range(3):  # the third has what two steps changed
-            critic_losses = critic_optimizer.update(transitions)
+            critic_losses = critic_update.update(transitions)
             policy_metrics = update_policy(actor_critic, policy_optimizer, sequences, config.actor)
         metrics[compiled] = {**vars(critic_losses), **policy_metrics}
         assert (actor_critic.compiled_policy is not None) is compiled

@@ -5,14 +5,13 @@ import torch
 
 from support.builders import assert_identical, make_actor_critic, make_config, make_dataset
 from support.environments import CONSTANT, COUNTDOWN
-from vdt.agent.agent import ActorCritic, Agent, PlannerSettings
+from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.agent import Agent, PlannerSettings
 from vdt.config.schema import Config
-from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import Trajectory
 from vdt.environments import make_gymnasium_environment
 from vdt.environments.rollout import collect_trajectories
-from vdt.training.offline import make_target_settings
 
 
 def make_lively_actor_critic(config: Config) -> ActorCritic:
@@ -39,8 +38,7 @@ def test_acting_repeats_what_training_predicts() -> None:
     actor_critic = make_lively_actor_critic(config)
     (trajectory,) = act(actor_critic, (9.0,), [0], kind=CONSTANT)
     assert len(trajectory) == 9 and np.unique(trajectory.actions).size == 9
-    buffer = TrajectoryReplayBuffer(actor_critic.normalizer, make_target_settings(config, 1.0), action_size=1)
-    buffer.add(trajectory)
+    buffer = actor_critic.make_buffer([trajectory])
     sampler = Sampler(buffer, "length", torch.Generator())
     length = config.policy.context_length
     for step in range(9):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from support.builders import make_config, make_dataset, make_store, make_trajectory
-from vdt.agent.agent import ActorCritic, PlannerSettings
+from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.agent import PlannerSettings
 from vdt.checkpoint.store import load_state
 from vdt.config.errors import ConfigError
 from vdt.config.layers import PARAMS

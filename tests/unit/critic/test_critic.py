@@ -10,7 +10,7 @@ from reference.networks import make_separate_networks
 from support.builders import make_config
 from vdt.critic.critic import Critic
 from vdt.critic.losses import compute_expectile_loss, compute_q_loss, compute_q_targets, compute_value_loss
-from vdt.critic.networks import MLPEnsemble, TwinQ, ValueNetwork, mish
+from vdt.critic.networks import MLPEnsemble, TwinQ, ValueNetwork
 from vdt.data.batches import TransitionBatch
 
 CONFIG = make_config().critic
@@ -72,6 +72,44 @@ def test_q_loss_golden() -> None:
     assert float(compute_q_loss(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([2.0, 2.0]))) == 3.0
 
 
+class First(nn.Module):
+    """V is an observation's first number."""
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return observations[..., 0]
+
+
+class Apart(nn.Module):
+    """The twins are the first number plus and minus the action."""
+
+    def forward(self, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        return torch.stack([observations[..., 0] + actions[..., 0], observations[..., 0] - actions[..., 0]])
+
+
+def test_losses_of_a_batch_golden() -> None:
+    critic = Critic(1, 1, dataclasses.replace(CONFIG, expectile=0.7))
+    critic.value, critic.q, critic.target_q = First(), Apart(), Apart()  # type: ignore[assignment]
+    states = torch.tensor([[1.0], [2.0]])
+    # V = 1, 2; twins (2, 4) and (0, 0); y = 1 + 0.5 * 4 and 1 + 0
+    batch = TransitionBatch(states, states, torch.ones(2), torch.tensor([[4.0], [9.0]]), torch.tensor([0.5, 0.0]))
+    losses = critic.compute_losses(batch)
+    assert losses.value_loss.item() == pytest.approx((0.3 * 1 + 0.3 * 4) / 2)  # min 0, 0 lies below V
+    assert losses.q_loss.item() == pytest.approx((1 + 9) / 2 + (9 + 1) / 2)
+    assert [losses.q_mean.item(), losses.advantage_mean.item(), losses.advantage_std.item()] == [0.0, -1.5, 0.5]
+
+
+def test_each_loss_trains_its_own_network() -> None:
+    critic, batch = make_critic(), make_batch()
+    losses = critic.compute_losses(batch)
+    losses.value_loss.backward()
+    assert all(p.grad is not None for p in critic.value.parameters())
+    assert all(p.grad is None for p in [*critic.q.parameters(), *critic.target_q.parameters()])
+    critic.zero_grad()
+    critic.compute_losses(batch).q_loss.backward()
+    assert all(p.grad is not None for p in critic.q.parameters())
+    assert all(p.grad is None for p in [*critic.value.parameters(), *critic.target_q.parameters()])
+
+
 def test_min_q_and_advantages_use_the_targets() -> None:
     critic, batch = make_critic(), make_batch()
     target_q = critic.target_q(batch.observations, batch.actions)
@@ -96,16 +134,6 @@ def test_ensemble_equals_separate_networks(activation: str, layer: type[nn.Modul
     expected = torch.stack([net(inputs)[:, 0] for net in make_separate_networks(ensemble, layer)])
     torch.testing.assert_close(ensemble(inputs), expected)
     assert not torch.allclose(expected[0], expected[1])  # members start different
-
-
-def test_mish_equals_torchs_with_its_gradient() -> None:
-    z = torch.cat([torch.linspace(-30, 30, 601), torch.tensor([-1e4, -100.0, 19.9, 20.1, 100.0, 1e4])]).requires_grad_()
-    ours, builtin = mish(z), torch.nn.functional.mish(z)
-    torch.testing.assert_close(ours, builtin, atol=2e-6, rtol=1e-5)
-    incoming = torch.linspace(-2, 3, len(z))
-    (mine,) = torch.autograd.grad(ours, z, incoming)
-    (expected,) = torch.autograd.grad(builtin, z, incoming)
-    torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_initial_weights_are_spread_like_torchs_linear_layers() -> None:

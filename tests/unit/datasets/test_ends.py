@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.data import make_small_config, write_hdf5
-from vdt.config.layers import ConfigError
+from vdt.config.errors import ConfigError
 from vdt.data.storage import DataError
 from vdt.datasets.choose import choose_source
 from vdt.datasets.d4rl import get_cache_file

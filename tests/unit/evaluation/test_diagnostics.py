@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from support.builders import RecordingTracker, make_actor_critic, make_config, make_dataset
-from vdt.agent.agent import ActorCritic
+from vdt.agent.actor_critic import ActorCritic
 from vdt.data.trajectory import Trajectory
 from vdt.evaluation.diagnostics import BINS, count_weights, diagnose, measure_calibration, measure_requested
 from vdt.policy.losses import AdvantageWeighting

@@ -11,7 +11,8 @@ import torch
 
 from support.builders import RecordingTracker, make_actor_critic, make_config, make_dataset, make_trajectory
 from support.environments import SUCCESS
-from vdt.agent.agent import ActorCritic, PlannerSettings
+from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.agent import PlannerSettings
 from vdt.config.schema import Config
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.evaluation.evaluate import evaluate, evaluate_agents, make_evaluation_settings

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from support.builders import make_actor_critic, make_config, make_dataset
-from vdt.agent.agent import ActorCritic
+from vdt.agent.actor_critic import ActorCritic
 from vdt.config.errors import ConfigError
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.evaluation.evaluate import evaluate_agents

@@ -30,11 +30,11 @@ class FixedImagination:
         self.actions = torch.tensor(actions, dtype=torch.float32)
         self.taken = 0
 
-    def take(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(self) -> tuple[torch.Tensor, torch.Tensor]:
         self.taken += 1
         return self.observations, torch.zeros(len(self.actions))
 
-    def go_on(self, observations: torch.Tensor, rewards: torch.Tensor) -> None:
+    def advance(self, observations: torch.Tensor, rewards: torch.Tensor) -> None:
         raise AssertionError("the planner's business")
 
 

@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from support.builders import make_config
-from vdt.planning.imagination import Memory, imagine
+from vdt.acceleration.acting import FrozenDecisionTransformer, FrozenTransformer
+from vdt.planning.imagination import ContextCache, imagine
 from vdt.policy.decision_transformer import DecisionTransformer
 from vdt.policy.history import History
 from vdt.policy.mlp import MLPPolicy
-from vdt.policy.transformer import FixedTransformer
+from vdt.policy.transformer import CausalTransformer
 
 S, A, K = 3, 2, 6
+acting = pytest.mark.parametrize("freeze", [lambda policy: policy, FrozenDecisionTransformer], ids=["plain", "frozen"])
 
 
 def make_policy(heads: int = 1) -> DecisionTransformer:
@@ -36,25 +38,27 @@ def make_history(steps: int, returns: tuple[tuple[float, ...], ...] = ((3.0, 1.0
 
 
 def watch_passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
-    """Tokens of each pass that acts, and whether their keys are kept."""
+    """Tokens of each pass, and whether their keys are kept."""
     passed: list[tuple[int, bool]] = []
-    call = FixedTransformer.__call__
+    call = CausalTransformer.forward
 
-    def watch(self: FixedTransformer, tokens: Tensor, caches: Any = (), **settings: bool) -> Tensor:
+    def watch(self: Any, tokens: Tensor, caches: Any = (), **settings: bool) -> Tensor:
         passed.append((tokens.shape[1], len(caches) > 0))
         return call(self, tokens, caches, **settings)
 
-    monkeypatch.setattr(FixedTransformer, "__call__", watch)
+    monkeypatch.setattr(CausalTransformer, "forward", watch)
+    monkeypatch.setattr(FrozenTransformer, "__call__", watch)
     return passed
 
 
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("steps", [1, 4, 9])  # of history; the last is beyond the context of 6
+@acting
 @torch.no_grad()
-def test_imagined_steps_equal_full_passes(heads: int, steps: int) -> None:
+def test_imagined_steps_equal_full_passes(freeze: Any, heads: int, steps: int) -> None:
     policy, history = make_policy(heads), make_history(steps)
     assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
-    imagination = imagine(policy, history, 3)
+    imagination = imagine(freeze(policy), history, 3)
     observations, actions = history.observations.repeat_interleave(2, 0), history.actions.repeat_interleave(2, 0)
     returns, times = history.returns_to_go.flatten(0, 1), history.timesteps().repeat(4, 1)
     for _ in range(3):
@@ -63,10 +67,10 @@ def test_imagined_steps_equal_full_passes(heads: int, steps: int) -> None:
         torch.testing.assert_close(imagination.actions, proposed, atol=1e-5, rtol=1e-5)
         actions = torch.cat([actions[:, :-1], proposed[:, None]], 1)
         output = policy(observations, actions, returns, times)
-        seen, paid = imagination.take()
+        seen, paid = imagination.step()
         torch.testing.assert_close(seen, output.next_observations[:, -1], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(paid, output.rewards[:, -1], atol=1e-5, rtol=1e-5)
-        imagination.go_on(seen, paid)
+        imagination.advance(seen, paid)
         observations = torch.cat([observations, seen[:, None]], 1)
         actions = torch.cat([actions, torch.zeros(4, 1, A)], 1)
         returns, times = (
@@ -77,27 +81,29 @@ def test_imagined_steps_equal_full_passes(heads: int, steps: int) -> None:
 
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("forget_steps", [1, 3, 6])
+@acting
 @torch.no_grad()
-def test_decisions_with_a_memory_equal_full_passes(
-    forget_steps: int, heads: int, monkeypatch: pytest.MonkeyPatch
+def test_decisions_with_a_cache_equal_full_passes(
+    freeze: Any, forget_steps: int, heads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, memory = make_policy(heads), Memory(spare_steps=2)
+    policy, cache = make_policy(heads), ContextCache(spare_steps=2)
+    actor = freeze(policy)
     history = History(torch.tensor([[3.0, 1.0], [2.0, 0.5], [4.0, 0.0]]), K, forget_steps)
     passed = watch_passes(monkeypatch)
     for step in range(14):
         episodes = 3 if step < 9 else 2  # the second ends
         history.append_observation(torch.randn(episodes, S), A)
-        imagination = imagine(policy, history, 2, memory)
+        imagination = imagine(actor, history, 2, cache)
         if step % 3 == 1:  # what is imagined leaves no trace
-            imagination.go_on(*imagination.take())
+            imagination.advance(*imagination.step())
         new = passed[0][0]
-        imagination = imagine(policy, history, 2, memory) if step % 2 else imagination  # neither does asking twice
+        imagination = imagine(actor, history, 2, cache) if step % 2 else imagination  # neither does asking twice
         assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
         known = [held.repeat_interleave(2, 0) for held in (history.observations, history.actions)]
         full = policy(*known, history.returns_to_go.flatten(0, 1), history.timesteps().repeat(2 * episodes, 1))
         if step % 3 != 1 or step % 2:
             torch.testing.assert_close(imagination.actions, full.actions[:, -1], atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(imagination.take()[1], apply_taken(policy, known, history), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(imagination.step()[1], apply_taken(policy, known, history), atol=1e-5, rtol=1e-5)
         forgot = step >= K and (step - K) % forget_steps == 0
         assert new == (3 * len(history) - 1 if forgot or step == 0 else 3)
         passed.clear()
@@ -106,16 +112,17 @@ def test_decisions_with_a_memory_equal_full_passes(
         if step == 8:
             kept = torch.tensor([True, False, True])
             history.keep(kept)
-            memory.keep(kept, 2)
+            cache.keep(kept, 2)
 
 
+@acting
 @torch.no_grad()
-def test_a_full_sliding_window_keeps_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy, memory, history = make_policy(), Memory(), History(torch.tensor([[3.0], [2.0]]), K)
-    passed = watch_passes(monkeypatch)
+def test_a_full_sliding_window_keeps_no_keys(freeze: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, cache, history = make_policy(), ContextCache(), History(torch.tensor([[3.0], [2.0]]), K)
+    actor, passed = freeze(policy), watch_passes(monkeypatch)
     for step in range(K + 3):
         history.append_observation(torch.randn(2, S), A)
-        once, twice = imagine(policy, history, 0, memory), imagine(policy, history, 0, memory)
+        once, twice = imagine(actor, history, 0, cache), imagine(actor, history, 0, cache)
         assert [keeps for _, keeps in passed] == [step < K] * 2  # until then the window only grows
         assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
         known = (history.observations, history.actions, history.returns_to_go[:, 0], history.timesteps().repeat(2, 1))
@@ -155,7 +162,7 @@ def test_a_cached_transformer_continues_what_it_has_seen(cuts: tuple[int, ...]) 
 def test_a_memoryless_policy_looks_at_what_it_is_shown() -> None:
     policy = MLPPolicy(S, A, make_config().policy).eval()
     imagination = imagine(policy, make_history(2), 2)
-    imagination.take()
+    imagination.step()
     shown = torch.randn(4, S)
-    imagination.go_on(shown, torch.ones(4))
+    imagination.advance(shown, torch.ones(4))
     torch.testing.assert_close(imagination.actions, policy.network(shown))

@@ -14,7 +14,7 @@ from reference.method_terms import (
     scaled_q_term_loop,
 )
 from support.builders import make_actor_critic, make_buffer, make_config, make_dataset, make_tiny_sampler
-from vdt.agent.agent import ActorCritic
+from vdt.agent.actor_critic import ActorCritic
 from vdt.critic.losses import compute_conservative_loss
 from vdt.data.batches import SequenceBatch
 from vdt.policy.losses import (
@@ -208,6 +208,6 @@ def test_stochastic_policies_report_entropy_and_temperature_and_others_do_not() 
     for method, expected in (("odt", True), ("bc", False)):
         actor_critic, batch = make_parts(method, UNIFORM)
         metrics = update_policy(
-            actor_critic, make_policy_optimizer(actor_critic.policy, 1e-3, 0.0), batch, actor_critic.config.actor
+            actor_critic, make_policy_optimizer(actor_critic, 1e-3, 0.0), batch, actor_critic.config.actor
         )
         assert ("entropy" in metrics, "temperature" in metrics) == (expected, expected)

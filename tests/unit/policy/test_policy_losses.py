@@ -1,6 +1,7 @@
 """The policy's equations (M3): weights and their calibration, behaviour loss, Q term, heads."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,11 +12,14 @@ from support.builders import make_config
 from vdt.critic.critic import Critic
 from vdt.policy.losses import (
     AdvantageWeighting,
+    PolicyLosses,
     calibrate_advantage_weighting,
     compute_advantage_weights,
     compute_behavior_loss,
     compute_effective_sample_fraction,
+    compute_magnitude_policy_loss,
     compute_next_observation_loss,
+    compute_policy_loss,
     compute_q_term,
     compute_reward_loss,
     masked_mean,
@@ -215,6 +219,42 @@ def test_a_flat_q_moves_nothing() -> None:
 
 
 # Heads of the look-ahead
+
+
+def make_step() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One real step and one of padding, two action dimensions, Q(a) = 3 a_0 + 4 a_1."""
+    predicted = torch.tensor([[[0.5, 0.0], [7.0, 7.0]]], requires_grad=True)
+    min_q = (predicted * torch.tensor([3.0, 4.0])).sum(-1)
+    return predicted, torch.zeros(1, 2, 2), torch.tensor([[2.0, 9.0]]), min_q, torch.tensor([[1.0, 0.0]])
+
+
+def test_policy_loss_golden() -> None:
+    # w ||pi - a||^2 = 2 * 0.25; Q = 1.5, g = 5: (0.5 - 0.5 * 0.3) / 2; its gradient (2 * 2 * 0.5, 0) / 2 - 0.5 (3, 4) / 5 / 2
+    predicted, *rest = make_step()
+    losses = compute_policy_loss(predicted, *rest, q_coefficient=0.5)
+    assert [losses.total.item(), losses.behavior.item(), losses.q_term.item()] == pytest.approx([0.175, 0.5, 0.3])
+    losses.total.backward()
+    assert predicted.grad is not None
+    torch.testing.assert_close(predicted.grad[0], torch.tensor([[0.85, -0.2], [0.0, 0.0]]))
+
+
+def test_policy_loss_by_magnitude_golden() -> None:
+    # 0.5 / 2 - 0.5 * 1.5 / 1.5, and with Q as it is 0.5 / 2 - 0.5 * 1.5
+    totals = [
+        compute_magnitude_policy_loss(*make_step(), q_coefficient=0.5, normalization=word).total.item()
+        for word in ("magnitude", "none")
+    ]
+    assert totals == pytest.approx([-0.25, -0.5])
+
+
+@pytest.mark.parametrize("compute", [compute_policy_loss, compute_magnitude_policy_loss])
+def test_policy_losses_whose_terms_are_off(compute: Callable[..., PolicyLosses]) -> None:
+    predicted, actions, weights, _, mask = make_step()
+    losses = compute(predicted, actions, weights, None, mask, q_coefficient=0.0)
+    assert [losses.total.item(), losses.q_term.item()] == [0.25, 0.0]
+    nothing = torch.full_like(weights, torch.nan)  # is not looked at
+    losses = compute(predicted, actions, nothing, None, mask, q_coefficient=0.0, behavior_coefficient=0.0)
+    assert [losses.total.item(), losses.behavior.item()] == [0.0, 0.0]
 
 
 def test_head_losses_golden() -> None:

@@ -167,9 +167,9 @@ def test_training_and_evaluating_import_no_more_than_they_use() -> None:
     code = (
         "import sys, torch; from vdt.training.online import tune_online; from vdt.evaluation.evaluate import evaluate_agents;"
         "from vdt.evaluation.diagnostics import diagnose; from vdt.critic.critic import Critic;"
-        "from vdt.experiments.resolve import resolve_config; from vdt.acceleration.critic_update import CriticOptimizer;"
+        "from vdt.experiments.resolve import resolve_config; from vdt.acceleration.critic_update import FusedCriticUpdate;"
         "critic = Critic(3, 2, resolve_config('walker2d-medium-v2', preset='smoke').critic);"
-        "optimizer = CriticOptimizer(critic, 1e-3); state = optimizer.state_dict();"
+        "optimizer = FusedCriticUpdate(critic, 1e-3); state = optimizer.state_dict();"
         "optimizer.load_state_dict(state); optimizer.descend(critic.value(torch.zeros(4, 3)).sum());"
         "print([name for name in ('torch._dynamo', 'scipy.stats', 'matplotlib', 'pandas') if name in sys.modules])"
     )

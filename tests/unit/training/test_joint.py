@@ -21,11 +21,10 @@ from support.builders import (
     make_store,
     make_tiny_sampler,
 )
-from vdt.acceleration.critic_update import CriticOptimizer
-from vdt.agent.agent import ActorCritic
+from vdt.acceleration.critic_update import FusedCriticUpdate
+from vdt.agent.actor_critic import ActorCritic
 from vdt.checkpoint.store import load_state
-from vdt.data.histories import find_bootstrap_rows, gather_histories
-from vdt.data.sampling import Sampler
+from vdt.data.sampling import Sampler, find_bootstrap_rows, gather_contexts
 from vdt.tracking import NullTracker
 from vdt.training.joint import blur_actions, make_proposals, split_critic_steps, take_critic_step
 from vdt.training.offline import pretrain_critic, train_actor
@@ -42,14 +41,14 @@ def disturb(policy: torch.nn.Module) -> None:
         parameter.data += 0.3 * torch.randn_like(parameter)
 
 
-def make_joint(method: str, **changes: object) -> tuple[ActorCritic, Sampler, CriticOptimizer]:
+def make_joint(method: str, **changes: object) -> tuple[ActorCritic, Sampler, FusedCriticUpdate]:
     config = make_config(changes, method=method)
     actor_critic = make_actor_critic(config, DATASET)
     if config.policy.kind == "transformer":
         disturb(actor_critic.policy)  # its actions depend on the history
     actor_critic.add_target_policy()
     disturb(actor_critic.policy)  # it is ahead of its copy, as in the middle of training
-    return actor_critic, make_tiny_sampler(make_buffer(DATASET)), CriticOptimizer(actor_critic.critic, 1e-2)
+    return actor_critic, make_tiny_sampler(make_buffer(DATASET)), FusedCriticUpdate(actor_critic.critic, 1e-2)
 
 
 # Turns
@@ -78,7 +77,7 @@ def test_target_is_the_following_policys_value(method: str) -> None:
     moments, squares = find_bootstrap_rows(again.buffer, rows), [0.0, 0.0]
     assert before.target_policy is not None
     for i, row in enumerate(moments):
-        h = gather_histories(again.buffer, row[None], actor_critic.acting_context)
+        h = gather_contexts(again.buffer, row[None], actor_critic.acting_context)
         end = int(h.present) + 1
         inputs = (x[:, :end] for x in (h.observations, h.actions, h.returns_to_go, h.timesteps))
         with torch.no_grad():
@@ -135,7 +134,7 @@ def test_noise_changes_the_target() -> None:
 def test_proposals_are_uniform_or_the_policys_with_their_densities() -> None:
     actor_critic, sampler, _ = make_joint("cql")
     rows = sampler.sample_rows(6)
-    _, gaussian = actor_critic.ask_target_policy(gather_histories(sampler.buffer, rows, 1))
+    _, gaussian = actor_critic.ask_target_policy(gather_contexts(sampler.buffer, rows, 1))
     assert gaussian is not None
     proposals = make_proposals((gaussian,), torch.zeros(6, 1), 500, torch.Generator().manual_seed(0))
     assert proposals.actions.shape == (1000, 6, 1) and proposals.log_densities.shape == (1000, 6)
@@ -152,7 +151,7 @@ def test_conservative_term_of_a_step_is_the_literal_one_and_presses_q_down() -> 
     actor_critic, sampler, _ = make_joint("cql")
     rows = sampler.sample_rows(8)
     batch = sampler.gather_transitions(rows)
-    _, gaussian = actor_critic.ask_target_policy(gather_histories(sampler.buffer, rows, 1))
+    _, gaussian = actor_critic.ask_target_policy(gather_contexts(sampler.buffer, rows, 1))
     assert gaussian is not None
     proposals = make_proposals((gaussian,), batch.actions, 3, torch.Generator().manual_seed(0))
     losses = actor_critic.critic.compute_policy_value_losses(batch, batch.actions, proposals)
@@ -169,15 +168,13 @@ def test_cqls_step_is_that_of_drawn_actions_and_a_weighted_term() -> None:
     settings, critic = actor_critic.config.critic, copy.deepcopy(actor_critic.critic)
     rows = again.sample_rows(settings.batch_size)
     batch = again.gather_transitions(rows)
-    _, later = actor_critic.ask_target_policy(
-        gather_histories(again.buffer, find_bootstrap_rows(again.buffer, rows), 1)
-    )
-    _, now = actor_critic.ask_target_policy(gather_histories(again.buffer, rows, 1))
+    _, later = actor_critic.ask_target_policy(gather_contexts(again.buffer, find_bootstrap_rows(again.buffer, rows), 1))
+    _, now = actor_critic.ask_target_policy(gather_contexts(again.buffer, rows, 1))
     assert now is not None and later is not None
     actions, _ = later.sample(again.generator)
     proposals = make_proposals((now, later), batch.actions, settings.conservative_samples, again.generator)
     losses = critic.compute_policy_value_losses(batch, actions, proposals)
-    CriticOptimizer(critic, 1e-2).descend(losses.q_loss + 5 * losses.conservative_loss)
+    FusedCriticUpdate(critic, 1e-2).descend(losses.q_loss + 5 * losses.conservative_loss)
     take_critic_step(actor_critic, optimizer, sampler)
     for name, value in critic.q.state_dict().items():
         torch.testing.assert_close(actor_critic.critic.q.state_dict()[name], value)

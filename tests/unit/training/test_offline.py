@@ -16,7 +16,7 @@ from support.builders import (
     make_dataset,
     make_store,
 )
-from vdt.agent.agent import ActorCritic
+from vdt.agent.actor_critic import ActorCritic
 from vdt.checkpoint.store import load_state
 from vdt.config.layers import config_from_yaml
 from vdt.config.schema import Config

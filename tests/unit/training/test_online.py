@@ -276,7 +276,7 @@ def test_resume_before_the_update_that_followed_the_best(
     with pytest.raises(Interrupted):
         tune_online(CONFIG, *paths, InterruptingTracker(30), make_store(tmp_path))
     kept = make_store(tmp_path).load_latest()
-    assert kept is not None and kept["unlearnt"] is not None
+    assert kept is not None and kept["pending_return"] is not None
     resumed = load_state(tune_online(CONFIG, *paths, NullTracker(), make_store(tmp_path)))
     assert_identical(resumed["actor_critic"], undisturbed["actor_critic"])
     assert_identical(resumed["buffer"], undisturbed["buffer"])

@@ -20,7 +20,7 @@ from support.builders import (
     make_store,
     make_tiny_sampler,
 )
-from vdt.agent.agent import ActorCritic
+from vdt.agent.actor_critic import ActorCritic
 from vdt.checkpoint.store import DivergenceError, load_state
 from vdt.data.batches import SequenceBatch, TransitionBatch
 from vdt.policy.losses import AdvantageWeighting
@@ -93,7 +93,7 @@ def test_q_term_raises_the_critics_value_of_the_policys_actions() -> None:
     config = dataclasses.replace(
         CONFIG.actor, q_coefficient=50.0, next_observation_coefficient=0.0, reward_coefficient=0.0, gradient_clip=0.0
     )
-    optimizer = make_policy_optimizer(actor_critic.policy, 1e-2, 0.0)
+    optimizer = make_policy_optimizer(actor_critic, 1e-2, 0.0)
 
     def value() -> float:
         with torch.no_grad():
@@ -165,7 +165,7 @@ def test_policy_update_leaves_the_critic_bit_for_bit(frozen: bool) -> None:
     actor_critic, batch, _ = make_parts()
     actor_critic.critic.requires_grad_(not frozen)
     before, policy = clone_state(actor_critic.critic), clone_state(actor_critic.policy)
-    update_policy(actor_critic, make_policy_optimizer(actor_critic.policy, 1e-2, 0.0), batch, CONFIG.actor)
+    update_policy(actor_critic, make_policy_optimizer(actor_critic, 1e-2, 0.0), batch, CONFIG.actor)
     assert_identical(clone_state(actor_critic.critic), before)
     assert all(p.grad is None for p in actor_critic.critic.parameters())
     assert any(not torch.equal(value, policy[name]) for name, value in actor_critic.policy.state_dict().items())
@@ -192,7 +192,7 @@ def test_memoryless_policy_learns_with_the_same_update() -> None:
     dataset = make_dataset()
     actor_critic = make_actor_critic(config, dataset, UNIFORM)
     batch = make_tiny_sampler(make_buffer(dataset)).sample_sequences(12, 4)
-    optimizer = make_policy_optimizer(actor_critic.policy, 1e-2, 0.0)
+    optimizer = make_policy_optimizer(actor_critic, 1e-2, 0.0)
     losses = [float(update_policy(actor_critic, optimizer, batch, config.actor)["total_loss"]) for _ in range(40)]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -224,7 +224,7 @@ def test_gradient_is_clipped_to_its_norm() -> None:
 
 def test_weight_decay_is_for_matrices_only() -> None:
     actor_critic, _, _ = make_parts()
-    optimizer = make_policy_optimizer(actor_critic.policy, 0.1, 0.5)
+    optimizer = make_policy_optimizer(actor_critic, 0.1, 0.5)
     for group in optimizer.param_groups:
         assert {p.dim() >= 2 for p in group["params"]} == {group["weight_decay"] > 0}
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(actor_critic.policy.parameters()))
@@ -245,7 +245,7 @@ def test_weight_statistics_golden() -> None:
 def test_training_mode_is_restored_after_acting() -> None:
     actor_critic, batch, _ = make_parts()
     actor_critic.policy.eval()
-    update_policy(actor_critic, make_policy_optimizer(actor_critic.policy, 1e-3, 0.0), batch, CONFIG.actor)
+    update_policy(actor_critic, make_policy_optimizer(actor_critic, 1e-3, 0.0), batch, CONFIG.actor)
     assert actor_critic.policy.training
 
 

@@ -6,7 +6,7 @@ import torch
 
 from reference.targets import n_step_target_loop
 from support.builders import SETTINGS, make_buffer, make_dataset, make_tiny_sampler, make_trajectory
-from vdt.data.histories import find_bootstrap_rows, gather_histories
+from vdt.data.sampling import find_bootstrap_rows, gather_contexts
 
 LENGTHS = (5, 1, 7)
 DATASET = make_dataset(LENGTHS)
@@ -16,7 +16,7 @@ ALL = [(e, t) for e, steps in enumerate(LENGTHS) for t in range(steps + 1)]  # f
 @pytest.mark.parametrize("context", [1, 3, 20])
 def test_histories_are_the_last_steps_of_the_same_episode(context: int) -> None:
     buffer = make_buffer(DATASET)
-    histories = gather_histories(buffer, torch.arange(len(ALL)), context)
+    histories = gather_contexts(buffer, torch.arange(len(ALL)), context)
     for row, (episode, moment) in enumerate(ALL):
         trajectory, first = DATASET[episode], max(0, moment - context + 1)
         assert int(histories.present[row]) == moment - first
@@ -29,12 +29,12 @@ def test_histories_are_the_last_steps_of_the_same_episode(context: int) -> None:
             assert float(histories.returns_to_go[row, k]) == pytest.approx(
                 float(trajectory.rewards[t:].sum()), abs=1e-5
             )
-    torch.testing.assert_close(histories.take_present(histories.observations), buffer.matrix[: len(ALL), :2])
+    torch.testing.assert_close(histories.at_present(histories.observations), buffer.matrix[: len(ALL), :2])
 
 
 def test_final_observations_have_nothing_to_go() -> None:
-    histories = gather_histories(make_buffer(DATASET), torch.tensor([5, 7]), 4)
-    assert histories.take_present(histories.returns_to_go).tolist() == [0.0, 0.0]
+    histories = gather_contexts(make_buffer(DATASET), torch.tensor([5, 7]), 4)
+    assert histories.at_present(histories.returns_to_go).tolist() == [0.0, 0.0]
 
 
 def test_histories_after_eviction() -> None:
@@ -42,9 +42,9 @@ def test_histories_after_eviction() -> None:
     buffer.add(make_trajectory(4, seed=9))
     starts, lengths = buffer.index()
     rows = starts + lengths - 1
-    histories = gather_histories(buffer, rows, 20)
+    histories = gather_contexts(buffer, rows, 20)
     assert histories.present.tolist() == [6, 3]
-    torch.testing.assert_close(histories.take_present(histories.observations), buffer.matrix[rows, :2])
+    torch.testing.assert_close(histories.at_present(histories.observations), buffer.matrix[rows, :2])
 
 
 def test_bootstrap_rows_are_where_the_rewards_stop() -> None:

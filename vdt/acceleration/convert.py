@@ -1,0 +1,97 @@
+"""Let finished networks and their updates be faster: the same parameters, names and numbers, `runtime.acceleration`.
+
+Nothing of `vdt/critic` and `vdt/policy` knows of this. On a CPU layers change their class, and the critic's update is the
+one that is written out. On a GPU the plain layers stay, and whole steps become CUDA graphs (`capture`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vdt.acceleration.capture import CapturedCriticUpdate
+from vdt.acceleration.critic_update import FusedCriticUpdate
+from vdt.acceleration.linear import FastEnsemble, FastFeedForward, FastLinear
+from vdt.acceleration.torch_overhead import compile_pass, skip_compiler, take_step
+from vdt.config.schema import RuntimeConfig
+from vdt.critic.critic import Critic, CriticUpdate
+from vdt.critic.networks import MLPEnsemble
+from vdt.policy.decision_transformer import DecisionTransformer
+from vdt.policy.transformer import Block, CausalSelfAttention
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def attend_in_float32(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, is_causal: bool = False
+) -> Tensor:
+    """Apply attention under autocast in float32, which on a CPU is three times as fast as bfloat16."""
+    if torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, is_causal=is_causal)
+    return F.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal)
+
+
+class FastAttention(CausalSelfAttention):
+    """`CausalSelfAttention` that stays in float32."""
+
+    attend = staticmethod(attend_in_float32)
+
+
+# Class -> what it becomes; and class -> those of its layers that change too. The policy's heads are too narrow to gain.
+FAST: Mapping[type[nn.Module], type[nn.Module]] = {MLPEnsemble: FastEnsemble, CausalSelfAttention: FastAttention}
+FAST_LAYERS: Mapping[type[nn.Module], Mapping[str, type[nn.Module]]] = {
+    CausalSelfAttention: {"project_in": FastLinear, "project_out": FastLinear},
+    Block: {"feedforward": FastFeedForward},
+    DecisionTransformer: {"embed_return": FastLinear, "embed_observation": FastLinear, "embed_action": FastLinear},
+}
+
+
+def is_captured(runtime: RuntimeConfig, device: torch.device) -> bool:
+    """Return whether training steps become CUDA graphs."""
+    return runtime.acceleration == "auto" and device.type == "cuda" and not runtime.compile
+
+
+def accelerate(network: Network, runtime: RuntimeConfig) -> Network:
+    """Swap the classes of a network's layers in place, if it is on a CPU; return the same network."""
+    if runtime.acceleration == "off" or next(network.parameters()).device.type != "cpu":
+        return network
+    for part in list(network.modules()):
+        for name, fast in FAST_LAYERS.get(type(part), {}).items():
+            getattr(part, name).__class__ = fast
+        part.__class__ = FAST.get(type(part), type(part))
+    return network
+
+
+def make_critic_update(critic: Critic, learning_rate: float, runtime: RuntimeConfig) -> CriticUpdate:
+    """Make the update of a critic that is quickest where the critic is; all of them are `CriticUpdate`'s step."""
+    device = next(critic.parameters()).device
+    if runtime.compile:
+        update = CriticUpdate(critic, learning_rate)
+        update.compute_losses = compile_pass(critic.compute_losses)
+        return update
+    if is_captured(runtime, device):
+        return CapturedCriticUpdate(critic, learning_rate)
+    if runtime.acceleration == "auto" and device.type == "cpu":
+        return FusedCriticUpdate(critic, learning_rate)
+    return CriticUpdate(critic, learning_rate)
+
+
+def make_adamw(
+    groups: Iterable[dict[str, Any]], learning_rate: float, runtime: RuntimeConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    """Make AdamW; accelerated, in one kernel and without what PyTorch wraps its step in; on a GPU fit for a graph."""
+    if runtime.acceleration == "off":
+        return torch.optim.AdamW(groups, lr=learning_rate)
+    skip_compiler()
+    if is_captured(runtime, device):  # a graph keeps the rate that it has seen, unless that is a tensor
+        rate = torch.tensor(learning_rate, device=device)
+        return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=True)
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+    optimizer.step = functools.partial(take_step, optimizer)  # type: ignore[method-assign]
+    return optimizer

@@ -1,0 +1,176 @@
+"""Policy and critic as training sees them: networks, the numbers they were trained with, and buffers in their units."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import vdt.policy.mlp
+from vdt.acceleration.convert import accelerate
+from vdt.config.layers import config_from_yaml
+from vdt.config.schema import Config
+from vdt.critic.critic import Critic
+from vdt.data.batches import ContextBatch
+from vdt.data.normalization import Normalizer
+from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
+from vdt.data.trajectory import Trajectory
+from vdt.policy.decision_transformer import PolicyOutput
+from vdt.policy.gaussian import SquashedGaussian
+from vdt.policy.losses import AdvantageWeighting
+
+
+def make_critic(config: Config, device: torch.device) -> Critic:
+    """Make an untrained critic on `device`, as fast as `runtime` allows."""
+    critic = Critic(config.task.observation_size, config.task.action_size, config.critic).to(device)
+    return accelerate(critic, config.runtime)
+
+
+def make_policy(config: Config, device: torch.device) -> nn.Module:
+    """Make an untrained policy on `device`, as fast as `runtime` allows."""
+    task = config.task
+    policy = vdt.policy.mlp.make_policy(task.observation_size, task.action_size, task.horizon, config.policy).to(device)
+    return accelerate(policy, config.runtime)
+
+
+def make_buffer(
+    config: Config,
+    normalizer: Normalizer,
+    reward_scale: float,
+    trajectories: Iterable[Trajectory] = (),
+    n_step: int | None = None,
+    *,
+    capacity: int | None = None,
+) -> TrajectoryReplayBuffer:
+    """Make a buffer on the normaliser's device.
+
+    Args:
+        config: of the task and of the critic's targets.
+        normalizer: of observations.
+        reward_scale: factor on the critic's rewards.
+        trajectories: held from the start.
+        n_step: longest sum of rewards before the bootstrap (M2); none is `critic.n_step`.
+        capacity: in trajectories; none is no limit.
+    """
+    task, critic = config.task, config.critic
+    horizon = critic.n_step if n_step is None else n_step
+    settings = TargetSettings(critic.discount, horizon, reward_scale, task.reward_shift, task.return_scale)
+    device, size = normalizer.mean.device, task.action_size
+    buffer = TrajectoryReplayBuffer(normalizer, settings, action_size=size, capacity=capacity, device=device)
+    buffer.extend(trajectories)
+    return buffer
+
+
+@dataclass
+class ActorCritic:
+    """The networks that training changes, and the frozen numbers they were trained with.
+
+    Attributes:
+        config: resolved configuration they were made from.
+        policy: predicts actions.
+        critic: twin Q and V.
+        normalizer: of raw observations, frozen.
+        reward_scale: factor on the critic's rewards, frozen.
+        weighting: advantages -> weights of the policy loss.
+        gradient_steps: policy updates taken.
+        target_policy: follows the policy slowly; only where the critic values it (`critic.bootstrap` policy).
+        compiled_policy: the policy's pass while it trains, if that is compiled (`runtime.compile`).
+    """
+
+    config: Config
+    policy: nn.Module
+    critic: Critic
+    normalizer: Normalizer
+    reward_scale: float
+    weighting: AdvantageWeighting
+    gradient_steps: int = 0
+    target_policy: nn.Module | None = None
+    compiled_policy: Callable[..., Any] | None = None
+
+    @property
+    def acting_context(self) -> int:
+        """Count the steps of history that the acting policy looks at."""
+        policy = self.config.policy
+        return 1 if policy.kind == "mlp" else self.config.planner.context_length or policy.context_length
+
+    def add_target_policy(self, state: dict[str, Tensor] | None = None) -> None:
+        """Start a copy that follows the policy slowly, or go on with one's `state`, and let the critic learn beside it."""
+        self.target_policy = copy.deepcopy(self.policy).requires_grad_(False).eval()
+        if state is not None:
+            self.target_policy.load_state_dict(state)
+        self.critic.unfreeze()
+
+    def make_buffer(
+        self, trajectories: Iterable[Trajectory], n_step: int | None = None, *, capacity: int | None = None
+    ) -> TrajectoryReplayBuffer:
+        """Make a buffer in these networks' units; arguments as of the function `make_buffer`."""
+        return make_buffer(self.config, self.normalizer, self.reward_scale, trajectories, n_step, capacity=capacity)
+
+    @torch.no_grad()
+    def compute_values(self, contexts: ContextBatch) -> Tensor:
+        """Compute the value of the present observations, (B,): V, or min target Q of the target policy's action."""
+        observations = contexts.at_present(contexts.observations)
+        if self.target_policy is None:
+            values: Tensor = self.critic.value(observations)
+            return values
+        return self.critic.compute_min_q(observations, self.ask_target_policy(contexts)[0])
+
+    @torch.no_grad()
+    def ask_target_policy(self, contexts: ContextBatch) -> tuple[Tensor, SquashedGaussian | None]:
+        """Return the target policy's present action, (B, A), and its distribution if it is stochastic."""
+        assert self.target_policy is not None
+        inputs = (contexts.observations, contexts.actions, contexts.returns_to_go, contexts.timesteps)
+        output: PolicyOutput = self.target_policy(*inputs)
+        gaussian = output.distribution
+        if gaussian is not None:
+            means, log_stds = contexts.at_present(gaussian.means), contexts.at_present(gaussian.log_stds)
+            gaussian = SquashedGaussian(means, log_stds, gaussian.temperature)
+        return contexts.at_present(output.actions), gaussian
+
+    @torch.no_grad()
+    def update_target_policy(self) -> None:
+        """Move the copy by `critic.target_update_rate` towards the policy, as the target Q moves towards Q."""
+        assert self.target_policy is not None
+        for target, source in zip(self.target_policy.parameters(), self.policy.parameters(), strict=True):
+            target.lerp_(source, self.config.critic.target_update_rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as plain values and tensors."""
+        return {
+            "config": self.config.to_yaml(),
+            "policy": self.policy.state_dict(),
+            "critic": self.critic.state_dict(),
+            "normalizer": self.normalizer.state_dict(),
+            "reward_scale": self.reward_scale,
+            "weighting": vars(self.weighting).copy(),
+            "gradient_steps": self.gradient_steps,
+            **({"target_policy": self.target_policy.state_dict()} if self.target_policy is not None else {}),
+        }
+
+    def load_progress(self, state: dict[str, Any]) -> None:
+        """Take over what training changes from a `state_dict`; the critic only if it is trained beside the policy."""
+        self.policy.load_state_dict(state["policy"])
+        self.weighting = AdvantageWeighting(**state["weighting"])
+        self.gradient_steps = state["gradient_steps"]
+        if self.target_policy is not None:
+            self.critic.load_state_dict(state["critic"])
+            self.target_policy.load_state_dict(state["target_policy"])
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> ActorCritic:
+        """Rebuild what `state_dict` described, on `device`."""
+        config = config_from_yaml(state["config"])
+        policy, critic = make_policy(config, device), make_critic(config, device)
+        policy.load_state_dict(state["policy"])
+        critic.load_state_dict(state["critic"])
+        normalizer = Normalizer(**state["normalizer"]).to(device)
+        weighting = AdvantageWeighting(**state["weighting"])
+        numbers = (normalizer, state["reward_scale"], weighting, state["gradient_steps"])
+        actor_critic = cls(config, policy, critic, *numbers)
+        if "target_policy" in state:
+            actor_critic.add_target_policy(state["target_policy"])
+        return actor_critic
