@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 def on_error(run: Any) -> None:
     """Print how to go on, and mark the MLflow runs as failed; the report step marks them as finished."""
-    from vdt.tracking import StoreError, find_runs, finish_runs, get_first_line, get_store_errors
+    from vdt.tracking import StoreError, describe_failure, find_runs, finish_runs, get_store_errors
 
     configure_logging()
     logger.info(f"The run failed. Its completed steps are kept. To continue:\n\n    {make_resume_command(run.id)}\n")
@@ -22,6 +22,4 @@ def on_error(run: Any) -> None:
     try:
         finish_runs(home(), find_runs(home(), run.id), "FAILED")
     except expected as error:
-        logger.warning(
-            f"tracking: the store does not answer ({get_first_line(error)}); the runs stay open until they are resumed"
-        )
+        logger.warning(f"tracking: {describe_failure(error)}; the runs stay open until they are resumed")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metaflow import current
 from metaflow.cards import Image, Markdown
@@ -19,6 +20,9 @@ from vdt.evaluation.records import CellRecord
 from vdt.experiments.cells import describe_cell, get_reuse, resolve_cells, split_finished, tag_finished_runs
 from vdt.system.files import make_file_name, replace_folder, write_text
 from vdt.system.home import home
+
+if TYPE_CHECKING:
+    from vdt.tracking import Record
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +37,7 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> tuple[str, list[str], list[
     Returns:
         Path of the report's Markdown, ids of this flow's MLflow runs, the report's files as artifacts (`describe_file`).
     """
-    from vdt.tracking import make_artifact_records, make_continue_record, submit
+    from vdt.tracking import Status, make_artifact_records, make_continue_record, send_now
 
     branches = list(inputs)
     study, finished = branches[0].study_facts, branches[0].finished
@@ -43,9 +47,9 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> tuple[str, list[str], list[
         cells.sort(key=lambda cell: study["keys"].index(cell.key))
     path = _write(cells, study)
     files = sorted(path.parent.iterdir())
-    opening, closing = make_continue_record(str(current.run_id), fork=False), {"kind": "status", "status": "FINISHED"}
+    opening, closing = make_continue_record(str(current.run_id), fork=False), Status(status="FINISHED")
     kept = _keep_study_report(study, files) if study else make_artifact_records(files, "report")
-    run_ids = [submit(home(), cell.mlflow_run_id, [opening, *kept, closing]) for cell in own]
+    run_ids = [send_now(home(), cell.mlflow_run_id, [opening, *kept, closing]) for cell in own]
     return str(path), run_ids, [describe_file(flow, file) for file in files]
 
 
@@ -70,8 +74,10 @@ def report_study(arguments: Mapping[str, str]) -> str:
 def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path:
     """Write the report, show it as a card, and put a copy where the newest one is looked for."""
     from vdt.reporting.report import write_report
-    from vdt.tracking import read_curves
+    from vdt.tracking import read_curves, resolve_run_ids
 
+    known = resolve_run_ids(home(), [cell.mlflow_run_id for cell in cells])  # of runs that came to the store late
+    cells = [replace(cell, mlflow_run_id=known[cell.mlflow_run_id]) for cell in cells]
     os.chdir(home())  # Metaflow keeps cards below the current folder, whatever its datastore's root is
     curves = read_curves(home(), [cell.mlflow_run_id for cell in cells])
     report = write_report(cells, home() / "reports" / str(current.run_id), study=study, curves=curves)
@@ -91,28 +97,27 @@ def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path
     return path
 
 
-def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[dict[str, Any]]:
+def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[Record]:
     """Keep a study's report in an MLflow run of its own, one per study; returns the records left for its cells: none."""
     from vdt.tracking import (
         REPORT_OF,
+        Status,
         create_named_run,
+        describe_failure,
         find_study_run,
-        get_first_line,
         get_store_errors,
         make_artifact_records,
-        submit,
+        send_now,
     )
 
     name = str(study["name"])
     try:
         run_id = find_study_run(home(), name)
     except get_store_errors() as error:
-        logger.warning(
-            f"tracking: the store does not answer ({get_first_line(error)}); the report of {name} is not kept there"
-        )
+        logger.warning(f"tracking: {describe_failure(error)}; the report of {name} is not kept there")
         return []
     if run_id is None:
         tags, command = {REPORT_OF: name}, get_command()
         run_id = create_named_run(home(), f"report-{name}", tags, {}, str(current.run_id), command)
-    submit(home(), run_id, [*make_artifact_records(files, "report"), {"kind": "status", "status": "FINISHED"}])
+    send_now(home(), run_id, [*make_artifact_records(files, "report"), Status(status="FINISHED")])
     return []

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FILE = ("path", "md5", "key")  # what of a snapshot describes its file
+PHASES = {"pretrain_critic": "critic", "train_actor": "actor", "tune_online": "online"}  # as metrics name them
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # a folder's, not the program's fault
 
 
@@ -209,11 +210,19 @@ def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
     with clear_errors(), hold_lock(lock, f"this step of {flow.cell['key']}"), _stop_when_told(flow) as stack:
         tracker = stack.enter_context(contextlib.closing(open_tracker(flow))) if track else NullTracker()
         yield Stage(flow, tracker, config)
+        tracker.log(0, _measure_cost(step, time.monotonic() - began))
     if isinstance(tracker, MLflowTracker):
         flow.mlflow_run_id = tracker.run_id  # final once the tracker is closed
     flow.seconds = {**getattr(flow, "seconds", {}), step: round(time.monotonic() - began, 1)}
     flow.memory = {**getattr(flow, "memory", {}), step: measure_peak_memory()}
     gc.freeze()  # the process is about to end; nothing need be searched for
+
+
+def _measure_cost(step: str, seconds: float) -> dict[str, float]:
+    """Return what a step has cost so far, as metrics."""
+    phase = PHASES.get(step, step)
+    memory = {f"peak_memory_megabytes/{phase}_{where}": value for where, value in measure_peak_memory().items()}
+    return {f"seconds/{phase}": seconds, **memory}
 
 
 @contextlib.contextmanager

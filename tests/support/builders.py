@@ -174,6 +174,10 @@ class RecordingTracker(NullTracker):
     def log_checkpoint(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
         self.checkpoints.append((name, path, step, dict(metrics)))
 
+    def log_evaluation(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
+        self.log(step, metrics)
+        self.checkpoints.append((name, path, step, dict(metrics)))
+
 
 class LinearActor:
     """Acts a = gain * (last observation); remembers nothing. A real actor of one line."""

@@ -119,6 +119,26 @@ def make_evaluation_settings(config: Config) -> dict[str, PlannerSettings]:
     return settings
 
 
+def find_acting_setting(config: Config) -> str:
+    """Return the name of the look-ahead setting that the configuration acts with."""
+    acting = PlannerSettings.from_config(config)
+    if len(acting.candidate_returns) == 1:
+        return "single"
+    return "candidates" if acting.planning_horizon == 1 else "lookahead"
+
+
+def summarize(report: EvaluationReport) -> dict[str, float]:
+    """Return the headline metrics of a run; episodes that were cut short have no score."""
+    numbers = {
+        "score": report.normalized_score_mean,
+        "score_standard_error": report.normalized_score_standard_error,
+        "episode_return": float(np.mean(report.episode_returns)),
+        "episode_length": float(np.mean(report.episode_lengths)),
+        "success_rate": report.success_rate,
+    }
+    return {key: value for key, value in numbers.items() if value is not None}
+
+
 def evaluate_agents(
     config: Config, agents: Mapping[str, Path], tracker: Tracker, held_out: TrajectoryDataset | None = None
 ) -> Evaluation:
@@ -146,8 +166,9 @@ def evaluate_agents(
             measured[name] = evaluate_held_out(actor_critic, held_out, name)
             numbers = ((key, value) for key, value in vars(measured[name]).items() if isinstance(value, float))
             metrics.update({f"eval/{name}_held_out_{key}": value for key, value in numbers})
-        tracker.log(actor_critic.gradient_steps, metrics)
-        tracker.log_checkpoint(f"evaluated-{name}", path, actor_critic.gradient_steps, metrics)
+        if reports and name == ("online" if "online" in agents else "offline"):
+            metrics.update(summarize(reports[find_acting_setting(config)]))
+        tracker.log_evaluation(name, path, actor_critic.gradient_steps, metrics)
         if reports:
             policies[name] = reports
     return Evaluation(policies, measured)

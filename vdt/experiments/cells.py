@@ -175,22 +175,21 @@ def order_by_critic(cells: Sequence[Cell]) -> list[Cell]:
 
 def tag_finished_runs(finished: Sequence[CellRecord], study: Study) -> None:
     """Enter a study in the MLflow runs of its finished cells; one whose flow was stopped afterwards is FINISHED now."""
-    from vdt.tracking import submit
+    from vdt.tracking import JoinStudy, Status, send_now
 
     for cell in finished:
-        records = [{"kind": "study", "study": study.name}, {"kind": "status", "status": "FINISHED"}]
-        submit(home(), cell.mlflow_run_id, records)
+        send_now(home(), cell.mlflow_run_id, [JoinStudy(study=study.name), Status(status="FINISHED")])
 
 
 def open_cells(cells: Sequence[Cell], study: Study | None, flow_run: str, command: str) -> list[dict[str, Any]]:
     """Open an MLflow run for each cell that is to be run; returns `OpenedCell`s as mappings."""
-    from vdt.tracking import create_run, get_store_errors, settle_abandoned
+    from vdt.tracking import create_run, describe_failure, get_store_errors, settle_abandoned
 
     check_folders(home())
     try:
         settle_abandoned(home())
-    except get_store_errors():
-        logger.warning("tracking: the store does not answer; this run is entered when it does")
+    except get_store_errors() as error:
+        logger.warning(f"tracking: {describe_failure(error)}; this run is entered when it does")
     opened, name, shares = [], study.name if study else "", bool(study and study.share_training)
     for number, (cell, label) in enumerate(zip(cells, make_labels(cells), strict=True)):
         config = cell.config

@@ -19,7 +19,7 @@ from vdt.data.trajectory import TrajectoryDataset
 from vdt.experiments.results_store import compute_code_digest, digest_of
 from vdt.system.files import write_text
 from vdt.system.locks import hold_lock
-from vdt.tracking import StoreError, Tracker, read_part, submit
+from vdt.tracking import StoreError, Tags, Tracker, read_part, send_now
 from vdt.training.offline import pretrain_critic, train_actor
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def share_training(
         if not finished or owner == run_id:
             if owner and owner != run_id and any(folder.glob("*.pt")):
                 logger.info(f"{part}: MLflow run {owner} has left it unfinished; going on from there")
-                tracker.put({"kind": "tags", "tags": {CONTINUED_FROM.format(part): owner}})
+                tracker.put(Tags(tags={CONTINUED_FROM.format(part): owner}))
             write_text(folder / OWNER, f"{run_id}\n")
             if finished:
                 return finished, ""
@@ -169,7 +169,7 @@ def share_training(
             return path, ""
     state = load_state(finished)  # it is final: nobody need wait while this is read
     logger.info(f"{part}: taken from MLflow run {owner}, the same data, settings and seed ({finished})")
-    tracker.put({"kind": "tags", "tags": {SHARED_FROM.format(part): owner}})
+    tracker.put(Tags(tags={SHARED_FROM.format(part): owner}))
     for step, metrics in {**_read_curves(home, owner, part), state["step"]: state["metrics"]}.items():
         tracker.log(step, metrics)
     return finished, owner
@@ -178,7 +178,7 @@ def share_training(
 def _read_curves(home: Path, owner: str, part: str) -> dict[int, dict[str, float]]:
     """Read the owner's metrics by step, after sending what a busy store has not taken from it yet."""
     with contextlib.suppress(StoreError):  # `read_part` says so
-        submit(home, owner, [])
+        send_now(home, owner, [])
     return read_part(home, owner, part)
 
 

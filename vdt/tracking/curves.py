@@ -1,12 +1,19 @@
-"""Reads learning curves back, for reports."""
+"""Read learning curves back, for reports and for cells that share a training."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from vdt.tracking.errors import StoreError, get_first_line, get_store_errors
-from vdt.tracking.store import open_store
+from vdt.tracking.errors import StoreError, describe_failure, get_store_errors, is_refusal
+from vdt.tracking.mlflow_run import LOCAL, RunSender
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
 
 CURVES = (
     *("critic/q_loss", "actor/behavior_loss", "online/normalized_score"),
@@ -15,18 +22,29 @@ CURVES = (
 POINTS = 100  # of a curve that a report keeps
 
 Curve = list[tuple[int, float]]  # step, value
+Answer = TypeVar("Answer")
+
+
+def resolve_run_ids(base: Path, run_ids: Sequence[str]) -> dict[str, str]:
+    """Return MLflow's ids of runs by the ids that they were given while the store was away.
+
+    Args:
+        base: the home folder.
+        run_ids: local ids, or MLflow's. Those that the store has not seen yet stay as they are.
+    """
+    local = [run_id for run_id in run_ids if run_id.startswith(LOCAL)]
+    return {run_id: run_id for run_id in run_ids} | _ask(base, local, lambda _, known: known)
 
 
 def read_curves(base: Path, run_ids: Sequence[str]) -> dict[str, dict[str, Curve]]:
-    """Some metrics of runs, by run and name, thinned to `POINTS`; empty if the store is away, which is said."""
-    histories = _read_histories(base, run_ids, CURVES.__contains__, "the report has not all learning curves")
+    """Return some metrics of runs, by run and name, thinned to `POINTS`; a run that cannot be read is named and left out."""
+    histories = _read_histories(base, run_ids, CURVES.__contains__)
     return {run: {key: thin(curve) for key, curve in curves.items()} for run, curves in histories.items()}
 
 
 def read_part(base: Path, run_id: str, part: str) -> dict[int, dict[str, float]]:
-    """All metrics "<part>/…" of a run by step, as far as they were delivered; none if the store is away, which is said."""
-    missing = f"the curves of {run_id} are not copied"
-    histories = _read_histories(base, [run_id], lambda key: key.startswith(f"{part}/"), missing)
+    """Return all metrics "<part>/…" of a run by step, as far as they were delivered."""
+    histories = _read_histories(base, [run_id], lambda key: key.startswith(f"{part}/"))
     steps: dict[int, dict[str, float]] = {}
     for key, curve in histories.get(run_id, {}).items():
         for step, value in curve:
@@ -34,28 +52,36 @@ def read_part(base: Path, run_id: str, part: str) -> dict[int, dict[str, float]]
     return dict(sorted(steps.items()))
 
 
-def _read_histories(
-    base: Path, run_ids: Sequence[str], wanted: Callable[[str], bool], missing: str
-) -> dict[str, dict[str, Curve]]:
-    """The wanted metrics of runs, by run and name; of the runs before the store went away, if it does: `missing` is said."""
-    expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors())
-    histories: dict[str, dict[str, Curve]] = {}
-    try:
-        client = open_store(base)
-        for run_id in run_ids:
-            known = filter(wanted, client.get_run(run_id).data.metrics)
-            points = {key: client.get_metric_history(run_id, key) for key in known}
-            histories[run_id] = {key: sorted((point.step, point.value) for point in points[key]) for key in points}
-    except expected as error:
-        print(
-            f"WARNING: tracking: the store does not answer ({get_first_line(error)}); {missing}",
-            flush=True,
-        )
-    return histories
+def _read_histories(base: Path, run_ids: Sequence[str], wanted: Callable[[str], bool]) -> dict[str, dict[str, Curve]]:
+    def read(client: MlflowClient, run_id: str) -> dict[str, Curve]:
+        histories = {
+            key: client.get_metric_history(run_id, key) for key in client.get_run(run_id).data.metrics if wanted(key)
+        }
+        return {key: sorted((point.step, point.value) for point in points) for key, points in histories.items()}
+
+    return _ask(base, run_ids, read)
+
+
+def _ask(base: Path, run_ids: Sequence[str], read: Callable[[MlflowClient, str], Answer]) -> dict[str, Answer]:
+    """Return what `read` finds of each run, given MLflow's own id of it.
+
+    Runs that the store refuses are named and left out; so are the others once it does not answer.
+    """
+    expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors()) if run_ids else ()
+    found: dict[str, Answer] = {}
+    for run_id in run_ids:
+        try:
+            sender = RunSender(base, run_id)
+            found[run_id] = read(sender.client, sender.find_run())
+        except expected as error:
+            logger.warning(f"tracking: {describe_failure(error)}; the curves of {run_id} are left out")
+            if not is_refusal(error):
+                break
+    return found
 
 
 def thin(curve: Curve) -> Curve:
-    """At most `POINTS` points, evenly over the curve, the last one among them."""
+    """Return at most `POINTS` points, evenly over the curve, the last one among them."""
     count = len(curve)
     if count <= POINTS:
         return curve

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vdt.tracking.errors import StoreError
-from vdt.tracking.outbox import Record
+from vdt.tracking.records import (
+    Artifact,
+    Checkpoint,
+    Continue,
+    Create,
+    DatasetEntry,
+    JoinStudy,
+    Metrics,
+    Record,
+    Status,
+    Tags,
+    from_mapping,
+)
 from vdt.tracking.store import get_experiment_id, hold_store, open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import LoggedModel, Metric, Run
+
+logger = logging.getLogger(__name__)
 
 FLOW_RUN = "metaflow.run_id"  # tag: the newest flow run that writes to this run
 PROCESS = "vdt.process"  # tag: its main process
@@ -43,21 +58,40 @@ class RunSender:
         self._opened: MlflowClient | None = None
         self._last: dict[str, int] | None = None  # last step of each metric in the store
 
-    def __call__(self, records: Sequence[Record]) -> None:
-        """Send records, metrics between two other records in as few calls as possible."""
+    def __call__(self, mappings: Sequence[Mapping[str, Any]]) -> None:
+        """Send records as the outbox keeps them, metrics between two other records in as few calls as possible."""
         try:
             points: list[Metric] = []
-            for record in records:
-                if record["kind"] == "metrics":
+            for record in map(from_mapping, mappings):
+                if isinstance(record, Metrics):
                     points += self._select(record)
                     continue
                 self._send_metrics(points)
                 points = []
-                getattr(self, f"_send_{record['kind']}")(record)
+                self._send(record)
             self._send_metrics(points)
         except Exception:
             self._last = None  # some may have arrived
             raise
+
+    def _send(self, record: Record) -> None:
+        match record:
+            case Create():
+                self._create_run(record)
+            case Continue():
+                self._continue_run(record)
+            case Status():
+                self._set_status(record)
+            case Tags():
+                self._set_tags(record.tags)
+            case JoinStudy():
+                self._join_study(record)
+            case DatasetEntry():
+                self._enter_dataset(record)
+            case Artifact():
+                self._keep_artifact(record)
+            case Checkpoint():
+                self._keep_checkpoint(record)
 
     @property
     def client(self) -> MlflowClient:
@@ -66,8 +100,12 @@ class RunSender:
             self._opened = open_store(self.base)
         return self._opened
 
-    def _known_run(self) -> str:
-        """MLflow's id of the run."""
+    def find_run(self) -> str:
+        """Return MLflow's id of the run.
+
+        Raises:
+            StoreError: if the id is a local one that the store has not seen.
+        """
         if self.run_id.startswith(LOCAL):
             found = self._find(f"tags.`{LOCAL_ID}` = '{self.run_id}'")
             if found is None:
@@ -79,33 +117,33 @@ class RunSender:
         found = self.client.search_runs([get_experiment_id(self.client)], condition, max_results=1)
         return str(found[0].info.run_id) if found else None
 
-    def _select(self, record: Record) -> list[Metric]:
+    def _select(self, record: Metrics | Checkpoint, model_id: str | None = None) -> list[Metric]:
+        """Return the points that the store lacks, linked to a logged model if one is given."""
         from mlflow.entities import Metric
 
         if self._last is None:
-            known = self.client.get_run(self._known_run()).data.to_proto().metrics
+            known = self.client.get_run(self.find_run()).data.to_proto().metrics
             self._last = {metric.key: metric.step for metric in known}
-        step = record["step"]
         fresh: list[Metric] = []
-        for key, value in record["metrics"].items():
-            if step > self._last.get(key, -1):
-                fresh.append(Metric(key, value, record["time"], step))
-                self._last[key] = step
-        self.left_out += len(record["metrics"]) - len(fresh)
+        for key, value in record.metrics.items():
+            if record.step > self._last.get(key, -1):
+                fresh.append(Metric(key, value, record.time, record.step, model_id=model_id))
+                self._last[key] = record.step
+        self.left_out += len(record.metrics) - len(fresh)
         return fresh
 
     def _send_metrics(self, points: Sequence[Metric]) -> None:
         for start in range(0, len(points), METRICS_PER_CALL):
-            self.client.log_batch(self._known_run(), metrics=points[start : start + METRICS_PER_CALL])
+            self.client.log_batch(self.find_run(), metrics=points[start : start + METRICS_PER_CALL])
 
-    def _send_create(self, record: Record) -> None:
+    def _create_run(self, record: Create) -> None:
         """Make the run with its parameters and files, or complete one whose making was cut short."""
-        tags = {**record["tags"], LOCAL_ID: self.run_id}
+        tags = {**record.tags, LOCAL_ID: self.run_id}
         if self.run_id.startswith(LOCAL):
             known = self._find(f"tags.`{LOCAL_ID}` = '{self.run_id}'")
-            self.run_id = known or self._create(tags, record["name"])
-        self._send_params(record["params"])
-        for name, text in record["files"].items():
+            self.run_id = known or self._create(tags, record.name)
+        self._send_params(record.params)
+        for name, text in record.files.items():
             self.client.log_text(self.run_id, text, name)
 
     def _create(self, tags: Mapping[str, str], name: str) -> str:
@@ -119,16 +157,16 @@ class RunSender:
         for start in range(0, len(items), PARAMS_PER_CALL):
             self.client.log_batch(self.run_id, params=items[start : start + PARAMS_PER_CALL])
 
-    def _send_continue(self, record: Record) -> None:
+    def _continue_run(self, record: Continue) -> None:
         """A flow run goes on with the run, or with a new one if it repeats what was finished."""
-        run = self.client.get_run(self._known_run())
-        mine = run.data.tags.get(FLOW_RUN) == record["flow_run"]
-        if not mine and (run.info.status == "FINISHED" or record["repeats"]):
-            if not record["fork"]:
+        run = self.client.get_run(self.find_run())
+        mine = run.data.tags.get(FLOW_RUN) == record.flow_run
+        if not mine and (run.info.status == "FINISHED" or record.repeats):
+            if not record.fork:
                 return
-            self._fork(run, record["flow_run"])
+            self._fork(run, record.flow_run)
         self.client.update_run(self.run_id, status="RUNNING")
-        for name, value in ((FLOW_RUN, record["flow_run"]), (PROCESS, record["process"])):
+        for name, value in ((FLOW_RUN, record.flow_run), (PROCESS, record.process)):
             self.client.set_tag(self.run_id, name, value)
 
     def _fork(self, run: Run, flow_run: str) -> None:
@@ -147,81 +185,77 @@ class RunSender:
         if datasets:
             again = [DatasetInput(item.dataset, item.tags) for item in datasets]
             self.client.log_inputs(self.run_id, datasets=again)
-        print(
+        logger.info(
             f"tracking: MLflow run {run.info.run_id} holds a finished step and is kept; its repeat goes to a new run, "
-            f"{self.run_id}",
-            flush=True,
+            f"{self.run_id}"
         )
 
-    def _send_status(self, record: Record) -> None:
-        if self.client.get_run(self._known_run()).info.status != record["status"]:
-            self.client.set_terminated(self.run_id, record["status"])
+    def _set_status(self, record: Status) -> None:
+        if self.client.get_run(self.find_run()).info.status != record.status:
+            self.client.set_terminated(self.run_id, record.status)
 
-    def _send_tags(self, record: Record) -> None:
-        run_id = self._known_run()
-        for name, value in record["tags"].items():
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
+        run_id = self.find_run()
+        for name, value in tags.items():
             self.client.set_tag(run_id, name, value)
 
-    def _send_study(self, record: Record) -> None:
-        """A study takes over a run of another one."""
-        known = self.client.get_run(self._known_run()).data.tags.get(STUDY, "")
-        names = ",".join(dict.fromkeys([*filter(None, known.split(",")), record["study"]]))
+    def _join_study(self, record: JoinStudy) -> None:
+        known = self.client.get_run(self.find_run()).data.tags.get(STUDY, "")
+        names = ",".join(dict.fromkeys([*filter(None, known.split(",")), record.study]))
         if names != known:
             self.client.set_tag(self.run_id, STUDY, names)
 
-    def _send_dataset(self, record: Record) -> None:
+    def _enter_dataset(self, record: DatasetEntry) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        run_id, source = self._known_run(), record["source"]
+        run_id, source = self.find_run(), record.source
         dataset = Dataset(
-            name=record["name"],
+            name=record.name,
             digest=source["md5"],
             source_type="dvc",
             source=json.dumps(source),
-            profile=json.dumps(record["card"]),
+            profile=json.dumps(record.card),
         )
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
         client = self.client  # opened before, for that takes the same lock
         with hold_store(self.base):  # MLflow fails where two processes enter the same new data set at once
             client.log_inputs(run_id, datasets=[entry])
-        self.client.log_dict(run_id, {**source, "card": record["card"]}, "dataset_card.json")
-        self.client.set_tag(run_id, "data_source", source["source"])
-        self.client.set_tag(run_id, "data_label", source["label"])
-        self.client.set_tag(run_id, "data_md5", source["md5"])
-        self.client.update_run(run_id, name=record["run_name"])
+        self.client.log_dict(run_id, {**source, "card": record.card}, "dataset_card.json")
+        self._set_tags({f"data_{key}": source[key] for key in ("source", "label", "md5")})
+        self.client.update_run(run_id, name=record.run_name)
 
-    def _send_artifact(self, record: Record) -> None:
-        if Path(record["path"]).exists():
-            self.client.log_artifact(self._known_run(), record["path"], record["folder"] or None)
+    def _keep_artifact(self, record: Artifact) -> None:
+        if Path(record.path).exists():
+            self.client.log_artifact(self.find_run(), record.path, record.folder or None)
         else:
-            print(f"warning: tracking: {record['path']} is gone and cannot be logged", flush=True)
+            logger.warning(f"tracking: {record.path} is gone and cannot be logged")
 
-    def _send_checkpoint(self, record: Record) -> None:
-        from mlflow.entities import Metric
+    def _keep_checkpoint(self, record: Checkpoint) -> None:
+        """Keep the file as a logged model of the run, once, and link what was measured with it."""
+        model = self._find_model(record)
+        if model is None or str(model.status) != "READY":
+            if not Path(record.path).is_file():
+                logger.warning(f"tracking: {record.path} is gone; there is no model {record.name}")
+                self._send_metrics(self._select(record))
+                return
+            model = self._make_model(record, model)
+        self._send_metrics(self._select(record, model.model_id))
 
-        path, tags = Path(record["path"]), {key: str(record[key]) for key in ("path", "sha256", "step")}
-        experiment, run_id = get_experiment_id(self.client), self._known_run()
-        where = f"name = '{record['name']}' AND source_run_id = '{run_id}'"
-        known = self.client.search_logged_models([experiment], where)
-        if known and known[0].tags.get("sha256") == record["sha256"] and str(known[0].status) == "READY":
-            return
-        model = known[0] if known else self.client.create_logged_model(experiment, record["name"], run_id)
-        self.client.set_logged_model_tags(model.model_id, tags)
-        if is_final(path):
-            self.client.log_model_artifact(model.model_id, str(path))
-        there = {(metric.key, metric.step) for metric in model.metrics or []}
-        metrics = {f"checkpoint/{key}": value for key, value in record["metrics"].items()}
-        self._send_metrics(
-            [
-                Metric(key, value, record["time"], record["step"], model_id=model.model_id)
-                for key, value in metrics.items()
-                if (key, record["step"]) not in there
-            ]
-        )
-        self.client.finalize_logged_model(model.model_id, "READY")  # last: what is ready is complete
+    def _find_model(self, record: Checkpoint) -> LoggedModel | None:
+        """Return the run's model of the same file."""
+        where = f"source_run_id = '{self.find_run()}' AND tags.sha256 = '{record.sha256}'"
+        found = self.client.search_logged_models([get_experiment_id(self.client)], where)
+        return found[0] if found else None
 
+    def _make_model(self, record: Checkpoint, begun: LoggedModel | None) -> LoggedModel:
+        """Make a model or complete one whose making was cut short; what is ready has its file and is linked to the run."""
+        from mlflow.entities import LoggedModelOutput
 
-def is_final(path: Path) -> bool:
-    """Whether a checkpoint is the last of a finished training step (named by the DONE file beside it)."""
-    marker = path.parent / "DONE"
-    return path.exists() and marker.exists() and marker.read_text().strip() == path.name
+        client, run_id = self.client, self.find_run()
+        tags = {"path": record.path, "sha256": record.sha256, "step": str(record.step)}
+        model = begun or client.create_logged_model(get_experiment_id(client), record.name, run_id, tags=tags)
+        client.log_model_artifact(model.model_id, record.path)
+        outputs = client.get_run(run_id).outputs
+        if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
+            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, record.step)])
+        return client.finalize_logged_model(model.model_id, "READY")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import threading
 import time
@@ -18,35 +19,32 @@ from pathlib import Path
 from typing import Any
 
 from vdt.system.locks import hold_lock
-from vdt.tracking.errors import get_first_line
+from vdt.tracking.errors import describe_failure, is_refusal
 
-Record = dict[str, Any]
-Send = Callable[[Sequence[Record]], None]
+logger = logging.getLogger(__name__)
+
+Mapped = dict[str, Any]  # a record as it is kept in a file
+Send = Callable[[Sequence[Mapped]], None]
 BATCH = 200  # records per call of `send`
 LONGEST_PAUSE = 60.0  # seconds between two tries
 DELIVERY_SECONDS = 2.0  # between two deliveries
 FLUSH_SECONDS = 0.5  # that training waits for a store before its records go to the backlog
 CLOSING_SECONDS = 20.0
+REPLAY = "python -m vdt.tracking.replay"  # delivers what waits
 
 
-def say(text: str) -> None:
-    """Print, also when nobody reads any more: the background thread must not end with the reader."""
-    with contextlib.suppress(OSError, ValueError):
-        print(text, flush=True)
-
-
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[Mapped]:
     """Records of a JSONL file, oldest first; a last line cut short by a kill is reported and left out."""
-    records: list[Record] = []
+    records: list[Mapped] = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
             records += [json.loads(line)] if line else []
         except json.JSONDecodeError:
-            say(f"warning: tracking: line {number} of {path} is incomplete and left out")
+            logger.warning(f"tracking: line {number} of {path} is incomplete and left out")
     return records
 
 
-def append_records(path: Path, records: Sequence[Record]) -> None:
+def append_records(path: Path, records: Sequence[Mapped]) -> None:
     """Add records to a JSONL file, safe on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
@@ -107,15 +105,15 @@ class Delivery:
         self.backlog = backlog
         self._send, self._interval, self._first_pause = send, interval, first_pause
         self._changed = threading.Condition()  # guards everything below, and appending to the backlog
-        self._queue: deque[Record] = deque()
-        self._sending: list[Record] = []  # taken from the queue and not yet known to be delivered
+        self._queue: deque[Mapped] = deque()
+        self._sending: list[Mapped] = []  # taken from the queue and not yet known to be delivered
         self._put = self._settled = 0  # records taken in; records delivered or safe in the backlog
         self._failures, self._retry_at = 0, 0.0
         self._hurry = self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="vdt-delivery", daemon=True)
         self._thread.start()
 
-    def put(self, record: Record) -> None:
+    def put(self, record: Mapped) -> None:
         """Queue a record."""
         with self._changed:
             self._queue.append(record)
@@ -136,7 +134,7 @@ class Delivery:
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._settled >= goal or self._failures > failures, timeout)
             if self._settled < goal:
-                self._spill()
+                self._write_backlog()
             return not self._failures and not is_waiting(self.backlog)
 
     def close(self, timeout: float = CLOSING_SECONDS) -> bool:
@@ -146,12 +144,11 @@ class Delivery:
             self._changed.notify_all()
         self._thread.join(timeout)
         with self._changed:
-            self._spill()
+            self._write_backlog()
             delivered = not self._failures and not is_waiting(self.backlog)
         if not delivered:
-            say(
-                f"WARNING: tracking: undelivered records are kept in {self.backlog}; the next step sends them, or "
-                "`python -m vdt.tracking.replay`"
+            logger.warning(
+                f"tracking: undelivered records are kept in {self.backlog}; the next step sends them, or `{REPLAY}`"
             )
         return delivered
 
@@ -186,10 +183,10 @@ class Delivery:
             return
         with self._changed:
             if self._failures:
-                say(f"tracking: the store answers again, after {self._failures} failures; nothing is lost")
+                logger.info(f"tracking: the store answers again, after {self._failures} failures; nothing is lost")
             self._failures = 0
 
-    def _take(self) -> list[Record] | None:
+    def _take(self) -> list[Mapped] | None:
         """The oldest records of the queue; None if older ones went to the backlog in the meantime."""
         with self._changed:
             if is_waiting(self.backlog):
@@ -202,16 +199,16 @@ class Delivery:
             self._queue.extendleft(reversed(self._sending))
             self._sending = []
             self._failures += 1
-            pause = min(LONGEST_PAUSE, self._first_pause * 2 ** (self._failures - 1))
+            pause = LONGEST_PAUSE if is_refusal(error) else self._first_pause * 2 ** (self._failures - 1)
+            pause = min(LONGEST_PAUSE, pause)
             self._retry_at = time.monotonic() + pause
             waiting = len(self._queue)
             self._changed.notify_all()
-        say(
-            f"WARNING: tracking: delivery failed ({type(error).__name__}: {get_first_line(error)}); training goes on, "
-            f"{waiting} records wait, next try in {pause:.0f} s"
+        logger.warning(
+            f"tracking: {describe_failure(error)}; training goes on, {waiting} records wait, next try in {pause:.0f} s"
         )
 
-    def _spill(self) -> None:
+    def _write_backlog(self) -> None:
         """Move everything undelivered to the backlog file (the lock is held); if that fails, it stays in memory."""
         records = [*self._sending, *self._queue]
         try:
@@ -219,8 +216,8 @@ class Delivery:
                 append_records(self.backlog, records)
         except OSError as error:
             self._failures = max(self._failures, 1)
-            say(
-                f"WARNING: tracking: cannot write {self.backlog} ({error.strerror}); {len(records)} records wait in memory"
+            logger.warning(
+                f"tracking: cannot write {self.backlog} ({error.strerror}); {len(records)} records wait in memory"
             )
             return
         self._queue.clear()

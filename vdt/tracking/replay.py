@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vdt.system.home import home
-from vdt.tracking.errors import StoreError, get_first_line, get_store_errors
+from vdt.tracking.errors import StoreError, describe_failure, get_store_errors, is_refusal
 from vdt.tracking.mlflow_run import RunSender
 from vdt.tracking.outbox import deliver_backlog, is_waiting
 from vdt.tracking.runs import find_undelivered, settle_abandoned
@@ -31,7 +31,8 @@ def replay(base: Path, files: Sequence[Path]) -> int:
             print(f"{path}: delivered to MLflow run {sender.run_id}", flush=True)
         except expected as error:
             failed += 1
-            print(f"{path}: kept, the store did not take it ({get_first_line(error)})", flush=True)
+            advice = f"; remove {path} to forget them" if is_refusal(error) else ""
+            print(f"{path}: kept, {describe_failure(error)}{advice}", flush=True)
     return failed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import uuid
@@ -12,13 +13,15 @@ from typing import Any
 from vdt.config.schema import Config
 from vdt.system.home import ROOT
 from vdt.system.processes import describe_process, is_gone
-from vdt.tracking.errors import StoreError, get_first_line, get_store_errors
+from vdt.tracking.errors import StoreError, describe_failure, get_first_line, get_store_errors, is_refusal
 from vdt.tracking.mlflow_run import FLOW_RUN, LOCAL, PROCESS, STUDY, RunSender
-from vdt.tracking.outbox import Record, append_records, deliver_backlog, remove_backlog
+from vdt.tracking.outbox import REPLAY, append_records, deliver_backlog, remove_backlog
+from vdt.tracking.records import Artifact, Continue, Create, DatasetEntry, Record, Status, to_mapping
 from vdt.tracking.store import get_experiment_id, open_store
 
+logger = logging.getLogger(__name__)
+
 REPORT_OF = "report_of"  # tag: of the run that holds a study's report
-REPLAY = "python -m vdt.tracking.replay"
 
 
 def make_run_name(config: Config, *, source: str = "", patch: str = "") -> str:
@@ -38,8 +41,8 @@ def backlog_of(base: Path, run_id: str) -> Path:
     return base / ".vdt" / "undelivered" / f"{run_id}.jsonl"
 
 
-def submit(base: Path, run_id: str, records: Sequence[Record]) -> str:
-    """Send records now, after what waits already; keep them if the store is away.
+def send_now(base: Path, run_id: str, records: Sequence[Record]) -> str:
+    """Send records now, after what waits already; keep them if the store does not take them.
 
     Returns:
         The run that they went to, or `run_id` if they wait.
@@ -47,16 +50,17 @@ def submit(base: Path, run_id: str, records: Sequence[Record]) -> str:
     Raises:
         StoreError: if the store is there and cannot be used; the records are kept.
     """
-    path, sender = backlog_of(base, run_id), RunSender(base, run_id)
-    append_records(path, records)
     try:
-        deliver_backlog(path, sender)
+        return _deliver(base, run_id, records)
     except get_store_errors() as error:
-        print(
-            f"WARNING: tracking: the store does not answer ({get_first_line(error)}); records are kept in {path}",
-            flush=True,
-        )
+        logger.warning(f"tracking: {describe_failure(error)}; records are kept in {backlog_of(base, run_id)}")
         return run_id
+
+
+def _deliver(base: Path, run_id: str, records: Sequence[Record]) -> str:
+    path, sender = backlog_of(base, run_id), RunSender(base, run_id)
+    append_records(path, [to_mapping(record) for record in records])
+    deliver_backlog(path, sender)
     return sender.run_id
 
 
@@ -114,42 +118,30 @@ def create_named_run(
         "mlflow.source.git.commit": get_git_commit(),
         "git_commit": get_git_commit(),
     }
-    record = {
-        "kind": "create",
-        "name": name,
-        "tags": {key: str(value) for key, value in {**tags, **more}.items() if value},
-        "params": {key: str(value) for key, value in params.items()},
-        "files": files or {},
-    }
+    record = Create(
+        name=name,
+        tags={key: str(value) for key, value in {**tags, **more}.items() if value},
+        params={key: str(value) for key, value in params.items()},
+        files=files or {},
+    )
     run_id = f"{LOCAL}{uuid.uuid4().hex}"
+    expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors())
     try:
-        return submit(base, run_id, [record])
-    except StoreError:  # the flow ends here, and nothing of it shall appear later
-        remove_backlog(backlog_of(base, run_id))
-        raise
+        return _deliver(base, run_id, [record])
+    except expected as error:
+        if is_refusal(error):  # the flow ends here, and nothing of it shall appear later
+            remove_backlog(backlog_of(base, run_id))
+            raise StoreError(get_first_line(error)) from None
+        logger.warning(f"tracking: {describe_failure(error)}; records are kept in {backlog_of(base, run_id)}")
+        return run_id
 
 
-def make_continue_record(flow_run: str, *, repeats: bool = False, fork: bool = True) -> Record:
-    """A record that marks a run as running on behalf of a flow run.
-
-    A run that is finished is a result and stays as it is; so does one that holds a finished step. If such a step is run
-    again on purpose, what comes goes to a new run with the same parameters, tags and data, and a tag that names the old one.
-
-    Args:
-        flow_run: id of the flow's run that goes on with it.
-        repeats: whether the step was finished before.
-        fork: False to add to such a run instead (reports).
-    """
-    process = describe_process(os.getppid())
-    return {"kind": "continue", "flow_run": flow_run, "process": process, "repeats": repeats, "fork": fork}
+def make_continue_record(flow_run: str, *, repeats: bool = False, fork: bool = True) -> Continue:
+    """Return a record that marks a run as running in this flow's process; see `Continue` for the arguments."""
+    return Continue(flow_run=flow_run, process=describe_process(os.getppid()), repeats=repeats, fork=fork)
 
 
-def continue_run(base: Path, run_id: str, flow_run: str, *, repeats: bool = False, fork: bool = True) -> str:
-    """Mark a run as running now (see `make_continue_record`); returns the id to write to."""
-    return submit(base, run_id, [make_continue_record(flow_run, repeats=repeats, fork=fork)])
-
-
-def make_dataset_record(config: Config, snapshot: Mapping[str, Any], patch: str = "") -> Record:
+def make_dataset_record(config: Config, snapshot: Mapping[str, Any], patch: str = "") -> DatasetEntry:
     """A record that enters a snapshot as the run's data set and puts its source into the run's name.
 
     Args:
@@ -157,28 +149,17 @@ def make_dataset_record(config: Config, snapshot: Mapping[str, Any], patch: str 
         snapshot: `dataclasses.asdict` of a `vdt.datasets.snapshot.Snapshot`. Its md5 (DVC's) becomes the digest.
         patch: name of the patch that the cell carries, if any.
     """
-    return {
-        "kind": "dataset",
-        "name": f"{config.file_name}-{snapshot['source']}",
-        "run_name": make_run_name(config, source=snapshot["source"], patch=patch),
-        "source": {key: snapshot[key] for key in ("path", "md5", "size", "source", "label", "reason")},
-        "card": snapshot["card"],
-    }
-
-
-def log_dataset(base: Path, run_id: str, config: Config, snapshot: Mapping[str, Any]) -> None:
-    """Enter a snapshot as the run's data set now."""
-    submit(base, run_id, [make_dataset_record(config, snapshot)])
+    return DatasetEntry(
+        name=f"{config.file_name}-{snapshot['source']}",
+        run_name=make_run_name(config, source=snapshot["source"], patch=patch),
+        source={key: snapshot[key] for key in ("path", "md5", "size", "source", "label", "reason")},
+        card=snapshot["card"],
+    )
 
 
 def make_artifact_records(files: Sequence[Path], folder: str) -> list[Record]:
-    """Records that keep copies of files with a run."""
-    return [{"kind": "artifact", "path": str(path), "folder": folder} for path in files]
-
-
-def log_files(base: Path, run_id: str, files: Sequence[Path], folder: str) -> None:
-    """Keep copies of files with a run, now."""
-    submit(base, run_id, make_artifact_records(files, folder))
+    """Return records that keep copies of files with a run."""
+    return [Artifact(path=str(path), folder=folder) for path in files]
 
 
 def find_runs(base: Path, flow_run: str) -> list[str]:
@@ -197,7 +178,7 @@ def finish_runs(base: Path, run_ids: Sequence[str], status: str) -> None:
         status: "FINISHED" or "FAILED".
     """
     for run_id in run_ids:
-        submit(base, run_id, [{"kind": "status", "status": status}])
+        send_now(base, run_id, [Status(status=status)])
 
 
 def settle_abandoned(base: Path) -> list[str]:
@@ -211,9 +192,7 @@ def settle_abandoned(base: Path) -> list[str]:
     for run_id in gone:
         client.set_tag(run_id, "vdt.ended", "its process was killed; noticed later")
         client.set_terminated(run_id, "FAILED")
-        print(
-            f"tracking: MLflow run {run_id} was left by a killed process; it is FAILED until it is resumed", flush=True
-        )
+        logger.info(f"tracking: MLflow run {run_id} was left by a killed process; it is FAILED until it is resumed")
     return gone
 
 
@@ -235,8 +214,7 @@ def warn_of_undelivered(base: Path) -> None:
     """Say at a flow's end what the store did not take, and what delivers it."""
     waiting = find_undelivered(base)
     if waiting:
-        print(
-            f"WARNING: tracking: the store has not taken {len(waiting)} file(s) of records in {waiting[0].parent}; "
-            f"when it answers again: {REPLAY}",
-            flush=True,
+        logger.warning(
+            f"tracking: the store has not taken {len(waiting)} file(s) of records in {waiting[0].parent}; "
+            f"`{REPLAY}` tries again and says why"
         )

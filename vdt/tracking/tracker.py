@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Mapping
@@ -10,8 +11,11 @@ from typing import Protocol
 
 from vdt.system.files import compute_file_digest
 from vdt.tracking.mlflow_run import RunSender
-from vdt.tracking.outbox import DELIVERY_SECONDS, Delivery, Record
+from vdt.tracking.outbox import DELIVERY_SECONDS, Delivery
+from vdt.tracking.records import Checkpoint, Metrics, Record, to_mapping
 from vdt.tracking.runs import backlog_of, make_artifact_records
+
+logger = logging.getLogger(__name__)
 
 METRIC_NAME = re.compile(r"[A-Za-z0-9_.\- /]{1,250}")
 MODEL_NAME_REFUSED = re.compile(r"[/:.%\"']")
@@ -24,7 +28,13 @@ class Tracker(Protocol):
         """Record metrics under their full names ("critic/q_loss") at a gradient or environment step."""
 
     def log_checkpoint(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
-        """Record a checkpoint file and the metrics that belong to it."""
+        """Record a checkpoint file and the metrics that belong to it; the last one of a training step is kept."""
+
+    def log_evaluation(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
+        """Record what was measured with an agent's checkpoint, and keep that."""
+
+    def log_rate(self, phase: str, step: int, steps: int, seconds: float) -> None:
+        """Record how fast a training phase was, at its last step."""
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Keep a copy of a file with the run."""
@@ -46,6 +56,12 @@ class NullTracker:
         """Do nothing."""
 
     def log_checkpoint(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def log_evaluation(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def log_rate(self, phase: str, step: int, steps: int, seconds: float) -> None:
         """Do nothing."""
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
@@ -89,7 +105,7 @@ class MLflowTracker:
 
     def put(self, record: Record) -> None:
         """Queue a record of any kind."""
-        self._delivery.put(record)
+        self._delivery.put(to_mapping(record))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record metrics; see `Tracker`.
@@ -97,29 +113,40 @@ class MLflowTracker:
         Raises:
             ValueError: if a name is empty or has characters that MLflow refuses.
         """
-        for key in metrics:
-            if not METRIC_NAME.fullmatch(key):
-                raise ValueError(f"{key!r} is no metric name: letters, digits and _.-/ only, 1 to 250 of them")
         if metrics:
-            numbers = {key: float(value) for key, value in metrics.items()}
-            self.put({"kind": "metrics", "step": int(step), "time": _now(), "metrics": numbers})
+            self.put(Metrics(step=int(step), time=_now(), metrics=_check_metrics(metrics)))
 
     def log_checkpoint(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
-        """Record a logged model with tags path, sha256 and step, and its metrics as `checkpoint/<name>`.
+        """Keep the last checkpoint of a training step as a model; the others are removed in time and are none.
 
-        The final checkpoint of a training step is copied into the model's artifacts; others are only pointed at, since
-        the checkpoint store removes them in time.
+        The metrics are in the curves already.
+        """
+        if is_final(path):
+            self._keep(name, path, step, {})
+
+    def log_evaluation(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
+        """Record metrics that are linked to a model with the checkpoint's file; see `Tracker`."""
+        self._keep(name, path, step, metrics)
+
+    def log_rate(self, phase: str, step: int, steps: int, seconds: float) -> None:
+        """Record `steps_per_second/<phase>`, unless all of it was done before; see `Tracker`."""
+        if steps > 0:
+            self.log(step, {f"steps_per_second/{phase}": steps / max(seconds, 1e-9)})
+
+    def _keep(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
+        """Queue a logged model with tags path, sha256 and step: one for each file of a run.
+
+        Where the file is gone when the store takes the record, there is no model.
         """
         self.put(
-            {
-                "kind": "checkpoint",
-                "name": MODEL_NAME_REFUSED.sub("-", name),
-                "path": str(path),
-                "sha256": compute_file_digest(path, "sha256"),
-                "step": int(step),
-                "time": _now(),
-                "metrics": {key: float(value) for key, value in metrics.items()},
-            }
+            Checkpoint(
+                name=MODEL_NAME_REFUSED.sub("-", name),
+                path=str(path),
+                sha256=compute_file_digest(path, "sha256"),
+                step=int(step),
+                time=_now(),
+                metrics=_check_metrics(metrics),
+            )
         )
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
@@ -134,10 +161,22 @@ class MLflowTracker:
         """Deliver the rest; see `Tracker`."""
         self._delivery.close()
         if self._sender.left_out:
-            print(
-                f"tracking: {self._sender.left_out} points were in the run already and are not logged again", flush=True
-            )
+            logger.info(f"tracking: {self._sender.left_out} points were in the run already and are not logged again")
+
+
+def _check_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics as numbers, having checked their names."""
+    for key in metrics:
+        if not METRIC_NAME.fullmatch(key):
+            raise ValueError(f"{key!r} is no metric name: letters, digits and _.-/ only, 1 to 250 of them")
+    return {key: float(value) for key, value in metrics.items()}
 
 
 def _now() -> int:
     return int(time.time() * 1000)
+
+
+def is_final(path: Path) -> bool:
+    """Return whether a checkpoint is the last of a finished training step (named by the DONE file beside it)."""
+    marker = path.parent / "DONE"
+    return path.exists() and marker.exists() and marker.read_text().strip() == path.name

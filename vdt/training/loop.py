@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def run_gradient_steps(
     """
     start: int = state["step"] if state else 0
     values: dict[str, float] = state["metrics"] if state else {}
-    progress = Progress(name, start, total)
+    progress, began = Progress(name, start, total), time.monotonic()
     every = max(1, total // METRIC_POINTS)
     for step in range(start + 1, total + 1):
         metrics = update(step)
@@ -97,4 +98,5 @@ def run_gradient_steps(
         if due and step < total:
             save_checkpoint(name, step, get_state(step), values, tracker, checkpoints)
         progress.report(step, {k.split("/")[1]: v for k, v in values.items() if "loss" in k or "std" in k})
+    tracker.log_rate(name, total, total - start, time.monotonic() - began)
     return save_checkpoint(name, total, get_state(total), values, tracker, checkpoints, final=True)

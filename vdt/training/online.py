@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +168,8 @@ def tune_online(
     state = checkpoints.load_latest()
     tuner = make_tuner(config, agent_path, buffer_path, state)
     budget, task = config.online.environment_steps, config.task
-    progress = Progress("online", tuner.environment_steps, budget, "environment step")
+    start, began = tuner.environment_steps, time.monotonic()
+    progress = Progress("online", start, budget, "environment step")
     values: dict[str, float] = state["metrics"] if state else {}
     while tuner.pending_return is not None or tuner.environment_steps < budget:
         if tuner.pending_return is None:
@@ -194,4 +196,5 @@ def tune_online(
         shown = {k.split("/")[1]: v for k, v in values.items() if "score" in k or k.endswith("q_loss")}
         progress.report(step, shown)
     step, last = tuner.environment_steps, tuner.recent_return
+    tracker.log_rate("online", step, step - start, time.monotonic() - began)
     return save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints, final=True, score=last)

@@ -189,9 +189,18 @@ def test_agents_reports_are_json_and_tracked(tmp_path: Path) -> None:
     # equal networks, equal seeds, equal returns
     assert result.policies["offline"]["single"].episode_returns == result.policies["online"]["single"].episode_returns
     assert [step for step, _ in tracker.metrics] == [5, 9]
-    for (_, metrics), (name, reports) in zip(tracker.metrics, result.policies.items(), strict=True):
+    acting = result.policies["online"]["candidates"]  # three candidates and a horizon of 1
+    headline = {
+        "score": acting.normalized_score_mean,
+        "score_standard_error": acting.normalized_score_standard_error,
+        "episode_return": float(np.mean(acting.episode_returns)),
+        "episode_length": float(np.mean(acting.episode_lengths)),
+    }
+    assert {key: value for key, value in tracker.metrics[1][1].items() if "/" not in key} == headline
+    for (_, every), (name, reports) in zip(tracker.metrics, result.policies.items(), strict=True):
+        metrics = {key: value for key, value in every.items() if "/" in key}
         assert metrics == {f"eval/{name}_{k}_normalized_score": r.normalized_score_mean for k, r in reports.items()}
-    assert [(n, p) for n, p, *_ in tracker.checkpoints] == [(f"evaluated-{n}", p) for n, p in paths.items()]
+    assert [(n, p) for n, p, *_ in tracker.checkpoints] == list(paths.items())
 
 
 def test_shares_of_choices_add_up() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vdt.tracking.outbox import BATCH, Delivery, Record, deliver_backlog, read_records
+from vdt.tracking.outbox import BATCH, Delivery, Mapped, deliver_backlog, read_records
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -22,13 +22,13 @@ class FlakyStore:
     """Takes records, unless told to fail or to hang."""
 
     def __init__(self) -> None:
-        self.records: list[Record] = []
+        self.records: list[Mapped] = []
         self.largest, self.calls = 0, 0
         self.failing = False
         self.go_on = threading.Event()
         self.go_on.set()
 
-    def __call__(self, records: Sequence[Record]) -> None:
+    def __call__(self, records: Sequence[Mapped]) -> None:
         self.calls += 1
         self.go_on.wait()
         if self.failing:
@@ -81,7 +81,7 @@ def test_a_failing_store_is_reported_and_nothing_is_lost(
     assert read_records(backlog) == [{"n": 1}], "flush makes it safe although the store is down"
     delivery.put({"n": 2})
     assert not delivery.flush()
-    assert "WARNING: tracking: delivery failed (ConnectionError: store is down)" in capsys.readouterr().out
+    assert "WARNING: tracking: the store does not answer (store is down)" in capsys.readouterr().out
     flaky.failing = False
     wait_for(lambda: flaky.numbers == [1, 2])
     delivery.put({"n": 3})

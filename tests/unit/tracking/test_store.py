@@ -17,13 +17,14 @@ from vdt.system.home import ROOT
 from vdt.system.processes import describe_process
 from vdt.tracking import (
     MLflowTracker,
+    Status,
     StoreError,
     create_run,
     finish_runs,
     make_continue_record,
     open_store,
+    send_now,
     settle_abandoned,
-    submit,
 )
 from vdt.tracking.database import upgrade_database
 from vdt.tracking.mlflow_run import PROCESS
@@ -59,7 +60,7 @@ def test_a_server_that_is_never_there_loses_nothing(
             longest = max(longest, time.monotonic() - began)
         tracker.close()
     assert longest < 1.0, "training waits for no store"
-    assert submit(home, run_id, [{"kind": "status", "status": "FINISHED"}]) == run_id
+    assert send_now(home, run_id, [Status(status="FINISHED")]) == run_id
     (waiting,) = find_undelivered(home)
     assert replay([]) == 1
     assert f"{waiting}: kept" in capsys.readouterr().out
@@ -174,7 +175,7 @@ def test_a_database_that_cannot_be_used_is_left_as_it_is(
     assert find_undelivered(home) == []
     on_error(SimpleNamespace(id="17"))  # a flow that fails over it still says how to go on
     output = capsys.readouterr().out
-    assert "resume --origin-run-id 17" in output and "WARNING: tracking: the store does not answer" in output
+    assert "resume --origin-run-id 17" in output and "WARNING: tracking: the store refuses" in output
     assert message in output and path.read_bytes() == before
 
 

@@ -15,13 +15,14 @@ from vdt.system.files import compute_file_digest
 from vdt.tracking import (
     MLflowTracker,
     NullTracker,
-    continue_run,
     create_run,
     find_runs,
     finish_runs,
-    log_dataset,
-    log_files,
+    make_artifact_records,
+    make_continue_record,
+    make_dataset_record,
     open_store,
+    send_now,
 )
 from vdt.tracking.outbox import read_records
 from vdt.tracking.runs import backlog_of
@@ -54,6 +55,14 @@ def client(store: Path) -> MlflowClient:
 
 def make_run(store: Path, config: Config = CONFIG, flow_run: str = "101") -> str:
     return create_run(store, config, flow_run, "python flows/vdt_flow.py run")
+
+
+def continue_run(store: Path, run_id: str, flow_run: str, *, fork: bool = True) -> str:
+    return send_now(store, run_id, [make_continue_record(flow_run, fork=fork)])
+
+
+def log_dataset(store: Path, run_id: str, snapshot: dict[str, Any] = SNAPSHOT) -> None:
+    send_now(store, run_id, [make_dataset_record(CONFIG, snapshot)])
 
 
 def get_points(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -100,7 +109,7 @@ def test_a_run_starts_with_flat_params_tags_and_the_configuration(store: Path, c
 
 def test_a_dataset_has_dvcs_digest_and_names_its_source(store: Path, client: MlflowClient) -> None:
     run_id = make_run(store)
-    log_dataset(store, run_id, CONFIG, SNAPSHOT)
+    log_dataset(store, run_id)
     run = client.get_run(run_id)
     (entry,) = run.inputs.dataset_inputs
     assert entry.dataset.name == "walker2d-medium-v2-collected"
@@ -190,38 +199,52 @@ def test_an_undelivered_backlog_is_sent_before_a_run_goes_on(store: Path, client
     assert not backlog.exists()
 
 
-def test_every_checkpoint_is_a_model_with_its_metrics(store: Path, client: MlflowClient, tmp_path: Path) -> None:
+def test_what_is_ready_has_its_file_and_is_linked_to_its_run(store: Path, client: MlflowClient, tmp_path: Path) -> None:
     run_id = make_run(store)
     checkpoints = CheckpointStore(tmp_path, interval_seconds=1e9, interval_steps=1, keep=2)
     experiment = client.get_run(run_id).info.experiment_id
-    client.create_logged_model(experiment, "actor-20", run_id)  # a process was killed at this point
     tracker = MLflowTracker(store, run_id, interval=60)
     tracker.log(20, {"actor/loss": 0.5})
-    middle = checkpoints.save(20, {"step": 20})
-    tracker.log_checkpoint("actor/20", middle, 20, {"actor/loss": 0.5})
-    tracker.log_checkpoint("actor-30", checkpoints.save(30, {"step": 30}), 30, {"actor/loss": 0.375})
-    final = checkpoints.finish(40, {"step": 40})  # drops the file of step 20, which is still in the queue
-    assert not middle.exists()
-    tracker.log_checkpoint("actor-40", final, 40, {"actor/loss": 0.25})
-    time.sleep(0.01)  # another timestamp
-    tracker.log_checkpoint("actor-40", final, 40, {"actor/loss": 0.25})
+    tracker.log_checkpoint("actor/20", checkpoints.save(20, {"step": 20}), 20, {"actor/loss": 0.5})
+    best = checkpoints.save(30, {"step": 30}, score=1.0)
+    tracker.log_checkpoint("actor-30", best, 30, {"actor/loss": 0.375})
+    final = checkpoints.finish(40, {"step": 40}, score=0.5)
+    digest = compute_file_digest(final, "sha256")
+    tags = {"sha256": digest}
+    client.create_logged_model(experiment, "actor-40", run_id, tags=tags)  # a process was killed at this point
+    tracker.log_checkpoint("actor/40", final, 40, {"actor/loss": 0.25})
+    for _ in range(2):
+        tracker.log_evaluation("online_best", best, 30, {"eval/score": 3.0})
+        tracker.log_evaluation("online", final, 40, {"eval/score": 2.0, "score": 2.0})
+        time.sleep(0.01)  # another timestamp
+    gone = tmp_path / "gone.pt"
+    gone.write_bytes(b"replaced before the store answered")
+    tracker.log_evaluation("gone", gone, 41, {"eval/gone_score": 1.0})
+    gone.unlink()
     tracker.close()
     found = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
     models = {model.name: model for model in found}
-    assert len(found) == 3 and set(models) == {"actor-20", "actor-30", "actor-40"}
-    assert models["actor-40"].tags["path"] == str(final)
-    assert models["actor-40"].tags["sha256"] == compute_file_digest(final, "sha256")
-    assert models["actor-40"].tags["step"] == "40"
+    assert len(found) == 2 and set(models) == {"actor-40", "online_best"}
     assert {str(m.status) for m in found} == {"READY"}
-    assert [(m.key, m.value, m.step) for m in models["actor-40"].metrics] == [("checkpoint/actor/loss", 0.25, 40)]
+    for name, path in (("actor-40", final), ("online_best", best)):
+        assert [f.path for f in client.list_logged_model_artifacts(models[name].model_id)] == [path.name]
+    assert models["actor-40"].tags["sha256"] == digest
+    assert (models["online_best"].tags["path"], models["online_best"].tags["step"]) == (str(best), "30")
+    outputs = client.get_run(run_id).outputs.model_outputs
+    assert {(output.model_id, output.step) for output in outputs} == {
+        (models["actor-40"].model_id, 40),
+        (models["online_best"].model_id, 30),
+    }
+    assert len(outputs) == 2
+    linked = {name: {(m.key, m.value, m.step) for m in model.metrics} for name, model in models.items()}
+    assert linked == {
+        "actor-40": {("eval/score", 2.0, 40), ("score", 2.0, 40)},
+        "online_best": {("eval/score", 3.0, 30)},
+    }
     assert get_points(client, run_id, "actor/loss") == [(20, 0.5)], "a checkpoint adds no point to a curve"
-    assert [step for step, _ in get_points(client, run_id, "checkpoint/actor/loss")] == [20, 30, 40]
-    assert [f.path for f in client.list_logged_model_artifacts(models["actor-40"].model_id)] == [final.name]
-    assert client.list_logged_model_artifacts(models["actor-20"].model_id) == []
-    assert client.list_logged_model_artifacts(models["actor-30"].model_id) == [], "only the last file is copied"
-    order = [{"field_name": "metrics.checkpoint/actor/loss", "ascending": True}]
-    ranked = client.search_logged_models([experiment], f"source_run_id = '{run_id}'", order_by=order)
-    assert [m.name for m in ranked] == ["actor-40", "actor-30", "actor-20"]
+    assert get_points(client, run_id, "eval/score") == [(30, 3.0), (40, 2.0)]
+    assert get_points(client, run_id, "eval/gone_score") == [(41, 1.0)], "measured, though there is no model"
+    assert not [key for key in client.get_run(run_id).data.metrics if key.startswith("checkpoint/")]
 
 
 def test_artifacts_are_copied(store: Path, client: MlflowClient, tmp_path: Path) -> None:
@@ -232,7 +255,7 @@ def test_artifacts_are_copied(store: Path, client: MlflowClient, tmp_path: Path)
     tracker.log_artifact(file)
     tracker.log_artifact(file, "folder")
     tracker.close()
-    log_files(store, run_id, [file], "report")
+    send_now(store, run_id, make_artifact_records([file], "report"))
     for path in ("table.md", "folder/table.md", "report/table.md"):
         assert Path(client.download_artifacts(run_id, path)).read_text() == "| a |"
 
@@ -251,7 +274,7 @@ def test_one_run_from_start_over_a_failure_to_the_end(store: Path, client: Mlflo
 
 def test_a_finished_run_is_kept_and_a_deliberate_repeat_gets_its_own(store: Path, client: MlflowClient) -> None:
     run_id = make_run(store, flow_run="301")
-    log_dataset(store, run_id, CONFIG, SNAPSHOT)
+    log_dataset(store, run_id)
     finish_runs(store, [run_id], "FINISHED")
     assert continue_run(store, run_id, "302", fork=False) == run_id
     assert client.get_run(run_id).info.status == "FINISHED"
@@ -277,7 +300,7 @@ def test_cells_enter_the_same_data_set_at_the_same_moment(store: Path, client: M
         for digest in digests:
             together.wait()
             try:
-                log_dataset(store, run_id, CONFIG, {**SNAPSHOT, "md5": digest})
+                log_dataset(store, run_id, {**SNAPSHOT, "md5": digest})
             except BaseException as error:
                 errors.append(error)
 

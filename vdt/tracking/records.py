@@ -1,0 +1,162 @@
+"""What is told to an MLflow run, one dataclass a kind; as plain mappings they wait in files until the store takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Create:
+    """Make the run with its parameters and files.
+
+    Attributes:
+        name: of the run, for people.
+        tags: by name.
+        params: by name.
+        files: texts by file name.
+    """
+
+    name: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continue:
+    """Mark the run as running on behalf of a flow run.
+
+    A run that is finished is a result and stays as it is; so does one that holds a finished step. If such a step is run
+    again on purpose, what comes goes to a new run with the same parameters, tags and data, and a tag that names the old one.
+
+    Attributes:
+        flow_run: id of the flow's run that goes on with it.
+        process: its main process (`describe_process`).
+        repeats: whether the step was finished before.
+        fork: False to add to such a run instead (reports).
+    """
+
+    flow_run: str
+    process: str
+    repeats: bool = False
+    fork: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Set the final status: "FINISHED" or "FAILED"."""
+
+    status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tags:
+    """Set tags."""
+
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinStudy:
+    """Add a study to those that the run belongs to."""
+
+    study: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetEntry:
+    """Enter a snapshot as the run's data set and put its source into the run's name.
+
+    Attributes:
+        name: of the data set.
+        run_name: of the run, now that its data is known.
+        source: path, md5, size, source, label, reason.
+        card: what the data set holds.
+    """
+
+    name: str
+    run_name: str
+    source: Mapping[str, Any]
+    card: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Add a point to some curves.
+
+    Attributes:
+        step: gradient or environment step.
+        time: milliseconds since 1970.
+        metrics: values by full name.
+    """
+
+    step: int
+    time: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """Keep a copy of a file in a folder of the run's artifacts."""
+
+    path: str
+    folder: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Keep a checkpoint as a logged model with its file, and the metrics that were measured with it.
+
+    Attributes:
+        name: of the model, where it is new.
+        path: of the file.
+        sha256: of its content; a run has one model for each.
+        step: training step that it was saved at.
+        time: milliseconds since 1970.
+        metrics: values by full name.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    step: int
+    time: int
+    metrics: Mapping[str, float]
+
+
+Record = Create | Continue | Status | Tags | JoinStudy | DatasetEntry | Metrics | Artifact | Checkpoint
+KINDS: Mapping[str, type[Record]] = {
+    "create": Create,
+    "continue": Continue,
+    "status": Status,
+    "tags": Tags,
+    "study": JoinStudy,
+    "dataset": DatasetEntry,
+    "metrics": Metrics,
+    "artifact": Artifact,
+    "checkpoint": Checkpoint,
+}
+NAMES = {kind: name for name, kind in KINDS.items()}
+
+
+def to_mapping(record: Record) -> dict[str, Any]:
+    """Return a record as a JSON-able mapping."""
+    return {"kind": NAMES[type(record)], **asdict(record)}
+
+
+def from_mapping(mapping: Mapping[str, Any]) -> Record:
+    """Return the record of a mapping.
+
+    Raises:
+        ValueError: if there is no such kind, or its values have other names.
+    """
+    values = dict(mapping)
+    kind = KINDS.get(str(values.pop("kind", "")))
+    if kind is None:
+        raise ValueError(f"{mapping.get('kind')!r} is no kind of record: {', '.join(KINDS)}")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"a record of kind {NAMES[kind]} is not complete ({error})") from None
