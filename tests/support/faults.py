@@ -23,6 +23,7 @@ from support.flow import ENV, FLOW, make_variables
 from vdt.checkpoint.store import load_state
 from vdt.tracking import open_store
 
+COSTS = ("seconds/", "steps_per_second/", "peak_memory_megabytes/")  # metrics
 TOTALS = {"pretrain_critic": 2000, "train_actor": 400, "tune_online": 1000}  # steps of each long step's own axis
 OVERRIDES = (
     f"critic.gradient_steps={TOTALS['pretrain_critic']} actor.gradient_steps={TOTALS['train_actor']} "
@@ -258,7 +259,7 @@ def read_curves(home: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
         run.info.run_name: {
             key: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
             for key in run.data.metrics
-            if not key.startswith("checkpoint/")  # one point per checkpoint, and those come at other moments
+            if not key.startswith(COSTS)  # no two runs take the same time
         }
         for run in runs
     }

@@ -128,7 +128,9 @@ def find_acting_setting(config: Config) -> str:
 
 
 def summarize(report: EvaluationReport) -> dict[str, float]:
-    """Return the headline metrics of a run; episodes that were cut short have no score."""
+    """Return the headline metrics of a run; none of episodes that were cut short, which say nothing beside whole ones."""
+    if report.normalized_score_mean is None:
+        return {}
     numbers = {
         "score": report.normalized_score_mean,
         "score_standard_error": report.normalized_score_standard_error,

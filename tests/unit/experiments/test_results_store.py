@@ -33,7 +33,7 @@ class TaggedTracker(RecordingTracker):
         self.tags: dict[str, str] = {}
 
     def put(self, record: Any) -> None:
-        self.tags.update(record["tags"])
+        self.tags.update(record.tags)
 
 
 @pytest.fixture

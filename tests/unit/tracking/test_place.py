@@ -23,7 +23,7 @@ CONFIG = resolve_config("walker2d-medium-v2", preset="smoke")
         ("sqlite:///mlflow.db", r"depends on the folder .* here sqlite:////.*/mlflow\.db$"),
         ("sqlite://", "depends on the folder"),
         ("./mlruns", "is a folder, and MLflow keeps runs in databases"),
-        ("file:///tmp/mlruns", "is a folder"),
+        ("file:///data/mlruns", "is a folder"),
         ("/data/mlruns", "is a folder"),
     ],
 )
