@@ -1,8 +1,6 @@
 """The whole pipeline on the smoke preset, with the real Metaflow, MLflow, DVC and MuJoCo."""
 
-import base64
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import yaml
 from metaflow import Runner
 from mlflow import MlflowClient
 
+from support.cards import find_broken_images, find_wide_tables, read_card
 from support.flow import ENV, FLOW, make_variables
 from vdt.checkpoint.store import load_state
 from vdt.experiments.resolve import resolve_config
@@ -136,8 +135,10 @@ def test_report_is_written_logged_and_shown(run: Any, client: MlflowClient, fold
         logged = {Path(f.path).name for f in client.list_artifacts(data.mlflow_run_id, "report")}
         assert logged == {f.name for f in report.iterdir()}
     (card,) = (folder / "home" / ".metaflow" / "mf.cards").rglob(f"runs/{run.id}/steps/report/**/*.html")
-    parts = re.findall(r"[A-Za-z0-9+/=]{500,}", card.read_text())  # the card's content, as base64 in its HTML
-    assert any(b"normalized_score" in base64.b64decode(part) for part in parts)
+    components = read_card(card)
+    (shown,) = (component["source"] for component in components if component["type"] == "markdown")
+    assert "normalized_score" in shown and text.startswith(shown)
+    assert find_broken_images(components) == [] and find_wide_tables(shown) == []
 
 
 def test_running_a_finished_step_again_keeps_the_old_result(

@@ -31,6 +31,7 @@ PANELS = {  # metric -> x axis, y axis, title
 }
 BUFFER = "online/buffer_return"
 GRID = 100  # points of a mean curve
+LEGIBLE = 0.04  # share of a bar from which on its label fits in
 TICKS = 5  # of an axis, at most
 TITLE = 10  # points
 
@@ -102,7 +103,7 @@ def _draw_scores(results: Sequence[Result], records: Sequence[CellRecord], publi
     axes.invert_yaxis()
     axes.xaxis.set_major_locator(MaxNLocator(TICKS))
     what = "normalized_score" if cut is None else f"episode return, {describe_cut(cut)}"
-    axes.set_xlabel(f"{what} (dots: seeds; bar: mean ± standard error)")
+    axes.set_xlabel(f"{what}\n(dots: seeds; bar: mean ± standard error)", fontsize=9)
     _set_title(figure, f"{results[0].env}, data: {results[0].source}")
     return figure
 
@@ -146,7 +147,8 @@ def _draw_choices(results: Sequence[Result]) -> Figure:
         for column, candidate in enumerate(result.candidate_returns):
             share = math.fsum(shares[column] for shares in result.chosen_candidates) / len(result.chosen_candidates)
             axes.barh(row, share, left=left, color=f"C{column}")
-            axes.text(left + share / 2, row, f"{candidate:g}", ha="center", va="center", fontsize=7)
+            if share > LEGIBLE:
+                axes.text(left + share / 2, row, f"{candidate:g}", ha="center", va="center", fontsize=7)
             left += share
     axes.set_yticks(range(len(results)), [f"{r.method} {name_policy(r.policy)} {r.planner}" for r in results])
     axes.invert_yaxis()

@@ -154,7 +154,7 @@ def _list_episodes(record: CellRecord) -> Iterator[dict[str, Any]]:
         if report is None:
             continue
         shared = {
-            **{"policy": policy, "setting": setting, "cut_at": report.cut_at, "env_model": report.env_model},
+            **{"policy": policy, "setting": setting, "env_model": report.env_model},
             **{"candidate_returns": tuple(report.candidate_returns), "planning_horizon": report.planning_horizon},
             "milliseconds_per_step": 1000.0 * report.seconds / sum(report.episode_lengths),
             "chosen_candidates": tuple(report.chosen_candidates),
@@ -163,7 +163,7 @@ def _list_episodes(record: CellRecord) -> Iterator[dict[str, Any]]:
         columns = (report.normalized_scores, report.episode_returns, report.episode_lengths, successes)
         for episode, (score, value, length, success) in enumerate(zip(*columns, strict=True)):
             one = {"episode": episode, "score": score, "return": value, "length": length, "success": success}
-            yield {**cell, **shared, **one}
+            yield {**cell, **shared, **one, "cut_at": report.cut_at if score is None else None}
 
 
 def format_csv(frame: pd.DataFrame) -> str:

@@ -1,0 +1,61 @@
+"""What a report's card shows, read from its HTML."""
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PNG = b"\x89PNG\r\n\x1a\n"
+COLUMNS, LETTERS = 10, 110  # of a table that fits a card: more letters than these were seen to overflow
+
+
+def read_card(path: Path) -> list[dict[str, Any]]:
+    """The card's components; its HTML holds them as base64 of JSON."""
+    parts = (base64.b64decode(part) for part in re.findall(r"[A-Za-z0-9+/=]{500,}", path.read_text()))
+    (content,) = (part for part in parts if part.startswith(b'{"metadata"'))
+    return list(_walk(json.loads(content)))
+
+
+def _walk(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        if "type" in value:
+            yield value
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        yield from _walk(item)
+
+
+def find_broken_images(components: list[dict[str, Any]]) -> list[str]:
+    """Sources of images that are not PNG data: a card has no files beside it."""
+    sources = [component["src"] for component in components if component["type"] == "image"]
+    for component in components:
+        sources += re.findall(r"!\[[^]]*\]\(([^)]*)\)", component.get("source", ""))
+    assert sources, "there should be images"
+    return [source for source in sources if not _is_png(source)]
+
+
+def _is_png(source: str) -> bool:
+    head, _, data = source.partition(",")
+    return head == "data:image/png;base64" and base64.b64decode(data).startswith(PNG)
+
+
+def find_wide_tables(markdown: str) -> list[str]:
+    """Titles of tables that overflow: with too many columns, or too many letters in the longest words of each."""
+    wide = []
+    for title, rows in read_tables(markdown).items():
+        words = [max(len(word) for row in rows for word in re.split(r"[\s-]+", row[i])) for i in range(len(rows[0]))]
+        if len(words) > COLUMNS or sum(words) > LETTERS:
+            wide.append(title)
+    return wide
+
+
+def read_tables(markdown: str) -> dict[str, list[list[str]]]:
+    """Title -> rows of cells, the header first."""
+    tables: dict[str, list[list[str]]] = {}
+    for section in markdown.split("\n## ")[1:]:
+        title, *lines = section.splitlines()
+        if rows := [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]:
+            tables[title] = rows
+    return tables
