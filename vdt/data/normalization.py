@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -50,16 +49,3 @@ class Normalizer:
     def state_dict(self) -> dict[str, Tensor]:
         """For checkpoints."""
         return {"mean": self.mean, "std": self.std}
-
-
-def compute_reward_scale(scaling: str, episode_returns: npt.NDArray[np.float64]) -> float:
-    """Factor that brings the critic's advantages to O(1).
-
-    Args:
-        scaling: "return_range" for 1000 / (best - worst episode return), IQL's rule for the gym tasks; "none" for 1.
-        episode_returns: undiscounted, (E,).
-    """
-    if scaling == "none":
-        return 1.0
-    spread = float(episode_returns.max() - episode_returns.min())
-    return 1000.0 / spread if spread > 0 else 1.0

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
+from vdt.data.reward_scale import describe_reward_scale
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.loaded_data import Recording
 from vdt.environments.scores import compute_normalized_score, compute_standard_error
@@ -42,9 +43,14 @@ def make_card(env: str, task: TaskConfig, source: str, recording: Recording) -> 
         "action_max": float(actions.max()),
         "clipped_actions": recording.clipped_actions,
         "clipped_share": recording.clipped_actions / actions.size,
-        "notes": [*recording.notes, *describe_missing(dataset)],
+        "notes": [*recording.notes, *describe_doubts(dataset, task)],
         "recipe": recording.recipe,
     }
+
+
+def describe_doubts(dataset: TrajectoryDataset, task: TaskConfig) -> list[str]:
+    """Return what a reader of results should know, one sentence each; also said in the log."""
+    return [*describe_missing(dataset), *describe_reward_scale(task.reward_scaling, dataset.episode_returns)]
 
 
 def describe_missing(dataset: TrajectoryDataset) -> list[str]:

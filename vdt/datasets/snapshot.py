@@ -14,7 +14,7 @@ import numpy as np
 from vdt.config.schema import Config
 from vdt.data.storage import DataError, read_snapshot, write_trajectories
 from vdt.data.trajectory import TrajectoryDataset
-from vdt.datasets.card import describe, describe_missing, make_card
+from vdt.datasets.card import describe, describe_doubts, make_card
 from vdt.datasets.checksums import compare_checksum
 from vdt.datasets.choose import choose_source, get_snapshot_path
 from vdt.datasets.loaded_data import LABELS, Choice
@@ -85,7 +85,7 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
             _write(path, dataset, card)
         md5, size = find_version(path) or add_version(home, path)
     logger.info(f"data: {describe(dataset, card)}, md5 {md5}")
-    for sentence in describe_missing(dataset):
+    for sentence in describe_doubts(dataset, config.task):
         logger.info(f"data: {sentence}")
     card = {**card, "reason": choice.reason}
     if choice.source == "collected" and (other := compare_checksum(choice.key, md5, card["recipe"])):

@@ -12,8 +12,9 @@ from vdt.checkpoint.random_state import get_random_state, seed_streams, set_rand
 from vdt.checkpoint.store import CheckpointStore, State, load_state
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
-from vdt.data.normalization import Normalizer, compute_reward_scale
+from vdt.data.normalization import Normalizer
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
+from vdt.data.reward_scale import compute_reward_scale
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.policy.losses import AdvantageWeighting, calibrate_advantage_weighting

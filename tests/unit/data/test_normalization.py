@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from support.builders import make_dataset
-from vdt.data.normalization import Normalizer, compute_reward_scale
+from vdt.data.normalization import Normalizer
+from vdt.data.reward_scale import compute_reward_scale, describe_reward_scale
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 
 
@@ -52,8 +53,19 @@ def test_state_rebuilds_the_normaliser() -> None:
         ("return_range", [200.0, 2200.0, 700.0], 0.5),  # 1000 / (2200 - 200)
         ("return_range", [-50.0, -10.0], 25.0),  # 1000 / 40
         ("return_range", [3.0, 3.0], 1.0),  # no spread, nothing to scale by
+        ("return_range", [-2000.0, -1980.0], 50.0),  # 1 % apart is a range still: 1000 / 20
+        ("return_range", [20.0, 20.0 + 6e-7], 1000 / (20.0 + 6e-7)),  # nearly equal: 1000 / 20, not 1.7e9
+        ("return_range", [-1000.0, -996.0], 1.0),  # 1000 / 1000, not 250
         ("none", [200.0, 2200.0], 1.0),
     ],
 )
 def test_reward_scale(scaling: str, returns: list[float], expected: float) -> None:
     assert compute_reward_scale(scaling, np.array(returns)) == expected
+
+
+def test_a_scale_that_is_not_the_ranges_is_said() -> None:
+    (said,) = describe_reward_scale("return_range", np.array([-1000.0, -996.0]))
+    assert "differ by 4 only" in said and "reward scale is 1, not 1000 / 4" in said
+    assert len(describe_reward_scale("return_range", np.array([20.0, 20.0 + 6e-7]))) == 1
+    for scaling, returns in (("none", [1.0, 1.001]), ("return_range", [1.0, 2.0]), ("return_range", [3.0, 3.0, 2.9])):
+        assert describe_reward_scale(scaling, np.array(returns)) == []
