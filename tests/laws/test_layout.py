@@ -21,7 +21,7 @@ IMPORTERS = {
     "metaflow": (),
     "mlflow": ("tracking",),
     "minari": ("datasets",),
-    "h5py": ("datasets", "data.storage"),
+    "h5py": ("datasets", "data.storage", "data.safe_hdf5"),
     "dvc": ("datasets.versioning",),
     "gymnasium": ("environments", "planning.env_model"),
     "gymnasium_robotics": ("environments",),

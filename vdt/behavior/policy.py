@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import functools
-import math
-import tokenize
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vdt.behavior.exact import VALUE_LIMIT, Array, compute_exp, compute_tanh, round_values, round_weights
 from vdt.system.files import atomic_write
+from vdt.system.safe_archives import UNREADABLE, check_unpacked_size, read_arrays
 
 FloatArray = npt.NDArray[np.float32]
 
-# What zipfile and NumPy raise on a file that is not theirs, or was changed: found by fuzzing.
-UNREADABLE: tuple[type[Exception], ...] = (
-    *(ValueError, OSError, EOFError, LookupError, TypeError, RuntimeError, MemoryError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError),  # NumPy parses headers as Python
-)
 MAX_ARRAY_BYTES = 64 * 2**20  # a ladder is a megabyte or two; anything near this is not one
 LOG_STD_RANGE = (-20.0, 2.0)  # SAC's
 NORMALIZED_LIMIT = 10.0  # as VecNormalize of stable-baselines3 clips
@@ -151,30 +143,12 @@ def save_ladder(path: Path, ladder: BehaviorLadder) -> None:
 def _load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Numbers of an npz file whose headers claim no more than the file holds."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(item.file_size for item in archive.infolist())
-            if size > MAX_ARRAY_BYTES:
-                raise ValueError(f"{size} bytes unpacked, at most {MAX_ARRAY_BYTES} are accepted")
-            for item in archive.infolist():
-                with archive.open(item) as file:
-                    _check_header(item, file)
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        check_unpacked_size(path, MAX_ARRAY_BYTES)
+        return read_arrays(path, MAX_ARRAY_BYTES)
     except FileNotFoundError:
         raise
     except UNREADABLE as error:
         raise ValueError(f"{path} is not a behaviour ladder: {error}") from None
-
-
-def _check_header(item: zipfile.ZipInfo, file: IO[bytes]) -> None:
-    """Refuse what is no array of numbers, or would be larger in memory than in the file."""
-    versions = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(file)
-    if version not in versions:
-        raise ValueError(f"{item.filename} has npy version {version}")
-    shape, _, dtype = versions[version](file)
-    if dtype.kind not in "fiu" or math.prod(shape) * dtype.itemsize > item.file_size:
-        raise ValueError(f"{item.filename} claims {dtype} of shape {shape} in {item.file_size} bytes")
 
 
 def load_ladder(path: Path) -> BehaviorLadder:

@@ -24,6 +24,7 @@ import torch
 from vdt.system.files import atomic_write, compute_file_digest, write_text
 from vdt.system.home import FolderError
 from vdt.system.machine import get_versions
+from vdt.system.safe_archives import check_unpacked_size
 
 State = dict[str, Any]
 DIGEST_DIGITS = 16
@@ -64,7 +65,7 @@ def load_state(path: Path) -> State:
     ):
         raise CheckpointError(f"{path} is damaged: its content does not match the sha256 in its name")
     try:
-        _check_archive(path)
+        check_unpacked_size(path, ARCHIVE_BYTES_PER_BYTE * path.stat().st_size)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} holds more than plain tensors, numbers and strings: {error}") from error
@@ -79,14 +80,6 @@ def load_state(path: Path) -> State:
     if _measure_bytes(state) > path.stat().st_size:
         raise CheckpointError(f"{path} holds tensors that claim more memory than the file has bytes")
     return state
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse what is no plain torch archive, or would unpack to far more than the file's size."""
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(item.file_size for item in archive.infolist())
-        if unpacked > ARCHIVE_BYTES_PER_BYTE * path.stat().st_size:
-            raise ValueError(f"it would unpack to {unpacked} bytes")
 
 
 def _measure_bytes(state: Any) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from vdt.data.safe_hdf5 import UNREADABLE, get_node
+from vdt.data.safe_hdf5 import DataError as DataError  # its readers' home
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.system.files import atomic_write
 
@@ -25,10 +27,7 @@ ARRAYS = {  # name: (dimensions, dtype)
     "terminated": (1, np.dtype(np.bool_)),
 }
 MISSING = {"final_missing": (1, np.dtype(np.bool_))}
-
-
-class DataError(ValueError):
-    """Data is not what the task needs, or cannot be had: names the file, what was found and what is accepted."""
+DAMAGED: tuple[type[Exception], ...] = (*UNREADABLE, TypeError, AttributeError)
 
 
 def write_trajectories(path: Path, dataset: TrajectoryDataset, card: Mapping[str, Any] | None = None) -> None:
@@ -55,20 +54,14 @@ def load_snapshot(path: Path) -> TrajectoryDataset:
     return read_snapshot(path)[0]
 
 
-def _expect_dataset(node: Any) -> h5py.Dataset:
-    """A node that holds its data itself: a link, a virtual or an external one would lead out of the file."""
-    if not isinstance(node, h5py.Dataset) or node.external or node.is_virtual:
-        raise ValueError(f"{getattr(node, 'name', node)} is not a data set stored in this file")
-    return node
-
-
 def read_snapshot(path: Path) -> tuple[TrajectoryDataset, dict[str, Any]]:
     """The data set and its card; raises as `load_snapshot`."""
     if not path.is_file():
         raise FileNotFoundError(f"no snapshot at {path}")
     try:
         with h5py.File(path, "r") as file:
-            if any(node.nbytes > path.stat().st_size for node in map(_expect_dataset, file.values())):
+            nodes = [get_node(file, name, h5py.Dataset) for name in file]
+            if any(node.nbytes > path.stat().st_size for node in nodes):
                 raise DataError(f"{path} claims more bytes than it has")
             found_format = file["format"][()] if "format" in file else b""
             if found_format not in (FORMAT.encode(), FORMAT_WITH_MISSING.encode()):
@@ -83,5 +76,5 @@ def read_snapshot(path: Path) -> tuple[TrajectoryDataset, dict[str, Any]]:
             return TrajectoryDataset(**{name: file[name][()] for name in arrays}), json.loads(file["card"][()])
     except DataError:
         raise
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+    except DAMAGED as error:
         raise DataError(f"{path} is not a whole snapshot ({error}); delete it and run again") from error

@@ -34,7 +34,7 @@ def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     )  # anything else is refused with all other values
     settings = EndSettings(str(given.get("data.episode_ends", "checked")), limit, own=True)
     facts = scan_folder(path, limit) if path.is_dir() else scan_file(path, settings)
-    check_enough(path, facts)
+    check_enough(path, facts, ". If a time limit ended several without a mark, say it: --set task.horizon=N")
     if "task.action_low" not in given:
         check_continuous(path, facts)
     return {

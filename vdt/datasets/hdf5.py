@@ -27,13 +27,15 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
-from vdt.data.storage import DataError
+from vdt.data.safe_hdf5 import UNREADABLE, DataError, explain_unreadable, get_node, list_found
 from vdt.data.trajectory import FloatArray, TrajectoryDataset
 from vdt.datasets.ends import EndSettings, Succession, check_ends, compare_successors, find_ends
 from vdt.datasets.loaded_data import Recording
 from vdt.datasets.repairs import repair
 from vdt.datasets.summary import Facts, are_counts, normalise_actions
 
+ACCEPTED = "an HDF5 file in D4RL's schema, or a folder of npz files, one an episode"
+OTHER_FORMATS = (".npz", ".npy", ".pkl", ".pickle", ".pt", ".csv", ".parquet", ".json", ".zip")  # as people name them
 MAX_BYTES = 4 * 2**30  # of one array in memory; D4RL's largest is 0.25 GiB
 FLAGS = ("terminals", "timeouts")
 BLOCK_ROWS = 2**16
@@ -121,7 +123,9 @@ def check_schema(path: Path, task: TaskConfig) -> None:
 def _open(path: Path, task: TaskConfig | None) -> Iterator[tuple[dict[str, h5py.Dataset | None], int]]:
     """The data sets of a file by name, checked, and their length; without a task, of any sizes."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file; accepted is an HDF5 file in D4RL's schema")
+        raise DataError(f"{path}: no such file; accepted is {ACCEPTED}")
+    if path.suffix.lower() in OTHER_FORMATS:
+        raise DataError(f"{path}: one {path.suffix} file; accepted is {ACCEPTED}")
     s, a = (task.observation_size, task.action_size) if task else (None, None)
     shapes = {
         "observations": (s,),
@@ -137,14 +141,8 @@ def _open(path: Path, task: TaskConfig | None) -> Iterator[tuple[dict[str, h5py.
             yield nodes, _check_lengths(path, nodes)
     except DataError:
         raise
-    except (
-        OSError,
-        KeyError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # what h5py raises on damaged files: found by fuzzing
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not a whole HDF5 file ({reason}); is it truncated, or of another format?") from None
+    except UNREADABLE as error:
+        raise DataError(explain_unreadable(path, error)) from None
 
 
 def _read_steps(path: Path, task: TaskConfig, repairs: Sequence[str], settings: EndSettings) -> _Steps:
@@ -168,22 +166,26 @@ def _read_steps(path: Path, task: TaskConfig, repairs: Sequence[str], settings: 
 
 def _find(path: Path, file: h5py.File, name: str, tail: tuple[int | None, ...]) -> h5py.Dataset | None:
     """The data set `name`, checked without reading it."""
-    link = file.get(name, getlink=True)
-    if link is None:
+    if file.get(name, getlink=True) is None:
         if name in OPTIONAL:
             return None
-        raise DataError(
-            f"{path}: data set {name!r} is missing; found: {', '.join(map(ascii, list(file)[:20])) or 'nothing'}"
-        )
-    node = file[name] if isinstance(link, h5py.HardLink) else None
-    if not isinstance(node, h5py.Dataset) or node.external or node.is_virtual:
-        raise DataError(f"{path}: {name!r} is not a data set stored in this file; accepted is a plain array")
+        raise DataError(f"{path}: data set {name!r} is missing; found: {list_found(file)}")
+    try:
+        node: h5py.Dataset = get_node(file, name, h5py.Dataset)
+    except ValueError as error:
+        raise DataError(f"{path}: {name!r} {error}; accepted is a plain array") from None
     wanted = "(N, " + ", ".join(map(str, tail)) + ")" if tail else "(N,)"
+    wanted = wanted.replace("None", "S" if "observations" in name else "A")
     if node.dtype.kind not in "fiub" or node.shape is None:
         raise DataError(f"{path}: {name!r} has dtype {node.dtype}; accepted are real numbers of shape {wanted}")
     fits = node.ndim == 1 + len(tail) and all(
         want in (None, size) for want, size in zip(tail, node.shape[1:], strict=True)
     )
+    if name == "actions" and node.ndim == 1 and node.dtype.kind in "iub":
+        raise DataError(
+            f"{path}: {name!r} are one whole number a row: discrete actions are not supported; accepted are "
+            f"continuous ones, {wanted}"
+        )
     if not fits or 0 in node.shape[1:]:
         raise DataError(f"{path}: {name!r} has shape {node.shape}; this task accepts {wanted}")
     if node.size * max(node.dtype.itemsize, 4) > MAX_BYTES:

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from vdt.config.schema import TaskConfig
-from vdt.data.storage import DataError
+from vdt.data.safe_hdf5 import UNREADABLE, DataError, explain_unreadable, get_node, list_found
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
 from vdt.datasets.loaded_data import Recording
 from vdt.datasets.minari_folder import find_dataset
@@ -107,9 +107,10 @@ class MinariSet:
             with h5py.File(self.file, "r") as file:
                 for number in range(int(self.metadata["total_episodes"])):
                     yield self._read_episode(file, number, observations)
-        except OSError as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(f"{self.file}: not a whole HDF5 file ({reason})") from None
+        except DataError:
+            raise
+        except UNREADABLE as error:
+            raise DataError(explain_unreadable(self.file, error)) from None
 
     def _read_episode(
         self, file: h5py.File, number: int, observations: bool
@@ -133,11 +134,10 @@ class MinariSet:
         return {key: self._read_tree(inner, key, part, rows) for key, part in space.items()}
 
     def _get(self, group: h5py.Group, name: str, kind: type) -> Any:
-        node = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
-        elsewhere = isinstance(node, h5py.Dataset) and (node.external or node.is_virtual)
-        if elsewhere or not isinstance(node, kind):
-            raise DataError(f"{self.file}: {group.name}/{name} is missing, or not a plain {kind.__name__.lower()}")
-        return node
+        try:
+            return get_node(group, name, kind)
+        except ValueError as error:
+            raise DataError(f"{self.file}: {group.name}/{name} {error}; found there: {list_found(group)}") from None
 
     def _read(self, group: h5py.Group, name: str, shape: tuple[int | None, ...]) -> FloatArray:
         node = self._get(group, name, h5py.Dataset)
@@ -192,7 +192,13 @@ def _read_space(minari_set: MinariSet, name: str) -> Any:
                 f"{minari_set.dataset_id}: {name} is, or has a part, of type {space['type']}; "
                 f"accepted are Box and Dict of Box"
             )
-        return tuple(int(size) for size in space["shape"])
+        shape = tuple(int(size) for size in space["shape"])
+        if len(shape) > 1 and space.get("dtype") == "uint8":
+            raise DataError(
+                f"{minari_set.dataset_id}: {name} is, or has a part, of images (uint8 of shape {shape}); images are not "
+                f"supported, accepted are vectors"
+            )
+        return shape
 
     try:
         return convert(json.loads(minari_set.metadata[name]))

@@ -13,8 +13,7 @@ observation a truncated episode keeps every step and reward, and is flagged, as 
 from __future__ import annotations
 
 import hashlib
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
-from vdt.data.storage import DataError
+from vdt.data.safe_hdf5 import DataError, list_found
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
 from vdt.datasets.loaded_data import Recording
 from vdt.datasets.summary import Facts, are_counts, normalise_actions
 from vdt.system.files import compute_file_digest
+from vdt.system.safe_archives import UNREADABLE, list_arrays, read_arrays
 
 MAX_BYTES = 2**30  # of one array; an episode is far smaller
 REQUIRED = ("observations", "actions", "rewards", "terminated")
@@ -132,15 +132,15 @@ def _make_trajectory(arrays: Mapping[str, npt.NDArray[Any]], actions: FloatArray
 def _read_episode(path: Path, sizes: tuple[int, int] | None) -> dict[str, npt.NDArray[Any]]:
     """The arrays of one file as float32, checked; sizes are (S, A), or what the file has."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = dict(_read_arrays(path, archive))
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
+        found, raw = list_arrays(path), read_arrays(path, MAX_BYTES, (*REQUIRED, "final_observation"))
+    except UNREADABLE as error:
         raise DataError(f"{path}: not a whole npz file without pickles ({error})") from None
+    with np.errstate(over="ignore"):
+        arrays = {name: array.astype(np.float32) for name, array in raw.items()}
     if missing := [name for name in REQUIRED if name not in arrays]:
-        found = ", ".join(map(ascii, sorted(arrays))) or "nothing"
-        raise DataError(f"{path}: {', '.join(missing)} missing, found: {found}; accepted are {SCHEMA}")
+        raise DataError(
+            f"{path}: {', '.join(missing)} missing, found: {list_found(sorted(found))}; accepted are {SCHEMA}"
+        )
     steps = len(np.atleast_1d(arrays["rewards"]))
     shape = {name: array.shape for name, array in arrays.items()}
     s: tuple[int, ...] = (sizes[0],) if sizes else shape["observations"][-1:]
@@ -160,20 +160,3 @@ def _read_episode(path: Path, sizes: tuple[int, int] | None) -> dict[str, npt.ND
         if not np.isfinite(arrays[name]).all():
             raise DataError(f"{path}: {name!r} has values that are not finite; accepted are finite float32")
     return arrays
-
-
-def _read_arrays(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    """The arrays that matter, each bounded before it is unpacked."""
-    for name in (*REQUIRED, "final_observation"):
-        if f"{name}.npy" not in archive.namelist():
-            continue
-        if archive.getinfo(f"{name}.npy").file_size > MAX_BYTES:
-            raise DataError(f"{path}: {name!r} would unpack to more than {MAX_BYTES} bytes; accepted is less")
-        with archive.open(f"{name}.npy") as file:
-            version = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = header(file)
-        if dtype.kind not in "fiub" or np.prod(shape, dtype=np.float64) * max(dtype.itemsize, 4) > MAX_BYTES:
-            raise DataError(f"{path}: {name!r} is {dtype} of shape {shape}; accepted are real numbers of at most 1 GiB")
-        with archive.open(f"{name}.npy") as file, np.errstate(over="ignore"):
-            yield name, np.lib.format.read_array(file, allow_pickle=False).astype(np.float32)

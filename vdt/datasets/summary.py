@@ -101,7 +101,7 @@ def derive_task(facts: Facts) -> dict[str, Any]:
     }
 
 
-def check_enough(name: object, facts: Facts) -> None:
+def check_enough(name: object, facts: Facts, advice: str = "") -> None:
     """Without an environment, some episodes are held out, and some must remain.
 
     Raises:
@@ -109,8 +109,7 @@ def check_enough(name: object, facts: Facts) -> None:
     """
     if len(facts.returns) < 2:
         raise DataError(
-            f"{name}: holds one episode; accepted are at least 2, since some are held out "
-            f"to evaluate on. Where a time limit ended episodes without a mark, say it: --set task.horizon=N"
+            f"{name}: holds one episode; accepted are at least 2, since some are held out to evaluate on{advice}"
         )
 
 

@@ -1,6 +1,7 @@
 """D4RL's HDF5 schema: conversion by hand, hostile files, real files."""
 
 import dataclasses
+import fcntl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 from support.data import find_real_file, make_data_config, make_small_config, make_steps, write_hdf5
+from vdt.config.errors import ConfigError
 from vdt.data.storage import DataError
 from vdt.datasets.hdf5 import read_recording
 from vdt.datasets.loaded_data import Recording
+from vdt.experiments.resolve import resolve_config
 
 TASK = make_small_config("d4rl").task  # S = 2, A = 1, horizon 5
 
@@ -171,6 +174,50 @@ def test_truncated_hdf5(tmp_path: Path, kept: float) -> None:
     (tmp_path / "cut.hdf5").write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(DataError, match=r"cut\.hdf5: not a whole HDF5 file .* truncated"):
         read_recording(tmp_path / "cut.hdf5", TASK, {})
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pkl"])
+def test_files_of_other_formats_are_told_what_is_accepted(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(b"PK")
+    with pytest.raises(
+        DataError, match=rf"one {suffix} file; accepted is an HDF5 file in D4RL's schema, or a folder of npz"
+    ):
+        read_recording(tmp_path / f"a{suffix}", TASK, {})
+
+
+def test_a_file_that_is_being_written(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "file.hdf5", make_steps(4, terminals=(3,)))
+    with open(path, "rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(DataError, match=r"file\.hdf5: is open for writing, .* h5clear -s file\.hdf5") as caught:
+            read_recording(path, TASK, {})
+    assert "truncated" not in str(caught.value)
+
+
+def test_a_compression_that_is_not_installed(tmp_path: Path) -> None:
+    """Raw chunks that claim to be Blosc."""
+    arrays = make_steps(4, terminals=(3,))
+    path = write_hdf5(tmp_path / "file.hdf5", {name: values for name, values in arrays.items() if name != "rewards"})
+    with h5py.File(path, "a") as file:
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk((4,))
+        plan.set_filter(32001, h5py.h5z.FLAG_OPTIONAL, (0, 0, 0, 0))
+        node = h5py.h5d.create(file.id, b"rewards", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((4,)), plan)
+        node.write_direct_chunk((0,), arrays["rewards"].tobytes(), 0)
+    with pytest.raises(
+        DataError, match=r"'rewards' is compressed by HDF5 filter 32001 .* not installed here"
+    ) as caught:
+        read_recording(path, TASK, {})
+    assert "truncated" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (4,)])
+def test_numbers_of_discrete_actions_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = write_hdf5(
+        tmp_path / "f.hdf5", {**make_steps(4, terminals=(1,)), "actions": np.array([0, 4, 2, 1]).reshape(shape)}
+    )
+    with pytest.raises(ConfigError, match="discrete actions"):
+        resolve_config(f"data:{path}")
 
 
 def test_damaged_chunks(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_without_an_environment_it_is_offline_only() -> None:
             '{"id": "A-v0", "additional_wrappers": [{"name": "Flatten"}]}',
             r"through the wrappers \['Flatten'\]",
         ),
-        ("total_episodes", 13, "episode_12 is missing, or not a plain group"),
+        ("total_episodes", 13, "episode_12 is not a group stored in this file; found there: 'episode_0'"),
         ("total_episodes", 0, "holds no episode"),
     ],
 )
@@ -191,12 +191,22 @@ def test_metadata_is_read_with_care(changed: Any, key: str, value: Any, message:
         resolve_config(ENV)
 
 
+def test_images_are_refused_as_images(changed: Any) -> None:
+    space = {"type": "Box", "dtype": "uint8", "shape": [32, 32, 3], "low": 0, "high": 255}
+    changed["observation_space"] = json.dumps({"type": "Dict", "subspaces": {"camera": space}})
+    changed.save()
+    with pytest.raises(
+        ConfigError, match=r"observation_space .* images \(uint8 of shape \(32, 32, 3\)\); images are not supp"
+    ):
+        resolve_config(ENV)
+
+
 @pytest.mark.parametrize("kind", ["external link", "shape", "text", "not finite", "no file"])
 def test_episodes_are_read_with_care(home: Path, kind: str) -> None:
     make_minari_set(ID)
     path = get_root() / ID / "data" / "main_data.hdf5"
     messages = {
-        "external link": "observations is missing, or not a plain dataset",
+        "external link": "observations is not a data set stored in this file",
         "shape": "has shape .* accepted is",
         "text": "accepted are real numbers",
         "not finite": "not finite",

@@ -103,6 +103,27 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     assert MAX_BYTES == 2**30
 
 
+def test_arrays_of_other_names_are_listed(tmp_path: Path) -> None:
+    folder = write_episode(tmp_path / "mine", "x.npz", obs=np.zeros((3, 2)), act=np.zeros((3, 1)), reward=np.zeros(3))
+    with pytest.raises(
+        DataError, match="observations, actions, rewards, terminated missing, found: 'act', 'obs', 'reward';"
+    ):
+        read_folder(folder, TASK, {})
+
+
+@pytest.mark.parametrize("top", [1, 4])
+def test_numbers_of_discrete_actions_are_refused_unless_they_have_a_range(tmp_path: Path, top: int) -> None:
+    folder = tmp_path / "mine"
+    for k in range(2):
+        write_episode(folder, f"{k}.npz", **{**make_arrays(5, k), "actions": np.arange(5.0)[:, None] % (top + 1)})
+    with pytest.raises(ConfigError, match=rf"whole numbers from 0 to {top}, like .* discrete .*action_high=\[{top}\]"):
+        resolve_config(f"data:{folder}")
+    ranges = f"task.action_low=[0] task.action_high=[{top}]"
+    assert resolve_config(f"data:{folder}", overrides=ranges).task.action_high == (top,)
+    write_episode(folder, "2.npz", **{**make_arrays(5, 2), "actions": np.full((5, 1), 0.5)})
+    assert resolve_config(f"data:{folder}").task.action_size == 1
+
+
 def test_data_without_an_environment(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     write_episode(folder, "0.npz", **make_arrays(3, 1))
