@@ -19,7 +19,7 @@ from vdt.experiments.preflight import check_cells
 from vdt.experiments.study import Cell, Study
 from vdt.system.files import check_folders
 from vdt.system.home import FolderError, home
-from vdt.system.processes import die_with_parent, interrupt_on_signals
+from vdt.system.processes import count_memory_kills, follow_parent, interrupt_on_signals
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ FLOW = "vdt_flow.py"
 REPORT_FLOW = Path(__file__).with_name("report_flow.py")
 ENGINES = ("kubernetes", "batch", "slurm")  # `--with` these, steps run elsewhere
 CHECKED = "VDT_CHECKED"  # environment variable: the command line was checked on this machine
+MEMORY_KILLS = "VDT_MEMORY_KILLS"  # environment variable: `count_memory_kills` when the flow began
 COMMAND = "VDT_COMMAND"  # environment variable: how the flow was called, for messages of child processes
 
 
@@ -47,10 +48,11 @@ def check_command_line(argv: list[str]) -> None:
     called = shlex.join([_python(), argv[0]])
     command = next((word for word in others if word in ("run", "resume", "step", "spin")), "")
     if command == "step":
-        die_with_parent()
+        follow_parent()
     if command in ("run", "resume"):
         interrupt_on_signals()
         remember_command(argv)
+        os.environ[MEMORY_KILLS] = str(count_memory_kills())
     if given.max_workers:
         os.environ["METAFLOW_RUN_MAX_WORKERS"] = given.max_workers  # so that steps know how many run at once
     if given.help:

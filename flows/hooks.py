@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from typing import Any
 
-from flows.command_line import make_resume_command
+from flows.command_line import MEMORY_KILLS, make_resume_command
+from flows.stage import SAVE_MEMORY
 from vdt.system.home import home
 from vdt.system.log import configure_logging
+from vdt.system.processes import STOPPED, count_memory_kills
 
 logger = logging.getLogger(__name__)
 
 
 def on_error(run: Any) -> None:
-    """Print how to go on, and mark the MLflow runs as failed; the report step marks them as finished."""
+    """Print what is known of the reason and how to go on; mark the MLflow runs as failed until they are resumed."""
     from vdt.tracking import StoreError, describe_failure, find_runs, finish_runs, get_store_errors
 
     configure_logging()
-    logger.info(f"The run failed. Its completed steps are kept. To continue:\n\n    {make_resume_command(run.id)}\n")
+    say_how_to_go_on(run.id)
     expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors())
     try:
         finish_runs(home(), find_runs(home(), run.id), "FAILED")
     except expected as error:
         logger.warning(f"tracking: {describe_failure(error)}; the runs stay open until they are resumed")
+
+
+def say_how_to_go_on(run_id: str) -> None:
+    """Print whether the run was stopped, ran out of memory or failed otherwise, and the command that continues it."""
+    stopped = STOPPED in os.environ
+    if not stopped and count_memory_kills() > int(os.environ.get(MEMORY_KILLS, sys.maxsize)):
+        logger.error(f"the kernel ended a process, for memory had run out. {SAVE_MEMORY}")
+    what = "was stopped" if stopped else "failed"
+    logger.info(
+        f"The run {what}. Its completed steps are kept, and checkpoints of the others. To continue:\n\n"
+        f"    {make_resume_command(run_id)}\n"
+    )
+
+
+def on_success(run: Any) -> None:
+    """Print scores, and where everything lies, without the prefixes that lines of a step carry."""
+    configure_logging()
+    logger.info(f"\n{run['end'].task.data.summary}\n")

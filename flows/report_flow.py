@@ -14,7 +14,7 @@ from vdt.system.home import prepare
 
 prepare()
 
-from metaflow import FlowSpec, Parameter, card, step  # noqa: E402  (reads what prepare() sets)
+from metaflow import FlowSpec, Parameter, card, exit_hook, step  # noqa: E402  (reads what prepare() sets)
 
 from flows.command_line import check_command_line  # noqa: E402
 from flows.stage import clear_errors  # noqa: E402
@@ -23,6 +23,7 @@ from vdt.experiments.cells import OPTIONS  # noqa: E402
 logger = logging.getLogger("flows.report_flow")
 
 
+@exit_hook(on_success=["flows.hooks.on_success"])
 class ReportFlow(FlowSpec):
     """Finds the results of a study's cells and writes its report.
 
@@ -47,7 +48,8 @@ class ReportFlow(FlowSpec):
 
         words = {name: getattr(self, name) for name in OPTIONS if name != "set"}
         with clear_errors():
-            self.report_path = report_study({**words, "set": self.overrides})
+            made = report_study({**words, "set": self.overrides})
+        self.report_path, self.summary = made.path, made.summary
         self.next(self.end)
 
     @step

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +28,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def make_report(flow: Any, inputs: Iterable[Any]) -> tuple[str, list[str], list[dict[str, str]]]:
+@dataclass(frozen=True)
+class FinishedReport:
+    """A report, as plain values.
+
+    Attributes:
+        path: of its Markdown.
+        summary: the last screen of the run.
+        mlflow_run_ids: of this flow's cells.
+        files: the report's, as artifacts (`describe_file`).
+    """
+
+    path: str
+    summary: str
+    mlflow_run_ids: Sequence[str] = ()
+    files: Sequence[Mapping[str, str]] = ()
+
+
+def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
     """Write, log and show the report, and mark the MLflow runs as finished.
 
     Args:
         flow: the running flow.
         inputs: the joined branches, with artifacts `cell`, `finished`, `study_facts` and those of `describe_cell`.
-
-    Returns:
-        Path of the report's Markdown, ids of this flow's MLflow runs, the report's files as artifacts (`describe_file`).
     """
     from vdt.tracking import Status, make_artifact_records, make_continue_record, send_now
 
@@ -50,11 +65,13 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> tuple[str, list[str], list[
     opening, closing = make_continue_record(str(current.run_id), fork=False), Status(status="FINISHED")
     kept = _keep_study_report(study, files) if study else make_artifact_records(files, "report")
     run_ids = [send_now(home(), cell.mlflow_run_id, [opening, *kept, closing]) for cell in own]
-    return str(path), run_ids, [describe_file(flow, file) for file in files]
+    policies = [list(branch.agents.values())[-1]["path"] for branch in branches]
+    summary = _summarise(cells, path, policies)
+    return FinishedReport(str(path), summary, run_ids, [describe_file(flow, file) for file in files])
 
 
-def report_study(arguments: Mapping[str, str]) -> str:
-    """Report the cells of a study that are finished; returns the path of the report's Markdown.
+def report_study(arguments: Mapping[str, str]) -> FinishedReport:
+    """Report the cells of a study that are finished.
 
     Raises:
         ConfigError: if a value is not accepted, or no cell is finished.
@@ -68,7 +85,27 @@ def report_study(arguments: Mapping[str, str]) -> str:
     described = {**study.describe(), "missing": [cell.key for cell in missing]}
     path = _write(cells, described)
     _keep_study_report(described, sorted(path.parent.iterdir()))
-    return str(path)
+    return FinishedReport(str(path), _summarise(cells, path, ()))
+
+
+def _summarise(cells: Sequence[CellRecord], path: Path, policies: Sequence[str]) -> str:
+    """Return the last screen of a run: scores, where everything lies, and what can be done next."""
+    from vdt.reporting.closing import summarise_places, summarise_scores
+    from vdt.tracking import StoreError, describe_runs_page, get_store_errors
+
+    address = served = ""
+    with contextlib.suppress(StoreError, *get_store_errors()):
+        page = describe_runs_page(home())
+        address, served = page.address, page.command and f"served by: {page.command}"
+    envs = ",".join(dict.fromkeys(cell.env for cell in cells))
+    places = {
+        "policy": policies,
+        "report": [str(path)],
+        "card": [f"{get_command()} card view {current.run_id}/{current.step_name}"],
+        "runs": [address, served],
+        "next": [f"{get_command()} run --env {envs} --method vdt,dt --seeds 0,1,2"],
+    }
+    return f"{summarise_scores(cells)}\n\n{summarise_places(places)}"
 
 
 def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path:

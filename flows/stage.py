@@ -46,9 +46,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FILE = ("path", "md5", "key")  # what of a snapshot describes its file
+FILE = ("path", "md5", "key", "below_home")  # what of a snapshot describes its file
 PHASES = {"pretrain_critic": "critic", "train_actor": "actor", "tune_online": "online"}  # as metrics name them
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # a folder's, not the program's fault
+
+NO_MEMORY = ("out of memory", "can't allocate memory")  # what PyTorch says
+SAVE_MEMORY = (
+    "Run fewer cells at once (--max-workers 1), or smaller ones (--set actor.batch_size, policy.context_length, "
+    "data.steps), or give the machine, or the container, more memory; what is finished is kept"
+)
 
 
 class UserError(MetaflowException):
@@ -70,14 +76,24 @@ def clear_errors(*kinds: type[Exception]) -> Iterator[None]:
     )
     try:
         yield
-    except expected as error:
-        logger.error(error)
-        raise UserError(str(error)) from None
-    except OSError as error:
-        if error.errno not in NO_ROOM:
+    except Exception as error:
+        message = str(error) if isinstance(error, expected) else _explain(error)
+        if message is None:
             raise
-        logger.error(f"cannot write {error.filename or 'a file'} ({error.strerror}); make room and resume")
-        raise UserError(str(error)) from None
+        logger.error(message)
+        raise UserError(message) from None
+
+
+def _explain(error: Exception) -> str | None:
+    """Return advice on what a machine lacks, room or memory; none for anything else."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f"cannot write {error.filename or 'a file'} ({error.strerror}); make room and resume"
+    text = str(error)
+    lacks_memory = isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM
+    if lacks_memory or (isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY)):
+        first = (text.splitlines() or [""])[0]
+        return f"memory has run out{f' ({first})' if first else ''}. {SAVE_MEMORY}"
+    return None
 
 
 class Stage:

@@ -7,6 +7,7 @@ from typing import Any
 
 from vdt.config.errors import ConfigError
 from vdt.system.files import atomic_write, compute_file_digest
+from vdt.system.home import home
 
 DIGESTS = ("sha256", "md5")
 
@@ -20,6 +21,8 @@ def describe_file(flow: Any, path: Path, digest: str = "sha256") -> dict[str, st
         digest: one of `DIGESTS`.
     """
     file = {"path": str(path), digest: compute_file_digest(path, digest)}
+    if path.is_relative_to(home()):
+        file["below_home"] = str(path.relative_to(home()))  # found again where the home folder was moved
     if not keeps_files_here(flow):
         ((_, file["key"]),) = _get_datastore(flow).save_data([path.read_bytes()], len_hint=1)
     return file
@@ -38,15 +41,17 @@ def fetch_file(flow: Any, file: dict[str, Any], folder: Path) -> Path:
     """
     kind = next(name for name in DIGESTS if name in file)
     path = Path(file["path"])
-    for place in (path, folder / file[kind] / path.name):
+    fetched = folder / str(file[kind]) / path.name
+    places: tuple[Path, ...] = (path, home() / str(file.get("below_home", path)), fetched)
+    for place in places:
         if place.is_file() and compute_file_digest(place, kind) == file[kind]:
             return place
     if "key" in file:
         ((_, content),) = _get_datastore(flow).load_data([file["key"]])
-        with atomic_write(place) as target:
+        with atomic_write(fetched) as target:
             target.write(content)
-        if compute_file_digest(place, kind) == file[kind]:
-            return place
+        if compute_file_digest(fetched, kind) == file[kind]:
+            return fetched
     raise ConfigError(f"{path}, made by an earlier step, is gone or changed; resume from the step that makes it")
 
 

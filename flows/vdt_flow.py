@@ -27,7 +27,7 @@ logger = logging.getLogger("flows.vdt_flow")
 @package_sources(  # for engines that start steps elsewhere
     [("../flows", "flows"), ("../vdt", "vdt"), ("../params", "params")], suffixes=".py,.yaml,.npz,.json"
 )
-@exit_hook(on_error=["flows.hooks.on_error"])
+@exit_hook(on_error=["flows.hooks.on_error"], on_success=["flows.hooks.on_success"])
 class VDTFlow(FlowSpec):
     """Value-Guided Decision Transformer, from a data set to a report.
 
@@ -141,7 +141,9 @@ class VDTFlow(FlowSpec):
         from flows.report_step import make_report
 
         with clear_errors():
-            self.report_path, self.mlflow_run_ids, self.report_files = make_report(self, inputs)
+            made = make_report(self, inputs)
+        self.report_path, self.report_files = made.path, made.files
+        self.mlflow_run_ids, self.summary = made.mlflow_run_ids, made.summary
         self.next(self.end)
 
     @step

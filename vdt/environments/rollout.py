@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,8 +10,8 @@ import numpy.typing as npt
 
 from vdt.data.trajectory import FloatArray, Trajectory
 from vdt.environments import Environment, get_action_bounds
+from vdt.system.progress import Progress
 
-REPORT_EVERY_SECONDS = 10.0
 SUCCESS_KEYS = ("success", "is_success")  # of what an environment says beside its reward
 
 
@@ -69,7 +68,9 @@ def collect_trajectories(
     successes: list[bool | None] = [None] * len(seeds)
     running = list(range(len(seeds)))
     policy.start(environments)
-    reported = started = time.monotonic()
+    spec = environments[0].spec
+    limits = [limit for limit in (max_steps, spec and spec.max_episode_steps) if limit]
+    progress = Progress(label or "rollout", 0, min(limits)) if limits else None  # at worst: episodes may end before
     while running:
         decided = policy.act(np.stack([observations[i][-1] for i in running]))
         if noise > 0:
@@ -87,13 +88,8 @@ def collect_trajectories(
             active[k] = not (ended or cut or len(rewards[i]) == max_steps)
         policy.observe(executed, np.array([rewards[i][-1] for i in running], np.float32), active)
         running = [i for k, i in enumerate(running) if active[k]]
-        now = time.monotonic()
-        if now - reported > REPORT_EVERY_SECONDS:
-            reported, steps = now, sum(map(len, rewards))
-            print(
-                f"{label}: {len(running)}/{len(seeds)} episodes running, {steps / (now - started):.0f} steps/s",
-                flush=True,
-            )
+        if running and progress:
+            progress.report(len(rewards[running[0]]), {f"episodes running of {len(seeds)}:": len(running)})
     return [
         Trajectory(np.stack(o), np.stack(a), np.array(r, np.float32), t, s)
         for o, a, r, t, s in zip(observations, actions, rewards, terminated, successes, strict=True)

@@ -56,6 +56,7 @@ def prepare() -> None:
     """
     configure_logging()
     limit_spinning()
+    name_user()  # MLflow looks for a home folder while it is imported
     gc.set_threshold(OBJECTS_PER_COLLECTION)
     names = ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
     if all(os.environ.get(name, "root") in ("", "root") for name in names):
@@ -82,5 +83,5 @@ def name_user() -> None:
     except KeyError:
         if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
             os.environ["LOGNAME"] = f"uid{os.getuid()}"
-        if not os.environ.get("HOME"):
+        if not os.access(os.environ.get("HOME") or "", os.W_OK):  # docker sets it to /
             os.environ["HOME"] = str(home())

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 
 PR_SET_PDEATHSIG = 1
+STOPPED = "VDT_STOPPED"  # environment variable: the flow was stopped on purpose; its last words know
+
+
+def follow_parent() -> None:
+    """End when the parent ends, or when it says so: Ctrl-C reaches the whole group, and the parent alone answers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
 
 
 def die_with_parent() -> None:
@@ -26,6 +33,16 @@ def die_with_parent() -> None:
         ctypes.CDLL("libc.so.6", use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it ended before the kernel was asked
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def count_memory_kills() -> int:
+    """Return how many processes the kernel has ended for lack of memory, in this container or on this machine (Linux)."""
+    for file in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
+        with contextlib.suppress(OSError, ValueError):
+            counts = dict(line.split() for line in file.read_text().splitlines())
+            if "oom_kill" in counts:
+                return int(counts["oom_kill"])
+    return 0
 
 
 class Terminated(BaseException):
@@ -58,6 +75,7 @@ def interrupt_on_signals() -> None:
     """Let SIGTERM and a closed terminal end a flow as Ctrl-C does: its steps are stopped and its last words are said."""
 
     def stop(*_: Any) -> None:
+        os.environ[STOPPED] = "1"
         for name in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(name, signal.SIG_IGN)
         for child in _get_children():

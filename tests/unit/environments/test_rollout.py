@@ -124,3 +124,16 @@ def test_environment_of_a_task_gets_its_arguments() -> None:
         assert environment.unwrapped._ctrl_cost_weight == weight  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"Gymnasium cannot make 'Hopper-v4': .*no_such_argument"):
         make_environment(make_config({**settings, "task.environment_kwargs": '{"no_such_argument": 1}'}).task)
+
+
+def test_progress_says_share_done_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdt.system.progress.REPORT_EVERY_SECONDS", 0.0)
+    collect(CONSTANT, [0, 1], horizon=3, label="evaluate offline/single")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("  ")[0] for line in lines] == [
+        "evaluate offline/single: step 1/3",
+        "evaluate offline/single: step 2/3",
+    ]
+    assert all(" s left" in line and line.endswith("episodes running of 2: 2") for line in lines)

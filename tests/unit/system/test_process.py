@@ -198,3 +198,20 @@ def test_a_number_of_threads_is_put_back() -> None:
         assert torch.get_num_threads() == before + 1
         raise RuntimeError
     assert torch.get_num_threads() == before
+
+
+def test_a_user_without_a_name_gets_one_and_a_home() -> None:
+    """As `docker run --user 12345` starts a process: no entry in passwd, no HOME, or one that cannot be written."""
+    code = (
+        "import os, pwd\n"
+        "def unknown(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = unknown\n"
+        "from vdt.system.home import prepare; prepare()\n"
+        "import getpass, pathlib; print(getpass.getuser(), pathlib.Path.home())"
+    )
+    for given in ({}, {"HOME": "/nowhere"}):
+        variables = {"PATH": os.environ["PATH"], "VDT_HOME": os.environ["VDT_HOME"], **given}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=folders.ROOT, env=variables, capture_output=True, text=True
+        )
+        assert done.stdout == f"uid{os.getuid()} {os.environ['VDT_HOME']}\n", done.stderr
