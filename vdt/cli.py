@@ -1,28 +1,63 @@
-"""Command line of what needs no flow: `python -m vdt.cli data --env walker2d-medium-v2`, `python -m vdt.cli export …`."""
+"""The command `vdt`: data sets, knobs and what waits for MLflow, without a flow. Its commands import what they need.
+
+Training is `python flows/vdt_flow.py run --env ENV`.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from vdt.config.schema import Config
-from vdt.experiments.resolve import resolve_config
-from vdt.system.files import write_text
+import typer
+
 from vdt.system.home import FolderError, home, prepare
+
+if TYPE_CHECKING:
+    from vdt.config.schema import Config
 
 logger = logging.getLogger(__name__)
 
+app = typer.Typer(
+    name="vdt",
+    help="Data sets, settings and tracking of the Value-Guided Decision Transformer.\n\n"
+    'To train: python flows/vdt_flow.py run --env ENV [--preset laptop] [--method vdt] [--seeds 0-4] [--set "KEY=VALUE"]',
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 
-def make_data(options: argparse.Namespace) -> None:
-    """Make a snapshot and write its md5 and card to dataset.json and dataset.md."""
+Env = Annotated[
+    str, typer.Argument(metavar="ENV", help="Task (see `vdt tasks`), minari:NAMESPACE/NAME-vN or data:PATH.")
+]
+Preset = Annotated[str, typer.Option(help="Sizes and budgets (see `vdt presets`).")]
+Source = Annotated[str, typer.Option(help="auto, collected, d4rl, minari or path:FILE.")]
+Changes = Annotated[
+    str, typer.Option("--set", metavar="CHANGES", help='Changed settings, e.g. "data.steps=50000" (see `vdt keys`).')
+]
+Report = Annotated[
+    str, typer.Option(metavar="NAME", help="Folder of reports/ to write to; by default named after ENV.")
+]
+
+
+@app.command("data")
+def make_data(
+    env: Env, preset: Preset = "laptop", source: Source = "auto", changes: Changes = "", report: Report = ""
+) -> None:
+    """Make, check and version the data set of ENV.
+
+    Its md5 and card are written to reports/NAME/dataset.json and dataset.md.
+    """
     from vdt.datasets.card import format_card
     from vdt.datasets.snapshot import make_snapshot
+    from vdt.system.files import write_text
 
-    config = _resolve(options, options.source)
+    config = _resolve(env, preset, source, changes)
     snapshot = make_snapshot(config, home())
-    folder = home() / "reports" / (options.report or config.file_name)
+    folder = home() / "reports" / (report or config.file_name)
     stable = {"md5": snapshot.md5, "size": snapshot.size, "source": snapshot.source}
     card = {name: value for name, value in snapshot.card.items() if name != "reason"}  # differs from run to run
     write_text(folder / "dataset.json", json.dumps({**stable, "card": card}, indent=2, sort_keys=True) + "\n")
@@ -30,53 +65,123 @@ def make_data(options: argparse.Namespace) -> None:
     logger.info(f"data: {folder / 'dataset.json'}")
 
 
-def export_data(options: argparse.Namespace) -> None:
-    """Collect a task's data, unless that was done before, and write it as the Minari data set vdt/ENV/SPLIT-v0."""
+@app.command("export")
+def export_data(env: Env, preset: Preset = "laptop", changes: Changes = "") -> None:
+    """Write collected data as a Minari data set.
+
+    It is collected first, unless that was done before. The data set of task NAME-SPLIT-vN is vdt/NAME/SPLIT-v0.
+    """
     from vdt.datasets.export import export_snapshot, make_dataset_id
     from vdt.datasets.minari_folder import get_root
     from vdt.datasets.snapshot import make_snapshot
 
-    make_dataset_id(options.env)  # a name that cannot be exported is refused before anything is collected
-    config = _resolve(options, "collected")
+    make_dataset_id(env)  # a name that cannot be exported is refused before anything is collected
+    config = _resolve(env, preset, "collected", changes)
     dataset_id = export_snapshot(config, make_snapshot(config, home()))
-    logger.info(f"export: {Path(get_root()) / dataset_id}; minari.load_dataset({dataset_id!r}) opens it")
+    logger.info(f"export: {get_root() / dataset_id}; minari.load_dataset({dataset_id!r}) opens it")
 
 
-def _resolve(options: argparse.Namespace, source: str) -> Config:
-    return resolve_config(options.env, preset=options.preset, source=source, overrides=options.overrides)
+def _resolve(env: str, preset: str, source: str, changes: str) -> Config:
+    from vdt.experiments.resolve import resolve_config
+
+    return resolve_config(env, preset=preset, source=source, overrides=changes)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser; its `run` is the command's function."""
-    parser = argparse.ArgumentParser(prog="python -m vdt.cli", description="Data sets on the command line.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, run in (("data", make_data), ("export", export_data)):
-        command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
-        command.set_defaults(run=run)
-        command.add_argument("--env", required=True, help="name of a task, minari:NAMESPACE/NAME-vN, or data:PATH")
-        command.add_argument("--preset", default="laptop", help="file of params/presets/")
-        command.add_argument("--set", default="", dest="overrides", help='changes, e.g. "data.steps=50000"')
-    data = commands.choices["data"]
-    data.add_argument("--source", default="auto", help="auto, collected, d4rl, minari or path:FILE")
-    data.add_argument("--report", default="", help="folder of reports/ for dataset.json; by default the env's name")
-    return parser
+@app.command("replay")
+def replay_records(
+    files: Annotated[list[Path] | None, typer.Argument(help="Files to deliver; by default all that wait.")] = None,
+) -> None:
+    """Deliver what waits for the tracking store.
+
+    This is what MLflow could not take while runs trained. Runs that a kill left behind are settled, too.
+    Safe to repeat: nothing is entered twice. The exit code is 1 while something still waits.
+    """
+    from vdt.tracking.replay import deliver
+
+    if deliver(home(), files or []):
+        raise typer.Exit(1)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run a command; bad input ends with one line and status 1."""
-    parser = make_parser()
-    options = parser.parse_args(arguments)
+@app.command("keys")
+def list_keys(
+    pattern: Annotated[str, typer.Argument(help="Part of a name, or with *; another name, such as lr; a word.")] = "",
+) -> None:
+    """Show settings: default, range, meaning, source."""
+    from vdt.config.errors import ConfigError, suggest_key
+    from vdt.config.reference import find_knobs, list_knobs
+    from vdt.config.schema import KEYS
+
+    knobs = find_knobs(pattern) if pattern else list_knobs()
+    if not knobs:
+        raise ConfigError(f"no key matches {pattern!r}{suggest_key(pattern, KEYS)}")
+    for knob in knobs:
+        presets = [f"{name}: {value}" for name, value in knob.presets.items()]
+        source = f" (source: {knob.source})" if knob.source else ""
+        typer.echo(f"{knob.name} = {', '.join([knob.default or '(the task or the command line says it)', *presets])}")
+        typer.echo(f"    accepted: {knob.accepted}\n    {knob.meaning}{source}\n")
+
+
+@app.command("tasks")
+def list_tasks() -> None:
+    """List tasks, and where their data may come from."""
+    from vdt.config.layers import load_tasks
+
+    for name, facts in load_tasks().items():
+        recipe = facts.get("task.collected.ladder") or facts.get("task.collected.controller", "none") != "none"
+        named = {"collected": recipe, "d4rl": facts["task.d4rl_url"], "minari": facts.get("task.minari_ids")}
+        sources = ", ".join(source for source, there in named.items() if there)
+        typer.echo(f"{name:<30}{facts['task.environment_id']:<24}{sources}")
+
+
+@app.command("methods")
+def list_methods() -> None:
+    """List the methods, and what each is."""
+    _list_files("methods")
+
+
+@app.command("presets")
+def list_presets() -> None:
+    """List the presets, and what each is for."""
+    _list_files("presets")
+
+
+@app.command("studies")
+def list_studies() -> None:
+    """List studies: many runs, and the table they fill."""
+    _list_files("studies")
+
+
+def _list_files(folder: str) -> None:
+    """Print the names of a folder of params/, with the first sentence of each file's comment."""
+    from vdt.config.layers import PARAMS, list_names
+
+    for name in list_names(folder):
+        lines = (PARAMS / folder / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        comment = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
+        typer.echo(f"{name:<12}{comment.partition('. ')[0].rstrip('.')}")
+
+
+def run(words: Sequence[str]) -> int:
+    """Run a command; return 2 after one line where the words or what they name are wrong."""
     try:
-        options.run(options)
+        return int(app(args=list(words) or ["--help"], prog_name="vdt", standalone_mode=False) or 0)
+    except typer.Abort:
+        return 130
     except (ValueError, FolderError) as error:
-        parser.exit(1, f"error: {error}\n")
+        message = str(error)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # Typer's, about the words
+            raise
+        message = error.format_message()
+    print(f"error: {message}", file=sys.stderr)
+    return 2
 
 
-def run() -> None:
-    """Run the command of `sys.argv`."""
+def main() -> int:
+    """Set up the process and run the command of its arguments."""
     prepare()
-    main()
+    return run(sys.argv[1:])
 
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

@@ -10,7 +10,7 @@ import pytest
 from support.server import find_free_port, serve
 from vdt.experiments.resolve import resolve_config
 from vdt.tracking import MLflowTracker, create_run, make_continue_record, open_store
-from vdt.tracking.replay import main as replay
+from vdt.tracking.replay import deliver
 
 pytestmark = pytest.mark.faults
 CONFIG = resolve_config("walker2d-medium-v2", preset="smoke")
@@ -59,7 +59,7 @@ def test_a_server_that_stops_hangs_and_returns(home: Path, tmp_path: Path, monke
         os.killpg(server.pid, signal.SIGCONT)
         longest.append(log(tracker, 301, 320, 5))
         tracker.close()
-        assert replay([]) == 0
+        assert deliver(home) == 0
         points = [(m.step, m.value) for m in open_store(home).get_metric_history(run_id, "critic/q_loss")]
     assert sorted(points) == [(step, float(step)) for step in range(1, 321)]
     print("longest call in each phase, seconds:", [round(value, 3) for value in longest])

@@ -29,6 +29,7 @@ IMPORTERS = {
     "yaml": ("config",),
     "pydantic": ("config", "evaluation.records"),
     "pandas": ("reporting.frame",),
+    "typer": ("cli",),
     "pydantic_core": ("config",),
     "stable_baselines3": ("behavior.train",),
     "matplotlib": ("reporting",),

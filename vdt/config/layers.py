@@ -18,8 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from vdt.config.errors import ConfigError, list_known, suggest, suggest_key
 from vdt.config.rules import check_rules
-from vdt.config.schema import KEYS, Config, Key, describe, flatten, nest
-from vdt.config.types import MAPPING
+from vdt.config.schema import KEYS, Config, flatten, nest
+from vdt.config.types import MAPPING, Key, describe
 from vdt.system.home import find_params
 
 PARAMS = find_params()
@@ -82,8 +82,7 @@ def _explain(key: Key, error: ValidationError) -> str:
     if key.words and isinstance(value, str):
         return f"must be one of {', '.join(key.words)}, not {value!r}{suggest(value, key.words)}"
     if first["type"] in ("greater_than_equal", "less_than_equal"):
-        bounds = f"at least {key.low}" if key.high is None else f"between {key.low} and {key.high}"
-        return f"must be {bounds}, not {value!r}"
+        return f"must be {key.bounds}, not {value!r}"
     kind = "" if key.kind == MAPPING else f" ({type(value).__name__})"
     return f"must be {key.kind}, not {value!r}{kind}"
 

@@ -16,25 +16,21 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from vdt.config.types import (
-    FLAG,
-    MAPPING,
-    NUMBER,
-    TEXT,
-    WHOLE,
     Flag,
     JsonMapping,
+    Key,
     Number,
     Numbers,
     Text,
     Texts,
     Whole,
     Wholes,
+    describe,
     read_items,
-    read_json_mapping,
 )
 from vdt.system.files import make_file_name
 
-CHECKED = ConfigDict(extra="forbid")
+CHECKED = ConfigDict(extra="forbid")  # defaults are for stored configurations of earlier releases; values: params/
 
 # Modules of vdt/environments/ with a function `bridge` and, where recordings pay or end otherwise, `relabel`.
 Bridge = Literal["none", "adroit", "kitchen", "maze2d", "antmaze"]
@@ -48,37 +44,42 @@ REPAIRS: tuple[str, ...] = typing.get_args(Repair)
 class CollectedRecipe:
     """How the built-in data source stands in for a D4RL data set."""
 
-    ladder: Text | None  # file of params/behavior/ without suffix; none where no behaviour policy exists
-    snapshots: Wholes  # rungs of the ladder, each given an equal share of the steps, in this order
-    # instead of a ladder: walks through a maze (vdt/behavior/waypoints.py)
-    controller: Literal["none", "waypoints"]
+    ladder: Text | None = Field(description="file of params/behavior/ without suffix; null where there is none")
+    snapshots: Wholes = Field(description="rungs of the ladder, each with an equal share of the steps, in this order")
+    controller: Literal["none", "waypoints"] = Field(
+        description="instead of a ladder: walks through a maze (vdt/behavior/waypoints.py)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class TaskConfig:
     """Facts about one task (params/tasks/)."""
 
-    family: Text
-    environment_id: Text | None  # none: data without an environment
-    environment_kwargs: JsonMapping  # of gymnasium.make, e.g. '{"ctrl_cost_weight": 0.1}'
+    family: Text = Field(description="tasks that share an environment's language")
+    environment_id: Text | None = Field(description="Gymnasium's name; null: data without an environment")
+    environment_kwargs: JsonMapping  # kept as JSON text
     bridge: Bridge
-    observation_size: Whole = Field(ge=1, le=100_000)
-    action_size: Whole = Field(ge=1, le=10_000)
-    action_low: Numbers  # of the environment; mapped to -1. Empty: the range is [-1, 1]
+    observation_size: Whole = Field(ge=1, le=100_000, description="numbers in an observation")
+    action_size: Whole = Field(ge=1, le=10_000, description="numbers in an action")
+    action_low: Numbers
     action_high: Numbers
-    horizon: Whole = Field(ge=1, le=1_000_000)
-    reference_return_min: Number
-    reference_return_max: Number
-    reference: Text  # whose returns score 0 and 100 are
-    return_scale: Number = Field(ge=1e-9)
-    reward_scaling: Literal["return_range", "none"]
-    reward_shift: Number
-    candidate_returns: Numbers
-    d4rl_url: Text
+    horizon: Whole = Field(ge=1, le=1_000_000, description="steps after which an episode is cut")
+    reference_return_min: Number = Field(description="return of score 0")
+    reference_return_max: Number = Field(description="return of score 100")
+    reference: Text
+    return_scale: Number = Field(ge=1e-9, description="returns-to-go are divided by it before the policy sees them")
+    reward_scaling: Literal["return_range", "none"] = Field(
+        description="return_range: the critic's rewards x 1000 / (best - worst episode return), as IQL"
+    )
+    reward_shift: Number = Field(description="added to the critic's rewards")
+    candidate_returns: Numbers = Field(
+        description="returns that the policy is asked for, the first while tuning online"
+    )
+    d4rl_url: Text = Field(description="where D4RL's file is; empty: there is none")
     d4rl_sha256: Text
-    d4rl_repairs: Annotated[tuple[Repair, ...], BeforeValidator(read_items)]  # known faults of D4RL's file
+    d4rl_repairs: Annotated[tuple[Repair, ...], BeforeValidator(read_items)]
     minari_ids: Texts
-    licence: Text
+    licence: Text = Field(description="of the data")
     collected: CollectedRecipe
 
 
@@ -86,14 +87,14 @@ class TaskConfig:
 class DataConfig:
     """Where the data comes from and how sub-trajectories are drawn."""
 
-    source: Text
+    source: Text = Field(description="`--source`: auto, collected, d4rl, minari, or path:FILE")
     steps: Whole = Field(ge=100, le=100_000_000)
     seed: Whole = Field(ge=0)
     held_out_fraction: Number = Field(ge=0.0, le=0.5)
     keep_best_fraction: Number = Field(ge=1e-6, le=1.0)
     min_observation_std: Number = Field(ge=0.0)
     trajectory_weighting: Literal["length", "uniform"]
-    episode_ends: Literal["checked", "marked", "jumps", "horizon"]
+    episode_ends: Literal["checked", "marked", "jumps", "horizon"] = "checked"  # new since release 0.1
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -203,17 +204,17 @@ class RuntimeConfig:
     threads: Whole = Field(ge=0)
     precision: Literal["float32", "bfloat16"]
     compile: Flag
-    acceleration: Literal["auto", "off"] = "auto"  # a default: what release 0.1 stored has no such key
+    acceleration: Literal["auto", "off"] = "auto"  # new since release 0.1
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class Config:
     """Everything a run needs to know, resolved."""
 
-    env: Text
-    preset: Text
-    method: Text
-    seed: Whole = Field(ge=0)
+    env: Text = Field(description="`--env`: a task of params/tasks/, minari:NAMESPACE/NAME-vN, or data:PATH")
+    preset: Text = Field(description="`--preset`: a file of params/presets/, sizes and budgets")
+    method: Text = Field(description="`--method`: a file of params/methods/")
+    seed: Whole = Field(ge=0, description="`--seeds`: of networks, sampling and online rollouts")
     task: TaskConfig
     data: DataConfig
     critic: CriticConfig
@@ -259,53 +260,14 @@ def _make_plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Key:
-    """What is accepted for one dotted key.
-
-    Attributes:
-        kind: `a whole number`, `a number`, `text`, `true or false`, or `a mapping of plain values`.
-        low: smallest value, none if there is no bound.
-        high: largest value, none if there is no bound.
-        words: the accepted words, empty if any are.
-        many: whether it is a list.
-        optional: whether null is accepted.
-    """
-
-    kind: str
-    low: float | None = None
-    high: float | None = None
-    words: tuple[str, ...] = ()
-    many: bool = False
-    optional: bool = False
-
-
-KINDS = {int: WHOLE, float: NUMBER, bool: FLAG, str: TEXT}
-
-
-def describe(annotation: Any, metadata: typing.Sequence[Any] = ()) -> Key:
-    """Return what an annotated type accepts."""
-    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        return describe(inner[0], [*inner[1:], *metadata])
-    if origin is tuple:
-        return dataclasses.replace(describe(inner[0]), many=True)
-    if origin is Literal:
-        return Key(kind=TEXT, words=inner)
-    if origin is not None:  # only `T | None` is used
-        return dataclasses.replace(describe(inner[0]), optional=True)
-    found = {name: getattr(item, name) for item in metadata for name in ("ge", "le", "func") if hasattr(item, name)}
-    kind = MAPPING if found.get("func") is read_json_mapping else KINDS[annotation]
-    return Key(kind=kind, low=found.get("ge"), high=found.get("le"))
-
-
 def _list_keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Key]]:
     """Yield every dotted key below a section, with what it accepts."""
     for name, item in section.__pydantic_fields__.items():
         if dataclasses.is_dataclass(item.annotation):
             yield from _list_keys(item.annotation, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", describe(item.annotation, item.metadata)
+            accepted = describe(item.annotation, item.metadata)
+            yield f"{prefix}{name}", dataclasses.replace(accepted, meaning=item.description or "")
 
 
 KEYS: Mapping[str, Key] = MappingProxyType(dict(_list_keys(Config)))

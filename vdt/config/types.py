@@ -1,11 +1,13 @@
-"""Types of single values, as they are written in YAML or behind `--set`."""
+"""Types of single values, as they are written in YAML or behind `--set`, and what each accepts."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import typing
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Strict
 from pydantic_core import PydanticCustomError
@@ -68,3 +70,58 @@ JsonMapping = Annotated[str, BeforeValidator(read_json_mapping)]
 Wholes = Annotated[tuple[Whole, ...], BeforeValidator(read_items)]
 Numbers = Annotated[tuple[Number, ...], BeforeValidator(read_items)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(read_items)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Key:
+    """What is accepted for one dotted key.
+
+    Attributes:
+        kind: `a whole number`, `a number`, `text`, `true or false`, or `a mapping of plain values`.
+        low: smallest value, none if there is no bound.
+        high: largest value, none if there is no bound.
+        words: the accepted words, empty if any are.
+        many: whether it is a list.
+        optional: whether null is accepted.
+        meaning: of a key whose comment does not stand in params/vdt.yaml.
+    """
+
+    kind: str
+    low: float | None = None
+    high: float | None = None
+    words: tuple[str, ...] = ()
+    many: bool = False
+    optional: bool = False
+    meaning: str = ""
+
+    @property
+    def bounds(self) -> str:
+        """`at least 0`, `between 0 and 1`, or empty."""
+        if self.low is None:
+            return ""
+        return f"at least {self.low}" if self.high is None else f"between {self.low} and {self.high}"
+
+    @property
+    def accepted(self) -> str:
+        """What is accepted, in words."""
+        single = " | ".join(self.words) if self.words else " ".join(filter(None, (self.kind, self.bounds)))
+        return f"{'list of: ' if self.many else ''}{single}{' or null' if self.optional else ''}"
+
+
+KINDS = {int: WHOLE, float: NUMBER, bool: FLAG, str: TEXT}
+
+
+def describe(annotation: Any, metadata: typing.Sequence[Any] = ()) -> Key:
+    """Return what an annotated type accepts."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return describe(inner[0], [*inner[1:], *metadata])
+    if origin is tuple:
+        return dataclasses.replace(describe(inner[0]), many=True)
+    if origin is Literal:
+        return Key(kind=TEXT, words=inner)
+    if origin is not None:  # only `T | None` is used
+        return dataclasses.replace(describe(inner[0]), optional=True)
+    found = {name: getattr(item, name) for item in metadata for name in ("ge", "le", "func") if hasattr(item, name)}
+    kind = MAPPING if found.get("func") is read_json_mapping else KINDS[annotation]
+    return Key(kind=kind, low=found.get("ge"), high=found.get("le"))

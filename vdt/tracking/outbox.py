@@ -30,7 +30,7 @@ LONGEST_PAUSE = 60.0  # seconds between two tries
 DELIVERY_SECONDS = 2.0  # between two deliveries
 FLUSH_SECONDS = 0.5  # that training waits for a store before its records go to the backlog
 CLOSING_SECONDS = 20.0
-REPLAY = "python -m vdt.tracking.replay"  # delivers what waits
+REPLAY = "vdt replay"  # delivers what waits
 
 
 def read_records(path: Path) -> list[Mapped]:

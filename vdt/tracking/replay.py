@@ -1,18 +1,10 @@
-"""Delivers what could not be delivered before, and settles runs that a kill left behind.
-
-    python -m vdt.tracking.replay [FILE ...]
-
-Without files: everything that waits in the home folder. Safe to repeat: nothing is entered twice.
-"""
+"""Delivers what could not be delivered before, and settles runs that a kill left behind: `vdt replay`."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vdt.system.home import home
 from vdt.tracking.errors import StoreError, describe_failure, get_store_errors, is_refusal
 from vdt.tracking.mlflow_run import RunSender
 from vdt.tracking.outbox import deliver_backlog, is_waiting
@@ -36,21 +28,19 @@ def replay(base: Path, files: Sequence[Path]) -> int:
     return failed
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Replay and settle; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vdt.tracking.replay", description="Deliver what waits for the tracking store."
-    )
-    parser.add_argument("files", nargs="*", type=Path, help="default: all that wait in the home folder")
-    options = parser.parse_args(arguments)
-    missing = [path for path in options.files if not is_waiting(path)]
+def deliver(base: Path, files: Sequence[Path] = ()) -> int:
+    """Replay files, or all that wait, and settle what a kill left behind if nothing waits any more.
+
+    Returns:
+        how many files could not be delivered.
+
+    Raises:
+        ValueError: if one of the files is not there.
+    """
+    missing = [path for path in files if not is_waiting(path)]
     if missing:
-        parser.exit(2, f"error: there is no file {missing[0]}\n")
-    failed = replay(home(), options.files or find_undelivered(home()))
+        raise ValueError(f"there is no file {missing[0]}")
+    failed = replay(base, files or find_undelivered(base))
     if not failed:
-        settle_abandoned(home())
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        settle_abandoned(base)
+    return failed

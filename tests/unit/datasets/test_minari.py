@@ -15,7 +15,7 @@ import pytest
 from support.data import make_data_config
 from support.environments import DICT
 from support.minari import PENDULUM, make_minari_set
-from vdt import cli as command_line
+from vdt.cli import run
 from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_yaml
 from vdt.data.storage import DataError, load_snapshot
@@ -261,8 +261,8 @@ def test_a_data_set_appears_whole_or_not_at_all() -> None:
 def test_export_is_opened_by_minari_and_its_environment_recovers(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["export", "--env", "walker2d-medium-v2", "--preset", "smoke", "--set", "data.steps=500"]
-    command_line.main(arguments)
+    words = ["export", "walker2d-medium-v2", "--preset", "smoke", "--set", "data.steps=500"]
+    assert run(words) == 0
     dataset = minari.load_dataset("vdt/walker2d/medium-v0")
     made = load_snapshot(next((home / "data").rglob("trajectories.hdf5")))
     assert "Trajectory" not in repr(dataset[0]) and len(dataset) == len(made)
@@ -276,12 +276,8 @@ def test_export_is_opened_by_minari_and_its_environment_recovers(
     again = load_snapshot(Path(make_snapshot(resolve_config("minari:vdt/walker2d/medium-v0"), home).path))
     assert np.array_equal(again.observations, made.observations) and np.array_equal(again.actions, made.actions)
     assert open_sets(["vdt/walker2d/medium-v0"])[0].get_reference()["task.reference_return_max"] == 4592.3
-    for wrong, message in (
-        (arguments, "is there already"),
-        (["export", "--env", ENV], "only collected data of named tasks"),
-    ):
-        with pytest.raises(SystemExit):
-            command_line.main(wrong)
+    for wrong, message in ((words, "is there already"), (["export", ENV], "only collected data of named tasks")):
+        assert run(wrong) == 2
         assert message in capsys.readouterr().err
     assert {path.name for path in get_root().iterdir()} == {"vdt"}
 

@@ -22,8 +22,8 @@ def record():
     modules = [module for name, module in list(sys.modules.items()) if name.split(".")[0] in ("vdt", "flows")]
     print("modules", *(module.__file__ for module in modules if module.__file__))
 atexit.register(record)
-from vdt.cli import main
-main(sys.argv[1:])
+from vdt.cli import run
+sys.exit(run(sys.argv[1:]))
 """
 
 

@@ -239,12 +239,12 @@ def run_module(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_command_line(tmp_path: Path) -> None:
     source = find_real_file("episodes/walker2d-v4-expert.hdf5")
-    done = run_module(tmp_path / "home", "--env", "walker2d-medium-v2", "--source", f"path:{source}")
+    done = run_module(tmp_path / "home", "walker2d-medium-v2", "--source", f"path:{source}")
     assert done.returncode == 0, done.stderr
     assert "from source PATH" in done.stdout
     written = json.loads((tmp_path / "home" / "reports" / "walker2d-medium-v2" / "dataset.json").read_text())
     assert written["md5"] == written["md5"].lower() and written["card"]["episodes"] == 2
-    wrong = run_module(tmp_path / "home", "--env", "walker2d-medum-v2")
-    assert wrong.returncode == 1
+    wrong = run_module(tmp_path / "home", "walker2d-medum-v2")
+    assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: unknown env 'walker2d-medum-v2'; did you mean 'walker2d-medium-v2'")
     assert "Traceback" not in wrong.stderr

@@ -14,7 +14,7 @@ from vdt.tracking import (
     read_curves,
     resolve_run_ids,
 )
-from vdt.tracking.replay import main as replay
+from vdt.tracking.replay import deliver
 from vdt.tracking.runs import backlog_of, find_undelivered
 
 CONFIG = resolve_config("walker2d-medium-v2", preset="smoke")
@@ -45,11 +45,11 @@ def test_a_deleted_run_is_not_waited_for_in_vain(
     assert "the store refuses" in caplog.text and "does not answer" not in caplog.text
     assert "must be in the 'active' state" in caplog.text
     backlog = backlog_of(home, run_id)
-    assert replay([]) == 1
+    assert deliver(home) == 1
     output = capsys.readouterr().out
     assert f"{backlog}: kept, the store refuses" in output and f"remove {backlog} to forget them" in output
     client.restore_run(run_id)
-    assert replay([]) == 0
+    assert deliver(home) == 0
     assert client.get_run(run_id).data.metrics == {"critic/q_loss": 1.0}
 
 
@@ -66,7 +66,7 @@ def test_curves_of_a_run_that_came_to_the_store_late_are_found(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert resolve_run_ids(home, [local]) == {local: local}
     assert f"run {local} is not in the store" in caplog.text
-    assert replay([]) == 0
+    assert deliver(home) == 0
     caplog.clear()
     unknown = "0" * 32
     known = create_run(home, CONFIG.with_seed(1), "1", "run")

@@ -28,7 +28,7 @@ from vdt.tracking import (
 )
 from vdt.tracking.database import upgrade_database
 from vdt.tracking.mlflow_run import PROCESS
-from vdt.tracking.replay import main as replay
+from vdt.tracking.replay import deliver
 from vdt.tracking.runs import find_undelivered
 
 CONFIG = resolve_config("walker2d-medium-v2", preset="smoke")
@@ -62,11 +62,11 @@ def test_a_server_that_is_never_there_loses_nothing(
     assert longest < 1.0, "training waits for no store"
     assert send_now(home, run_id, [Status(status="FINISHED")]) == run_id
     (waiting,) = find_undelivered(home)
-    assert replay([]) == 1
+    assert deliver(home) == 1
     assert f"{waiting}: kept" in capsys.readouterr().out
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert replay([]) == 0
-    assert find_undelivered(home) == [] and replay([]) == 0
+    assert deliver(home) == 0
+    assert find_undelivered(home) == [] and deliver(home) == 0
     (found,) = find_all_runs(home)
     client = open_store(home)
     run = client.get_run(found)
