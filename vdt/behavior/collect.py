@@ -27,10 +27,10 @@ class _BehaviorActor:
         self.policy, self.generators = policy, list(generators)
 
     def start(self, environments: Sequence[Environment]) -> None:
-        """Nothing to reset: one actor serves one round."""
+        """Do nothing: one actor serves one round."""
 
     def act(self, observations: FloatArray) -> FloatArray:
-        """(N, S) -> (N, A), noise included."""
+        """Return actions (N, A) for observations (N, S), noise included."""
         size = self.policy.action_size
         noise = np.stack([generator.standard_normal(size) for generator in self.generators])
         return self.policy.sample_action(observations, round_values(noise))  # rare ones come from the C library's log
@@ -47,7 +47,7 @@ def _collect_share(
     entropy: tuple[int, int],
     progress: Progress,
 ) -> list[Trajectory]:
-    """Episodes 0, 1, 2, … of one policy, as few as hold `steps` steps.
+    """Return episodes 0, 1, 2, … of one policy, as few as hold `steps` steps.
 
     An episode is a function of (seed, position in the recipe, its number), and the shortest prefix is kept, so the data
     does not depend on the number of environments.

@@ -66,7 +66,7 @@ class LadderSettings:
 
 
 def list_ladders() -> list[str]:
-    """Names of all files of `params/behavior/`."""
+    """Return the names of all files of `params/behavior/`."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
@@ -95,7 +95,7 @@ def load_settings(name: str) -> LadderSettings:
 
 
 def change_settings(settings: LadderSettings, *, keep: str, environment_steps: int, seed: int) -> LadderSettings:
-    """Other rungs ("0,10,33" or "all"), another length or seed of the run; empty, 0 and -1 change nothing.
+    """Return settings with other rungs ("0,10,33" or "all"), another length or seed of the run; empty, 0 and -1 change nothing.
 
     Raises:
         ConfigError: if `keep` is not a list of whole numbers.
@@ -115,7 +115,7 @@ def change_settings(settings: LadderSettings, *, keep: str, environment_steps: i
 
 
 def keep_rungs(ladder: BehaviorLadder, rungs: Sequence[int]) -> BehaviorLadder:
-    """The ladder with only some of its rungs, in rising order; with all of them if `rungs` is empty.
+    """Return the ladder with only some of its rungs, in rising order; with all of them if `rungs` is empty.
 
     Raises:
         ConfigError: if a rung does not exist, or they do not rise.
@@ -150,7 +150,7 @@ def measure_rungs(ladder: BehaviorLadder, settings: LadderSettings, steps: int) 
                 "episode_length_mean": round(float(dataset.lengths.mean()), 1),
             }
         )
-        print(f"rung {rung}: {measured[-1]}", flush=True)
+        logger.info(f"rung {rung}: {measured[-1]}")
     return measured
 
 

@@ -44,18 +44,18 @@ class BehaviorPolicy:
 
     @property
     def observation_size(self) -> int:
-        """S."""
+        """Return S."""
         return int(self.weights[0].shape[0])
 
     @property
     def action_size(self) -> int:
-        """A."""
+        """Return A."""
         outputs = int(self.weights[-1].shape[1])
         return outputs if self.log_std is not None else outputs // 2
 
     @functools.cached_property
     def _layers(self) -> list[tuple[Array, Array]]:
-        """Weights on the grid of exact sums, and biases."""
+        """Return each layer's weights, on the grid of exact sums, and biases."""
         return [(round_weights(w), b.astype(np.float64)) for w, b in zip(self.weights, self.biases, strict=True)]
 
     def sample_action(self, observations: npt.NDArray[np.floating], noise: npt.NDArray[np.floating]) -> FloatArray:
@@ -99,7 +99,7 @@ class BehaviorLadder:
 
 
 def stack_ladder(ladder: BehaviorLadder) -> dict[str, npt.NDArray[Any]]:
-    """A ladder as named arrays, rungs along the first axis: what the npz file holds."""
+    """Return a ladder as named arrays, rungs along the first axis: what the npz file holds."""
     arrays: dict[str, npt.NDArray[Any]] = {
         "environment_steps": ladder.environment_steps,
         "episode_returns": ladder.episode_returns,
@@ -115,7 +115,7 @@ def stack_ladder(ladder: BehaviorLadder) -> dict[str, npt.NDArray[Any]]:
 
 
 def unstack_ladder(arrays: dict[str, npt.NDArray[Any]]) -> BehaviorLadder:
-    """The ladder that `stack_ladder` took apart.
+    """Return the ladder that `stack_ladder` took apart.
 
     Raises:
         KeyError: if an array is missing.
@@ -141,7 +141,7 @@ def save_ladder(path: Path, ladder: BehaviorLadder) -> None:
 
 
 def _load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Numbers of an npz file whose headers claim no more than the file holds."""
+    """Return the arrays of an npz file whose headers claim no more than the file holds."""
     try:
         check_unpacked_size(path, MAX_ARRAY_BYTES)
         return read_arrays(path, MAX_ARRAY_BYTES)

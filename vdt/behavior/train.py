@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from vdt.behavior.policy import BehaviorLadder, BehaviorPolicy, stack_ladder, un
 from vdt.checkpoint.store import CheckpointStore, State
 from vdt.config.errors import ConfigError
 from vdt.tracking import Tracker
+
+logger = logging.getLogger(__name__)
 
 REPORT_EVERY_SECONDS = 10.0
 REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
@@ -152,13 +155,12 @@ class BehaviorRun:
                 self.checkpoints.save(step, self._get_state(step))
 
     def report(self, step: int, seconds: float) -> None:
-        """One line of progress."""
+        """Log one line of progress."""
         rate = (step - self.start) / seconds
-        print(
+        logger.info(
             f"{self.settings.algorithm} {self.settings.environment_id}: step {step:,}/"
             f"{self.settings.environment_steps:,}  {rate:.0f}/s"
-            f"  {(self.settings.environment_steps - step) / rate / 60:.1f} min left  return {self._get_mean_return():.0f}",
-            flush=True,
+            f"  {(self.settings.environment_steps - step) / rate / 60:.1f} min left  return {self._get_mean_return():.0f}"
         )
 
     def _get_mean_return(self) -> float:

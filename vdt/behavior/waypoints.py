@@ -31,11 +31,11 @@ class Roads:
         self.neighbours = [np.flatnonzero(np.isclose(row, layout.size)).tolist() for row in apart]
 
     def find_cell(self, position: npt.NDArray[np.floating]) -> int:
-        """The free cell whose place is nearest."""
+        """Return the free cell whose place is nearest."""
         return int(np.argmin(((self.cells - position) ** 2).sum(axis=1)))
 
     def find_way(self, start: int, goal: int) -> list[int]:
-        """Cells after `start` up to and including `goal`, breadth first; `[goal]` where they are the same."""
+        """Return the cells after `start` up to and including `goal`, breadth first; `[goal]` where they are the same."""
         after = {goal: goal}
         pending = deque([goal])
         while pending and start not in after:
@@ -59,7 +59,7 @@ class WaypointController:
         self.age = 0
 
     def act(self, observation: npt.NDArray[np.floating]) -> tuple[float, float]:
-        """(x, y, vx, vy) -> action in [-1, 1]."""
+        """Return the action, in [-1, 1], for (x, y, vx, vy)."""
         x, y, speed_x, speed_y = map(float, observation)
         if not self.waypoints or self.age > self.patience:
             self._draw_goal(observation[:2])
@@ -87,7 +87,7 @@ def collect_walk(
     seed: int,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> TrajectoryDataset:
-    """One walk, cut into episodes of `horizon` steps that are truncated, never ended, at true final observations.
+    """Walk once, and cut that into episodes of `horizon` steps, truncated, never ended, at true final observations.
 
     Args:
         environment: a maze that never ends, whose time limit is beyond the walk; its rewards are those of its fixed goal.
@@ -114,7 +114,7 @@ def collect_walk(
 
 
 def _cut(observations: FloatArray, actions: FloatArray, rewards: FloatArray, horizon: int) -> TrajectoryDataset:
-    """Episodes end to end; the final observation of one is the first of the next."""
+    """Return episodes laid end to end; the final observation of one is the first of the next."""
     count = len(actions) // horizon
     rows = np.arange(count)[:, None] * horizon + np.arange(horizon + 1)
     padded = [np.zeros((count, horizon + 1, *values.shape[1:]), np.float32) for values in (actions, rewards)]

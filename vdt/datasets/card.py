@@ -18,7 +18,7 @@ QUANTILES = {"min": 0.0, "10%": 0.1, "25%": 0.25, "50%": 0.5, "75%": 0.75, "90%"
 
 
 def make_card(env: str, task: TaskConfig, source: str, recording: Recording) -> dict[str, Any]:
-    """The card as plain values: the same data gives the same card."""
+    """Return the card as plain values: the same data gives the same card."""
     dataset = recording.dataset
     scores = compute_normalized_score(dataset.episode_returns, task.reference_return_min, task.reference_return_max)
     used = np.ones(len(dataset.rewards), np.bool_)
@@ -77,7 +77,7 @@ def _compute_quantiles(values: npt.NDArray[Any]) -> dict[str, float]:
 
 
 def format_card(card: dict[str, Any]) -> str:
-    """The card as Markdown."""
+    """Return the card as Markdown."""
     quantiles = " | ".join(QUANTILES)
     rows = [
         f"| {name} | " + " | ".join(f"{card[key][q]:,.{digits}f}" for q in QUANTILES) + " |"
@@ -116,7 +116,7 @@ def format_card(card: dict[str, Any]) -> str:
 
 
 def describe(dataset: TrajectoryDataset, card: dict[str, Any]) -> str:
-    """One line for the log."""
+    """Return one line for the log."""
     return (
         f"{card['env']} ({card['source']}): {len(dataset):,} episodes, {dataset.steps:,} steps, "
         f"mean normalized_score {card['normalized_score_mean']:.1f}"

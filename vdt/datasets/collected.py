@@ -29,7 +29,7 @@ ROUNDED = "the simulator's state was rounded after each step, to 2^-20, so that 
 
 
 def find_ladder(config: Config) -> Path | None:
-    """File of the task's behaviour ladder, or None if there is none."""
+    """Return the file of the task's behaviour ladder, or None if there is none."""
     name = config.task.collected.ladder
     path = PARAMS / "behavior" / f"{name}.npz"
     return path if name is not None and path.is_file() else None
@@ -49,12 +49,12 @@ class Collection:
 
     @property
     def key(self) -> str:
-        """Folder name of the snapshot."""
+        """Return the folder name of the snapshot."""
         return make_collected_key(self.recipe)
 
 
 def find_collection(config: Config) -> Collection | None:
-    """The task's controller or behaviour ladder; none where this project has nothing to roll out."""
+    """Return the task's controller or behaviour ladder; none where this project has nothing to roll out."""
     if config.task.collected.controller != "none":
         return Collection(make_walk_recipe(config), lambda: collect_walk_recording(config))
     ladder = find_ladder(config)
@@ -77,7 +77,7 @@ def _make_common_recipe(config: Config) -> dict[str, Any]:
 
 
 def make_recipe(config: Config, ladder_path: Path) -> dict[str, Any]:
-    """What data rolled out by a ladder is a function of."""
+    """Return what data rolled out by a ladder is a function of."""
     return {
         **_make_common_recipe(config),
         "ladder": config.task.collected.ladder,
@@ -87,12 +87,12 @@ def make_recipe(config: Config, ladder_path: Path) -> dict[str, Any]:
 
 
 def make_walk_recipe(config: Config) -> dict[str, Any]:
-    """What data of a controller is a function of."""
+    """Return what data of a controller is a function of."""
     return {**_make_common_recipe(config), "controller": config.task.collected.controller}
 
 
 def make_collected_key(recipe: dict[str, Any]) -> str:
-    """Folder name, e.g. "collected-200000-s0-0123abcd"."""
+    """Return the folder name, e.g. "collected-200000-s0-0123abcd"."""
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     return f"collected-{recipe['steps']}-s{recipe['seed']}-{digest[:8]}"
 

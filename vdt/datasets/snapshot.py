@@ -95,7 +95,7 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
 
 
 def _announce(config: Config, choice: Choice) -> None:
-    """Say loudly what is taken and why."""
+    """Log loudly what is taken and why."""
     what = f"DATA  {config.env}  from source {choice.source.upper()}"
     if choice.source != "d4rl":
         what += f"  {LABELS[choice.source]}: its scores are not D4RL scores"

@@ -55,6 +55,7 @@ def prepare() -> None:
     looked for less often: importing PyTorch and MLflow then takes three quarters of the time, in each step's process.
     """
     configure_logging()
+    name_user()
     limit_spinning()
     name_user()  # MLflow looks for a home folder while it is imported
     gc.set_threshold(OBJECTS_PER_COLLECTION)

@@ -63,6 +63,13 @@ def test_whole_episodes_and_equal_shares() -> None:
     assert cut.any() and not dataset.terminated[cut].any() and dataset.terminated[~cut].all()
 
 
+def test_progress_counts_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    """Sixteen episodes run side by side, and as many are kept as hold the steps that were asked for."""
+    dataset = collect((0, 8), 200, parallel=16)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"collect: step {dataset.steps}/{dataset.steps} "), last
+
+
 def test_a_repeated_rung_gives_other_episodes() -> None:
     dataset = collect((8, 8), 160)
     half = len(dataset) // 2

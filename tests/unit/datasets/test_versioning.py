@@ -30,14 +30,20 @@ print(add_version(home, path)[0])
 as_root = pytest.mark.skipif(os.getuid() != 0 or SETPRIV is None, reason="only root may become another user")
 
 
-def add_as(user: int, home: Path, name: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `PROGRAM` as a user without a name, who may read whatever the interpreter needs."""
+def run_as(
+    user: int, home: Path, program: str, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program as a user without a name, who may read whatever the interpreter needs."""
     assert SETPRIV is not None
     rights = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     words = [SETPRIV, f"--reuid={user}", f"--regid={GROUP}", "--clear-groups", *rights]
     variables = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **environment}
-    command = [*words, sys.executable, "-c", PROGRAM, str(home), name]
+    command = [*words, sys.executable, "-c", program, *arguments]
     return subprocess.run(command, cwd=home, env=variables, capture_output=True, text=True)
+
+
+def add_as(user: int, home: Path, name: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return run_as(user, home, PROGRAM, str(home), name, **environment)
 
 
 @pytest.fixture
@@ -61,6 +67,17 @@ def test_a_user_without_name_and_home(shared_home: Path, variables: dict[str, st
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [compute_file_digest(shared_home / "data" / "a" / "trajectories.hdf5", "md5")]
     assert (shared_home / ".vdt" / "dvc" / "repo").is_dir()  # DVC's index; in /var/tmp it may be another user's
+
+
+@as_root
+def test_every_program_of_such_a_user_has_both(shared_home: Path) -> None:
+    """Metaflow and MLflow ask for them while they are imported."""
+    program = (
+        "from vdt.system.home import prepare; prepare(); import getpass, pathlib;"
+        "print(getpass.getuser(), pathlib.Path.home())"
+    )
+    done = run_as(NAMELESS, shared_home, program, VDT_HOME=str(shared_home))
+    assert (done.stdout.split(), done.returncode) == ([f"uid{NAMELESS}", str(shared_home)], 0), done.stderr
 
 
 @as_root
