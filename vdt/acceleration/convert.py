@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vdt.acceleration.capture import CapturedCriticUpdate
 from vdt.acceleration.critic_update import FusedCriticUpdate
 from vdt.acceleration.linear import FastEnsemble, FastFeedForward, FastLinear
+from vdt.acceleration.threads import SteadyLayerNorm, SteadyLinear
 from vdt.acceleration.torch_overhead import compile_pass, skip_compiler, take_step
 from vdt.config.schema import RuntimeConfig
 from vdt.critic.critic import Critic, CriticUpdate
@@ -43,8 +44,14 @@ class FastAttention(CausalSelfAttention):
     attend = staticmethod(attend_in_float32)
 
 
-# Class -> what it becomes; and class -> those of its layers that change too. The policy's heads are too narrow to gain.
-FAST: Mapping[type[nn.Module], type[nn.Module]] = {MLPEnsemble: FastEnsemble, CausalSelfAttention: FastAttention}
+# Class -> what it becomes; and class -> those of its layers that change too. The policy's heads are too narrow for
+# oneDNN to gain; those of few outputs become steady (`vdt/acceleration/threads.py`).
+FAST: Mapping[type[nn.Module], type[nn.Module]] = {
+    MLPEnsemble: FastEnsemble,
+    CausalSelfAttention: FastAttention,
+    nn.LayerNorm: SteadyLayerNorm,
+    nn.Linear: SteadyLinear,
+}
 FAST_LAYERS: Mapping[type[nn.Module], Mapping[str, type[nn.Module]]] = {
     CausalSelfAttention: {"project_in": FastLinear, "project_out": FastLinear},
     Block: {"feedforward": FastFeedForward},

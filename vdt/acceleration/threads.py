@@ -7,6 +7,7 @@ thread is faster. Which it is changes within a run, so steps are timed, and now 
 from __future__ import annotations
 
 import copy
+import logging
 import statistics
 import time
 from collections import deque
@@ -18,14 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from vdt.config.schema import RuntimeConfig
 from vdt.system.machine import use_threads
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 TRIAL_SECONDS = 0.03  # a number of threads is tried for at least so long
 TRIAL_STEPS = 3  # and for so many steps
 HOPELESS = 2.0  # a trial ends at once with a step so many times as long as those of the best number so far
 SLOWED = 1.5  # a trial begins when steps take so many times as long as at the last choice
 GAIN = 0.95  # another number is taken if its steps take no more than this share of the time
+FEW_OUTPUTS = 32  # of a layer whose weight gradient one thread computes in no time
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds between trials; doubled while they change nothing
 
 
@@ -36,8 +40,9 @@ class ThreadTuner:
         current: the number of threads of the next step.
     """
 
-    def __init__(self, counts: Sequence[int], clock: Callable[[], float] = time.perf_counter) -> None:
-        """Choose among `counts`, beginning with the first; with one of them nothing is timed."""
+    def __init__(self, counts: Sequence[int], name: str = "", clock: Callable[[], float] = time.perf_counter) -> None:
+        """Choose among `counts` for steps called `name`, beginning with the first; with one count nothing is timed."""
+        self.name = name
         self.counts, self.clock, self.current = tuple(counts), clock, counts[0]
         self._best = counts[0]
         self._recent: deque[float] = deque(maxlen=TRIAL_STEPS)  # seconds of the last steps
@@ -91,7 +96,9 @@ class ThreadTuner:
         fastest = min(self._medians, key=self._medians.__getitem__)
         changes = self._medians[fastest] < GAIN * self._medians[self._best]
         self._pause = FIRST_PAUSE if changes else min(2 * self._pause, LONGEST_PAUSE)
-        self._best = fastest if changes else self._best
+        if changes:
+            logger.debug("%s: %d threads are faster now than %d", self.name, fastest, self._best)
+            self._best = fastest
         self._reference, self._next_trial = self._medians[self._best], now + self._pause
         self._enter(self._best, now)
 
@@ -102,35 +109,47 @@ def list_thread_counts(most: int) -> list[int]:
 
 
 def make_thread_tuner(
-    objects: tuple[Any, ...], step: Callable[..., object], *, device: torch.device, fixed: bool
+    name: str,
+    step: Callable[[], object],
+    save: Callable[[], dict[str, Any]],
+    restore: Callable[[dict[str, Any]], None],
+    *,
+    runtime: RuntimeConfig,
+    device: torch.device,
 ) -> ThreadTuner:
-    """Make a tuner for a training step; it stays at one number of threads where the number would change the result.
+    """Make a tuner for training steps; it stays at one number of threads where the number would change the result.
 
     Args:
-        objects: what a step works on and changes: networks and optimizers.
-        step: one step, given copies of `objects`; it must not change anything else.
+        name: of what is trained, for log lines.
+        step: takes one training step.
+        save: returns everything that a step changes, as a checkpoint does.
+        restore: puts back what `save` returned.
+        runtime: a number of threads that is set here stays, and so does one that a step was compiled for.
         device: on anything but a CPU threads do not matter.
-        fixed: whether the number is to stay as it is, because somebody set it or the step is compiled.
     """
     most = torch.get_num_threads()
-    if most == 1 or fixed or device.type != "cpu" or not gives_same_bits(objects, step, most):
-        return ThreadTuner([most])
-    return ThreadTuner(list_thread_counts(most))
+    if most == 1 or runtime.threads > 0 or runtime.compile or device.type != "cpu":
+        return ThreadTuner([most], name)
+    if not gives_same_bits(step, save, restore, most):
+        logger.info("%s: %d threads; another number would change the last bits of the result", name, most)
+        return ThreadTuner([most], name)
+    logger.info("%s: up to %d threads, as many as are fastest beside other programs", name, most)
+    return ThreadTuner(list_thread_counts(most), name)
 
 
-def gives_same_bits(objects: tuple[Any, ...], step: Callable[..., object], most: int) -> bool:
-    """Return whether a step on copies of `objects` ends with the same bits for one thread and for `most`.
+def gives_same_bits(
+    step: Callable[[], object], save: Callable[[], dict[str, Any]], restore: Callable[[dict[str, Any]], None], most: int
+) -> bool:
+    """Return whether a step ends with the same bits for one thread and for `most`; everything is put back.
 
     The order of a sum depends on shapes and threads, not on values, so one step speaks for all of its shapes.
     """
-    before, ends = torch.get_rng_state(), []
+    before, ends = copy.deepcopy(save()), []
     for count in (most, 1):
-        torch.set_rng_state(before)
-        copies = copy.deepcopy(objects)
         with use_threads(count):
-            step(*copies)
-        ends.append([tensor for one in copies for tensor in _find_tensors(one.state_dict())])
-    torch.set_rng_state(before)
+            step()
+        ends.append([tensor.clone() for tensor in _find_tensors(save())])
+        restore(copy.deepcopy(before))
     return all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
 
 
@@ -189,12 +208,18 @@ class _NarrowProduct(torch.autograd.Function):
             return own, rows.t().mm(inputs.flatten(0, -2)), rows.sum(0)
 
 
+def _is_worth_steadying(input: Tensor) -> bool:
+    """Return whether a gradient in float32 will be asked for, of a layer that is not compiled."""
+    autocast = torch.is_autocast_enabled(input.device.type)
+    return torch.is_grad_enabled() and not autocast and not torch.compiler.is_compiling()
+
+
 class SteadyLayerNorm(nn.LayerNorm):
     """`torch.nn.LayerNorm` whose gradients do not depend on the number of threads."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        if torch.is_autocast_enabled(input.device.type) or not torch.is_grad_enabled():
+        if not _is_worth_steadying(input):
             return super().forward(input)
         shape = list(self.normalized_shape)
         out: Tensor = _LayerNorm.apply(input, self.weight, self.bias, shape, self.eps)  # type: ignore[no-untyped-call]
@@ -206,7 +231,7 @@ class SteadyLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
-        if torch.is_autocast_enabled(input.device.type) or not torch.is_grad_enabled():
+        if self.out_features >= FEW_OUTPUTS or not _is_worth_steadying(input):
             return super().forward(input)
         out: Tensor = _NarrowProduct.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return out

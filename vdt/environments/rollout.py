@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from vdt.data.trajectory import FloatArray, Trajectory
 from vdt.environments import Environment, get_action_bounds
+from vdt.system.machine import use_threads
 from vdt.system.progress import Progress
 
 SUCCESS_KEYS = ("success", "is_success")  # of what an environment says beside its reward
@@ -42,6 +43,7 @@ def collect_trajectories(
     noise: float = 0.0,
     max_steps: int | None = None,
     label: str = "",
+    threads: int = 1,
 ) -> list[Trajectory]:
     """Run one episode per environment, to its end.
 
@@ -53,10 +55,23 @@ def collect_trajectories(
         noise: standard deviation of Gaussian action noise, in halves of the action range.
         max_steps: cut episodes (as truncated) after this many steps.
         label: names the rollout in progress lines, which appear every 10 s.
+        threads: of PyTorch. Decisions are small: more than one gains little, and loses much beside other programs.
 
     Returns:
         Trajectories in the order of `seeds`, with actions as executed (clipped to the action range).
     """
+    with use_threads(threads):
+        return _roll_out(policy, environments, seeds, noise, max_steps, label)
+
+
+def _roll_out(
+    policy: RolloutPolicy,
+    environments: Sequence[Environment],
+    seeds: Sequence[int],
+    noise: float,
+    max_steps: int | None,
+    label: str,
+) -> list[Trajectory]:
     low, high = get_action_bounds(environments[0])
     generators = [np.random.default_rng([seed, 7919]) for seed in seeds]
     observations: list[list[FloatArray]] = []

@@ -89,7 +89,9 @@ def measure_requested(
         agent = Agent(actor_critic, PlannerSettings.from_config(config).follow(wanted))
         seeds = range(settings.seed, settings.seed + count)
         limit = settings.max_episode_steps or None
-        new = collect_trajectories(agent, environments, seeds, max_steps=limit, label=f"request {label} {wanted:g}")
+        threads = config.runtime.threads or 1
+        label_here = f"request {label} {wanted:g}"
+        new = collect_trajectories(agent, environments, seeds, max_steps=limit, label=label_here, threads=threads)
         is_cut = None in score_episodes(new, config)
         rows.append(
             RequestedReturn(wanted, [t.episode_return for t in new], settings.max_episode_steps if is_cut else None)

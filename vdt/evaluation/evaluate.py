@@ -44,7 +44,10 @@ def evaluate(actor_critic: ActorCritic, settings: PlannerSettings, config: Confi
     agent = Agent(actor_critic, settings)
     seeds = [config.evaluation.seed + i for i in range(count)]
     limit = config.evaluation.max_episode_steps or None
-    trajectories = collect_trajectories(agent, environments, seeds, max_steps=limit, label=f"evaluate {label}")
+    threads = config.runtime.threads or 1
+    trajectories = collect_trajectories(
+        agent, environments, seeds, max_steps=limit, label=f"evaluate {label}", threads=threads
+    )
     trace = _trace(environments[0], trajectories)
     for environment in environments:
         environment.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from vdt.acceleration.convert import make_critic_update
+from vdt.acceleration.threads import ThreadTuner, make_thread_tuner
 from vdt.agent.actor_critic import ActorCritic, make_buffer, make_critic, make_policy
 from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
 from vdt.checkpoint.store import CheckpointStore, State, load_state
@@ -42,6 +43,46 @@ def make_offline_buffer(
     return make_buffer(config, normalizer, reward_scale, dataset.keep_best(config.data.keep_best_fraction))
 
 
+class CriticTrainer:
+    """The critic's training: network, update and draws."""
+
+    def __init__(self, config: Config, critic: Critic, sampler: Sampler) -> None:
+        """Train `critic` on what `sampler` draws."""
+        self.config, self.critic, self.sampler = config, critic, sampler
+        self.critic_update = make_critic_update(critic, config.critic.learning_rate, config.runtime)
+
+    def update(self, step: int) -> Metrics:
+        """Take gradient step `step` (from 1)."""
+        return vars(self.critic_update.update(self.sampler.sample_transitions(self.config.critic.batch_size)))
+
+    def state_dict(self, step: int) -> State:
+        """Return everything that changes, as it is after `step`."""
+        return {
+            "critic": self.critic.state_dict(),
+            "optimizer": self.critic_update.state_dict(),
+            "step": step,
+            "random": get_random_state(self.sampler.generator),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue where `state` stopped."""
+        self.critic.load_state_dict(state["critic"])
+        self.critic_update.load_state_dict(state["optimizer"])
+        set_random_state(state["random"], self.sampler.generator)
+
+
+def tune_threads(name: str, trainer: CriticTrainer | ActorTrainer, device: torch.device) -> ThreadTuner:
+    """Make the tuner of a trainer's steps."""
+    return make_thread_tuner(
+        name,
+        lambda: trainer.update(1),
+        lambda: trainer.state_dict(0),
+        trainer.load_state_dict,
+        runtime=trainer.config.runtime,
+        device=device,
+    )
+
+
 def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker, checkpoints: CheckpointStore) -> Path:
     """Train twin Q and V on the data (M1, M2); with `critic.bootstrap` policy that is left to `train_actor`.
 
@@ -52,39 +93,26 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
     device = choose_device(config.runtime.device)
     seed_streams(config.seed)
     critic = make_critic(config, device)
-    critic_update = make_critic_update(critic, config.critic.learning_rate, config.runtime)
     normalizer = Normalizer.fit(dataset, config.data.min_observation_std).to(device)
     reward_scale = compute_reward_scale(config.task.reward_scaling, dataset.episode_returns)
     buffer = make_offline_buffer(config, dataset, normalizer, reward_scale)
-    sampler = make_sampler(config, buffer, 1)
+    trainer = CriticTrainer(config, critic, make_sampler(config, buffer, 1))
     state = checkpoints.load_latest()
     if state is not None:
-        critic.load_state_dict(state["critic"])
-        critic_update.load_state_dict(state["optimizer"])
-        set_random_state(state["random"], sampler.generator)
-
-    def get_state(step: int) -> State:
-        return {
-            "critic": critic.state_dict(),
-            "optimizer": critic_update.state_dict(),
-            "normalizer": normalizer.state_dict(),
-            "reward_scale": reward_scale,
-            "config": config.to_yaml(),
-            "step": step,
-            "random": get_random_state(sampler.generator),
-        }
-
+        trainer.load_state_dict(state)
+    frozen = {"normalizer": normalizer.state_dict(), "reward_scale": reward_scale, "config": config.to_yaml()}
     total = config.critic.gradient_steps if config.critic.bootstrap == "value" else 0
     print(
         f"critic: {total:,} gradient steps on {buffer.target_steps:,} transitions, reward scale {reward_scale:.4g}",
         flush=True,
     )
+    threads = tune_threads("critic", trainer, device)
     return run_gradient_steps(
         "critic",
         total,
         state,
-        lambda step: vars(critic_update.update(sampler.sample_transitions(config.critic.batch_size))),
-        get_state,
+        lambda step: threads.run(lambda: trainer.update(step)),
+        lambda step: {**trainer.state_dict(step), **frozen},
         tracker,
         checkpoints,
     )
@@ -182,4 +210,13 @@ def train_actor(
         + (f", together with {together:,} of the critic" if together else ""),
         flush=True,
     )
-    return run_gradient_steps("actor", total, state, trainer.update, trainer.state_dict, tracker, checkpoints)
+    threads = tune_threads("actor", trainer, device)
+    return run_gradient_steps(
+        "actor",
+        total,
+        state,
+        lambda step: threads.run(lambda: trainer.update(step)),
+        trainer.state_dict,
+        tracker,
+        checkpoints,
+    )

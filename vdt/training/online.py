@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vdt.acceleration.convert import make_critic_update
+from vdt.acceleration.threads import ThreadTuner, make_thread_tuner
 from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
 from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
@@ -28,7 +29,7 @@ from vdt.tracking import Tracker
 from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import read_metrics, save_checkpoint
 from vdt.training.offline import calibrate_weighting, make_sampler
-from vdt.training.update import PolicyUpdate
+from vdt.training.update import Metrics, PolicyUpdate
 
 BUFFER_LEVELS = {"low": 0.1, "middle": 0.5, "high": 0.9}  # quantiles of the buffer's returns that are tracked
 BEST_OVER = 10  # episodes whose mean return says which policy was best: two or three are luck
@@ -52,6 +53,8 @@ class OnlineTuner:
         self.best_return: float | None = None  # highest `recent_return` so far
         self.pending_return: float | None = None  # mean return of the episodes that no update has followed yet
         self.environments: list[Environment] = []
+        fixed = ThreadTuner([torch.get_num_threads()])
+        self.critic_threads, self.policy_threads = fixed, fixed
 
     def collect(self) -> list[Trajectory]:
         """Roll out the exploring policy for one iteration and store what it did."""
@@ -67,6 +70,7 @@ class OnlineTuner:
             noise=online.exploration_noise,
             max_steps=config.evaluation.max_episode_steps or None,
             label="online rollout",
+            threads=config.runtime.threads or 1,
         )
         self.buffer.extend(trajectories)
         self.episodes += len(trajectories)
@@ -98,30 +102,61 @@ class OnlineTuner:
             online.critic_steps_per_iteration, online.actor_steps_per_iteration, joint=joint
         )
         for _ in range(before):
-            metrics.update(take_critic_step(self.actor_critic, self.critic_update, self.sampler))
+            metrics.update(self.critic_threads.run(self.take_critic_step))
         self.actor_critic.weighting = calibrate_weighting(config, self.actor_critic.critic, self.sampler)
         for count in between:
             for _ in range(count):
-                metrics.update(take_critic_step(self.actor_critic, self.critic_update, self.sampler))
-            sequences = self.sampler.sample_sequences(config.actor.batch_size, config.policy.context_length)
-            metrics.update(self.policy_update(sequences))
+                metrics.update(self.critic_threads.run(self.take_critic_step))
+            metrics.update(self.policy_threads.run(self.take_policy_step))
         self.pending_return = None
         return metrics
+
+    def take_critic_step(self) -> Metrics:
+        """Take one step of the critic."""
+        return take_critic_step(self.actor_critic, self.critic_update, self.sampler)
+
+    def take_policy_step(self) -> Metrics:
+        """Take one step of the policy."""
+        config = self.config
+        return self.policy_update(self.sampler.sample_sequences(config.actor.batch_size, config.policy.context_length))
+
+    def tune_threads(self, device: torch.device) -> None:
+        """Let the steps of critic and policy choose their threads."""
+        self.critic_threads, self.policy_threads = (
+            make_thread_tuner(
+                name, step, self.save_training, self.restore_training, runtime=self.config.runtime, device=device
+            )
+            for name, step in (("online critic", self.take_critic_step), ("online actor", self.take_policy_step))
+        )
+
+    def save_training(self) -> State:
+        """Return what gradient steps change."""
+        return {
+            "actor_critic": self.actor_critic.state_dict(),
+            "critic_optimizer": self.critic_update.state_dict(),
+            "policy_optimizer": self.policy_update.state_dict(),
+            "random": get_random_state(self.sampler.generator),
+        }
+
+    def restore_training(self, state: State) -> None:
+        """Put back what `save_training` returned."""
+        self.actor_critic.load_progress(state["actor_critic"])
+        self.actor_critic.critic.load_state_dict(state["actor_critic"]["critic"])
+        self.critic_update.load_state_dict(state["critic_optimizer"])
+        self.policy_update.load_state_dict(state["policy_optimizer"])
+        set_random_state(state["random"], self.sampler.generator)
 
     def state_dict(self) -> State:
         """Return everything needed to go on, the buffer included."""
         held = TrajectoryDataset.from_trajectories(self.buffer.trajectories)
         return {
-            "actor_critic": self.actor_critic.state_dict(),
-            "critic_optimizer": self.critic_update.state_dict(),
-            "policy_optimizer": self.policy_update.state_dict(),
+            **self.save_training(),
             "buffer": {name: torch.from_numpy(np.asarray(array)) for name, array in held.get_arrays().items()},
             "environment_steps": self.environment_steps,
             "episodes": self.episodes,
             "best_return": self.best_return,
             "pending_return": self.pending_return,
             "step": self.environment_steps,
-            "random": get_random_state(self.sampler.generator),
         }
 
     def load_optimizers_and_counters(self, state: State) -> None:
@@ -147,6 +182,7 @@ def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State
     tuner = OnlineTuner(config, actor_critic, buffer, sampler)
     if state is not None:
         tuner.load_optimizers_and_counters(state)
+    tuner.tune_threads(device)
     return tuner
 
 

@@ -2,11 +2,14 @@
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from support.builders import assert_identical, make_store, make_trajectory
 from vdt.acceleration.threads import (
     SteadyLayerNorm,
     SteadyLinear,
@@ -15,7 +18,12 @@ from vdt.acceleration.threads import (
     list_thread_counts,
     make_thread_tuner,
 )
+from vdt.checkpoint.store import load_state
+from vdt.data.trajectory import TrajectoryDataset
+from vdt.experiments.resolve import resolve_config
 from vdt.system.machine import use_threads
+from vdt.tracking import NullTracker
+from vdt.training.offline import pretrain_critic, train_actor
 
 
 @pytest.fixture(autouse=True)
@@ -86,56 +94,88 @@ def test_counts() -> None:
     assert [list_thread_counts(most) for most in (1, 2, 6, 16)] == [[1], [2, 1], [6, 3, 1], [16, 8, 4, 2, 1]]
 
 
-def make_step(
-    norm: type[nn.LayerNorm], linear: type[nn.Linear]
-) -> tuple[tuple[nn.Module, torch.optim.Optimizer], nn.Module]:
-    torch.manual_seed(0)
-    network = nn.Sequential(norm(128), linear(128, 6))
-    return (network, torch.optim.SGD(network.parameters(), lr=0.1)), network
+class Training:
+    """A small network that a step changes, as trainers are seen by the tuner."""
 
+    def __init__(self, norm: type[nn.LayerNorm], linear: type[nn.Linear]) -> None:
+        torch.manual_seed(0)
+        self.network = nn.Sequential(norm(128), linear(128, 6))
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.1)
 
-def take_step(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    network(torch.randn(64, 30, 128)).square().sum().backward()
-    optimizer.step()
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.network(torch.randn(64, 30, 128)).square().sum().backward()
+        self.optimizer.step()
+
+    def save(self) -> dict[str, Any]:
+        states = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {**states, "random": torch.get_rng_state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+
+    def gives_same_bits(self) -> bool:
+        return gives_same_bits(self.step, self.save, self.restore, 2)
+
+    def count(self, overrides: str = "", device: str = "cpu") -> tuple[int, ...]:
+        runtime = resolve_config("walker2d-medium-v2", overrides=overrides).runtime
+        arguments = ("test", self.step, self.save, self.restore)
+        return make_thread_tuner(*arguments, runtime=runtime, device=torch.device(device)).counts
 
 
 def test_steady_layers_give_the_same_bits_on_any_number_of_threads() -> None:
     """And they are the bits of PyTorch's own layers on one thread."""
     ends = []
     for kinds, threads in (((nn.LayerNorm, nn.Linear), 1), ((SteadyLayerNorm, SteadyLinear), 2)):
-        objects, network = make_step(*kinds)
-        torch.manual_seed(1)
+        training = Training(*kinds)
         with use_threads(threads):
-            take_step(*objects)
-        ends.append(list(network.state_dict().values()))
+            training.step()
+        ends.append(list(training.network.state_dict().values()))
     assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
-    steady, _ = make_step(SteadyLayerNorm, SteadyLinear)
-    assert gives_same_bits(steady, take_step, 2)
+    assert Training(SteadyLayerNorm, SteadyLinear).gives_same_bits()
 
 
 def test_layers_that_depend_on_threads_are_found_out() -> None:
-    plain, _ = make_step(nn.LayerNorm, nn.Linear)
-    assert not gives_same_bits(plain, take_step, 2), "the premise of all this: PyTorch's own layers do"
-    device = torch.device("cpu")
-    assert make_thread_tuner(plain, take_step, device=device, fixed=False).counts == (2,)
-    steady, _ = make_step(SteadyLayerNorm, SteadyLinear)
-    assert make_thread_tuner(steady, take_step, device=device, fixed=False).counts == (2, 1)
-    assert make_thread_tuner(steady, take_step, device=device, fixed=True).counts == (2,)
-    assert make_thread_tuner(steady, take_step, device=torch.device("cuda"), fixed=False).counts == (2,)
+    plain, steady = Training(nn.LayerNorm, nn.Linear), Training(SteadyLayerNorm, SteadyLinear)
+    assert not plain.gives_same_bits(), "the premise of all this: PyTorch's own layers do"
+    assert plain.count() == (2,)
+    assert steady.count() == (2, 1)
+    assert steady.count("runtime.threads=2") == (2,), "what the user set stays"
+    assert steady.count("runtime.compile=true") == (2,)
+    assert steady.count(device="cuda") == (2,)
+    with use_threads(1):
+        assert steady.count() == (1,)
 
 
 def test_looking_leaves_everything_as_it_is() -> None:
-    objects, network = make_step(SteadyLayerNorm, SteadyLinear)
-    before, state = copy.deepcopy(network.state_dict()), torch.get_rng_state()
-    gives_same_bits(objects, take_step, 2)
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
-    assert torch.equal(state, torch.get_rng_state())
+    training = Training(SteadyLayerNorm, SteadyLinear)
+    training.step()
+    before = copy.deepcopy(training.save())
+    training.gives_same_bits()
+    assert_identical(training.save(), before)
 
 
 def test_without_gradients_the_layers_are_pytorchs_own() -> None:
     inputs = torch.randn(5, 128)
     norm, linear = SteadyLayerNorm(128), SteadyLinear(128, 6)
     with torch.inference_mode():
-        assert torch.equal(
-            linear(norm(inputs)), nn.functional.linear(nn.LayerNorm.forward(norm, inputs), linear.weight, linear.bias)
-        )
+        normed = nn.LayerNorm.forward(norm, inputs)
+        assert torch.equal(linear(norm(inputs)), nn.functional.linear(normed, linear.weight, linear.bias))
+
+
+@pytest.mark.parametrize("method", ["vdt", "odt", "td3bc"])
+def test_training_has_the_same_bits_on_one_thread_and_on_two(tmp_path: Path, method: str) -> None:
+    """Critic and actor of the laptop's sizes, whose sums PyTorch would split among threads."""
+    overrides = "critic.gradient_steps=6 actor.gradient_steps=3 task.horizon=50"
+    config = resolve_config("walker2d-medium-v2", method=method, overrides=overrides)
+    task, ends = config.task, []
+    sizes = {"observation_size": task.observation_size, "action_size": task.action_size}
+    dataset = TrajectoryDataset.from_trajectories(make_trajectory(50, seed=seed, **sizes) for seed in range(8))
+    for threads in (1, 2):
+        with use_threads(threads):
+            critic = pretrain_critic(config, dataset, NullTracker(), make_store(tmp_path / f"critic-{threads}"))
+            actor = train_actor(config, dataset, critic, NullTracker(), make_store(tmp_path / f"actor-{threads}"))
+        ends.append([load_state(critic)["critic"], load_state(actor)["actor_critic"]["policy"]])
+    assert_identical(ends[0], ends[1])
