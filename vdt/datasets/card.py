@@ -11,13 +11,13 @@ import numpy.typing as npt
 from vdt.config.schema import TaskConfig
 from vdt.data.reward_scale import describe_reward_scale
 from vdt.data.trajectory import TrajectoryDataset
-from vdt.datasets.loaded_data import Recording
+from vdt.datasets.loaded_data import LoadedData
 from vdt.environments.scores import compute_normalized_score, compute_standard_error
 
 QUANTILES = {"min": 0.0, "10%": 0.1, "25%": 0.25, "50%": 0.5, "75%": 0.75, "90%": 0.9, "max": 1.0}
 
 
-def make_card(env: str, task: TaskConfig, source: str, recording: Recording) -> dict[str, Any]:
+def make_card(env: str, task: TaskConfig, source: str, recording: LoadedData) -> dict[str, Any]:
     """Return the card as plain values: the same data gives the same card."""
     dataset = recording.dataset
     scores = compute_normalized_score(dataset.episode_returns, task.reference_return_min, task.reference_return_max)

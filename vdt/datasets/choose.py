@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from vdt.config.schema import Config
@@ -16,12 +17,15 @@ from vdt.data.storage import DataError
 from vdt.datasets.collected import find_collection
 from vdt.datasets.d4rl import get_cache_file, load_d4rl, make_d4rl_key
 from vdt.datasets.download import probe
-from vdt.datasets.loaded_data import Choice, Recording
+from vdt.datasets.ends import EndSettings
+from vdt.datasets.hdf5 import read_recording
+from vdt.datasets.loaded_data import DataChoice, LoadedData
 from vdt.datasets.minari import open_sets, read_sets
-from vdt.datasets.path import choose_path
+from vdt.datasets.npz import compute_folder_digest, list_episodes, read_folder
 from vdt.datasets.relabel import relabel_recording
+from vdt.system.files import compute_file_digest
 
-__all__ = ["Choice", "DataError", "Recording", "choose_source", "get_snapshot_path"]
+__all__ = ["DataChoice", "DataError", "LoadedData", "choose_source", "get_snapshot_path"]
 
 
 def get_snapshot_path(home: Path, env: str, key: str) -> Path:
@@ -29,7 +33,7 @@ def get_snapshot_path(home: Path, env: str, key: str) -> Path:
     return home / "data" / env / key / "trajectories.hdf5"
 
 
-def choose_source(config: Config, home: Path) -> Choice:
+def choose_source(config: Config, home: Path) -> DataChoice:
     """Decide where the data comes from, without loading it.
 
     Args:
@@ -44,15 +48,15 @@ def choose_source(config: Config, home: Path) -> Choice:
     return dataclasses.replace(choice, load=lambda: relabel_recording(load(), config.task))
 
 
-def _choose(config: Config, home: Path) -> Choice:
+def _choose(config: Config, home: Path) -> DataChoice:
     source = config.data.source
     if config.task.minari_ids and (source == "minari" or config.env.startswith("minari:")):
         return _choose_minari(config)
     if config.env.startswith("data:"):
-        return choose_path(config, config.env.removeprefix("data:"), "--env data:PATH was given")
+        return _choose_path(config, config.env.removeprefix("data:"), "--env data:PATH was given")
     if source.startswith("path:"):
         given = source.removeprefix("path:")
-        return choose_path(config, given, f"--source path:{given} was given")
+        return _choose_path(config, given, f"--source path:{given} was given")
     if source == "d4rl":
         return _choose_d4rl(config, home)
     if source == "collected":
@@ -60,7 +64,7 @@ def _choose(config: Config, home: Path) -> Choice:
     return _choose_any(config, home)
 
 
-def _choose_any(config: Config, home: Path) -> Choice:
+def _choose_any(config: Config, home: Path) -> DataChoice:
     """`auto`."""
     d4rl_key, collection = make_d4rl_key(config), find_collection(config)
     if get_snapshot_path(home, config.env, d4rl_key).is_file():
@@ -84,7 +88,43 @@ def _choose_any(config: Config, home: Path) -> Choice:
     )
 
 
-def _choose_minari(config: Config) -> Choice:
+def _choose_path(config: Config, given: str, reason: str) -> DataChoice:
+    """A file or folder that the user named; its content is part of the snapshot's key.
+
+    Raises:
+        DataError: if there is no such file or folder.
+    """
+    path, task = Path(given).expanduser().resolve(), config.task
+    try:
+        if path.is_dir():
+            digest = compute_folder_digest(list_episodes(path))
+        elif path.is_file():
+            digest = compute_file_digest(path, "sha256")
+        else:
+            raise DataError(
+                f"{given}: no such file; accepted is an HDF5 file in D4RL's schema or a folder of npz episodes"
+            )
+    except OSError as error:
+        raise DataError(f"{given}: cannot be read ({error.strerror})") from None
+    settings = EndSettings.from_config(config)
+
+    def load() -> LoadedData:
+        if path.is_dir():
+            return read_folder(path, task, recipe, task.horizon if settings.cuts else None)
+        return read_recording(path, task, recipe, settings=settings)
+
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem).strip("._")[:40] or "file"
+    recipe = {"file": path.name, "sha256": digest, "horizon": task.horizon}
+    if task.action_low:
+        recipe.update(action_low=list(task.action_low), action_high=list(task.action_high))
+    if settings.mode != "checked":
+        recipe["episode_ends"] = settings.mode
+    bridge = "" if task.bridge == "none" else f"{task.bridge}-"  # it may relabel rewards and ends
+    what = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    return DataChoice("path", f"path-{bridge}{stem}-{what[:8]}", reason, load)
+
+
+def _choose_minari(config: Config) -> DataChoice:
     sets = open_sets(config.task.minari_ids)
     digests = {minari_set.dataset_id: minari_set.compute_digest() for minari_set in sets}
     task = config.task
@@ -92,10 +132,10 @@ def _choose_minari(config: Config) -> Choice:
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     where = f"evaluated in {task.environment_id}" if config.has_environment else "without an environment"
     reason = f"Minari's {', '.join(digests)} from {sets[0].folder.parent}, {where}"
-    return Choice("minari", f"minari-{digest[:8]}", reason, lambda: read_sets(sets, task, recipe))
+    return DataChoice("minari", f"minari-{digest[:8]}", reason, lambda: read_sets(sets, task, recipe))
 
 
-def _choose_d4rl(config: Config, home: Path) -> Choice:
+def _choose_d4rl(config: Config, home: Path) -> DataChoice:
     if get_snapshot_path(home, config.env, make_d4rl_key(config)).is_file():
         return _d4rl(config, "--source d4rl was given; its snapshot is here already", fetch=False)
     cached = get_cache_file(config.task.d4rl_url)
@@ -110,11 +150,11 @@ def _choose_d4rl(config: Config, home: Path) -> Choice:
     )
 
 
-def _d4rl(config: Config, reason: str, *, fetch: bool) -> Choice:
-    return Choice("d4rl", make_d4rl_key(config), reason, lambda: load_d4rl(config, fetch=fetch))
+def _d4rl(config: Config, reason: str, *, fetch: bool) -> DataChoice:
+    return DataChoice("d4rl", make_d4rl_key(config), reason, lambda: load_d4rl(config, fetch=fetch))
 
 
-def _choose_collected(config: Config, reason: str) -> Choice:
+def _choose_collected(config: Config, reason: str) -> DataChoice:
     collection = find_collection(config)
     if collection is None:
         raise DataError(
@@ -123,4 +163,4 @@ def _choose_collected(config: Config, reason: str) -> Choice:
             f"{get_cache_file(config.task.d4rl_url)} and use --source d4rl, or use --source path:FILE, "
             f"or train a ladder with flows/behavior_flow.py"
         )
-    return Choice("collected", collection.key, reason, collection.load)
+    return DataChoice("collected", collection.key, reason, collection.load)

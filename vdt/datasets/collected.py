@@ -18,7 +18,7 @@ from vdt.behavior.waypoints import collect_walk
 from vdt.config.layers import PARAMS
 from vdt.config.schema import Config
 from vdt.data.storage import DataError
-from vdt.datasets.loaded_data import Recording
+from vdt.datasets.loaded_data import LoadedData
 from vdt.environments import make_environment
 from vdt.environments.reproducible import round_states
 from vdt.system.files import compute_file_digest
@@ -45,7 +45,7 @@ class Collection:
     """
 
     recipe: dict[str, Any]
-    load: Callable[[], Recording]
+    load: Callable[[], LoadedData]
 
     @property
     def key(self) -> str:
@@ -97,7 +97,7 @@ def make_collected_key(recipe: dict[str, Any]) -> str:
     return f"collected-{recipe['steps']}-s{recipe['seed']}-{digest[:8]}"
 
 
-def collect_recording(config: Config, ladder_path: Path) -> Recording:
+def collect_recording(config: Config, ladder_path: Path) -> LoadedData:
     """Collect the task's data set.
 
     Raises:
@@ -122,10 +122,10 @@ def collect_recording(config: Config, ladder_path: Path) -> Recording:
         seed=config.data.seed,
     )
     notes = [f"rolled out by our own behaviour policy (rungs {list(rungs)}); not the D4RL data set", ROUNDED]
-    return Recording(dataset, {**make_recipe(config, ladder_path), **_get_versions("gymnasium", "mujoco")}, 0, notes)
+    return LoadedData(dataset, {**make_recipe(config, ladder_path), **_get_versions("gymnasium", "mujoco")}, 0, notes)
 
 
-def collect_walk_recording(config: Config) -> Recording:
+def collect_walk_recording(config: Config) -> LoadedData:
     """Collect the task's data set with its controller.
 
     Raises:
@@ -148,7 +148,7 @@ def collect_walk_recording(config: Config) -> Recording:
         f"own goal; not the D4RL data set"
     )
     versions = _get_versions("gymnasium", "gymnasium-robotics", "mujoco")
-    return Recording(dataset, {**make_walk_recipe(config), **versions}, 0, [note, ROUNDED])
+    return LoadedData(dataset, {**make_walk_recipe(config), **versions}, 0, [note, ROUNDED])
 
 
 def _get_versions(*packages: str) -> dict[str, str]:

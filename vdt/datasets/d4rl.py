@@ -12,7 +12,7 @@ from vdt.config.schema import Config
 from vdt.datasets.download import check_digest, download
 from vdt.datasets.ends import EndSettings
 from vdt.datasets.hdf5 import check_schema, read_recording
-from vdt.datasets.loaded_data import Recording
+from vdt.datasets.loaded_data import LoadedData
 from vdt.system.files import compute_file_digest
 
 
@@ -33,7 +33,7 @@ def make_d4rl_key(config: Config) -> str:
     return f"d4rl-{digest[:8]}"
 
 
-def load_d4rl(config: Config, *, fetch: bool) -> Recording:
+def load_d4rl(config: Config, *, fetch: bool) -> LoadedData:
     """Read the cached file, downloading it before if `fetch`.
 
     Raises:

@@ -17,7 +17,7 @@ HELD_OUT_FRACTION = 0.1  # of the episodes, where no environment can measure the
 
 
 def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of `--env data:PATH`: dotted key -> value.
+    """Return the task of `--env data:PATH`: dotted key -> value.
 
     Args:
         path: an HDF5 file or a folder.
@@ -33,12 +33,12 @@ def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         horizon if isinstance(horizon, int) and horizon > 0 else None
     )  # anything else is refused with all other values
     settings = EndSettings(str(given.get("data.episode_ends", "checked")), limit, own=True)
-    facts = scan_folder(path, limit) if path.is_dir() else scan_file(path, settings)
-    check_enough(path, facts, ". If a time limit ended several without a mark, say it: --set task.horizon=N")
+    summary = scan_folder(path, limit) if path.is_dir() else scan_file(path, settings)
+    check_enough(path, summary, ". If a time limit ended several without a mark, say it: --set task.horizon=N")
     if "task.action_low" not in given:
-        check_continuous(path, facts)
+        check_continuous(path, summary)
     return {
-        **derive_task(facts),
+        **derive_task(summary),
         "task.family": "data",
         "task.licence": "that of the file given",
         "data.held_out_fraction": HELD_OUT_FRACTION,
@@ -46,7 +46,7 @@ def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def derive_minari_task(dataset_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of `--env minari:ID`: dotted key -> value.
+    """Return the task of `--env minari:ID`: dotted key -> value.
 
     Args:
         dataset_id: Minari's.
@@ -56,16 +56,16 @@ def derive_minari_task(dataset_id: str, given: Mapping[str, Any]) -> dict[str, A
         DataError: if it cannot be had, or is not what is accepted.
     """
     (minari_set,) = sets = open_sets([dataset_id])
-    facts = minari_set.scan()
+    summary = minari_set.scan()
     environment = _describe_environment(sets, given)
     if not environment:
-        check_enough(dataset_id, facts)
+        check_enough(dataset_id, summary)
     return {
-        **derive_task(facts),
+        **derive_task(summary),
         "task.family": "minari",
         "task.licence": minari_set.licence,
-        **_describe_actions(minari_set, derive_task(facts)),
-        **derive_own_reference(facts),
+        **_describe_actions(minari_set, derive_task(summary)),
+        **derive_own_reference(summary),
         **minari_set.get_reference(),
         **(environment or {"data.held_out_fraction": HELD_OUT_FRACTION}),
         "task.minari_ids": [dataset_id],
@@ -94,13 +94,13 @@ def derive_named_task(env: str, task: Mapping[str, Any], given: Mapping[str, Any
     environment = _describe_environment(sets, given)
     if not environment:
         raise DataError(f"--source minari: {', '.join(dataset_ids)} names no environment to evaluate {env} in")
-    facts = MinariSet.scan_all(sets)
-    derived, targets = derive_task(facts), derive_targets(facts)
+    summary = MinariSet.scan_all(sets)
+    derived, targets = derive_task(summary), derive_targets(summary)
     named = {**environment, **_describe_actions(sets[0], derived)}
     if task.get("task.bridge", "none") == "none":
         return {**named, "task.candidate_returns": targets["task.candidate_returns"]}
     size = {"task.bridge": "none", "task.observation_size": derived["task.observation_size"]}
-    return {**named, **size, **targets, **derive_own_reference(facts), **sets[0].get_reference()}
+    return {**named, **size, **targets, **derive_own_reference(summary), **sets[0].get_reference()}
 
 
 def _describe_environment(sets: list[MinariSet], given: Mapping[str, Any]) -> dict[str, Any]:

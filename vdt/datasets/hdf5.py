@@ -30,9 +30,9 @@ from vdt.config.schema import TaskConfig
 from vdt.data.safe_hdf5 import UNREADABLE, DataError, explain_unreadable, get_node, list_found
 from vdt.data.trajectory import FloatArray, TrajectoryDataset
 from vdt.datasets.ends import EndSettings, Succession, check_ends, compare_successors, find_ends
-from vdt.datasets.loaded_data import Recording
+from vdt.datasets.loaded_data import LoadedData
 from vdt.datasets.repairs import repair
-from vdt.datasets.summary import Facts, are_counts, normalise_actions
+from vdt.datasets.summary import DataSummary, are_counts, normalise_actions
 
 ACCEPTED = "an HDF5 file in D4RL's schema, or a folder of npz files, one an episode"
 OTHER_FORMATS = (".npz", ".npy", ".pkl", ".pickle", ".pt", ".csv", ".parquet", ".json", ".zip")  # as people name them
@@ -63,7 +63,7 @@ def read_recording(
     recipe: Mapping[str, Any],
     repairs: Sequence[str] = (),
     settings: EndSettings | None = None,
-) -> Recording:
+) -> LoadedData:
     """Check and convert one file.
 
     Args:
@@ -82,10 +82,10 @@ def read_recording(
     notes = steps.notes + notes
     if clipped:
         notes.append(f"{clipped} of {executed.size} action components were outside [-1, 1] and were clipped")
-    return Recording(_lay_out(steps, executed, episodes), dict(recipe), clipped, notes)
+    return LoadedData(_lay_out(steps, executed, episodes), dict(recipe), clipped, notes)
 
 
-def scan_file(path: Path, settings: EndSettings) -> Facts:
+def scan_file(path: Path, settings: EndSettings) -> DataSummary:
     """Sizes, ends and rewards of a file of any size of observations and actions; remembered while the file stays as it is.
 
     Raises:
@@ -96,7 +96,7 @@ def scan_file(path: Path, settings: EndSettings) -> Facts:
 
 
 @functools.lru_cache(maxsize=8)
-def _scan(path: Path, settings: EndSettings, _state: tuple[int, int] | None) -> Facts:
+def _scan(path: Path, settings: EndSettings, _state: tuple[int, int] | None) -> DataSummary:
     with _open(path, None) as (nodes, length):
         read = {name: _read(path, name, node) for name, node in nodes.items() if node and "observations" not in name}
         size = nodes["observations"].shape[1]  # type: ignore[union-attr]  # it is there: _find
@@ -106,7 +106,7 @@ def _scan(path: Path, settings: EndSettings, _state: tuple[int, int] | None) -> 
     check_ends(path, ends, timeouts, settings, succession)
     lengths, actions = np.diff(ends, prepend=-1), read["actions"]
     returns = np.add.reduceat(read["rewards"].astype(np.float64), ends - lengths + 1)
-    return Facts(size, actions.shape[1], lengths, returns, np.abs(actions).max(axis=0), are_counts(actions))
+    return DataSummary(size, actions.shape[1], lengths, returns, np.abs(actions).max(axis=0), are_counts(actions))
 
 
 def check_schema(path: Path, task: TaskConfig) -> None:

@@ -1,4 +1,4 @@
-"""What every data source hands over, and the error they share."""
+"""What every data source hands over, and what results on it are called."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from vdt.config.schema import TaskConfig
 from vdt.data.trajectory import TrajectoryDataset
 
+UNVERIFIED = "D4RL (content not verified)"  # a file under D4RL's name whose digest nobody has recorded
 LABELS = {  # what results on a source are to be called
     "collected": "collected (not D4RL)",
     "d4rl": "D4RL",
@@ -16,8 +18,13 @@ LABELS = {  # what results on a source are to be called
 }
 
 
+def make_label(source: str, task: TaskConfig) -> str:
+    """Return what results on a source are to be called; a file's name alone does not make it D4RL's."""
+    return UNVERIFIED if source == "d4rl" and not task.d4rl_sha256 else LABELS[source]
+
+
 @dataclass(frozen=True)
-class Recording:
+class LoadedData:
     """A data set with what is known about its making.
 
     Attributes:
@@ -34,7 +41,7 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Choice:
+class DataChoice:
     """Where the data comes from, decided but not yet loaded.
 
     Attributes:
@@ -47,4 +54,4 @@ class Choice:
     source: str
     key: str
     reason: str
-    load: Callable[[], Recording]
+    load: Callable[[], LoadedData]

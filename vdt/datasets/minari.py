@@ -21,9 +21,9 @@ import numpy as np
 from vdt.config.schema import TaskConfig
 from vdt.data.safe_hdf5 import UNREADABLE, DataError, explain_unreadable, get_node, list_found
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
-from vdt.datasets.loaded_data import Recording
+from vdt.datasets.loaded_data import LoadedData
 from vdt.datasets.minari_folder import find_dataset
-from vdt.datasets.summary import Facts, normalise_actions
+from vdt.datasets.summary import DataSummary, normalise_actions
 from vdt.environments import flatten_observations
 from vdt.system.files import compute_file_digest
 
@@ -155,7 +155,7 @@ class MinariSet:
             raise DataError(f"{self.file}: {node.name} has values that are not finite; accepted are finite float32")
         return values
 
-    def scan(self) -> Facts:
+    def scan(self) -> DataSummary:
         """Sizes, ends and rewards."""
         lengths, returns, limits = [], [], []
         for _, actions, rewards, _ in self.iterate_episodes(observations=False):
@@ -165,12 +165,14 @@ class MinariSet:
         if not lengths:
             raise DataError(f"{self.dataset_id}: holds no episode")
         size = _measure(self.observation_space)
-        return Facts(size, self.action_shape[0], np.array(lengths, np.int64), np.array(returns), np.max(limits, axis=0))
+        return DataSummary(
+            size, self.action_shape[0], np.array(lengths, np.int64), np.array(returns), np.max(limits, axis=0)
+        )
 
     @classmethod
-    def scan_all(cls, sets: Sequence[MinariSet]) -> Facts:
+    def scan_all(cls, sets: Sequence[MinariSet]) -> DataSummary:
         """Those of several data sets together."""
-        return Facts.join([minari_set.scan() for minari_set in sets])
+        return DataSummary.join([minari_set.scan() for minari_set in sets])
 
 
 def _measure(space: Any) -> int:
@@ -282,7 +284,7 @@ def _find_walls(spec: Mapping[str, Any]) -> Any:
     return [[what == 1 for what in row] for row in rows] if rows else None
 
 
-def read_sets(sets: Sequence[MinariSet], task: TaskConfig, recipe: Mapping[str, Any]) -> Recording:
+def read_sets(sets: Sequence[MinariSet], task: TaskConfig, recipe: Mapping[str, Any]) -> LoadedData:
     """Check and convert all episodes, with Minari's own ends and final observations.
 
     Raises:
@@ -302,4 +304,4 @@ def read_sets(sets: Sequence[MinariSet], task: TaskConfig, recipe: Mapping[str, 
         notes.append("actions were mapped from the environment's range to [-1, 1]")
     if clipped:
         notes.append(f"{clipped} of {components} action components were outside the range and were clipped")
-    return Recording(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped, notes)
+    return LoadedData(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped, notes)

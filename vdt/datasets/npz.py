@@ -24,8 +24,8 @@ import numpy.typing as npt
 from vdt.config.schema import TaskConfig
 from vdt.data.safe_hdf5 import DataError, list_found
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
-from vdt.datasets.loaded_data import Recording
-from vdt.datasets.summary import Facts, are_counts, normalise_actions
+from vdt.datasets.loaded_data import LoadedData
+from vdt.datasets.summary import DataSummary, are_counts, normalise_actions
 from vdt.system.files import compute_file_digest
 from vdt.system.safe_archives import UNREADABLE, list_arrays, read_arrays
 
@@ -52,7 +52,7 @@ def compute_folder_digest(files: list[Path]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def scan_folder(folder: Path, horizon: int | None = None) -> Facts:
+def scan_folder(folder: Path, horizon: int | None = None) -> DataSummary:
     """Sizes, ends and rewards of all episodes.
 
     Args:
@@ -75,7 +75,7 @@ def scan_folder(folder: Path, horizon: int | None = None) -> Facts:
                 f"{path}: 'actions' has shape {arrays['actions'].shape}; the files before have another size"
             )
     sizes = arrays["observations"].shape[1], arrays["actions"].shape[1]
-    return Facts(*sizes, np.array(lengths, np.int64), np.array(returns), np.max(limits, axis=0), all(counts))
+    return DataSummary(*sizes, np.array(lengths, np.int64), np.array(returns), np.max(limits, axis=0), all(counts))
 
 
 def _split(values: FloatArray, horizon: int | None) -> list[FloatArray]:
@@ -83,7 +83,7 @@ def _split(values: FloatArray, horizon: int | None) -> list[FloatArray]:
     return np.split(values, range(horizon, len(values), horizon)) if horizon else [values]
 
 
-def read_folder(folder: Path, task: TaskConfig, recipe: Mapping[str, Any], horizon: int | None = None) -> Recording:
+def read_folder(folder: Path, task: TaskConfig, recipe: Mapping[str, Any], horizon: int | None = None) -> LoadedData:
     """Check and convert all episodes.
 
     Args:
@@ -101,7 +101,7 @@ def read_folder(folder: Path, task: TaskConfig, recipe: Mapping[str, Any], horiz
         actions, outside = normalise_actions(arrays["actions"], task)
         clipped += outside
         trajectories += _cut(_make_trajectory(arrays, actions), horizon)
-    return Recording(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped)
+    return LoadedData(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped)
 
 
 def _cut(whole: Trajectory, horizon: int | None) -> list[Trajectory]:

@@ -11,13 +11,13 @@ import numpy.typing as npt
 from vdt.config.schema import TaskConfig
 from vdt.data.storage import DataError
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
-from vdt.datasets.loaded_data import Recording
+from vdt.datasets.loaded_data import LoadedData
 from vdt.environments import load_bridge
 
 Relabel = Callable[[FloatArray], tuple[npt.NDArray[np.float32], bool]]  # (T+1, S) -> rewards (T,), terminated
 
 
-def relabel_recording(recording: Recording, task: TaskConfig) -> Recording:
+def relabel_recording(recording: LoadedData, task: TaskConfig) -> LoadedData:
     """Let the task's bridge say what each episode was paid and whether it really ended, if it has `relabel`.
 
     Raises:

@@ -17,7 +17,7 @@ from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.card import describe, describe_doubts, make_card
 from vdt.datasets.checksums import compare_checksum
 from vdt.datasets.choose import choose_source, get_snapshot_path
-from vdt.datasets.loaded_data import LABELS, Choice
+from vdt.datasets.loaded_data import DataChoice, make_label
 from vdt.datasets.summary import OWN_REFERENCE
 from vdt.datasets.versioning import add_version, find_version
 from vdt.system.files import check_folders
@@ -91,15 +91,19 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
     if choice.source == "collected" and (other := compare_checksum(choice.key, md5, card["recipe"])):
         logger.warning(other)
         card["notes"] = [*card["notes"], other]  # here alone: in the file it would change the md5
-    return Snapshot(config.env, choice.source, LABELS[choice.source], choice.reason, str(path), md5, size, card)
+    return Snapshot(
+        config.env, choice.source, make_label(choice.source, config.task), choice.reason, str(path), md5, size, card
+    )
 
 
-def _announce(config: Config, choice: Choice) -> None:
+def _announce(config: Config, choice: DataChoice) -> None:
     """Log loudly what is taken and why."""
     what = f"DATA  {config.env}  from source {choice.source.upper()}"
     if choice.source != "d4rl":
-        what += f"  {LABELS[choice.source]}: its scores are not D4RL scores"
+        what += f"  {make_label(choice.source, config.task)}: its scores are not D4RL scores"
     lines = [what, f"why   {choice.reason}"]
+    if choice.source == "d4rl" and not config.task.d4rl_sha256:
+        lines.append("D4RL  by its name alone: no digest of the file is known, so its content is not verified")
     if config.task.reference == OWN_REFERENCE:
         lines.append(f"SCORE 0 and 100 are {config.task.reference}")
     if not config.has_environment:

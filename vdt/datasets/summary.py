@@ -19,7 +19,7 @@ CANDIDATE_QUANTILES = (1.0, 0.9, 0.75, 0.5, 0.25)
 
 
 @dataclass(frozen=True)
-class Facts:
+class DataSummary:
     """Sizes, ends and rewards of a data set.
 
     Attributes:
@@ -39,7 +39,7 @@ class Facts:
     counts: bool = False
 
     @classmethod
-    def join(cls, parts: Sequence[Facts]) -> Facts:
+    def join(cls, parts: Sequence[DataSummary]) -> DataSummary:
         """Those of several data sets laid end to end."""
         first = parts[0]
         return cls(
@@ -58,10 +58,10 @@ class Facts:
         return self.counts and largest >= 1 and (largest > 1 or self.action_size == 1)
 
 
-def derive_targets(facts: Facts) -> dict[str, Any]:
+def derive_targets(summary: DataSummary) -> dict[str, Any]:
     """Candidate returns (best first), their scale and the critic's rewards, from the episodes' returns."""
-    best = float(np.abs(facts.returns).max())
-    values = (float(f"{np.quantile(facts.returns, share):.4g}") for share in CANDIDATE_QUANTILES)
+    best = float(np.abs(summary.returns).max())
+    values = (float(f"{np.quantile(summary.returns, share):.4g}") for share in CANDIDATE_QUANTILES)
     return {
         "task.candidate_returns": list(dict.fromkeys(values)),
         "task.return_scale": 10.0 ** math.floor(math.log10(best)) if best > 1e-6 else 1.0,
@@ -70,9 +70,9 @@ def derive_targets(facts: Facts) -> dict[str, Any]:
     }
 
 
-def derive_own_reference(facts: Facts) -> dict[str, Any]:
+def derive_own_reference(summary: DataSummary) -> dict[str, Any]:
     """Score 0 and 100 from the data itself; one apart where all episodes returned the same."""
-    low, high = float(facts.returns.min()), float(facts.returns.max())
+    low, high = float(summary.returns.min()), float(summary.returns.max())
     return {
         "task.reference_return_min": low,
         "task.reference_return_max": high if high > low else low + 1.0,
@@ -80,34 +80,34 @@ def derive_own_reference(facts: Facts) -> dict[str, Any]:
     }
 
 
-def derive_task(facts: Facts) -> dict[str, Any]:
+def derive_task(summary: DataSummary) -> dict[str, Any]:
     """Every key of a task that the data decides: dotted key -> value. The environment is for the caller to add."""
-    scaled = bool((facts.action_limits > 1.0).any())
-    limits = [float(limit) if limit > 0 else 1.0 for limit in facts.action_limits] if scaled else []
+    scaled = bool((summary.action_limits > 1.0).any())
+    limits = [float(limit) if limit > 0 else 1.0 for limit in summary.action_limits] if scaled else []
     return {
         "task.environment_id": None,
-        "task.observation_size": facts.observation_size,
-        "task.action_size": facts.action_size,
+        "task.observation_size": summary.observation_size,
+        "task.action_size": summary.action_size,
         "task.action_low": [-limit for limit in limits],
         "task.action_high": limits,
-        "task.horizon": int(facts.lengths.max()),
+        "task.horizon": int(summary.lengths.max()),
         "task.d4rl_url": "",
         "task.licence": "that of the data given",
         "task.collected.ladder": None,
         "task.collected.snapshots": [],
         "task.collected.controller": "none",
-        **derive_targets(facts),
-        **derive_own_reference(facts),
+        **derive_targets(summary),
+        **derive_own_reference(summary),
     }
 
 
-def check_enough(name: object, facts: Facts, advice: str = "") -> None:
+def check_enough(name: object, summary: DataSummary, advice: str = "") -> None:
     """Without an environment, some episodes are held out, and some must remain.
 
     Raises:
         DataError: if there is one episode only.
     """
-    if len(facts.returns) < 2:
+    if len(summary.returns) < 2:
         raise DataError(
             f"{name}: holds one episode; accepted are at least 2, since some are held out to evaluate on{advice}"
         )
@@ -118,14 +118,14 @@ def are_counts(actions: FloatArray) -> bool:
     return bool((actions >= 0).all() and (actions == np.floor(actions)).all())
 
 
-def check_continuous(name: object, facts: Facts) -> None:
+def check_continuous(name: object, summary: DataSummary) -> None:
     """Refuse what looks like discrete actions.
 
     Raises:
         DataError: saying how to declare them continuous.
     """
-    if facts.discrete:
-        low, high = [0.0] * facts.action_size, facts.action_limits.tolist()
+    if summary.discrete:
+        low, high = [0.0] * summary.action_size, summary.action_limits.tolist()
         raise DataError(
             f"{name}: all actions are whole numbers from 0 to {max(high):g}, like the numbers of discrete actions, which are "
             f"not supported; accepted are continuous ones. If they are, give their range: "

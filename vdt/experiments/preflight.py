@@ -85,10 +85,10 @@ def _check_file(config: Config, path: Path) -> None:
     from vdt.datasets.npz import scan_folder
 
     try:
-        facts = scan_folder(path) if path.is_dir() else scan_file(path, EndSettings.from_config(config))
+        summary = scan_folder(path) if path.is_dir() else scan_file(path, EndSettings.from_config(config))
     except OSError as error:
         raise ConfigError(f"--source path: {path} cannot be read ({error.strerror or error})") from None
-    found = (facts.observation_size, facts.action_size)
+    found = (summary.observation_size, summary.action_size)
     wanted = (config.task.observation_size, config.task.action_size)
     if found != wanted:
         raise ConfigError(

@@ -40,7 +40,7 @@ def compute_identity(config: Config, data_key: str) -> str:
 
     Args:
         config: resolved.
-        data_key: names the data's content (`vdt.datasets.choose.Choice.key`).
+        data_key: names the data's content (`vdt.datasets.choose.DataChoice.key`).
     """
     settings = {key: value for key, value in config.flatten().items() if not key.startswith(APART)}
     return digest_of({"config": settings, "data": data_key})

@@ -259,8 +259,8 @@ def tabulate_published(records: Sequence[CellRecord], headlines: Headlines, publ
 
 def describe_difference(record: CellRecord) -> str:
     """Return data, physics and budget in words, so that nobody takes a collected result for a D4RL one."""
-    same = record.snapshot.source == "d4rl"
-    data = "D4RL's data" if same else f"**other data**: {name_source(record.snapshot.label)}"
+    label, other = record.snapshot.label, "" if record.snapshot.source == "d4rl" else "**other data**: "
+    data = "D4RL's data" if label == "D4RL" else other + name_source(label)
     physics = f"physics: {record.config.get('task.environment_id')} on the present MuJoCo"
     return f"{data}; {physics}; budget: {record.preset}"
 

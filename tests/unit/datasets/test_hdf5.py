@@ -15,17 +15,17 @@ from support.data import find_real_file, make_data_config, make_small_config, ma
 from vdt.config.errors import ConfigError
 from vdt.data.storage import DataError
 from vdt.datasets.hdf5 import read_recording
-from vdt.datasets.loaded_data import Recording
+from vdt.datasets.loaded_data import LoadedData
 from vdt.experiments.resolve import resolve_config
 
 TASK = make_small_config("d4rl").task  # S = 2, A = 1, horizon 5
 
 
-def convert(tmp_path: Path, arrays: dict[str, Any]) -> Recording:
+def convert(tmp_path: Path, arrays: dict[str, Any]) -> LoadedData:
     return read_recording(write_hdf5(tmp_path / "file.hdf5", arrays), TASK, {"file": "file.hdf5"})
 
 
-def list_episodes(recording: Recording) -> list[tuple[list[float], list[float], bool]]:
+def list_episodes(recording: LoadedData) -> list[tuple[list[float], list[float], bool]]:
     """(first component of the observations, rewards, terminated) of each episode."""
     return [(e.observations[:, 0].tolist(), e.rewards.tolist(), e.terminated) for e in recording.dataset]
 

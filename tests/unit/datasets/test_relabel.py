@@ -10,7 +10,7 @@ from support.data import find_real_file, make_data_config, write_hdf5
 from vdt.data.storage import DataError
 from vdt.datasets.choose import choose_source
 from vdt.datasets.d4rl import get_cache_file
-from vdt.datasets.loaded_data import Recording
+from vdt.datasets.loaded_data import LoadedData
 from vdt.experiments.resolve import resolve_config
 
 ENV = "kitchen-partial-v0"
@@ -29,7 +29,7 @@ def make_episode(steps: int, done_at: list[int]) -> npt.NDArray[np.float32]:
     return observations
 
 
-def load(path: Path, *episodes: npt.NDArray[np.float32]) -> Recording:
+def load(path: Path, *episodes: npt.NDArray[np.float32]) -> LoadedData:
     """Write a file as D4RL did, each row with the count of what is done, and read it."""
     observations = np.concatenate(episodes)
     ends = np.cumsum([len(episode) for episode in episodes]) - 1

@@ -10,18 +10,18 @@ from support.data import make_data_config, make_small_config, make_steps, write_
 from vdt.config.errors import ConfigError
 from vdt.datasets.d4rl import make_d4rl_key
 from vdt.datasets.hdf5 import read_recording
-from vdt.datasets.loaded_data import Recording
+from vdt.datasets.loaded_data import LoadedData
 from vdt.experiments.resolve import resolve_config
 
 TASK = make_small_config("d4rl").task  # S = 2, A = 1, horizon 5
 POINT, ANT = ("timeouts_are_goals", "late_rewards"), ("goals_are_ends",)
 
 
-def convert(tmp_path: Path, arrays: dict[str, Any], repairs: tuple[str, ...]) -> Recording:
+def convert(tmp_path: Path, arrays: dict[str, Any], repairs: tuple[str, ...]) -> LoadedData:
     return read_recording(write_hdf5(tmp_path / "file.hdf5", arrays), TASK, {}, repairs)
 
 
-def list_episodes(recording: Recording) -> list[tuple[list[float], list[float], bool]]:
+def list_episodes(recording: LoadedData) -> list[tuple[list[float], list[float], bool]]:
     return [(e.observations[:, 0].tolist(), e.rewards.tolist(), e.terminated) for e in recording.dataset]
 
 

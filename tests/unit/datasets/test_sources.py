@@ -14,6 +14,8 @@ from vdt.data.storage import DataError
 from vdt.datasets.choose import choose_source, get_snapshot_path
 from vdt.datasets.d4rl import get_cache_file, make_d4rl_key
 from vdt.datasets.download import probe
+from vdt.datasets.snapshot import make_snapshot
+from vdt.system.files import compute_file_digest
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -100,6 +102,14 @@ def test_d4rl_by_network_is_cached(tmp_path: Path, address: str, monkeypatch: py
     assert recording.recipe["url"] == config.task.d4rl_url
     assert get_cache_file(config.task.d4rl_url).read_bytes() == made.read_bytes()
     assert "cache" in choose_source(config, tmp_path).reason
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_name_alone_does_not_make_a_file_d4rls(tmp_path: Path, known: bool) -> None:
+    cached = put_into_cache(NOWHERE)
+    digest = compute_file_digest(cached, "sha256") if known else ""
+    snapshot = make_snapshot(make_small_config("d4rl", d4rl_sha256=digest), tmp_path / "home")
+    assert snapshot.source == "d4rl" and snapshot.label == ("D4RL" if known else "D4RL (content not verified)")
 
 
 def test_no_source_within_reach_says_what_remains(tmp_path: Path) -> None:
