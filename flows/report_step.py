@@ -90,22 +90,23 @@ def report_study(arguments: Mapping[str, str]) -> FinishedReport:
 
 def _summarise(cells: Sequence[CellRecord], path: Path, policies: Sequence[str]) -> str:
     """Return the last screen of a run: scores, where everything lies, and what can be done next."""
-    from vdt.reporting.closing import summarise_places, summarise_scores
+    from vdt.reporting.summary import describe_end
     from vdt.tracking import StoreError, describe_runs_page, get_store_errors
 
-    address = served = ""
+    address = command = ""
     with contextlib.suppress(StoreError, *get_store_errors()):
         page = describe_runs_page(home())
-        address, served = page.address, page.command and f"served by: {page.command}"
+        address, command = page.address, page.command
     envs = ",".join(dict.fromkeys(cell.env for cell in cells))
     places = {
         "policy": policies,
         "report": [str(path)],
         "card": [f"{get_command()} card view {current.run_id}/{current.step_name}"],
-        "runs": [address, served],
+        "runs": [address],
+        "served": [command],
         "next": [f"{get_command()} run --env {envs} --method vdt,dt --seeds 0,1,2"],
     }
-    return f"{summarise_scores(cells)}\n\n{summarise_places(places)}"
+    return "\n".join(describe_end(cells, places))
 
 
 def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path:

@@ -134,6 +134,7 @@ def make_frame(records: Iterable[CellRecord]) -> pd.DataFrame:
         ValueError: if the same cell is given twice.
     """
     frame = pd.DataFrame([row for record in records for row in _list_episodes(record)], columns=COLUMNS)
+    frame = frame.astype({"cut_at": "Int64"})  # whole numbers, or none
     twice = frame[frame.duplicated([*KEYS, "seed", "episode"])]
     if len(twice):
         env, method, seeds = twice["env"].iloc[0], twice["name"].iloc[0], sorted(set(twice["seed"]))

@@ -52,24 +52,30 @@ def _qualify(result: Result, results: Sequence[Result]) -> str:
     return result.method if len(tasks) == 1 else f"{result.method}, {result.source} {result.md5[:8]} {result.preset}"
 
 
-def describe_end(records: Sequence[CellRecord], places: Mapping[str, str]) -> list[str]:
+def describe_end(records: Sequence[CellRecord], places: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the end of a run as lines of a screen: scores before and after tuning, then where everything lies.
 
     Args:
         records: finished cells.
-        places: what is to be found where, in order, e.g. {"policy": path, "report": path, "card": command, "MLflow":
-            address, "next": command}. A place is never broken, so that it can be copied; a long one has its own line.
+        places: what is to be found where, in order, e.g. {"policy": paths, "report": [path], "next": [command]}. Of
+            several values under one name the first is shown, empty ones are not. A value is never broken, so that it can
+            be copied; a long one has its own line.
     """
     lines, columns = SCREEN
-    below: list[str] = []
-    for name, place in places.items():
-        line = f"{name:<8} {place}"
-        below += [line] if len(line) <= columns else [name, f"  {place}"]
+    below = [line for name, values in places.items() for line in _describe_place(name, list(filter(None, values)))]
+    room = lines - 1 - sum(math.ceil(len(line) / columns) for line in below)
     scores = _describe_scores(records)
-    room = lines - len(below) - 1
     if len(scores) > room:
         scores = [*scores[: room - 1], f"... and {len(scores) - room + 1} more lines, in the report"]
     return [*(line[:columns] for line in scores), "", *below]
+
+
+def _describe_place(name: str, values: Sequence[str]) -> list[str]:
+    if not values:
+        return []
+    head = f"{name} (first of {len(values)})" if len(values) > 1 else name
+    line = f"{head:<8} {values[0]}"
+    return [line] if len(line) <= SCREEN[1] else [head, f"  {values[0]}"]
 
 
 def _describe_scores(records: Sequence[CellRecord]) -> list[str]:

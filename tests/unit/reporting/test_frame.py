@@ -165,4 +165,5 @@ def test_csv_has_an_episode_a_line() -> None:
     expected = {"env": "walker2d-medium-v2", "source": "collected", "method": "vdt", "patch": "weak", "seed": "3"}
     assert expected.items() <= first.items()
     assert (first["episode"], first["score"], first["return"], first["success"]) == ("0", "1.5", "69.0", "True")
+    assert first["cut_at"] == "", "that episode ended by itself"
     assert (second["episode"], second["score"], second["length"], second["cut_at"]) == ("1", "", "100", "50")

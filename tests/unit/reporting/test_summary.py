@@ -6,13 +6,12 @@ from vdt.evaluation.records import CellRecord, HeldOutReport
 from vdt.reporting.frame import collect_results, fill_best, make_frame
 from vdt.reporting.summary import SCREEN, describe_end, make_metrics
 
-PLACES = {
-    "policy": "/srv/me/.vdt/checkpoints/VDTFlow/1795883436140285/tune_online/walker2d-medium-v2-vdt-s0/online-20000.pt",
-    "report": "/srv/me/reports/1795883436140285/report.md",
-    "card": "python flows/vdt_flow.py card view 1795883436140285/report/8",
-    "MLflow": "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning",
-    "next": "python flows/vdt_flow.py run --env walker2d-medium-v2 --seeds 0,1,2",
-}
+POLICY = "/srv/me/.vdt/checkpoints/VDTFlow/1795883436140285/tune_online/walker2d-medium-v2-vdt-s0/online-20000.pt"
+REPORT = "/srv/me/reports/1795883436140285/report.md"
+CARD = "python flows/vdt_flow.py card view 1795883436140285/report/8"
+PAGE = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
+NEXT = "python flows/vdt_flow.py run --env walker2d-medium-v2 --seeds 0,1,2"
+PLACES = {"policy": [POLICY], "report": [REPORT], "card": [CARD], "runs": [PAGE], "served by": [""], "next": [NEXT]}
 
 
 def make_cell(seed: int, env: str = "walker2d-medium-v2", method: str = "vdt") -> CellRecord:
@@ -28,16 +27,17 @@ def test_end_of_a_run_by_hand() -> None:
     assert scores == "  vdt  offline 72.0 ± 1.0 (return 3312) -> online 92.5 ± 0.5 (return 4255)"
     assert empty == ""
     assert below == [
-        *("policy", f"  {PLACES['policy']}", f"report   {PLACES['report']}", f"card     {PLACES['card']}"),
-        *(f"MLflow   {PLACES['MLflow']}", f"next     {PLACES['next']}"),
-    ], "a place is never broken: it is there to be copied"
+        *("policy", f"  {POLICY}", f"report   {REPORT}", f"card     {CARD}", f"runs     {PAGE}", f"next     {NEXT}")
+    ], "a value is never broken: it is there to be copied"
+    assert describe_end([make_cell(0)], {"policy": [POLICY, "another"]})[-2] == "policy (first of 2)"
 
 
 def test_end_of_a_study_fits_a_screen() -> None:
     lines, columns = SCREEN
     envs = [f"halfcheetah-medium-expert-v{number}" for number in range(30)]
     shown = describe_end([make_cell(0, env, method="iql") for env in envs], PLACES)
-    assert len(shown) == lines and max(len(line) for line in shown if not line.startswith("  /")) <= columns
+    assert len(shown) == lines - 1, "the path above takes two lines of a terminal"
+    assert max(len(line) for line in shown if not line.startswith("  /")) <= columns
     scores = shown[: shown.index("")]
     assert scores[-1] == f"... and {2 * len(envs) - len(scores) + 1} more lines, in the report"
 
