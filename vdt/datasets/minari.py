@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from vdt.config.schema import TaskConfig
-from vdt.data.safe_hdf5 import UNREADABLE, DataError, explain_unreadable, get_node, list_found
-from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
+from vdt.data.safe_hdf5 import DataError
+from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.datasets.loaded_data import LoadedData
+from vdt.datasets.minari_episodes import FORMATS, EpisodeFiles, measure_space
 from vdt.datasets.minari_folder import find_dataset
 from vdt.datasets.summary import DataSummary, normalise_actions
-from vdt.environments import flatten_observations
 from vdt.system.files import compute_file_digest
 
-MAX_BYTES = 4 * 2**30  # of one episode's array
 MAX_METADATA_BYTES = 16 * 2**20
 
 
@@ -37,18 +35,13 @@ class MinariSet:
 
     Attributes:
         dataset_id: Minari's.
-        folder: with metadata.json and main_data.hdf5.
+        folder: with metadata.json and the episodes.
         metadata: content of metadata.json.
     """
 
     dataset_id: str
     folder: Path
     metadata: Mapping[str, Any]
-
-    @property
-    def file(self) -> Path:
-        """The HDF5 file of all episodes."""
-        return self.folder / "main_data.hdf5"
 
     @property
     def licence(self) -> str:
@@ -91,80 +84,27 @@ class MinariSet:
 
     def compute_digest(self) -> str:
         """SHA-256 of the data and its metadata."""
-        names = ("metadata.json", self.file.name)
+        files = sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
+        names = ["metadata.json", "main_data.hdf5"] if self.metadata["data_format"] == "hdf5" else files
         lines = [f"{name} {compute_file_digest(self.folder / name, 'sha256')}" for name in names]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def iterate_episodes(
-        self, *, observations: bool = True
-    ) -> Iterator[tuple[FloatArray, FloatArray, FloatArray, bool]]:
-        """Observations (T+1, S) (empty if not wanted), actions (T, A), rewards (T,), terminated, in Minari's order.
-
-        Raises:
-            DataError: naming the episode, what was found and what is accepted.
-        """
-        try:
-            with h5py.File(self.file, "r") as file:
-                for number in range(int(self.metadata["total_episodes"])):
-                    yield self._read_episode(file, number, observations)
-        except DataError:
-            raise
-        except UNREADABLE as error:
-            raise DataError(explain_unreadable(self.file, error)) from None
-
-    def _read_episode(
-        self, file: h5py.File, number: int, observations: bool
-    ) -> tuple[FloatArray, FloatArray, FloatArray, bool]:
-        group = self._get(file, f"episode_{number}", h5py.Group)
-        rewards = self._read(group, "rewards", (None,))
-        steps = len(rewards)
-        if steps == 0:
-            raise DataError(f"{self.file}: episode_{number} has no step")
-        actions = self._read(group, "actions", (steps, *self.action_shape))
-        ends = self._read(group, "terminations", (steps,))
-        if not observations:
-            return np.empty((0, 0), np.float32), actions, rewards, bool(ends[-1])
-        tree = self._read_tree(group, "observations", self.observation_space, steps + 1)
-        return flatten_observations(tree, (steps + 1,)), actions, rewards, bool(ends[-1])
-
-    def _read_tree(self, group: h5py.Group, name: str, space: Any, rows: int) -> Any:
-        if isinstance(space, tuple):
-            return self._read(group, name, (rows, *space))
-        inner = self._get(group, name, h5py.Group)
-        return {key: self._read_tree(inner, key, part, rows) for key, part in space.items()}
-
-    def _get(self, group: h5py.Group, name: str, kind: type) -> Any:
-        try:
-            return get_node(group, name, kind)
-        except ValueError as error:
-            raise DataError(f"{self.file}: {group.name}/{name} {error}; found there: {list_found(group)}") from None
-
-    def _read(self, group: h5py.Group, name: str, shape: tuple[int | None, ...]) -> FloatArray:
-        node = self._get(group, name, h5py.Dataset)
-        fits = node.shape is not None and len(node.shape) == len(shape)
-        if not fits or any(want not in (None, size) for want, size in zip(shape, node.shape, strict=True)):
-            wanted = str(shape).replace("None", "T")
-            raise DataError(f"{self.file}: {node.name} has shape {node.shape}; accepted is {wanted}")
-        if node.dtype.kind not in "fiub" or node.size * max(node.dtype.itemsize, 4) > MAX_BYTES:
-            raise DataError(
-                f"{self.file}: {node.name} is {node.dtype} of shape {node.shape}; accepted are real numbers"
-            )
-        with np.errstate(over="ignore"):
-            values: FloatArray = np.asarray(node[()]).astype(np.float32)
-        if not np.isfinite(values).all():
-            raise DataError(f"{self.file}: {node.name} has values that are not finite; accepted are finite float32")
-        return values
+    @property
+    def episodes(self) -> EpisodeFiles:
+        """Reader of its episodes."""
+        total = int(self.metadata["total_episodes"])
+        return EpisodeFiles(self.folder, self.metadata["data_format"], total, self.observation_space, self.action_shape)
 
     def scan(self) -> DataSummary:
         """Sizes, ends and rewards."""
         lengths, returns, limits = [], [], []
-        for _, actions, rewards, _ in self.iterate_episodes(observations=False):
+        for _, actions, rewards, _ in self.episodes.iterate(observations=False):
             lengths.append(len(rewards))
             returns.append(float(rewards.sum(dtype=np.float64)))
             limits.append(np.abs(actions).max(axis=0))
         if not lengths:
             raise DataError(f"{self.dataset_id}: holds no episode")
-        size = _measure(self.observation_space)
+        size = measure_space(self.observation_space)
         return DataSummary(
             size, self.action_shape[0], np.array(lengths, np.int64), np.array(returns), np.max(limits, axis=0)
         )
@@ -173,10 +113,6 @@ class MinariSet:
     def scan_all(cls, sets: Sequence[MinariSet]) -> DataSummary:
         """Those of several data sets together."""
         return DataSummary.join([minari_set.scan() for minari_set in sets])
-
-
-def _measure(space: Any) -> int:
-    return int(np.prod(space)) if isinstance(space, tuple) else sum(_measure(part) for part in space.values())
 
 
 def _read_space(minari_set: MinariSet, name: str) -> Any:
@@ -229,8 +165,8 @@ def open_sets(dataset_ids: Sequence[str]) -> list[MinariSet]:
             kind = metadata["data_format"], isinstance(metadata["total_episodes"], int)
         except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise DataError(f"{path}: not the metadata of a Minari data set ({error!r})") from None
-        if kind != ("hdf5", True):
-            raise DataError(f"{dataset_id}: its data_format is {kind[0]!r}; accepted is 'hdf5'")
+        if kind[0] not in FORMATS or not kind[1]:
+            raise DataError(f"{dataset_id}: its data_format is {kind[0]!r}; accepted are {', '.join(FORMATS)}")
         sets.append(MinariSet(dataset_id, folder, metadata))
     first = sets[0]
     for other in sets[1:]:
@@ -293,7 +229,7 @@ def read_sets(sets: Sequence[MinariSet], task: TaskConfig, recipe: Mapping[str, 
     trajectories: list[Trajectory] = []
     clipped = components = 0
     for minari_set in sets:
-        for observations, actions, rewards, terminated in minari_set.iterate_episodes():
+        for observations, actions, rewards, terminated in minari_set.episodes.iterate():
             executed, outside = normalise_actions(actions, task)
             clipped, components = clipped + outside, components + actions.size
             trajectories.append(Trajectory(observations, executed, rewards, terminated))

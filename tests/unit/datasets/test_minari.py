@@ -172,7 +172,7 @@ def test_without_an_environment_it_is_offline_only() -> None:
         ),
         ("action_space", '{"type": "Box", "shape": [2, 3]}', "accepted is a Box of one dimension"),
         ("observation_space", "no json", "has no readable observation_space"),
-        ("data_format", "arrow", "its data_format is 'arrow'; accepted is 'hdf5'"),
+        ("data_format", "zarr", "its data_format is 'zarr'; accepted are hdf5, arrow, parquet"),
         ("env_spec", "[]", "its environment's specification cannot be read"),
         ("env_spec", '{"id": "os:Env-v0"}', "accepted is a registered environment without"),
         (
@@ -188,6 +188,45 @@ def test_metadata_is_read_with_care(changed: Any, key: str, value: Any, message:
     changed[key] = value
     changed.save()
     with pytest.raises(ConfigError, match=message):
+        resolve_config(ENV)
+
+
+@pytest.mark.parametrize("data_format", ["arrow", "parquet"])
+@pytest.mark.parametrize("environment", [PENDULUM, DICT])
+def test_other_formats_hold_the_same_episodes(home: Path, data_format: str, environment: str) -> None:
+    snapshots = []
+    for form in ("hdf5", data_format):
+        make_minari_set(f"vdttest/{form}/random-v0", environment, data_format=form)
+        snapshots.append(make_snapshot(resolve_config(f"minari:vdttest/{form}/random-v0", preset="smoke"), home))
+    first, second = (load_snapshot(Path(snapshot.path)) for snapshot in snapshots)
+    for name, values in first.get_arrays().items():
+        assert np.array_equal(values, second.get_arrays()[name]), name
+
+
+def test_columns_are_read_with_care(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_minari_set(ID, data_format="arrow")
+    folder = get_root() / ID / "data"
+    config = resolve_config(ENV, preset="smoke")
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(DataError, match=r"holds \d+ rows of 5 numbers; .* 2 to 100 bytes"),
+    ):
+        patch.setattr("vdt.datasets.minari_episodes.MAX_BYTES", 100)
+        choose_source(config, home).load()
+    next((folder / "3").glob("*.arrow")).write_bytes(b"nothing of the kind")
+    with pytest.raises(DataError, match="Minari cannot read its arrow files"):
+        choose_source(config, home).load()
+    shutil.rmtree(folder / "3")
+    (folder / "3").symlink_to(folder / "2")
+    with pytest.raises(DataError, match="accepted is one without links"):
+        choose_source(config, home).load()
+
+
+def test_no_entry_point_is_imported_for_a_space_that_is_missing(changed: Any) -> None:
+    """Minari itself would make the environment that the metadata names."""
+    del changed["observation_space"]
+    changed.save()
+    with pytest.raises(ConfigError, match="has no readable observation_space"):
         resolve_config(ENV)
 
 
