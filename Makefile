@@ -30,7 +30,8 @@ test: ## the unit tier, a few minutes
 test-all: ## every tier but the fault campaign
 	$(PYTHON) -m pytest -n auto --dist loadfile -m "not faults"
 
-docs: ## check what the documents claim
+docs: ## make the pages that come from the code, and check what all pages claim
+	$(PYTHON) -m vdt.config.reference
 	$(PYTHON) -m pytest tests/laws/test_documents.py
 
 bench: ## speed against bare loops, on an otherwise idle machine

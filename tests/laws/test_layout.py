@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -113,6 +114,14 @@ def test_one_importer_each(package: str) -> None:
     importers = {m for m, path in MODULES.items() if package in {n.split(".")[0] for n in find_imports(parse(path))}}
     strangers = {m for m in importers if not any(matches(m, allowed) for allowed in IMPORTERS[package])}
     assert not strangers, f"{package} is imported by {strangers}, allowed: {IMPORTERS[package]}"
+
+
+def test_every_dependency_is_imported() -> None:
+    names = {"pyyaml": "yaml", "gymnasium-robotics": "gymnasium_robotics"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [re.split(r"[\[<>=!~ ]", item)[0] for item in project["dependencies"]]
+    imported = {name.split(".")[0] for path in [*VDT, *FLOWS] for name in find_imports(parse(path))}
+    assert {names.get(name, name) for name in needed} <= imported
 
 
 def test_vdt_never_imports_flows_or_tests() -> None:
