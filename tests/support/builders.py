@@ -57,6 +57,7 @@ TINY: dict[str, Any] = {  # everything that a tiny run depends on, so that prese
     "planner.planning_horizon": 2,
     "planner.env_model": "learned",
     "planner.forget_steps": 1,
+    "evaluation.curve_points": 0,
     "online.environment_steps": 60,
     "online.episodes_per_iteration": 2,
     "online.buffer_trajectories": 12,

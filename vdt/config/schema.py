@@ -185,6 +185,7 @@ class EvaluationConfig:
     max_episode_steps: Whole = Field(ge=0)
     lookahead_horizon: Whole = Field(ge=0, le=100)
     requested_episodes: Whole = Field(ge=0)
+    curve_points: Whole = Field(ge=0, le=100)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

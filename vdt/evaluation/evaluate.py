@@ -33,6 +33,7 @@ from vdt.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
+CURVES = {"offline": "actor/score", "online": "online/score"}  # which end with the evaluation of that agent
 TRACE_EVERY = 5  # steps
 
 
@@ -163,7 +164,8 @@ def evaluate_agents(
     if not config.has_environment:
         logger.info(f"evaluate: {config.env} has no environment, so there are no returns, only held-out episodes")
     for name, path in agents.items():
-        actor_critic = ActorCritic.from_state(load_state(path)["actor_critic"], choose_device(config.runtime.device))
+        state = load_state(path)
+        actor_critic = ActorCritic.from_state(state["actor_critic"], choose_device(config.runtime.device))
         settings = make_evaluation_settings(config) if config.has_environment else {}
         reports = {key: evaluate(actor_critic, planner, config, f"{name}/{key}") for key, planner in settings.items()}
         metrics = _make_metrics(name, reports)
@@ -174,6 +176,9 @@ def evaluate_agents(
         if reports and name == ("online" if "online" in agents else "offline"):
             metrics.update(summarize(reports[find_acting_setting(config)]))
         tracker.log_evaluation(name, path, actor_critic.gradient_steps, metrics)
+        if reports and config.evaluation.curve_points and name in CURVES:
+            ends = summarize(reports["single"])
+            tracker.log(int(state["step"]), {CURVES[name]: ends["score"]} if ends else {})
         if reports:
             policies[name] = reports
     return Evaluation(policies, measured)

@@ -23,6 +23,7 @@ from vdt.system.machine import choose_device
 from vdt.tracking import Tracker
 from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import run_gradient_steps
+from vdt.training.score_curve import ScoreCurve
 from vdt.training.update import Metrics, PolicyUpdate, compute_learning_rate, set_learning_rate
 
 CALIBRATION_STEPS = 50_000  # steps whose advantages set the weights' temperature
@@ -210,13 +211,12 @@ def train_actor(
         + (f", together with {together:,} of the critic" if together else ""),
         flush=True,
     )
-    threads = tune_threads("actor", trainer, device)
-    return run_gradient_steps(
-        "actor",
-        total,
-        state,
-        lambda step: threads.run(lambda: trainer.update(step)),
-        trainer.state_dict,
-        tracker,
-        checkpoints,
-    )
+    threads, start = tune_threads("actor", trainer, device), state["step"] if state else 0
+    curve = ScoreCurve("actor", config, actor_critic, sampler.generator, tracker, start=start, total=total)
+
+    def update(step: int) -> Metrics:
+        metrics = threads.run(lambda: trainer.update(step))
+        curve.measure(step)
+        return metrics
+
+    return run_gradient_steps("actor", total, state, update, trainer.state_dict, tracker, checkpoints)

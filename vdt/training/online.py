@@ -29,6 +29,7 @@ from vdt.tracking import Tracker
 from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import read_metrics, save_checkpoint
 from vdt.training.offline import calibrate_weighting, make_sampler
+from vdt.training.score_curve import ScoreCurve
 from vdt.training.update import Metrics, PolicyUpdate
 
 BUFFER_LEVELS = {"low": 0.1, "middle": 0.5, "high": 0.9}  # quantiles of the buffer's returns that are tracked
@@ -207,6 +208,8 @@ def tune_online(
     start, began = tuner.environment_steps, time.monotonic()
     progress = Progress("online", start, budget, "environment step")
     values: dict[str, float] = state["metrics"] if state else {}
+    generator = tuner.sampler.generator
+    curve = ScoreCurve("online", config, tuner.actor_critic, generator, tracker, start=start, total=budget)
     while tuner.pending_return is not None or tuner.environment_steps < budget:
         if tuner.pending_return is None:
             tuner.collect()
@@ -227,6 +230,7 @@ def tune_online(
         for name, level in BUFFER_LEVELS.items():
             values[f"online/buffer_return_{name}"] = float(np.quantile(held, level))
         tracker.log(step, values)
+        curve.measure(step)
         if checkpoints.due(step) and step < budget:
             save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints)
         shown = {k.split("/")[1]: v for k, v in values.items() if "score" in k or k.endswith("q_loss")}
