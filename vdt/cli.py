@@ -102,6 +102,38 @@ def replay_records(
         raise typer.Exit(1)
 
 
+@app.command("ui")
+def show_runs(port: Annotated[int, typer.Option(help="Of the address.")] = 5000) -> None:
+    """Serve MLflow's pages of the runs, until Ctrl-C.
+
+    With a server in MLFLOW_TRACKING_URI there is nothing to serve, and its address is printed.
+    """
+    from vdt.tracking import describe_runs_page, serve_runs
+
+    page = describe_runs_page(home(), port)
+    typer.echo(f"runs: {page.address}")
+    if page.command:
+        serve_runs(home(), port)
+
+
+database = typer.Typer(help="The database of runs below VDT_HOME.", rich_markup_mode=None)
+app.add_typer(database, name="db")
+
+
+@database.callback()
+def name_database_commands() -> None:
+    """Keep and upgrade the database of runs below VDT_HOME."""
+
+
+@database.command("upgrade")
+def upgrade_runs() -> None:
+    """Bring the database to the installed MLflow; the old file is kept beside it."""
+    from vdt.tracking import upgrade_store
+
+    kept = upgrade_store(home())
+    typer.echo(f"upgraded; the old file is kept as {kept}" if kept else "nothing to do: the database is up to date")
+
+
 @app.command("keys")
 def list_keys(
     pattern: Annotated[str, typer.Argument(help="Part of a name, or with *; another name, such as lr; a word.")] = "",

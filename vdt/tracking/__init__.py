@@ -1,6 +1,6 @@
 """Metrics, checkpoints and datasets in MLflow. Only this package imports `mlflow`, when it is needed."""
 
-from vdt.tracking.address import RunsPage, describe_runs_page
+from vdt.tracking.address import RunsPage, describe_runs_page, serve_runs
 from vdt.tracking.curves import read_curves, read_part, resolve_run_ids
 from vdt.tracking.errors import StoreError, describe_failure, get_store_errors
 from vdt.tracking.records import Artifact, JoinStudy, Record, Status, Tags
@@ -18,7 +18,7 @@ from vdt.tracking.runs import (
     settle_abandoned,
     warn_of_undelivered,
 )
-from vdt.tracking.store import open_store
+from vdt.tracking.store import open_store, upgrade_store
 from vdt.tracking.tracker import MLflowTracker, NullTracker, Tracker
 
 __all__ = [
@@ -49,6 +49,8 @@ __all__ = [
     "read_part",
     "resolve_run_ids",
     "send_now",
+    "serve_runs",
     "settle_abandoned",
+    "upgrade_store",
     "warn_of_undelivered",
 ]

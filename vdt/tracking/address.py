@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,19 +27,12 @@ class RunsPage:
     command: str
 
 
-def make_server_command(base: Path, port: int = PORT) -> list[str]:
-    """Return the words that serve a home folder's store; they want `ONE_WORKER` in the environment."""
-    here, mlflow = Path.cwd(), Path(sys.executable).with_name("mlflow")
-    program = str(mlflow.relative_to(here)) if mlflow.is_relative_to(here) else str(mlflow)
-    where = ["--workers", "1", "--host", HOST, "--port", str(port)]
-    return [program, "server", *where, "--backend-store-uri", get_tracking_uri(base)]
-
-
-def describe_runs_page(base: Path) -> RunsPage:
+def describe_runs_page(base: Path, port: int = PORT) -> RunsPage:
     """Return where the runs of the store are listed.
 
     Args:
         base: the home folder.
+        port: of the address, where it is served here.
 
     Raises:
         StoreError: if the store cannot be used.
@@ -48,5 +41,13 @@ def describe_runs_page(base: Path) -> RunsPage:
     page, uri = RUNS.format(get_experiment_id(open_store(base))), get_tracking_uri(base)
     if uri.startswith(("http:", "https:")):
         return RunsPage(f"{uri.rstrip('/')}/{page}", "")
-    variables = [f"{name}={value}" for name, value in ONE_WORKER.items()]
-    return RunsPage(f"http://{HOST}:{PORT}/{page}", " ".join([*variables, shlex.join(make_server_command(base))]))
+    here, script = Path.cwd(), Path(sys.executable).with_name("vdt")
+    shown = script.relative_to(here) if script.is_relative_to(here) else script
+    return RunsPage(f"http://{HOST}:{port}/{page}", f"{shown} ui" if script.exists() else "python -m vdt.cli ui")
+
+
+def serve_runs(base: Path, port: int = PORT) -> None:
+    """Turn this process into MLflow's server of a home folder's store, with one worker."""
+    where = ["--workers", "1", "--host", HOST, "--port", str(port), "--backend-store-uri", get_tracking_uri(base)]
+    os.environ.update(ONE_WORKER)
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *where])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdt.system.locks import hold_lock
-from vdt.tracking.database import check_schema, create_database, follow_moved_folder, is_new
+from vdt.tracking.database import check_schema, create_database, follow_moved_folder, is_new, upgrade_database
 from vdt.tracking.errors import StoreError
 
 if TYPE_CHECKING:
@@ -78,6 +78,21 @@ def open_store(base: Path) -> MlflowClient:
             if uri == f"{SQLITE}{folder / 'mlflow.db'}":
                 follow_moved_folder(folder / "mlflow.db", experiment.artifact_location, artifacts)
     return client
+
+
+def upgrade_store(base: Path) -> Path | None:
+    """Upgrade the database of a home folder, see `upgrade_database`.
+
+    Raises:
+        StoreError: if there is none, or the store lies elsewhere.
+    """
+    uri, path = get_tracking_uri(base), base / ".vdt" / "mlflow.db"
+    if uri != f"{SQLITE}{path}":
+        raise StoreError(f"MLFLOW_TRACKING_URI={uri} lies elsewhere; `mlflow db upgrade` works on it")
+    if not path.exists():
+        raise StoreError(f"there is no database {path}; the first run makes it")
+    with hold_store(base):
+        return upgrade_database(path)
 
 
 def _prepare(database: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy
 
 from flows.hooks import on_error
+from vdt.cli import run
 from vdt.experiments.resolve import resolve_config
 from vdt.system.home import ROOT
 from vdt.system.processes import describe_process
@@ -25,8 +26,8 @@ from vdt.tracking import (
     open_store,
     send_now,
     settle_abandoned,
+    upgrade_store,
 )
-from vdt.tracking.database import upgrade_database
 from vdt.tracking.mlflow_run import PROCESS
 from vdt.tracking.replay import deliver
 from vdt.tracking.runs import find_undelivered
@@ -139,13 +140,13 @@ def test_an_older_database_is_upgraded_and_the_old_file_kept(home: Path) -> None
     with pytest.raises(StoreError, match=r"older than .*`vdt db upgrade`"):
         create_run(home, CONFIG, "1", "run")
     assert path.read_bytes() == before, "MLflow itself would have changed it in place"
-    assert upgrade_database(path) == path.with_name(f"mlflow.db.{older}.bak")
+    assert run(["db", "upgrade"]) == 0
     run_id = create_run(home, CONFIG, "1", "run")
     assert open_store(home).get_run(run_id).info.status == "RUNNING"
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'kept'").fetchall()
     assert path.with_name(f"mlflow.db.{older}.bak").is_file()
-    assert upgrade_database(path) is None, "nothing is left to do"
+    assert upgrade_store(home) is None, "nothing is left to do"
 
 
 @pytest.mark.parametrize(
