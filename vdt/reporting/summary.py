@@ -88,12 +88,15 @@ def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
         own = [result for result in results if result.task == task]
         score = own[0].dataset_score
         mean = "" if score is None else f", data's mean {score:.1f}"
-        lines.append(f"{own[0].env}, {labels[own[0].env, own[0].source]}{mean}")
+        cut = next((f"; episodes {describe_cut(r.cut_at)}: no score" for r in own if r.cut_at is not None), "")
+        lines.append(f"{own[0].env}, {labels[own[0].env, own[0].source]}{mean}{cut}")
         width = max(len(result.method) for result in own)
         for method in dict.fromkeys(result.method for result in own):
             found = [result for result in own if result.method == method]
             found.sort(key=lambda result: POLICIES.index(result.policy))
-            lines.append(f"  {method:<{width}}  {ARROW.join(map(_describe_result, found))}")
+            full, short = (ARROW.join(_describe_result(r, returns=returns) for r in found) for returns in (True, False))
+            line = f"  {method:<{width}}  {full}"
+            lines.append(line if len(line) <= SCREEN[1] else f"  {method:<{width}}  {short}")
     for record in records:
         for policy, report in record.evaluation.held_out.items() if not record.evaluation.policies else ():
             what = f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g})"
@@ -101,9 +104,9 @@ def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
     return lines
 
 
-def _describe_result(result: Result) -> str:
+def _describe_result(result: Result, *, returns: bool) -> str:
     names = {"online_best": "best checkpoint"}
     name, mean_return = names.get(result.policy, result.policy), format_return(result.episode_return.mean)
     if result.score is None:
-        return f"{name} return {mean_return} ({describe_cut(result.cut_at)}: no score)"
-    return f"{name} {result.score} (return {mean_return})"
+        return f"{name} return {mean_return}"
+    return f"{name} {result.score}{f' (return {mean_return})' if returns else ''}"

@@ -29,6 +29,12 @@ def test_end_of_a_run_by_hand() -> None:
     assert below == [
         *("policy", f"  {POLICY}", f"report   {REPORT}", f"card     {CARD}", f"runs     {PAGE}", f"next     {NEXT}")
     ], "a value is never broken: it is there to be copied"
+    policies = {
+        name: {"lookahead": make_evaluation([1000.25, 999.75])} for name in ("offline", "online", "online_best")
+    }
+    assert describe_end([make_record(0, policies, method="a-method-of-your-own")], {})[1] == (
+        "  a-method-of-your-own  offline 1000.0 ± 0.2 -> online 1000.0 ± 0.2 -> best checkpoint 1000.0 ± 0.2"
+    ), "where there is no room, returns are left out"
     assert describe_end([make_cell(0)], {"policy": [POLICY, "another"]})[-2] == "policy (first of 2)"
 
 
@@ -45,8 +51,8 @@ def test_end_of_a_study_fits_a_screen() -> None:
 def test_end_of_a_run_says_what_was_cut_and_what_had_no_environment() -> None:
     cut = {key: make_evaluation([None, None], episode_returns=[30.0, 50.0], cut_at=50) for key in ("lookahead",)}
     assert describe_end([make_record(0, {"offline": cut})], {}) == [
-        "walker2d-medium-v2, collected (not D4RL), data's mean 62.5",
-        "  vdt  offline return 40.00 (cut at 50 steps: no score)",
+        "walker2d-medium-v2, collected (not D4RL), data's mean 62.5; episodes cut at 50 steps: no score",
+        "  vdt  offline return 40.00",
         "",
     ]
     held_out = HeldOutReport(2, 30, 0.25, 0.5, None, None, None, None)
