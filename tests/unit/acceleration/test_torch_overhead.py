@@ -33,6 +33,7 @@ def test_bfloat16_passes_give_float32_losses_close_to_the_exact_ones() -> None:
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.parametrize("activation", ["mish", "relu"])
+@pytest.mark.slow  # compiles C++
 def test_compiled_updates_are_the_plain_ones(activation: str) -> None:
     dataset = make_dataset((7, 5))
     sampler = make_tiny_sampler(make_buffer(dataset))
