@@ -81,7 +81,7 @@ def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
 
 def _refuse(message: str) -> NoReturn:
     """End the process with one line."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201  (before Metaflow starts)
     sys.exit(2)
 
 

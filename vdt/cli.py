@@ -205,7 +205,7 @@ def run(words: Sequence[str]) -> int:
         if not hasattr(error, "format_message"):  # Typer's, about the words
             raise
         message = error.format_message()
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
     return 2
 
 

@@ -83,7 +83,7 @@ def check_a_killed_trainer(folder: Path, words: tuple[str, ...]) -> str:
         assert flow.stdout is not None
         for line in flow.stdout:
             lines.append(line)
-            training = re.search(r"pretrain_critic/\d+ \(pid (\d+)\)\] critic: 3,000 gradient steps", line)
+            training = re.search(r"pretrain_critic/\d+ \(pid (\d+)\)\] [^|]+ \| critic: 3,000 gradient steps", line)
             if training and not killed:
                 killed = int(training[1])
                 kill_with_a_checkpoint(folder, killed)

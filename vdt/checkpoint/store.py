@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import math
 import pickle
 import struct
@@ -25,6 +26,8 @@ from vdt.system.files import atomic_write, compute_file_digest, write_text
 from vdt.system.home import FolderError
 from vdt.system.machine import get_versions
 from vdt.system.safe_archives import check_unpacked_size
+
+logger = logging.getLogger(__name__)
 
 State = dict[str, Any]
 DIGEST_DIGITS = 16
@@ -152,10 +155,10 @@ class CheckpointStore:
                 try:
                     state = load_state(path)
                 except CheckpointError as error:
-                    print(f"warning: {error}; trying the checkpoint before it", flush=True)
+                    logger.warning(f"{error}; trying the checkpoint before it")
                     continue
                 self.last, self._last_step, self._last_time = path, _step_of(path), time.monotonic()
-                print(f"continuing from step {self._last_step:,} ({path})", flush=True)
+                logger.info(f"continuing from step {self._last_step:,} ({path})")
                 _warn_of_versions(state)
                 return state
         return None
@@ -237,10 +240,9 @@ def _warn_of_versions(state: State) -> None:
         f"{name} {then.get(name)} -> {now.get(name)}" for name in {**then, **now} if then.get(name) != now.get(name)
     ]
     if changed:
-        print(
-            f"warning: the checkpoint was written with other versions ({', '.join(changed)}); the result may differ "
-            "from that of an undisturbed run",
-            flush=True,
+        logger.warning(
+            f"the checkpoint was written with other versions ({', '.join(changed)}); the result may differ "
+            "from that of an undisturbed run"
         )
 
 

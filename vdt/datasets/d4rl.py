@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import urllib.parse
 from pathlib import Path
@@ -14,6 +15,8 @@ from vdt.datasets.ends import EndSettings
 from vdt.datasets.hdf5 import check_schema, read_recording
 from vdt.datasets.loaded_data import LoadedData
 from vdt.system.files import compute_file_digest
+
+logger = logging.getLogger(__name__)
 
 
 def get_cache_file(url: str) -> Path:
@@ -42,7 +45,7 @@ def load_d4rl(config: Config, *, fetch: bool) -> LoadedData:
     url, task = config.task.d4rl_url, config.task
     path = get_cache_file(url)
     if fetch:
-        print(f"download: {url} -> {path}", flush=True)
+        logger.info(f"download: {url} -> {path}")
         download(url, path, lambda part: check_schema(part, task), task.d4rl_sha256)
     else:
         check_digest(path, task.d4rl_sha256)

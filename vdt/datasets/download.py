@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,8 @@ from typing import IO, Any
 from vdt.data.storage import DataError
 from vdt.system.files import compute_file_digest, sync_folder, write_text
 from vdt.system.locks import hold_lock
+
+logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 3.0  # name look-up included
 READ_TIMEOUT_SECONDS = 30.0
@@ -160,9 +163,9 @@ def _fetch(url: str, part: Path, file: IO[bytes]) -> None:
                 f"asked for bytes from {received}, {answer.headers.get('Content-Range')} came"
             )
         if received:
-            print(f"download: goes on at {received:,} of {total:,} bytes", flush=True)
+            logger.info(f"download: goes on at {received:,} of {total:,} bytes")
         elif begun:
-            print("download: the server's file is another one now, or it cannot go on; started again", flush=True)
+            logger.info("download: the server's file is another one now, or it cannot go on; started again")
         file.truncate(received)
         _write_note(part, url, total, answer.headers)
         _copy(answer, file, received, total)
@@ -189,10 +192,9 @@ def _copy(answer: http.client.HTTPResponse, file: IO[bytes], received: int, tota
             now = time.monotonic()
             if now - reported > REPORT_EVERY_SECONDS:
                 reported, rate = now, (received - first) / (now - started)
-                print(
+                logger.info(
                     f"download: {received / 1e6:,.1f}/{total / 1e6:,.1f} MB, {rate / 1e6:.2f} MB/s, "
-                    f"{(total - received) / rate:.0f} s left",
-                    flush=True,
+                    f"{(total - received) / rate:.0f} s left"
                 )
     finally:
         file.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from vdt.data.storage import DataError
 from vdt.datasets.download import probe
+
+logger = logging.getLogger(__name__)
 
 ID = re.compile(r"(?:[-\w]+/)*[-\w]+?-v\d+", re.ASCII)
 REMOTES = {"hf": "{endpoint}/api/datasets/{name}/{first}", "gcp": "https://storage.googleapis.com/{name}"}
@@ -45,7 +48,7 @@ def _download(dataset_id: str, folder: Path) -> None:
         raise DataError(f"{missing}, and its remote cannot be reached ({problem}). {advice}")
     import minari
 
-    print(f"download: Minari's {dataset_id} -> {folder.parent}", flush=True)
+    logger.info(f"download: Minari's {dataset_id} -> {folder.parent}")
     try:
         with write_beside(dataset_id):
             minari.download_dataset(dataset_id)

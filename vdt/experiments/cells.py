@@ -202,10 +202,15 @@ def open_cells(cells: Sequence[Cell], study: Study | None, flow_run: str, comman
 
 
 def make_labels(cells: Sequence[Cell]) -> list[str]:
-    """Return for each cell what tells it from the others: the words of its key that not all of them have."""
+    """Return for each cell its number among all and the words of its key that not all of them have; "" for one cell."""
     words = [(cell.config.file_name, cell.config.method, cell.patch, f"s{cell.config.seed}") for cell in cells]
     varying = [place for place, column in enumerate(zip(*words, strict=True)) if len(set(column)) > 1]
-    return [" ".join(filter(None, (row[place] for place in varying))) for row in words]
+    if len(cells) == 1:
+        return [""]
+    return [
+        " ".join(filter(None, (f"{number}/{len(cells)}", *(row[place] for place in varying))))
+        for number, row in enumerate(words, start=1)
+    ]
 
 
 def describe_cell(branch: Any, config: Config) -> CellRecord:

@@ -38,7 +38,7 @@ class StandardOutput(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record."""
         with contextlib.suppress(OSError, ValueError):
-            print(self.format(record), flush=True)
+            print(self.format(record), flush=True)  # noqa: T201  (the one place that prints)
 
 
 def configure_logging(cell: str = "") -> None:

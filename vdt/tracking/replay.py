@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from vdt.tracking.errors import StoreError, describe_failure, get_store_errors, 
 from vdt.tracking.mlflow_run import RunSender
 from vdt.tracking.outbox import deliver_backlog, is_waiting
 from vdt.tracking.runs import find_undelivered, settle_abandoned
+
+logger = logging.getLogger(__name__)
 
 
 def replay(base: Path, files: Sequence[Path]) -> int:
@@ -20,11 +23,11 @@ def replay(base: Path, files: Sequence[Path]) -> int:
         try:
             sender = RunSender(base, run_id)
             deliver_backlog(path.with_name(f"{run_id}.jsonl"), sender)
-            print(f"{path}: delivered to MLflow run {sender.run_id}", flush=True)
+            logger.info(f"{path}: delivered to MLflow run {sender.run_id}")
         except expected as error:
             failed += 1
             advice = f"; remove {path} to forget them" if is_refusal(error) else ""
-            print(f"{path}: kept, {describe_failure(error)}{advice}", flush=True)
+            logger.info(f"{path}: kept, {describe_failure(error)}{advice}")
     return failed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import run_gradient_steps
 from vdt.training.score_curve import ScoreCurve
 from vdt.training.update import Metrics, PolicyUpdate, compute_learning_rate, set_learning_rate
+
+logger = logging.getLogger(__name__)
 
 CALIBRATION_STEPS = 50_000  # steps whose advantages set the weights' temperature
 CALIBRATION_CHUNK = 10_000
@@ -103,9 +106,8 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
         trainer.load_state_dict(state)
     frozen = {"normalizer": normalizer.state_dict(), "reward_scale": reward_scale, "config": config.to_yaml()}
     total = config.critic.gradient_steps if config.critic.bootstrap == "value" else 0
-    print(
-        f"critic: {total:,} gradient steps on {buffer.target_steps:,} transitions, reward scale {reward_scale:.4g}",
-        flush=True,
+    logger.info(
+        f"critic: {total:,} gradient steps on {buffer.target_steps:,} transitions, reward scale {reward_scale:.4g}"
     )
     threads = tune_threads("critic", trainer, device)
     return run_gradient_steps(
@@ -205,11 +207,10 @@ def train_actor(
         trainer.load_state_dict(state)
     total, together = config.actor.gradient_steps, sum(trainer.critic_steps)
     parameters = sum(p.numel() for p in policy.parameters())
-    print(
+    logger.info(
         f"actor: {total:,} gradient steps, {parameters:,} parameters, "
         f"inverse temperature {actor_critic.weighting.inverse_temperature:.4g} per unit of advantage"
-        + (f", together with {together:,} of the critic" if together else ""),
-        flush=True,
+        + (f", together with {together:,} of the critic" if together else "")
     )
     threads, start = tune_threads("actor", trainer, device), state["step"] if state else 0
     curve = ScoreCurve("actor", config, actor_critic, sampler.generator, tracker, start=start, total=total)

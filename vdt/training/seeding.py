@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy as np
 from vdt.config.schema import Config
 from vdt.data.storage import write_trajectories
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
+
+logger = logging.getLogger(__name__)
 
 
 def select_best_trajectories(dataset: TrajectoryDataset, count: int) -> list[Trajectory]:
@@ -21,9 +24,8 @@ def seed_buffer(config: Config, dataset: TrajectoryDataset, path: Path) -> Path:
     """Write the highest-return offline trajectories that fit the online buffer to `path`."""
     best = TrajectoryDataset.from_trajectories(select_best_trajectories(dataset, config.online.buffer_trajectories))
     returns = best.episode_returns
-    print(
-        f"buffer: {len(best)} of {len(dataset)} trajectories, returns {returns.min():.0f} to {returns.max():.0f}",
-        flush=True,
+    logger.info(
+        f"buffer: {len(best)} of {len(dataset)} trajectories, returns {returns.min():.0f} to {returns.max():.0f}"
     )
     write_trajectories(path, best)
     return path

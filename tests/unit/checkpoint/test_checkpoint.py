@@ -213,7 +213,7 @@ def test_other_versions_are_reported(tmp_path: Path, capsys: pytest.CaptureFixtu
     path = make_store(tmp_path).save(10, make_state(10))
     assert load_state(path)["versions"]["numpy"] == np.__version__
     make_store(tmp_path).load_latest()
-    assert "warning" not in capsys.readouterr().out
+    assert "WARNING" not in capsys.readouterr().out
     content = torch.load(path, weights_only=True)
     content["versions"]["numpy"] = "1.0.0"
     path.unlink()
