@@ -1,0 +1,27 @@
+"""Cells: what tells them apart in log lines, and MLflow runs of finished ones that are put right."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from support.builders import make_config
+from vdt.experiments.cells import make_labels, tag_finished_runs
+from vdt.experiments.study import Cell, Study
+from vdt.tracking import create_run, finish_runs, open_store
+
+
+def test_labels_hold_what_differs() -> None:
+    cells = [Cell(make_config(method=method, seed=seed)) for method in ("vdt", "dt") for seed in (0, 1)]
+    assert make_labels(cells) == ["1/4 vdt s0", "2/4 vdt s1", "3/4 dt s0", "4/4 dt s1"]
+    assert make_labels([Cell(make_config(), patch) for patch in ("", "weak")]) == ["1/2", "2/2 weak"]
+    assert make_labels(cells[:1]) == [""]
+
+
+def test_a_finished_cell_whose_flow_was_stopped_is_finished_in_mlflow(home: Path) -> None:
+    """It was killed between `evaluate` and `report`, which left its run FAILED; a study then finds its result."""
+    run_id = create_run(home, make_config(), "flow", "command")
+    finish_runs(home, [run_id], "FAILED")
+    cell: Any = SimpleNamespace(mlflow_run_id=run_id)
+    tag_finished_runs([cell], Study(name="mine", place="", envs=()))
+    run = open_store(home).get_run(run_id)
+    assert (run.info.status, run.data.tags["study"]) == ("FINISHED", "mine")
