@@ -39,7 +39,8 @@ def variables(folder: Path) -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def run(folder: Path, variables: dict[str, str]) -> Any:
     """One finished run of two cells."""
-    with Runner(str(FLOW), pylint=False, show_output=False, env=variables, cwd=str(folder)) as runner:
+    stage = {**variables, "VDT_REPORT": "main"}  # as dvc.yaml's stage runs it
+    with Runner(str(FLOW), pylint=False, show_output=False, env=stage, cwd=str(folder)) as runner:
         result = runner.run(env=ENV, preset="smoke", source="collected", seeds="0,1")
         assert result.status == "successful", result.stdout + result.stderr
         return result.run
@@ -129,6 +130,10 @@ def test_report_is_written_logged_and_shown(run: Any, client: MlflowClient, fold
     report = folder / "home" / "reports" / run.id
     content = json.loads((report / "report.json").read_text())
     assert json.loads((folder / "home" / "reports" / ENV / "report.json").read_text()) == content
+    main = folder / "home" / "reports" / "main"
+    assert {file.name: file.read_bytes() for file in main.iterdir()} == {
+        f.name: f.read_bytes() for f in report.iterdir()
+    }
     text = (report / "report.md").read_text()
     assert ENV in text and "collected" in text
     for data in get_artifacts(run, "evaluate"):
