@@ -67,10 +67,12 @@ class StaticStep:
             getattr(self.batch, name).copy_(new)
 
     def _run(self) -> None:
-        """Take the step on the static batch; its scalars become one static vector."""
+        """Take the step on the static batch; put its scalars into one static vector."""
         returned = self.step(self.batch)
-        self.names = list(returned)
-        self.scalars = torch.stack([value.detach().float() for value in returned.values()])
+        scalars = torch.stack([value.detach().float() for value in returned.values()])
+        if self.names != list(returned):
+            self.names, self.scalars = list(returned), torch.empty_like(scalars)
+        self.scalars.copy_(scalars)
 
     def _replay(self) -> None:
         """Take the step by its graph, after some on a stream of their own, as capturing needs."""
