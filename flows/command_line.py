@@ -20,6 +20,7 @@ from vdt.experiments.study import Cell, Study
 from vdt.system.files import check_folders
 from vdt.system.home import FolderError, home
 from vdt.system.processes import count_memory_kills, follow_parent, interrupt_on_signals
+from vdt.tracking import StoreError, get_tracking_uri
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +60,11 @@ def check_command_line(argv: list[str]) -> None:
         return
     try:
         check_words(called, argv[1:], others, OPTIONS)
+        if command in ("run", "resume"):
+            get_tracking_uri(home())  # refuses an address that depends on where a program starts
         if command == "run":
             _check_run(vars(given), argv)
-    except (ConfigError, FolderError) as error:
+    except (ConfigError, FolderError, StoreError) as error:
         _refuse(str(error))
 
 

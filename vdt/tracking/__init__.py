@@ -18,7 +18,7 @@ from vdt.tracking.runs import (
     settle_abandoned,
     warn_of_undelivered,
 )
-from vdt.tracking.store import open_store, upgrade_store
+from vdt.tracking.store import get_tracking_uri, open_store, upgrade_store
 from vdt.tracking.tracker import MLflowTracker, NullTracker, Tracker
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "find_study_run",
     "finish_runs",
     "get_store_errors",
+    "get_tracking_uri",
     "make_artifact_records",
     "make_continue_record",
     "make_dataset_record",

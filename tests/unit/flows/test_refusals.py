@@ -107,3 +107,12 @@ def test_folders_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFi
     place.write_text("a file stands where the folder should be")
     line = refuse(capsys, *MEDIUM)
     assert line.startswith(f"error: cannot write to {place.resolve()}") and "VDT_HOME" in line
+
+
+def test_a_store_whose_place_depends_on_the_start_is_refused_before_any_work(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    line = refuse(capsys, *MEDIUM)
+    assert "MLFLOW_TRACKING_URI=sqlite:///mlflow.db depends on the folder that a program starts in" in line
+    assert not home.exists()
