@@ -30,7 +30,9 @@ from vdt.config.types import (
 )
 from vdt.system.files import make_file_name
 
-CHECKED = ConfigDict(extra="forbid")  # defaults are for stored configurations of earlier releases; values: params/
+CHECKED = ConfigDict(
+    extra="forbid", defer_build=True
+)  # defaults are for stored configurations of earlier releases; values: params/
 
 # Modules of vdt/environments/ with a function `bridge` and, where recordings pay or end otherwise, `relabel`.
 Bridge = Literal["none", "adroit", "kitchen", "maze2d", "antmaze"]

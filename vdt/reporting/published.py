@@ -37,7 +37,7 @@ class Published:
     @property
     def rows_are_envs(self) -> bool:
         """Whether its rows are envs; a table of other quantities is shown as it is."""
-        return any(name in load_tasks() for name in self.rows)
+        return not load_tasks().keys().isdisjoint(self.rows)
 
     def format(self, value: Any) -> str:
         """A value as it was printed."""
