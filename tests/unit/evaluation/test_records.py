@@ -47,6 +47,7 @@ def test_a_record_survives_json() -> None:
     single, report = record.evaluation.policies["offline"]["single"], record.evaluation.diagnostics["offline"]
     assert single.normalized_scores == [1.5, None] and single.trace is not None and single.trace.maze.size == 4.0
     assert report.requested is not None and report.requested[0].cut_at == 50 and report.calibration is not None
+    assert record.memory == {"evaluate": {"machine": 700.5}} and record.patch == "weak"
     assert (record.env, record.name, record.preset, record.seed) == ("walker2d-medium-v2", "vdt + weak", "smoke", 3)
 
 

@@ -61,7 +61,10 @@ def test_end_of_a_run_says_what_was_cut_and_what_had_no_environment() -> None:
 
 
 def test_metrics_are_numbers_in_mappings() -> None:
-    records = [make_cell(0), make_cell(1), make_record(0, {"offline": make_policies(0.0)["offline"]}, method="dt")]
+    dt = make_record(  # acts with its candidates, without a longer look-ahead
+        0, {"offline": make_policies(0.0)["offline"]}, method="dt", config={"planner.planning_horizon": 1}
+    )
+    records = [make_cell(0), make_cell(1), dt]
     metrics = make_metrics(records, collect_results(fill_best(make_frame(records))))
     assert metrics == {
         "walker2d-medium-v2": {
@@ -69,7 +72,7 @@ def test_metrics_are_numbers_in_mappings() -> None:
                 **{"offline_score": 72.0, "offline_score_standard_error": 1.0, "offline_return": 3312.0},
                 **{"online_score": 92.5, "online_score_standard_error": 0.5, "online_return": 4255.0},
             },
-            "dt": {"offline_score": 71.0, "offline_score_standard_error": 0.0, "offline_return": 3266.0},
+            "dt": {"offline_score": 76.0, "offline_score_standard_error": 1.0, "offline_return": 3496.0},
         }
     }
     both = [make_record(0, make_policies(0.0)), make_record(0, make_policies(0.0), source="d4rl")]
