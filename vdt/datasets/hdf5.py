@@ -289,10 +289,10 @@ def _split(steps: _Steps, horizon: int) -> tuple[list[_Episode], list[str]]:
         final = steps.observations[end] if steps.after_ends is None else steps.after_ends[number]
         episodes.append(_Episode(start, stop, final, terminated, missing))
         start = end + 1
-    notes, unmarked = [], ~(steps.terminals | steps.timeouts)[steps.ends]
+    notes = []
     if limits:
         notes.append(f"{limits} ends with both flags at the horizon were read as time limits")
-    if not steps.timeouts.any() and unmarked[np.diff(steps.ends, prepend=-1) == horizon].any():
+    if not steps.timeouts.any():
         notes.append(f"the file sets no timeouts: episodes were cut after {horizon} steps")
     return episodes, notes
 

@@ -1,6 +1,7 @@
 """Evaluation without an environment: which episodes are kept apart, and what is said of them."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,21 @@ def test_evaluation_without_an_environment(tmp_path: Path, caplog: pytest.LogCap
 def test_what_cannot_be_done_is_refused_before_any_work(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_config({**OFFLINE, **settings})
+
+
+def test_steps_whose_next_observation_is_missing_say_nothing_of_what_followed() -> None:
+    """The same two recordings, with and without the last step: 6 and 8 steps of which a return is known."""
+    actor_critic = make_known_actor_critic({}, action=0.0, value=3.0)
+    whole = make_constant_dataset(False)
+    hidden, cut = (
+        TrajectoryDataset.from_trajectories(change(episode) for episode in whole)
+        for change in (
+            lambda e: replace(e, final_missing=True),
+            lambda e: Trajectory(e.observations[:-1], e.actions[:-1], e.rewards[:-1], False),
+        )
+    )
+    first, second = (evaluate_held_out(actor_critic, data, "offline") for data in (hidden, cut))
+    assert (first.steps, second.steps) == (10, 8), "actions are compared at every step"
+    assert first.monte_carlo_value == pytest.approx(second.monte_carlo_value)
+    known = evaluate_held_out(actor_critic, whole, "offline").monte_carlo_value
+    assert first.monte_carlo_value != pytest.approx(known)
