@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metaflow import Run
+from metaflow import Run, Task
 from metaflow.exception import MetaflowNotFound
+
+from vdt.system.home import FolderError
 
 
 def get_unfinished_ancestors(flow: str, origin: str | None, step: str, cell_key: str) -> list[str]:
@@ -51,7 +53,22 @@ def was_completed(flow: str, run_id: str, step: str, cell_key: str) -> bool:
     run = _open_run(flow, run_id)
     if run is None or step not in run:
         return False
-    return any(task.successful and task["cell"].data["key"] == cell_key for task in run[step])
+    return any(_completed(task, cell_key) for task in run[step])
+
+
+def _completed(task: Task, cell_key: str) -> bool:
+    """Return whether a task is finished and ran for a cell.
+
+    Raises:
+        FolderError: if the file is no longer where Metaflow's records, which hold absolute paths, say that it is.
+    """
+    try:
+        return bool(task.successful and task["cell"].data["key"] == cell_key)
+    except (TypeError, FileNotFoundError):  # what its client raises where the file is gone
+        raise FolderError(
+            f"the results of {task.pathspec} are no longer where they were written: the folder VDT_HOME was moved since, "
+            "and Metaflow keeps absolute paths. Move it back to resume, or start a new run"
+        ) from None
 
 
 def _open_run(flow: str, run_id: str) -> Run | None:
