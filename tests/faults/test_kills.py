@@ -1,5 +1,6 @@
 """A short fault campaign, and the whole one behind the marker `faults`."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -7,21 +8,60 @@ from pathlib import Path
 
 import pytest
 
-from support.faults import Flow, Kill, assert_same_outcome, make_words, run_with_kills
+from support.faults import (
+    RUN_ID,
+    STARTED,
+    TOTALS,
+    Flow,
+    Kill,
+    assert_same_outcome,
+    find_newest_point,
+    find_newest_step,
+    make_words,
+    run_with_kills,
+)
 from vdt.system.home import ROOT
+from vdt.tracking import open_store
 
 
 def test_three_kills_in_a_row_change_nothing(tmp_path: Path) -> None:
     undisturbed = Flow(tmp_path / "undisturbed", *make_words())
     kills = [
-        Kill("pretrain_critic", 0.3, "step"),
+        Kill("pretrain_critic", 0.3, "step", moment="uncovered"),
         Kill("train_actor", 0.2, "parent", signal.SIGKILL),
         Kill("tune_online", 0.2, "parent", signal.SIGTERM, "write"),
     ]
-    outcomes = [outcome for _, outcome in run_with_kills(tmp_path / "killed", kills)]
+    outcomes = []
+    for kill, outcome in run_with_kills(tmp_path / "killed", kills):
+        outcomes.append(outcome)
+        if kill is kills[0]:
+            check_the_failed_run(tmp_path / "killed")
     assert undisturbed.wait() == 0, undisturbed.output[-6000:]
     assert "missed" not in outcomes
     print(assert_same_outcome(tmp_path / "killed" / "home", tmp_path / "undisturbed" / "home"))
+    check_the_first_resume(tmp_path / "killed")
+
+
+def check_the_failed_run(folder: Path) -> None:
+    """Its curve goes beyond its newest checkpoint; MLflow says FAILED, and the terminal how to go on."""
+    home, output = folder / "home", (folder / "log-0.txt").read_text()
+    (run_id,) = RUN_ID.findall(output)
+    checkpoint = find_newest_step(home, run_id, "pretrain_critic")
+    assert 0 < checkpoint < find_newest_point(home, "pretrain_critic") < TOTALS["pretrain_critic"]
+    client = open_store(home)
+    experiment = client.get_experiment_by_name("vdt")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+    assert re.search(rf"^\s+VDT_HOME=\S+ .* resume --origin-run-id {run_id}$", output, re.MULTILINE)
+
+
+def check_the_first_resume(folder: Path) -> None:
+    """It goes on within the step that was killed; what was complete is not run again."""
+    killed, resumed = ((folder / f"log-{number}.txt").read_text() for number in (0, 1))
+    checkpoint = find_newest_step(folder / "home", RUN_ID.findall(killed)[0], "pretrain_critic")
+    assert f"continuing from step {checkpoint:,}" in resumed
+    assert STARTED.findall(resumed)[0][0] == "pretrain_critic"
 
 
 @pytest.mark.faults

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -44,8 +45,8 @@ class Kill:
         share: of the step's work that must be in checkpoints before.
         target: "step" or "parent".
         signal: number.
-        moment: "random" (up to `delay` seconds later), "write" (a checkpoint's temporary file is seen) or "flush" (the
-            database's journal has just grown).
+        moment: "random" (up to `delay` seconds later), "write" (a checkpoint's temporary file is seen), "flush" (the
+            database's journal has just grown) or "uncovered" (MLflow has points beyond the newest checkpoint).
         delay: seconds.
     """
 
@@ -141,6 +142,14 @@ def find_newest_step(home: Path, run_id: str, step: str) -> int:
     return max((int(path.name.split(".")[0]) for path in files), default=0)
 
 
+def find_newest_point(home: Path, step: str) -> int:
+    """Last step of a flow step's own curve in MLflow's database."""
+    key = {"pretrain_critic": "critic/q_loss", "train_actor": "actor/total_loss"}[step]
+    with contextlib.closing(sqlite3.connect(home / ".vdt" / "mlflow.db")) as connection:
+        row = connection.execute("SELECT max(step) FROM metrics WHERE key = ?", [key]).fetchone()
+    return row[0] or 0
+
+
 def wait_for_moment(flow: Flow, kill: Kill) -> int | None:
     """Wait until a kill is due; the process to kill, or None if the step or the flow ended before."""
     home, pids = flow.folder / "home", list[int]()
@@ -173,6 +182,10 @@ def wait_for_event(flow: Flow, kill: Kill) -> None:
     )
     size, deadline = journal.stat().st_size if journal.exists() else 0, time.monotonic() + 5
     while time.monotonic() < deadline:
+        if kill.moment == "uncovered" and find_newest_point(home, kill.step) > find_newest_step(
+            home, flow.run_id, kill.step
+        ):
+            return
         if kill.moment == "write" and any(folder.glob("*/.*.part")):
             return
         if kill.moment == "flush" and journal.exists() and journal.stat().st_size > size:
