@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import colorsys
 import logging
 import os
 import subprocess
 import uuid
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vdt.config.layers import list_names
 from vdt.config.schema import Config
 from vdt.system.home import ROOT
 from vdt.system.processes import describe_process, is_gone
@@ -21,6 +24,8 @@ from vdt.tracking.store import get_experiment_id, open_store
 
 logger = logging.getLogger(__name__)
 
+COLOR = "mlflow.runColor"  # tag: what MLflow's pages draw a run in
+LIGHTNESS = (0.38, 0.58, 0.28, 0.7)  # by seed, in turn
 REPORT_OF = "report_of"  # tag: of the run that holds a study's report
 
 
@@ -74,6 +79,18 @@ def get_git_commit() -> str | None:
     return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
+def choose_color(config: Config, patch: str = "") -> str:
+    """Return a run's color in MLflow's lists and charts, as "#rrggbb": MLflow draws its own by chance, some of them equal.
+
+    The hue tells methods and patches apart, the lightness seeds.
+    """
+    methods = list_names("methods")
+    shift = 0.0 if not patch else 0.25 + zlib.crc32(patch.encode()) % 100 / 200  # of the way to the next method's hue
+    hue = ((methods.index(config.method) if config.method in methods else 0) + shift) / max(1, len(methods))
+    rgb = colorsys.hls_to_rgb(hue, LIGHTNESS[config.seed % len(LIGHTNESS)], 0.75)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+
+
 def create_run(base: Path, config: Config, flow_run: str, command: str, *, patch: str = "", study: str = "") -> str:
     """Create a cell's run with its parameters and `config.yaml`; returns its id.
 
@@ -95,6 +112,7 @@ def create_run(base: Path, config: Config, flow_run: str, command: str, *, patch
         "seed": str(config.seed),
         "source": config.data.source,
         STUDY: study,
+        COLOR: choose_color(config, patch),
     }
     name, files = make_run_name(config, patch=patch), {"config.yaml": config.to_yaml()}
     return create_named_run(base, name, tags, config.flatten(), flow_run, command, files)
