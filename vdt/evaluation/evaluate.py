@@ -27,7 +27,7 @@ from vdt.environments.scores import (
     score_episodes,
 )
 from vdt.evaluation.held_out import evaluate_held_out
-from vdt.evaluation.records import Evaluation, EvaluationReport, HeldOutReport, Maze, Trace
+from vdt.evaluation.records import Evaluation, EvaluationReport, HeldOutReport, Maze, Trace, name_setting
 from vdt.system.machine import choose_device
 from vdt.tracking import Tracker
 
@@ -126,9 +126,7 @@ def make_evaluation_settings(config: Config) -> dict[str, PlannerSettings]:
 def find_acting_setting(config: Config) -> str:
     """Return the name of the look-ahead setting that the configuration acts with."""
     acting = PlannerSettings.from_config(config)
-    if len(acting.candidate_returns) == 1:
-        return "single"
-    return "candidates" if acting.planning_horizon == 1 else "lookahead"
+    return name_setting(len(acting.candidate_returns), acting.planning_horizon)
 
 
 def summarize(report: EvaluationReport) -> dict[str, float]:

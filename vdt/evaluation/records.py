@@ -284,6 +284,13 @@ class CellRecord:
         return record
 
 
+def name_setting(candidates: int, planning_horizon: int) -> str:
+    """Return the name of a look-ahead setting: one candidate return, several by Q, or several by imagined steps."""
+    if candidates == 1:
+        return "single"
+    return "candidates" if planning_horizon == 1 else "lookahead"
+
+
 @cache
 def _make_adapter() -> Any:
     from pydantic import TypeAdapter  # here: steps that only measure need not load it

@@ -135,11 +135,23 @@ def split_finished(cells: Sequence[Cell], reuse: str) -> tuple[list[Cell], list[
         if reuse != "none":
             identity = compute_identity(cell.config, _find_data_key(cell.config, keys))
             result = find_result(home(), identity, any_code=reuse == "settings")
-        if result is None:
+        record = None if result is None else _read_record({**result, "key": cell.key, "patch": cell.patch})
+        if record is None:
             missing.append(cell)
         else:
-            finished.append(CellRecord.from_json({**result, "key": cell.key, "patch": cell.patch}))
+            finished.append(record)
     return missing, finished
+
+
+def _read_record(result: Mapping[str, Any]) -> CellRecord | None:
+    """Return a kept result as a record; none if an earlier release kept it in another form."""
+    try:
+        return CellRecord.from_json(result)
+    except ValueError as error:
+        logger.warning(
+            f"{result['key']}: its result is of another release ({str(error).splitlines()[0]}); it is run again"
+        )
+        return None
 
 
 def _find_data_key(config: Config, known: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vdt.evaluation.records import CellRecord
+from vdt.evaluation.records import CellRecord, name_setting
 from vdt.reporting.frame import POLICIES, Estimate, Result, Task, compute_estimate
 from vdt.reporting.statistics import Interval, compute_improvement_interval, compute_iqm_interval
 
@@ -45,9 +45,8 @@ class Improvement:
 
 def find_headline(config: Mapping[str, Any]) -> str:
     """Return the look-ahead setting that a flat configuration acts with: one number stands for the cell."""
-    if min(config["planner.candidates"], len(config["task.candidate_returns"])) == 1:
-        return "single"
-    return "candidates" if config["planner.planning_horizon"] == 1 else "lookahead"
+    candidates = min(config["planner.candidates"], len(config["task.candidate_returns"]))
+    return name_setting(candidates, config["planner.planning_horizon"])
 
 
 def collect_headlines(records: Sequence[CellRecord], results: Sequence[Result]) -> Headlines:

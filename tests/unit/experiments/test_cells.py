@@ -4,8 +4,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from support.builders import make_config
-from vdt.experiments.cells import make_labels, tag_finished_runs
+from vdt.datasets.choose import choose_source
+from vdt.experiments.cells import make_data_key, make_labels, split_finished, tag_finished_runs
+from vdt.experiments.resolve import resolve_config
+from vdt.experiments.results_store import compute_identity, save_result
 from vdt.experiments.study import Cell, Study
 from vdt.tracking import create_run, finish_runs, open_store
 
@@ -25,3 +30,14 @@ def test_a_finished_cell_whose_flow_was_stopped_is_finished_in_mlflow(home: Path
     tag_finished_runs([cell], Study(name="mine", place="", envs=()))
     run = open_store(home).get_run(run_id)
     assert (run.info.status, run.data.tags["study"]) == ("FINISHED", "mine")
+
+
+def test_a_result_of_another_release_is_run_again(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`--reuse settings` finds results of any code; one in another form is no reason to stop."""
+    cell = Cell(resolve_config("walker2d-medium-v2", preset="smoke", source="collected"))
+    choice = choose_source(cell.config, home)
+    identity = compute_identity(cell.config, make_data_key(choice.source, choice.key))
+    save_result(home, identity, {"evaluation": "as it was"})
+    assert split_finished([cell], "settings") == ([cell], [])
+    assert f"{cell.key}: its result is of another release" in caplog.text
+    assert split_finished([cell], "none") == ([cell], [])
