@@ -17,10 +17,10 @@ class PolicyOutput:
     """Predictions of a policy at each step of a sub-trajectory.
 
     Attributes:
-        actions: (B, K, A) in [-1, 1], from everything up to and including that step's observation.
-        next_observations: (B, K, S) normalised, from everything up to that step's action; None if not predicted.
+        actions: (B, K, A) in [-1, 1], from all tokens up to and including that step's observation.
+        next_observations: (B, K, S) normalised, from all tokens up to that step's action; None if not predicted.
         rewards: (B, K) divided by the return scale, likewise.
-        distribution: of the action, whose middle `actions` is; None if the policy is deterministic.
+        distribution: of the action, centred on `actions`; None if the policy is deterministic.
     """
 
     actions: Tensor
@@ -39,10 +39,10 @@ class PolicyOutput:
 
 
 class DecisionTransformer(nn.Module):
-    """Three tokens a step: return-to-go, observation, action.
+    """Transformer policy with three tokens per step: return-to-go, observation, action.
 
-    The observation token predicts the action; the action token predicts reward and change of the observation, which makes
-    the policy its own environment model (M6).
+    The observation token predicts the action. The action token predicts the reward and the change of the observation, so the
+    policy is also a learned environment model (M6).
     """
 
     def __init__(self, observation_size: int, action_size: int, horizon: int, config: PolicyConfig) -> None:
@@ -64,11 +64,11 @@ class DecisionTransformer(nn.Module):
         self.gaussian = GaussianHead(width, action_size, config.initial_temperature) if gaussian else None
 
     def forward(self, observations: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> PolicyOutput:
-        """Predict at every step.
+        """Predict actions, next observations and rewards at every step.
 
         Args:
             observations: (B, K, S), normalised.
-            actions: (B, K, A); what stands at the last real step does not change that step's action prediction.
+            actions: (B, K, A); the value at the last real step does not change that step's action prediction.
             returns_to_go: (B, K), divided by the return scale.
             timesteps: (B, K) int64.
         """
@@ -80,7 +80,7 @@ class DecisionTransformer(nn.Module):
     def embed(
         self, observations: Tensor, returns_to_go: Tensor, timesteps: Tensor, actions: Tensor | None = None
     ) -> Tensor:
-        """Make the tokens of steps: (..., K, S), (..., K), (..., K) and, if known, (..., K, A) -> (..., 2K or 3K, D).
+        """Embed steps as tokens: (..., K, S), (..., K), (..., K) and, if known, (..., K, A) -> (..., 2K or 3K, D).
 
         Leading dimensions may differ where they broadcast.
         """
@@ -92,7 +92,7 @@ class DecisionTransformer(nn.Module):
         return tokens.flatten(-3, -2)
 
     def embed_taken(self, actions: Tensor, timesteps: Tensor) -> Tensor:
-        """Make the action tokens of steps: (..., A), (...) -> (..., D)."""
+        """Embed actions as tokens: (..., A), (...) -> (..., D)."""
         tokens: Tensor = self.embed_action(actions) + self.embed_timestep(timesteps.clamp(max=self.horizon))
         return tokens
 

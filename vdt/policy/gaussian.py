@@ -28,22 +28,26 @@ class SquashedGaussian:
     temperature: Tensor
 
     def to_float32(self) -> SquashedGaussian:
-        """The same in float32."""
+        """Return the same distribution in float32."""
         return SquashedGaussian(self.means.float(), self.log_stds.float(), self.temperature.float())
 
     def sample(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw one action each and its log-density: (..., A) and (...); gradients pass through both."""
+        """Draw one action and its log-density for each mean: (..., A) and (...); gradients pass through both."""
         like = self.means
         noise = torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
         raw = like + self.log_stds.exp() * noise
         return torch.tanh(raw), self._compute_log_density(raw)
 
     def compute_log_density(self, actions: Tensor) -> Tensor:
-        """Of given actions (..., A) in [-1, 1]: (...)."""
+        """Compute the log-density of actions in [-1, 1]: (..., A) -> (...)."""
         return self._compute_log_density(torch.atanh(actions.clamp(-EDGE, EDGE)))
 
     def _compute_log_density(self, raw: Tensor) -> Tensor:
-        """Of tanh(u), summed over dimensions: log N(u) - log(1 - tanh^2 u), the latter as 2 (log 2 - u - softplus(-2 u))."""
+        """Compute the log-density of tanh(u), with u given: (..., A) -> (...).
+
+        It is the sum over dimensions of log N(u) - log(1 - tanh^2 u). The second term is computed as 2 (log 2 - u -
+        softplus(-2 u)).
+        """
         standard = (raw - self.means) * torch.exp(-self.log_stds)
         normal = -0.5 * standard.square() - self.log_stds - 0.5 * math.log(2 * math.pi)
         stretch = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
@@ -51,7 +55,7 @@ class SquashedGaussian:
 
 
 class GaussianHead(nn.Module):
-    """Standard deviations from features, and the temperature of the entropy term."""
+    """Network head for standard deviations, and the temperature of the entropy term."""
 
     def __init__(self, features: int, action_size: int, initial_temperature: float) -> None:
         super().__init__()
@@ -59,12 +63,12 @@ class GaussianHead(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(initial_temperature)))
 
     def forward(self, features: Tensor, means: Tensor) -> SquashedGaussian:
-        """Features (..., D) and means before tanh (..., A)."""
+        """Map features (..., D) and means before the tanh (..., A) to a distribution over (..., A)."""
         low, high = LOG_STD_RANGE
         log_stds = low + (high - low) * torch.sigmoid(self.predict_log_std(features))
         return SquashedGaussian(means, log_stds, self.log_temperature.exp())
 
 
 def choose_actions(actions: Tensor, distribution: SquashedGaussian | None, *, explore: bool) -> Tensor:
-    """The policy's actions (..., A), or drawn ones where a stochastic policy explores."""
+    """Return the policy's actions (..., A), or drawn ones where a stochastic policy explores."""
     return distribution.sample()[0] if explore and distribution is not None else actions

@@ -1,4 +1,4 @@
-"""What an acting policy remembers: the last K steps of several episodes that run in step (M4)."""
+"""History of an acting policy: the last K steps of several episodes in lockstep (M4)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class History:
 
         Args:
             candidate_returns: (N, M) first returns-to-go, divided by the return scale.
-            context_length: K, how many steps are remembered at most.
-            forget_steps: how many of the oldest go at once when another does not fit; then the others stay where they are
+            context_length: K, the largest number of steps kept.
+            forget_steps: number of oldest steps dropped at once when another does not fit; then the others stay where they are
                 for that many steps.
         """
         self.context_length = context_length
@@ -30,7 +30,7 @@ class History:
         self.returns_to_go: Tensor | None = None  # (N, M, L)
 
     def append_observation(self, observations: Tensor, action_size: int) -> None:
-        """Begin a step: (N, S) normalised observations; its action is still open."""
+        """Begin a step with normalised observations (N, S); its action is still open."""
         self.timestep += 1
         blank = observations.new_zeros(len(observations), 1, action_size)
         self.observations = self._push(self.observations, observations[:, None], 1)
@@ -43,7 +43,7 @@ class History:
         self.actions[:, -1] = actions
 
     def align_returns(self, rewards: Tensor) -> None:
-        """Subtract the reward that was really received from every candidate's return-to-go (M4).
+        """Subtract the received reward from every candidate's return-to-go (M4).
 
         Args:
             rewards: (N,), divided by the return scale.
@@ -57,16 +57,16 @@ class History:
         self.returns_to_go, self._next_returns = self.returns_to_go[active], self._next_returns[active]
 
     def __len__(self) -> int:
-        """L, steps remembered, the present one included."""
+        """Return L, the number of steps kept, the present one included."""
         return 0 if self.observations is None else self.observations.shape[1]
 
     def timesteps(self) -> Tensor:
-        """(L,) int64, the timestep of each remembered step."""
+        """Return the timestep of each kept step, (L,) int64."""
         assert self.observations is not None
         return torch.arange(self.timestep + 1 - len(self), self.timestep + 1, device=self.observations.device)
 
     def _push(self, held: Tensor | None, new: Tensor, dim: int) -> Tensor:
-        """Append along `dim`; where that is one too many, forget the oldest."""
+        """Append along `dim`; if that exceeds the capacity, drop the oldest steps."""
         if held is None:
             return new
         length = held.shape[dim]

@@ -14,7 +14,7 @@ TARGET_ENTROPY = -1.0  # per action dimension; SAC, ODT
 
 @dataclass(frozen=True)
 class AdvantageWeighting:
-    """Turns advantages into weights of mean 1 over the data (M3).
+    """Advantage weights of mean 1 over the data (M3).
 
     Attributes:
         inverse_temperature: per unit of advantage; 0 gives uniform weights.
@@ -27,7 +27,7 @@ class AdvantageWeighting:
     mean_weight: float
 
     def compute_weights(self, advantages: Tensor) -> Tensor:
-        """min(exp(eta A), w_max) / mean, same shape as `advantages`."""
+        """Return min(exp(eta A), w_max) / mean, of the shape of `advantages`."""
         return compute_advantage_weights(advantages, self.inverse_temperature, self.max_weight) / self.mean_weight
 
 
@@ -36,7 +36,7 @@ class PolicyLosses:
     """Losses of one policy update; scalars.
 
     Attributes:
-        total: what is minimised.
+        total: the minimised loss.
         behavior: weighted squared action error, summed over action dimensions, or negative log-likelihood.
         q_term: mean of min_i target Q at the policy's actions, as `actor.q_normalization` scales it.
         next_observation: squared error of the predicted next observation; none while the heads' losses are not added.
@@ -55,12 +55,12 @@ class PolicyLosses:
 
 
 def compute_advantage_weights(advantages: Tensor, inverse_temperature: float, max_weight: float) -> Tensor:
-    """min(exp(eta A), w_max), same shape as `advantages` (M3); computed so that nothing overflows."""
+    """Return min(exp(eta A), w_max), of the shape of `advantages` (M3), computed without overflow."""
     return (inverse_temperature * advantages).clamp(max=torch.log(torch.tensor(max_weight)).item()).exp()
 
 
 def compute_effective_sample_fraction(weights: Tensor) -> float:
-    """(sum w)^2 / (N sum w^2): 1 for uniform weights, 1/N if a single one counts."""
+    """Return (sum w)^2 / (N sum w^2): 1 for uniform weights, 1/N if a single one counts."""
     weights = weights.double()
     return float(weights.sum().square() / (weights.numel() * weights.square().sum()))
 
@@ -70,8 +70,8 @@ def calibrate_advantage_weighting(
 ) -> AdvantageWeighting:
     """Fit the weighting to the spread of the advantages, so that its settings mean the same on every task (M3, ours).
 
-    The temperature is per standard deviation of the advantages, and is lowered by bisection until the effective sample
-    fraction is at least the one asked for.
+    The temperature is per standard deviation of the advantages. Bisection lowers it until the effective sample fraction
+    is at least the requested one.
 
     Args:
         advantages: a large sample from the data, (N,).
@@ -98,12 +98,12 @@ def calibrate_advantage_weighting(
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over real steps: both (B, K), mask 1 where real. Padding changes neither value nor gradient."""
+    """Return the mean over real steps: both (B, K), mask 1 where real. Padding changes neither value nor gradient."""
     return (values * mask).sum() / mask.sum().clamp(min=1.0)
 
 
 def compute_behavior_loss(predicted: Tensor, actions: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
-    """Mean over real steps of w ||pi - a||^2 (M3, first term).
+    """Compute the mean over real steps of w ||pi - a||^2 (M3, first term).
 
     Args:
         predicted: (B, K, A).
@@ -115,7 +115,7 @@ def compute_behavior_loss(predicted: Tensor, actions: Tensor, weights: Tensor, m
 
 
 def compute_likelihood_loss(log_densities: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
-    """Mean over real steps of -w log pi(a): what a stochastic policy minimises instead of the squared error (ODT).
+    """Compute the mean over real steps of -w log pi(a), the behaviour loss of a stochastic policy (ODT).
 
     Args:
         log_densities: (B, K) of the data's actions.
@@ -126,7 +126,9 @@ def compute_likelihood_loss(log_densities: Tensor, weights: Tensor, mask: Tensor
 
 
 def compute_temperature_loss(temperature: Tensor, entropy: Tensor, action_size: int) -> Tensor:
-    """Temperature alpha times (H - H_target), H held constant: alpha falls while the entropy is above its target (SAC, ODT).
+    """Compute the temperature alpha times (H - H_target), H held constant (SAC, ODT).
+
+    Alpha falls while the entropy is above its target.
 
     Args:
         temperature: alpha, scalar, with gradient.
@@ -137,7 +139,9 @@ def compute_temperature_loss(temperature: Tensor, entropy: Tensor, action_size: 
 
 
 def compute_scaled_q_term(min_q: Tensor, mask: Tensor, normalization: str) -> Tensor:
-    """Mean over real steps of min_i target Q(s, pi), divided by its mean magnitude (TD3+BC, QT) or by nothing (SAC, CQL).
+    """Compute the mean over real steps of min_i target Q(s, pi), scaled.
+
+    It is divided by its mean magnitude (TD3+BC, QT), or left as it is (SAC, CQL).
 
     Args:
         min_q: (B, K) at the policy's actions, with gradient.
@@ -151,7 +155,7 @@ def compute_scaled_q_term(min_q: Tensor, mask: Tensor, normalization: str) -> Te
 
 
 def compute_q_term(min_q: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
-    """Mean over real steps of min_i target Q(s, pi) in units of its own action gradient (M3, second term).
+    """Compute the mean over real steps of min_i target Q(s, pi) in units of its own action gradient (M3, second term).
 
     Q is divided by g, the root mean square over real steps of ||dQ/da||, held constant. Then
     argmin ||a - b||^2 - lambda Q(a)/g lies lambda/2 away from b along the gradient: lambda is a distance in action units,
@@ -181,7 +185,7 @@ def compute_policy_loss(
     q_coefficient: float,
     behavior_coefficient: float = 1.0,
 ) -> PolicyLosses:
-    """Weighted behaviour loss minus lambda times the Q term (M3).
+    """Compute the weighted behaviour loss minus lambda times the Q term (M3).
 
     Both are divided by the number of action dimensions, so lambda is a displacement whatever that number.
 
@@ -212,7 +216,7 @@ def compute_magnitude_policy_loss(
     *,
     normalization: str = "magnitude",
 ) -> PolicyLosses:
-    """Mean squared action error minus the Q term in units of its own magnitude, or as it is (TD3+BC, QT).
+    """Compute the mean squared action error minus the Q term, scaled by its magnitude or not (TD3+BC, QT).
 
     Arguments as of `compute_policy_loss`; `normalization` as of `compute_scaled_q_term`.
     """
@@ -235,9 +239,9 @@ def compute_stochastic_policy_loss(
     *,
     normalization: str = "none",
 ) -> PolicyLosses:
-    """Weighted negative log-likelihood minus the Q term and the entropy, plus the temperature's own loss (ODT, SAC, CQL).
+    """Compute the weighted negative log-likelihood minus Q term and entropy, plus the temperature's loss (ODT, SAC, CQL).
 
-    Densities and entropies are sums over action dimensions already, so nothing is divided by their number.
+    Densities and entropies are already sums over action dimensions, so nothing is divided by their number.
 
     Args:
         gaussian: the policy's distribution at each step, over (B, K, A).
@@ -268,10 +272,10 @@ def compute_stochastic_policy_loss(
 
 
 def compute_next_observation_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Squared error of the next observation, mean over dimensions and real steps: (B, K, S) twice, mask (B, K)."""
+    """Compute the squared error of next observations, mean over dimensions and real steps: (B, K, S) twice, mask (B, K)."""
     return masked_mean((predicted - target).square().mean(-1), mask)
 
 
 def compute_reward_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Squared error of the reward in units of the return scale, mean over real steps: all (B, K)."""
+    """Compute the squared error of rewards in units of the return scale, mean over real steps: all (B, K)."""
     return masked_mean((predicted - target).square(), mask)

@@ -12,7 +12,7 @@ HIDDEN_SIZE = 256  # two hidden layers, as in the value-based baselines (IQL, TD
 
 
 class MLPPolicy(nn.Module):
-    """Two hidden layers applied to every step separately; same interface as `DecisionTransformer`."""
+    """Policy of two hidden layers applied to every step separately; same interface as `DecisionTransformer`."""
 
     def __init__(self, observation_size: int, action_size: int, config: PolicyConfig) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class MLPPolicy(nn.Module):
         self.gaussian = GaussianHead(HIDDEN_SIZE, action_size, config.initial_temperature) if gaussian else None
 
     def forward(self, observations: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> PolicyOutput:
-        """Predict actions at every step; everything but the observations is ignored."""
+        """Predict actions at every step; all inputs but the observations are ignored."""
         features = self.network[:-2](observations)
         means = self.network[-2](features)
         distribution = None if self.gaussian is None else self.gaussian(features, means)
@@ -39,7 +39,7 @@ class MLPPolicy(nn.Module):
 
 
 def make_policy(observation_size: int, action_size: int, horizon: int, config: PolicyConfig) -> nn.Module:
-    """The network that `policy.kind` names."""
+    """Make the network that `policy.kind` names."""
     from vdt.policy.decision_transformer import DecisionTransformer
 
     if config.kind == "mlp":

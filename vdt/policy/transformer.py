@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 class KeyValueCache:
-    """Keys and values of the tokens that one block has seen, so that later tokens need no second pass over them."""
+    """Keys and values of the tokens that one block has processed, so that later tokens need no second pass over them."""
 
     def __init__(self, held: Tensor) -> None:
-        """Start empty; `held` is room, (2, B, H, capacity in tokens, D/H)."""
+        """Start empty; `held` is the storage, (2, B, H, capacity in tokens, D/H)."""
         self.held = held
         self.length = 0
 
@@ -31,15 +31,15 @@ class KeyValueCache:
 
 
 def make_mask(new: int, seen: int, like: Tensor) -> Tensor | None:
-    """Make what is added to the scores of the last `new` of `seen` tokens, (new, seen): -inf where a key lies ahead.
+    """Make the additive mask for the scores of the last `new` of `seen` tokens, (new, seen): -inf where a key lies ahead.
 
-    None where one token is new, which may see all, and where all are: attention has its own way for that.
+    None where one token is new, which may attend to all, and where all are: attention has a mode of its own for that.
     """
     return None if new in (1, seen) else like.new_full((new, seen), -torch.inf).triu_(seen - new + 1)
 
 
 class CausalSelfAttention(nn.Module):
-    """Attention of each token to itself and the past. Padding sits on the right, so being causal is all the masking."""
+    """Attention of each token to itself and the past. Padding is on the right, so the causal mask suffices."""
 
     attend: ClassVar[Callable[..., Tensor]] = staticmethod(F.scaled_dot_product_attention)
 
@@ -57,9 +57,9 @@ class CausalSelfAttention(nn.Module):
 
         Args:
             tokens: (B, L, D).
-            cache: of the tokens before these, which are then seen too.
-            mask: of `make_mask`, where tokens continue a cache.
-            last_only: whether only the last token asks.
+            cache: of the tokens before these, which are then attended to.
+            mask: from `make_mask`, where tokens continue a cache.
+            last_only: whether only the last token is a query.
         """
         batch, length, _ = tokens.shape
         split = self.project_in(tokens).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
@@ -75,7 +75,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward network, each on a normalised copy and added back."""
+    """Transformer block: attention, then a feed-forward network, each on a normalised copy and added back."""
 
     def __init__(self, embedding_size: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Block(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """Blocks between two layer norms. Token l of the output has seen tokens 0..l."""
+    """Stack of blocks between two layer norms. Token l of the output depends on tokens 0..l."""
 
     def __init__(self, embedding_size: int, layers: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -112,14 +112,14 @@ class CausalTransformer(nn.Module):
     def forward(self, tokens: Tensor, caches: Sequence[KeyValueCache] = (), *, last_only: bool = False) -> Tensor:
         """Apply the transformer: (B, L, D) -> (B, L, D), or (B, 1, D) for the last token only.
 
-        With caches, the tokens continue those that they have seen, and the output is that of one pass over all of them.
+        With caches, the tokens continue the cached ones, and the output is that of one pass over all of them.
         """
         new, before = tokens.shape[1], caches[0].length if caches else 0
         mask = make_mask(new, before + new, tokens)
         tokens = self.dropout(self.norm_in(tokens))
         for layer, block in enumerate(self.blocks):
             cache = caches[layer] if caches else None
-            if last_only and layer == len(self.blocks) - 1:  # earlier blocks make keys of every token
+            if last_only and layer == len(self.blocks) - 1:  # earlier blocks compute keys of every token
                 tokens = block(tokens, cache, last_only=True)
             else:
                 tokens = block(tokens, cache, mask)
@@ -134,7 +134,7 @@ class CausalTransformer(nn.Module):
 
 
 def _initialize(module: nn.Module) -> None:
-    """Apply GPT-2's rule: weights N(0, 0.02), biases zero."""
+    """Initialise by GPT-2's rule: weights N(0, 0.02), biases zero."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
