@@ -69,7 +69,7 @@ class Critic(nn.Module):
     def compute_advantages(self, observations: Tensor, actions: Tensor, policy_actions: Tensor | None = None) -> Tensor:
         """Compute min_i target Q - V at given actions: (..., S), (..., A) -> (...).
 
-        With `policy_actions` (..., A) their min_i target Q stands in for V (AWAC).
+        With `policy_actions` (..., A) their min_i target Q replaces V (AWAC).
         """
         taken = self.compute_min_q(observations, actions)
         usual: Tensor = (
@@ -84,7 +84,7 @@ class Critic(nn.Module):
             target.lerp_(source, self.config.target_update_rate)
 
     def unfreeze(self) -> None:
-        """Let Q and V learn again; the targets only follow."""
+        """Make Q and V trainable again; the targets only follow."""
         self.requires_grad_(True)
         self.target_q.requires_grad_(False)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CriticLosses:
-    """Losses of one critic update and what is worth plotting; scalars.
+    """Losses of one critic update and diagnostics for curves; scalars.
 
     Attributes:
         value_loss: M1.
@@ -28,19 +28,19 @@ class CriticLosses:
 
     @classmethod
     def summarize(cls, value_loss: Tensor, q_loss: Tensor, target_q: Tensor, value: Tensor) -> CriticLosses:
-        """Add what is plotted, from target Q (2, B) and V (B,) of the data's actions."""
+        """Add diagnostics from target Q (2, B) and V (B,) of the data's actions."""
         min_q = target_q.amin(0)
         advantage = min_q - value.detach()
         return cls(value_loss, q_loss, min_q.mean(), advantage.mean(), advantage.std(correction=0))
 
     def detach(self) -> CriticLosses:
-        """Drop the graph behind the losses."""
+        """Detach the losses from their graph."""
         return CriticLosses(**{name: value.detach() for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
 class PolicyValueLosses:
-    """Losses of one update of Q for the policy as it is; scalars.
+    """Losses of one update of Q for the current policy; scalars.
 
     Attributes:
         q_loss: M2 with the policy's value as the bootstrap, summed over the twins.
@@ -55,11 +55,11 @@ class PolicyValueLosses:
 
 @dataclass(frozen=True)
 class Proposals:
-    """Actions that CQL holds the critic down at: P for each of B observations.
+    """Actions whose Q the CQL term lowers: P for each of B observations.
 
     Attributes:
         actions: (P, B, A).
-        log_densities: (P, B) of whatever drew them.
+        log_densities: (P, B) under the distribution that drew them.
     """
 
     actions: Tensor
@@ -67,12 +67,12 @@ class Proposals:
 
 
 def compute_expectile_weights(error: Tensor, expectile: float) -> Tensor:
-    """|expectile - 1(error < 0)| (M1), of the error's shape."""
+    """Return |expectile - 1(error < 0)| (M1), of the error's shape."""
     return torch.where(error < 0, 1.0 - expectile, expectile)
 
 
 def compute_expectile_loss(error: Tensor, expectile: float) -> Tensor:
-    """Asymmetric squared error that pulls V towards the upper expectile of Q (M1).
+    """Compute the asymmetric squared error that pulls V towards the upper expectile of Q (M1).
 
     Args:
         error: target Q minus V, any shape.
@@ -85,7 +85,7 @@ def compute_expectile_loss(error: Tensor, expectile: float) -> Tensor:
 
 
 def compute_value_loss(target_q: Tensor, value: Tensor, expectile: float) -> Tensor:
-    """Expectile regression of V on the smaller target Q (M1).
+    """Compute the expectile regression loss of V on the smaller target Q (M1).
 
     Args:
         target_q: target networks at the data's actions, (2, B); no gradient flows into it.
@@ -96,23 +96,25 @@ def compute_value_loss(target_q: Tensor, value: Tensor, expectile: float) -> Ten
 
 
 def compute_q_targets(n_step_rewards: Tensor, bootstrap_discounts: Tensor, bootstrap_values: Tensor) -> Tensor:
-    """n-step return with the value of the observation where the rewards stop (M2), (B,).
+    """Compute the n-step return with the value of the bootstrap observation (M2), (B,).
 
     Args:
-        n_step_rewards: (B,) discounted sum of the rewards really taken.
-        bootstrap_discounts: (B,) discount^k, 0 after a real end.
+        n_step_rewards: (B,) discounted sum of the received rewards.
+        bootstrap_discounts: (B,) discount^k, 0 after termination.
         bootstrap_values: (B,) V at the bootstrap observations.
     """
     return n_step_rewards + bootstrap_discounts * bootstrap_values
 
 
 def compute_q_loss(q: Tensor, targets: Tensor) -> Tensor:
-    """Squared error of both Q estimates, (2, B) against (B,); the twins' means are added (M2)."""
+    """Compute the squared error of both Q estimates, (2, B) against (B,); the twins' means are added (M2)."""
     return (q - targets.detach()).square().mean(1).sum()
 
 
 def compute_conservative_loss(q: Tensor, proposed_q: Tensor, log_densities: Tensor) -> Tensor:
-    """Log of the sum over proposals of exp(Q) / density, minus Q of the data's action; the twins' means are added (CQL).
+    """Compute the log of the sum over proposals of exp(Q) / density, minus Q of the data's action (CQL).
+
+    The twins' means are added.
 
     Args:
         q: at the data's actions, (2, B).

@@ -14,7 +14,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "mish": F.
 
 
 class MLPEnsemble(nn.Module):
-    """Several multilayer perceptrons with one scalar output each, evaluated as one batched matrix product."""
+    """Ensemble of multilayer perceptrons with one scalar output each, evaluated as one batched matrix product."""
 
     def __init__(self, members: int, input_size: int, hidden_size: int, hidden_layers: int, activation: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class TwinQ(nn.Module):
         self.ensemble = MLPEnsemble(2, observation_size + action_size, hidden_size, hidden_layers, activation)
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """(..., S) and (..., A) -> (2, ...)."""
+        """Map observations and actions to both Q estimates: (..., S), (..., A) -> (2, ...)."""
         inputs = torch.cat([observations, actions], dim=-1)
         values: Tensor = self.ensemble(inputs.flatten(0, -2)).unflatten(1, inputs.shape[:-1])
         return values
@@ -68,6 +68,6 @@ class ValueNetwork(nn.Module):
         self.ensemble = MLPEnsemble(1, observation_size, hidden_size, hidden_layers, activation)
 
     def forward(self, observations: Tensor) -> Tensor:
-        """(..., S) -> (...)."""
+        """Map observations to values: (..., S) -> (...)."""
         values: Tensor = self.ensemble(observations.flatten(0, -2))[0].unflatten(0, observations.shape[:-1])
         return values
