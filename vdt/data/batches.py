@@ -1,4 +1,4 @@
-"""Batches that samplers hand to networks. Observations are normalised, rewards and returns scaled."""
+"""Batches for training: observations are normalised, rewards and returns scaled."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class TransitionBatch:
     Attributes:
         observations: (B, S).
         actions: (B, A).
-        n_step_rewards: (B,) sum of discount^k r_{t+k} over the k < n steps really taken.
+        n_step_rewards: (B,) sum of discount^k r_{t+k} over the steps taken, k < n.
         bootstrap_observations: (B, S) observation after the last of those steps.
-        bootstrap_discounts: (B,) discount^k for k steps taken, or 0 after a real end, so the critic needs no flags.
+        bootstrap_discounts: (B,) discount^k for k steps taken, or 0 after termination, so the critic needs no flags.
     """
 
     observations: Tensor
@@ -29,11 +29,11 @@ class TransitionBatch:
 
 @dataclass(frozen=True)
 class ContextBatch:
-    """Contexts of a policy at B given moments: up to K steps that end there, then padding that is not to be looked at.
+    """Contexts of a policy at B given moments: up to K steps that end there, then padding without influence.
 
     Attributes:
         observations: (B, K, S).
-        actions: (B, K, A); what stands at the present step is no part of the context.
+        actions: (B, K, A); the value at the present step is no part of the context.
         returns_to_go: (B, K), undiscounted, divided by the policy's return scale.
         timesteps: (B, K) int64, steps since the start of the episode.
         present: (B,) int64, index of the present step.
@@ -54,8 +54,8 @@ class ContextBatch:
 class SequenceBatch:
     """Sub-trajectories for the policy, padded **on the right**.
 
-    Padding holds finite numbers without meaning: nothing real can see it, since attention looks back only, and losses
-    multiply it by the mask.
+    Padding holds finite numbers without meaning. No real step depends on it: attention is causal, and losses multiply
+    by the mask.
 
     Attributes:
         observations: (B, K, S).

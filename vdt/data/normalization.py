@@ -1,4 +1,4 @@
-"""The one place where raw observations become normalised ones."""
+"""Normalisation of raw observations, defined here alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vdt.data.trajectory import TrajectoryDataset
 
-MIN_STD = 1e-6  # a dimension that never moves is only centred
+MIN_STD = 1e-6  # a constant dimension is only centred
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Normalizer:
 
     Attributes:
         mean: (S,).
-        std: (S,), at least the floor, and 1 where the data never moves.
+        std: (S,), at least the floor, and 1 where the data is constant.
     """
 
     mean: Tensor
@@ -27,7 +27,7 @@ class Normalizer:
 
     @classmethod
     def fit(cls, dataset: TrajectoryDataset, floor: float = 0.0) -> Normalizer:
-        """Mean and standard deviation over all recorded observations; a lower `floor` of the latter keeps noise small."""
+        """Compute mean and standard deviation over all recorded observations; a lower `floor` of the latter keeps noise small."""
         observations = dataset.select_recorded_observations()
         mean = observations.mean(axis=0, dtype=np.float64)
         std = observations.std(axis=0, dtype=np.float64)
@@ -35,17 +35,17 @@ class Normalizer:
         return cls(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
 
     def normalize(self, observations: Tensor) -> Tensor:
-        """(…, S) in environment units -> (…, S) normalised."""
+        """Normalise observations from environment units: (..., S) -> (..., S)."""
         return (observations - self.mean) / self.std
 
     def denormalize(self, observations: Tensor) -> Tensor:
-        """Inverse of `normalize`."""
+        """Invert `normalize`."""
         return observations * self.std + self.mean
 
     def to(self, device: torch.device) -> Normalizer:
-        """A copy on `device`."""
+        """Return a copy on `device`."""
         return Normalizer(self.mean.to(device), self.std.to(device))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """For checkpoints."""
+        """Return the numbers to store in a checkpoint."""
         return {"mean": self.mean, "std": self.std}

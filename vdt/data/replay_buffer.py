@@ -1,4 +1,4 @@
-"""Trajectories as one growing matrix on the training device: the store that every batch comes from."""
+"""Replay buffer: trajectories in one growing matrix on the training device, the source of every batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vdt.data.trajectory import FloatArray, Trajectory
 
 @dataclass(frozen=True)
 class TargetSettings:
-    """How stored rewards become targets.
+    """Settings that turn stored rewards into targets.
 
     Attributes:
         discount: of the critic's returns (M2).
@@ -34,18 +34,18 @@ class TargetSettings:
 
 
 def compute_returns_to_go(rewards: FloatArray) -> FloatArray:
-    """Undiscounted sum of this and all later rewards: (T,) -> (T,) (M4, hindsight)."""
+    """Compute the undiscounted sum of this and all later rewards: (T,) -> (T,) (M4, hindsight)."""
     return np.cumsum(rewards[::-1], dtype=np.float64)[::-1].astype(np.float32)
 
 
 def compute_n_step_targets(
     rewards: FloatArray, terminated: bool, discount: float, n_step: int, *, final_missing: bool = False
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """n-step reward sums and where they bootstrap (M2).
+    """Compute n-step reward sums and their bootstrap positions (M2).
 
-    Near the end of an episode fewer than n steps are left; the discount is that of the steps really taken. Where the final
-    observation is missing, sums stop one step earlier, at the last observation that is known. The last step has no target
-    then: 0 steps taken, sum and discount 0.
+    Near the end of an episode fewer than n steps are left; the discount is that of the steps taken. Where the final
+    observation is missing, sums stop one step earlier, at the last known observation. The last step then has no target:
+    0 steps taken, sum and discount 0.
 
     Args:
         rewards: (T,).
@@ -56,10 +56,10 @@ def compute_n_step_targets(
 
     Returns:
         sums of discount^k r_{t+k}, (T,); steps k from t to the bootstrap observation, (T,);
-        bootstrap discounts, discount^k or 0 where the episode really ended within the n steps, (T,).
+        bootstrap discounts, discount^k, or 0 where the episode terminated within the n steps, (T,).
     """
     steps = len(rewards)
-    last = steps - final_missing  # index of the last observation that is known
+    last = steps - final_missing  # index of the last known observation
     taken = np.minimum(n_step, last - np.arange(steps))
     padded = np.concatenate([rewards[:last].astype(np.float64), np.zeros(n_step + final_missing)])
     sums = np.zeros(steps)
@@ -74,7 +74,7 @@ def compute_n_step_targets(
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a row of the buffer's matrix keeps what, in this order.
+    """Column layout of the buffer's matrix, in this order.
 
     Attributes:
         observation: S columns, normalised.
@@ -84,7 +84,7 @@ class Columns:
         n_step_reward: discounted sum of the critic's next rewards (M2).
         bootstrap_steps: rows down to the observation where that sum stops; 0 where the next observation is missing, so
             that the critic has no target.
-        bootstrap_discount: 0 after a real end.
+        bootstrap_discount: 0 after termination.
         timestep: steps since the start of the episode.
         steps_left: of the episode, this one included; 0 in the row of the final observation.
         count: of all columns.
@@ -103,7 +103,7 @@ class Columns:
 
     @classmethod
     def make(cls, observation_size: int, action_size: int) -> Columns:
-        """The layout for these sizes."""
+        """Make the layout for these sizes."""
         first = observation_size + action_size
         observation, action = slice(0, observation_size), slice(observation_size, first)
         t = first
@@ -113,9 +113,9 @@ class Columns:
 class TrajectoryReplayBuffer:
     """First-in-first-out store of whole trajectories, normalised and with their targets, in one matrix.
 
-    Each row holds one observation with what follows it (`Columns`). A trajectory of T steps owns T + 1 rows, so next
-    observations are the rows below. The matrix doubles when full, so adding does not copy what is held except then; evicted
-    rows are reclaimed at that moment. The offline set and the online buffer are the same class: the former just never
+    Each row holds one observation with the action, reward and targets that follow it (`Columns`). A trajectory of T
+    steps owns T + 1 rows, so next observations are the rows below. The matrix doubles when full; held rows are copied,
+    and evicted rows reclaimed, only then. The offline set and the online buffer are the same class: the former never
     evicts.
     """
 
@@ -146,17 +146,17 @@ class TrajectoryReplayBuffer:
         self.final_missing = False  # of any trajectory held
 
     def __len__(self) -> int:
-        """Number of trajectories."""
+        """Return the number of trajectories."""
         return len(self.trajectories)
 
     @property
     def steps(self) -> int:
-        """Actions held."""
+        """Return the number of actions held."""
         return sum(len(t) for t in self.trajectories)
 
     @property
     def target_steps(self) -> int:
-        """Steps held that have a target (M2)."""
+        """Return the number of held steps that have a target (M2)."""
         return sum(len(t) - t.final_missing for t in self.trajectories)
 
     def add(self, trajectory: Trajectory) -> None:
@@ -222,7 +222,7 @@ class TrajectoryReplayBuffer:
         self._end += steps + 1
 
     def index(self) -> tuple[Tensor, Tensor]:
-        """First row (E,) and steps (E,) of each trajectory held, oldest first, int64."""
+        """Return first row (E,) and steps (E,) of each trajectory held, oldest first, int64."""
         if self._index is None:
             starts = torch.tensor(list(self._starts), dtype=torch.int64, device=self.device)
             lengths = torch.tensor([len(t) for t in self.trajectories], dtype=torch.int64, device=self.device)
@@ -230,7 +230,7 @@ class TrajectoryReplayBuffer:
         return self._index
 
     def index_targets(self) -> tuple[Tensor, Tensor]:
-        """As `index`, of the steps that have a target (M2); the very same where that is every step.
+        """Return the `index` of the steps that have a target (M2); the same object where every step has one.
 
         Raises:
             ValueError: if no step has one.
@@ -246,19 +246,19 @@ class TrajectoryReplayBuffer:
         return self._target_index
 
     def list_step_rows(self, index: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """The row of every step held, oldest first, (steps,) int64; rows of final observations are not among them.
+        """List the row of every step held, oldest first, (steps,) int64; rows of final observations are left out.
 
         Args:
-            index: that of `index_targets` lists the steps that have a target.
+            index: that of `index_targets` restricts the list to the steps that have a target.
         """
         starts, lengths = index or self.index()
         before = torch.cumsum(lengths, 0) - lengths  # steps of older trajectories
         return torch.arange(int(lengths.sum()), device=self.device) + torch.repeat_interleave(starts - before, lengths)
 
     def gather_windows(self, rows: Tensor, length: int) -> Tensor:
-        """`length` successive rows from each of `rows` (B,) on: (B, length, columns), one copy.
+        """Gather `length` successive rows, beginning at each of `rows` (B,): (B, length, columns), one copy.
 
-        A window that passes its trajectory's end runs into whatever lies below: finite numbers without meaning.
+        A window that passes its trajectory's end continues into the rows below: finite numbers without meaning.
         """
         if length > self._spare:
             self._spare = length

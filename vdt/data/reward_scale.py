@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-MIN_SPREAD = 0.01  # of the largest return: less is no range to scale by
+MIN_SPREAD = 0.01  # share of the largest return: a smaller range is not scaled by
 
 
 def compute_reward_scale(scaling: str, episode_returns: npt.NDArray[np.float64]) -> float:
-    """Factor that brings the critic's advantages to O(1).
+    """Compute the factor that brings the critic's advantages to O(1).
 
     Args:
         scaling: "return_range" for 1000 / (best - worst episode return), IQL's rule for the gym tasks; "none" for 1. Where
@@ -25,7 +25,7 @@ def compute_reward_scale(scaling: str, episode_returns: npt.NDArray[np.float64])
 
 
 def describe_reward_scale(scaling: str, episode_returns: npt.NDArray[np.float64]) -> list[str]:
-    """Return what is odd about the critic's reward scale, one sentence each; nothing where the range decides."""
+    """Return what is unusual about the critic's reward scale, one sentence each; empty where the range decides."""
     spread, largest = float(np.ptp(episode_returns)), float(np.abs(episode_returns).max())
     if scaling == "none" or spread == 0 or spread >= MIN_SPREAD * largest:
         return []

@@ -1,4 +1,4 @@
-"""HDF5 files of strangers: nothing leads out of the file, nothing is larger than it says, and errors say what is wrong."""
+"""Safe reading of untrusted HDF5 files: no link leads out of the file, no array is larger than declared, errors are clear."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import h5py
 
-# What h5py raises on a file that is not its own, or was changed: found by fuzzing.
+# Exceptions of h5py on a foreign or corrupted file, found by fuzzing.
 UNREADABLE: tuple[type[Exception], ...] = (OSError, KeyError, ValueError, RuntimeError)
 
 
 class DataError(ValueError):
-    """Data is not what the task needs, or cannot be had: names the file, what was found and what is accepted."""
+    """Data that is not what the task needs, or cannot be had: names the file, what was found and what is accepted."""
 
 
 def get_node(group: h5py.Group, name: str, kind: type) -> Any:

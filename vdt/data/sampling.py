@@ -1,4 +1,4 @@
-"""Draws batches from a trajectory store: one vectorised gather each."""
+"""Sampling of batches from a trajectory store: one vectorised gather each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vdt.data.replay_buffer import TrajectoryReplayBuffer
 
 
 class Sampler:
-    """Two-step sampling: a trajectory first, then a start inside it, uniformly.
+    """Two-step sampler: a trajectory first, then a start inside it, uniformly.
 
     With weighting "length" trajectories are drawn with p proportional to their steps, so all sub-trajectories are equally
     likely. With "uniform" all trajectories are, and steps of short ones are drawn more often.
@@ -29,7 +29,7 @@ class Sampler:
 
         Args:
             count: how many.
-            with_target: only of the steps from which the critic can learn (M2); all others are left out.
+            with_target: whether only steps with a target of the critic are drawn (M2).
         """
         index = self.buffer.index_targets() if with_target else self.buffer.index()
         starts, lengths = index
@@ -52,7 +52,7 @@ class Sampler:
         return self.gather_transitions(self.sample_rows(batch_size, with_target=True))
 
     def sample_steps(self, count: int) -> tuple[Tensor, Tensor]:
-        """Draw observations (count, S) and actions (count, A) of steps among all that the policy learns from."""
+        """Draw observations (count, S) and actions (count, A) among all steps that the policy learns from."""
         column, taken = self.buffer.column, self.buffer.matrix[self.sample_rows(count)]
         return taken[:, column.observation], taken[:, column.action]
 

@@ -1,4 +1,4 @@
-"""Write and read a data set as one HDF5 file of contiguous arrays."""
+"""Storage of a data set as one HDF5 file of contiguous arrays."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def load_snapshot(path: Path) -> TrajectoryDataset:
 
 
 def read_snapshot(path: Path) -> tuple[TrajectoryDataset, dict[str, Any]]:
-    """The data set and its card; raises as `load_snapshot`."""
+    """Return the data set and its card; raises as `load_snapshot`."""
     if not path.is_file():
         raise FileNotFoundError(f"no snapshot at {path}")
     try:

@@ -1,4 +1,4 @@
-"""What an episode is, and many of them as contiguous arrays."""
+"""Trajectories, and data sets of them as contiguous arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Trajectory:
         observations: (T+1, S); the last one is the observation after the last action.
         actions: (T, A).
         rewards: (T,).
-        terminated: True if the task really ended (no value after the last step). False if a time limit or the end
+        terminated: True if the task ended (no value after the last step). False if a time limit or the end
             of the recording cut it (the value after the last step is that of the final observation).
         success: whether the environment reported success at some step; none where it never says. Not stored.
         final_missing: True if the task went on after the last step and the observation there was not recorded. The last
@@ -60,13 +60,13 @@ class Trajectory:
 
     @property
     def episode_return(self) -> float:
-        """Undiscounted sum of rewards."""
+        """Return the undiscounted sum of rewards."""
         return float(self.rewards.sum(dtype=np.float64))
 
 
 @dataclass(frozen=True)
 class TrajectoryDataset:
-    """Episodes laid end to end in contiguous arrays. Episode e owns T_e + 1 rows, the last of them its final observation.
+    """Episodes end to end in contiguous arrays. Episode e owns T_e + 1 rows, the last of them its final observation.
 
     Attributes:
         observations: (R, S) with R = sum of T_e + 1.
@@ -104,7 +104,7 @@ class TrajectoryDataset:
 
     @classmethod
     def from_trajectories(cls, trajectories: Iterable[Trajectory]) -> TrajectoryDataset:
-        """Lay trajectories end to end in the order given."""
+        """Concatenate trajectories in the order given."""
         items = list(trajectories)
         if not items:
             raise ValueError("a data set needs at least one trajectory")
@@ -124,14 +124,14 @@ class TrajectoryDataset:
         return cls(observations, actions, rewards, offsets, *(np.array(flag, np.bool_) for flag in flags))
 
     def split(self, fraction: float, seed: int) -> tuple[TrajectoryDataset, TrajectoryDataset | None]:
-        """Keep whole episodes apart, chosen by `seed`: at least one, and at least one stays.
+        """Hold out whole episodes, chosen by `seed`: at least one, and at least one stays.
 
         Args:
-            fraction: of the episodes that is kept apart; 0 keeps none.
+            fraction: of the episodes that is held out; 0 holds out none.
             seed: the same seed chooses the same episodes.
 
         Returns:
-            the rest, and what is kept apart (none for fraction 0), both in their order.
+            the rest, and the held-out episodes (none for fraction 0), both in their order.
         """
         if fraction == 0:
             return self, None
@@ -142,7 +142,7 @@ class TrajectoryDataset:
         return rest, held
 
     def keep_best(self, fraction: float) -> TrajectoryDataset:
-        """The episodes of the highest returns that hold at most this share of the steps (at least one), in their order."""
+        """Return the episodes of the highest returns that hold at most this share of the steps (at least one), in their order."""
         if fraction == 1:
             return self
         best_first = np.argsort(-self.episode_returns, kind="stable")
@@ -151,11 +151,11 @@ class TrajectoryDataset:
         return TrajectoryDataset.from_trajectories(self[episode] for episode in kept)
 
     def __len__(self) -> int:
-        """Number of episodes."""
+        """Return the number of episodes."""
         return len(self.terminated)
 
     def __getitem__(self, episode: int) -> Trajectory:
-        """One episode as views of the arrays."""
+        """Return one episode as views of the arrays."""
         start, stop = int(self.offsets[episode]), int(self.offsets[episode + 1])
         return Trajectory(
             self.observations[start:stop],
@@ -173,37 +173,37 @@ class TrajectoryDataset:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Steps of each episode, (E,)."""
+        """Return the steps of each episode, (E,)."""
         return np.diff(self.offsets) - 1
 
     @property
     def steps(self) -> int:
-        """Actions in all episodes together."""
+        """Return the number of actions in all episodes together."""
         return int(self.offsets[-1]) - len(self)
 
     @property
     def observation_size(self) -> int:
-        """S."""
+        """Return S."""
         return int(self.observations.shape[1])
 
     @property
     def action_size(self) -> int:
-        """A."""
+        """Return A."""
         return int(self.actions.shape[1])
 
     @property
     def target_steps(self) -> int:
-        """Steps that the critic can learn from: all but those whose next observation is missing (M2)."""
+        """Return the number of steps that the critic can learn from: all but those without a next observation (M2)."""
         return self.steps - int(self.final_missing.sum())
 
     def get_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return what rebuilds the data set, by name; `final_missing` only where something is missing."""
+        """Return the arrays that rebuild the data set, by name; `final_missing` only where an observation is missing."""
         names = ("observations", "actions", "rewards", "offsets", "terminated")
         extra = ("final_missing",) if self.final_missing.any() else ()
         return {name: getattr(self, name) for name in (*names, *extra)}
 
     def select_recorded_observations(self) -> FloatArray:
-        """Return the rows that were recorded, (at most R, S): without the repeated ones of missing final observations."""
+        """Return the recorded rows, (at most R, S): without the repeated ones of missing final observations."""
         if not self.final_missing.any():
             return self.observations
         recorded = np.ones(len(self.observations), np.bool_)
@@ -212,5 +212,5 @@ class TrajectoryDataset:
 
     @cached_property
     def episode_returns(self) -> npt.NDArray[np.float64]:
-        """Undiscounted return of each episode, (E,)."""
+        """Return the undiscounted return of each episode, (E,)."""
         return np.add.reduceat(self.rewards.astype(np.float64), self.offsets[:-1])
