@@ -1,7 +1,7 @@
-"""A Decision Transformer for acting: weights that stay as they are, no module machinery, the text borrowed from the policy.
+"""Decision Transformer for acting: constant weights, plain functions instead of modules, code shared with the policy.
 
-A decision is a few hundred small products, and calling a module costs as much as one of them. So each class here holds what
-the `forward` of its namesake reads, under the same names, and takes over that very function.
+A decision consists of a few hundred small products, and calling a module costs as much as one of them. So each class
+here holds the attributes that the `forward` of its namesake reads, under the same names, and reuses that function.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from vdt.policy.transformer import Block, CausalSelfAttention, CausalTransformer
 
 
 def keep(tokens: Tensor) -> Tensor:
-    """Return the tokens: dropout while acting."""
+    """Return the tokens unchanged: dropout while acting."""
     return tokens
 
 
 def freeze_norm(norm: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
-    """Make a function of the layer norm as it is now."""
+    """Make a function of the layer norm with its current weights."""
     shape, weight, bias, epsilon = norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps
     return lambda tokens: torch.layer_norm(tokens, shape, weight, bias, epsilon)
 
 
 class FrozenAttention:
-    """`CausalSelfAttention` with the weights of now."""
+    """`CausalSelfAttention` with its current weights."""
 
     attend, dropout = staticmethod(F.scaled_dot_product_attention), staticmethod(keep)
     __call__: Any = CausalSelfAttention.forward
@@ -42,7 +42,7 @@ class FrozenAttention:
 
 
 class FrozenBlock:
-    """`Block` with the weights of now."""
+    """`Block` with its current weights."""
 
     dropout = staticmethod(keep)
     __call__: Any = Block.forward
@@ -56,7 +56,7 @@ class FrozenBlock:
 
 
 class FrozenTransformer:
-    """`CausalTransformer` with the weights of now: two thirds of its time."""
+    """`CausalTransformer` with its current weights: two thirds of its time."""
 
     dropout = staticmethod(keep)
     __call__: Any = CausalTransformer.forward
@@ -68,7 +68,7 @@ class FrozenTransformer:
 
 
 class FrozenDecisionTransformer:
-    """`DecisionTransformer` with the weights of now, without a gradient."""
+    """`DecisionTransformer` with its current weights, without a gradient."""
 
     forward: Any = DecisionTransformer.forward
     embed: Any = DecisionTransformer.embed
@@ -96,7 +96,7 @@ ActingPolicy = nn.Module | FrozenDecisionTransformer
 
 
 def freeze(policy: nn.Module, runtime: RuntimeConfig) -> ActingPolicy:
-    """Make what acts in the policy's place until its weights change; the policy itself where nothing is gained."""
+    """Make the policy's substitute for acting until its weights change; return the policy itself where nothing is gained."""
     if runtime.acceleration == "off" or not isinstance(policy, DecisionTransformer):
         return policy
     return FrozenDecisionTransformer(policy)

@@ -1,7 +1,7 @@
-"""Training steps as CUDA graphs: a step of a hundred small kernels is launched at once.
+"""CUDA graphs of training steps: a step of a hundred small kernels is launched at once.
 
-A graph repeats the same kernels on the same memory. So a captured step works on static copies of its batch, and everything
-else that changes between two steps must be a tensor (learning rates, an optimizer's counters) or ask for a new graph.
+A graph repeats the same kernels on the same memory. So a captured step works on static copies of its batch. Everything
+else that changes between two steps must be a tensor (learning rates, an optimizer's counters) or request a new graph.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ WARMUP_STEPS = 3  # ordinary ones: PyTorch wants libraries and optimizer states 
 
 
 class StaticStep:
-    """A step on static copies of its batch: replayed as a CUDA graph on a GPU, called as it is on a CPU."""
+    """Step on static copies of its batch: replayed as a CUDA graph on a GPU, called directly on a CPU."""
 
     def __init__(self, step: Callable[[Any], Mapping[str, Tensor]]) -> None:
-        """Wrap `step`, a function of one batch (a dataclass of tensors) that returns scalars and waits for nothing."""
+        """Wrap `step`, a function of one batch (a dataclass of tensors) that returns scalars and never synchronises."""
         self.step = step
         self.reset()
 
     def reset(self) -> None:
-        """Forget buffers and graph: tensors that the step works on were replaced."""
+        """Discard buffers and graph: tensors that the step works on were replaced."""
         self.batch: Any = None
         self.key: Hashable = None
         self.taken = 0
@@ -41,11 +41,11 @@ class StaticStep:
         """Take the step on a batch.
 
         Args:
-            batch: of any size; another size than the last one's is another graph.
-            key: names all numbers that the step reads and a graph would keep; another key is another graph.
+            batch: of any size; a new size needs a new graph.
+            key: all numbers that the step reads and a graph would freeze; a new key needs a new graph.
 
         Returns:
-            What the step returns, in memory that later steps leave alone.
+            The step's scalars, in memory that later steps do not overwrite.
         """
         self._fill(batch)
         if self.key != key:
@@ -75,7 +75,7 @@ class StaticStep:
         self.scalars.copy_(scalars)
 
     def _replay(self) -> None:
-        """Take the step by its graph, after some on a stream of their own, as capturing needs."""
+        """Replay the step's graph; capture it first, after some steps on a separate stream, as capturing needs."""
         if self.taken < WARMUP_STEPS:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -91,14 +91,14 @@ class StaticStep:
 
 
 class CapturedCriticUpdate(CriticUpdate):
-    """`CriticUpdate` by a CUDA graph; on a CPU its step on static buffers, as the graph would take it."""
+    """`CriticUpdate` as a CUDA graph; on a CPU its step on static buffers, as in the graph."""
 
     def __init__(self, critic: Critic, learning_rate: float) -> None:
         super().__init__(critic, learning_rate)
         self.step = StaticStep(lambda batch: vars(super(CapturedCriticUpdate, self).update(batch)))
 
     def make_adam(self, learning_rate: float) -> torch.optim.Optimizer:
-        """Make the optimizer in one kernel, its counters on the device."""
+        """Make the optimizer as one kernel, its counters on the device."""
         parameters = self.critic.trainable_parameters()
         return torch.optim.Adam(parameters, learning_rate, fused=True, capturable=parameters[0].is_cuda)
 

@@ -1,7 +1,7 @@
-"""Let finished networks and their updates be faster: the same parameters, names and numbers, `runtime.acceleration`.
+"""Conversion of networks and their updates to faster ones: the same parameters, names and numbers (`runtime.acceleration`).
 
-Nothing of `vdt/critic` and `vdt/policy` knows of this. On a CPU layers change their class, and the critic's update is the
-one that is written out. On a GPU the plain layers stay, and whole steps become CUDA graphs (`capture`).
+Nothing of `vdt/critic` and `vdt/policy` depends on this. On a CPU layers change their class, and the critic's update
+has its backward pass written out. On a GPU the plain layers stay, and whole steps become CUDA graphs (`capture`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class FastAttention(CausalSelfAttention):
     attend = staticmethod(attend_in_float32)
 
 
-# Class -> what it becomes; and class -> those of its layers that change too. The policy's heads are too narrow for
+# Class -> its replacement; and class -> those of its layers that change too. The policy's heads are too narrow for
 # oneDNN to gain; those of few outputs become steady (`vdt/acceleration/threads.py`).
 FAST: Mapping[type[nn.Module], type[nn.Module]] = {
     MLPEnsemble: FastEnsemble,
@@ -76,7 +76,7 @@ def accelerate(network: Network, runtime: RuntimeConfig) -> Network:
 
 
 def make_critic_update(critic: Critic, learning_rate: float, runtime: RuntimeConfig) -> CriticUpdate:
-    """Make the update of a critic that is quickest where the critic is; all of them are `CriticUpdate`'s step."""
+    """Make the fastest update of a critic for its device; each computes the step of `CriticUpdate`."""
     device = next(critic.parameters()).device
     if runtime.compile:
         update = CriticUpdate(critic, learning_rate)
@@ -92,11 +92,11 @@ def make_critic_update(critic: Critic, learning_rate: float, runtime: RuntimeCon
 def make_adamw(
     groups: Iterable[dict[str, Any]], learning_rate: float, runtime: RuntimeConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Make AdamW; accelerated, in one kernel and without what PyTorch wraps its step in; on a GPU fit for a graph."""
+    """Make AdamW; accelerated, as one kernel and without PyTorch's wrappers of a step; on a GPU ready for a graph."""
     if runtime.acceleration == "off":
         return torch.optim.AdamW(groups, lr=learning_rate)
     skip_compiler()
-    if is_captured(runtime, device):  # a graph keeps the rate that it has seen, unless that is a tensor
+    if is_captured(runtime, device):  # a graph keeps the rate of its capture, unless that is a tensor
         rate = torch.tensor(learning_rate, device=device)
         return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=True)
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=True)

@@ -1,8 +1,9 @@
-"""Perceptrons forward and back, written out: one critic update is a few dozen matrix products and little else.
+"""Forward and backward passes of perceptrons, written out: a critic update is mostly a few dozen matrix products.
 
-Autograd would build and walk a graph of 60 nodes and fetch new memory for each; here every number has its place from
-the first step on. `vdt/critic/critic.py` is the text; `tests/unit/acceleration/test_critic_update.py` holds this to it.
-The passes keep what the next ones need: the inputs of each layer, and where Mish is used, what its slope is made of.
+Autograd would build and walk a graph of 60 nodes and allocate new memory for each. Here every number has its place from
+the first step on. `vdt/critic/critic.py` is the reference; `tests/unit/acceleration/test_critic_update.py` compares
+this to it. The passes keep the inputs of the next ones: the inputs of each layer, and with Mish the parts of its
+derivative.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ ALIGNMENT = 16  # numbers: 64 bytes, a cache line and a vector register
 
 
 def flatten_parameters(parameters: Sequence[nn.Parameter], *, gradients: bool) -> Tensor:
-    """Lay parameters into one vector that they become views of.
+    """Concatenate parameters into one vector that they become views of.
 
     Args:
         parameters: any shapes; their values stay.
@@ -45,7 +46,7 @@ def flatten_parameters(parameters: Sequence[nn.Parameter], *, gradients: bool) -
 
 
 class ReLUPass:
-    """ReLU of (members, rows, width), in place: the value alone says where the slope is 0."""
+    """ReLU of (members, rows, width), in place: the value alone decides where the derivative is 0."""
 
     def __init__(self, like: Tensor) -> None:
         pass
@@ -56,13 +57,13 @@ class ReLUPass:
         return self.value
 
     def backward(self, gradient: Tensor) -> None:
-        """Multiply the gradient of the first rows by the slope, in place."""
+        """Multiply the gradient of the first rows by the derivative, in place."""
         value = self.value[:, : gradient.shape[1]]
         torch.ops.aten.threshold_backward.grad_input(gradient, value, 0, grad_input=gradient)
 
 
 class MishPass:
-    """Mish of (members, rows, width); z has to stay as it is until `backward`."""
+    """Mish of (members, rows, width); z has to stay unchanged until `backward`."""
 
     def __init__(self, like: Tensor) -> None:
         self.value, *self.parts = (torch.empty_like(like) for _ in range(3))
@@ -74,7 +75,7 @@ class MishPass:
         return compute_mish(z, self.parts, self.value)
 
     def backward(self, gradient: Tensor) -> None:
-        """Multiply the gradient of the first rows by the slope, in place; the value is used up."""
+        """Multiply the gradient of the first rows by the derivative, in place; the value is overwritten."""
         z, value, *parts = (tensor[:, : gradient.shape[1]] for tensor in (self.z, self.value, *self.parts))
         gradient.mul_(compute_mish_slope(z, parts, value))
 
@@ -83,10 +84,10 @@ ACTIVATION_PASSES: dict[str, type[ReLUPass] | type[MishPass]] = {"relu": ReLUPas
 
 
 class EnsemblePass:
-    """Forward and backward of an `MLPEnsemble` for one number of rows."""
+    """Forward and backward pass of an `MLPEnsemble` for one number of rows."""
 
     def __init__(self, ensemble: MLPEnsemble, rows: int, trained_rows: int = 0) -> None:
-        """Make room for `rows` inputs, of which the first `trained_rows` get a gradient; the parameters have one already."""
+        """Allocate for `rows` inputs, of which the first `trained_rows` get a gradient; the parameters have one already."""
         members = ensemble.weights[0].shape[0]
         self.weights, self.biases = ([p.detach() for p in layer] for layer in (ensemble.weights, ensemble.biases))
         self.layers = [weight.new_empty(members, rows, weight.shape[2]) for weight in self.weights]
@@ -113,7 +114,7 @@ class EnsemblePass:
         return values
 
     def backward(self, gradient: Tensor) -> None:
-        """Fill the parameters' gradients from that of the last outputs, (members, trained rows)."""
+        """Compute the parameters' gradients from that of the last outputs, (members, trained rows)."""
         gradient = gradient.unsqueeze(-1)
         for number in reversed(range(len(self.weights))):
             inputs = self.inputs[number][:, : self.trained_rows]

@@ -1,4 +1,4 @@
-"""The critic's update with every pass written out: `CriticUpdate`'s numbers, in half the time on a CPU."""
+"""Critic update with every pass written out: the numbers of `CriticUpdate`, in half the time on a CPU."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def compute_q_gradient(q: Tensor, targets: Tensor) -> Tensor:
 
 
 class FusedCriticUpdate(CriticUpdate):
-    """`CriticUpdate` without autograd's graph, on parameters that lie in two vectors: what is trained, and the targets.
+    """`CriticUpdate` without autograd's graph, on parameters in two vectors: the trained ones, and the targets.
 
-    One vector makes Adam and the targets' move one call each.
+    With one vector, Adam and the targets' move take one call each.
     """
 
     passes: tuple[EnsemblePass, EnsemblePass, EnsemblePass] | None = None
 
     def make_adam(self, learning_rate: float) -> torch.optim.Optimizer:
-        """Lay the critic's parameters into the two vectors, and make the optimizer of the first."""
+        """Concatenate the critic's parameters into the two vectors, and make the optimizer of the first."""
         self.trained = flatten_parameters(self.critic.trainable_parameters(), gradients=True)
         self.targets = flatten_parameters(list(self.critic.target_q.parameters()), gradients=False)
         self.followed = self.trained[: len(self.targets)]  # Q comes before V

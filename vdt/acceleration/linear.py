@@ -1,8 +1,8 @@
-"""Matrix products on a CPU. PyTorch sends them to MKL, which is quick on Intel's processors alone; oneDNN uses AVX-512 on all.
+"""Matrix products on a CPU by the faster of two libraries: MKL is fast on Intel's processors alone, oneDNN uses AVX-512 on all.
 
-So AMD's processors multiply by oneDNN here, twice as fast. On both, a feed-forward network is one function: oneDNN adds
-bias and ReLU while it multiplies. Acting uses `FrozenLinear`: MKL multiplies few rows up to twice as fast by a weight that
-lies in memory the other way round, and a call of a module costs as much as a small product.
+On AMD's processors this module multiplies by oneDNN, twice as fast. On both, a feed-forward network is one function:
+oneDNN adds bias and ReLU while it multiplies. Acting uses `FrozenLinear`: MKL multiplies few rows up to twice as fast
+by a transposed weight. A call of a module costs as much as a small product.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vdt.acceleration.mish import mish
 from vdt.critic.networks import MLPEnsemble
 
 Layer = Callable[[Tensor], Tensor]
-NARROWEST = 32  # below this oneDNN has slow ways of its own
+NARROWEST = 32  # below this oneDNN uses slow kernels
 AVAILABLE = (
     torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -35,16 +35,16 @@ def _describe_processor() -> str:
 
 
 def prefers_onednn() -> bool:
-    """Whether this processor's vendor is one for whom MKL leaves AVX-512 alone."""
+    """Return whether MKL does not use AVX-512 on this vendor's processors, so that oneDNN is faster."""
     return AVAILABLE and any(vendor in _describe_processor() for vendor in ("AuthenticAMD", "HygonGenuine"))
 
 
 MKL_IS_SLOW = prefers_onednn()
-FEWEST_ROWS = 16 if MKL_IS_SLOW else 512  # below this oneDNN's calls cost more than what they save
+FEWEST_ROWS = 16 if MKL_IS_SLOW else 512  # below this oneDNN's calls cost more than they save
 
 
 def allows_onednn(*tensors: Tensor, narrowest: int) -> bool:
-    """Whether oneDNN can multiply these tensors, of whose matrices `narrowest` is the smallest dimension, well."""
+    """Return whether oneDNN multiplies these tensors well; `narrowest` is the smallest dimension of their matrices."""
     return (
         AVAILABLE
         and narrowest >= NARROWEST
@@ -54,13 +54,16 @@ def allows_onednn(*tensors: Tensor, narrowest: int) -> bool:
 
 
 def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """`torch.nn.functional.linear` by oneDNN, then "relu" or "none", without a gradient: (..., I), (O, I), (O,) -> (..., O)."""
+    """Compute `torch.nn.functional.linear` by oneDNN, without a gradient: (..., I), (O, I), (O,) -> (..., O).
+
+    The last argument names the function applied to the result: "relu" or "none".
+    """
     out: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, activation, [], "")
     return out
 
 
 def multiply_members(first: Tensor, second: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Products of M pairs of matrices, without a gradient: (M, R, I) x (M, I, O), plus (M, 1, O), into `out` (M, R, O)."""
+    """Multiply M pairs of matrices, without a gradient: (M, R, I) x (M, I, O), plus (M, 1, O), into `out` (M, R, O)."""
     if not (MKL_IS_SLOW and allows_onednn(first, second, narrowest=min(*first.shape[1:], second.shape[2]))):
         return torch.bmm(first, second, out=out) if bias is None else torch.baddbmm(bias, first, second, out=out)
     for member, (left, right) in enumerate(zip(first, second, strict=True)):
@@ -69,12 +72,12 @@ def multiply_members(first: Tensor, second: Tensor, out: Tensor, bias: Tensor | 
 
 
 def _compute_input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
-    """(B, O), (O, I) -> (B, I)."""
+    """Compute the gradient of the inputs: (B, O), (O, I) -> (B, I)."""
     return multiply(gradient, weight.t()) if MKL_IS_SLOW else gradient @ weight
 
 
 def _compute_weight_gradient(gradient: Tensor, inputs: Tensor) -> Tensor:
-    """(B, O), (B, I) -> (O, I); for oneDNN the smaller of the two is turned over."""
+    """Compute the gradient of the weight: (B, O), (B, I) -> (O, I); for oneDNN the smaller factor is transposed."""
     if not MKL_IS_SLOW:
         return gradient.t() @ inputs
     if gradient.shape[1] <= inputs.shape[1]:
@@ -83,18 +86,18 @@ def _compute_weight_gradient(gradient: Tensor, inputs: Tensor) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """`multiply` with its gradients, which are products too."""
+    """Autograd function of `multiply`, whose gradients are products too."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(..., I) -> (..., O)."""
+        """Multiply inputs by the weight and add the bias: (..., I) -> (..., O)."""
         ctx.save_for_backward(inputs, weight)
         return multiply(inputs, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """(..., O) -> those of inputs, weight and bias that are asked for."""
+        """Map the output's gradient (..., O) to the requested ones of inputs, weight and bias."""
         inputs, weight = ctx.saved_tensors
         needs, rows = ctx.needs_input_grad, gradient.flatten(0, -2).contiguous()
         return (
@@ -105,13 +108,13 @@ class _Product(torch.autograd.Function):
 
 
 class _FeedForward(torch.autograd.Function):
-    """Two products with a ReLU between them, whose slope is put on in place."""
+    """Autograd function of two products with a ReLU between them, whose derivative is applied in place."""
 
     @staticmethod
     def forward(
         ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, last_weight: Tensor, last_bias: Tensor
     ) -> Tensor:
-        """(..., I) -> (..., O)."""
+        """Apply both layers: (..., I) -> (..., O)."""
         hidden = multiply(inputs, weight, bias, "relu")
         ctx.save_for_backward(inputs, hidden, weight, last_weight)
         return multiply(hidden, last_weight, last_bias)
@@ -119,7 +122,7 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(..., O) -> those of all five."""
+        """Map the output's gradient (..., O) to those of all five inputs."""
         inputs, hidden, weight, last_weight = ctx.saved_tensors
         rows, hidden = gradient.flatten(0, -2).contiguous(), hidden.flatten(0, -2)
         behind = _compute_input_gradient(rows, last_weight)
@@ -134,18 +137,18 @@ class _FeedForward(torch.autograd.Function):
 
 
 class _MemberProduct(torch.autograd.Function):
-    """`multiply_members` with its gradients."""
+    """Autograd function of `multiply_members`."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, bias: Tensor) -> Tensor:
-        """(M, R, I), (M, I, O), (M, 1, O) -> (M, R, O)."""
+        """Multiply the members' matrices: (M, R, I), (M, I, O), (M, 1, O) -> (M, R, O)."""
         ctx.save_for_backward(first, second)
         return multiply_members(first, second, first.new_empty(*first.shape[:2], second.shape[2]), bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """(M, R, O) -> those of the two factors and the bias that are asked for."""
+        """Map the output's gradient (M, R, O) to the requested ones of the two factors and the bias."""
         first, second = ctx.saved_tensors
         needs, gradient = ctx.needs_input_grad, gradient.contiguous()
         return (
@@ -156,7 +159,7 @@ class _MemberProduct(torch.autograd.Function):
 
 
 def apply_members(inputs: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
-    """`multiply_members` for autograd: (M, R, I), (M, I, O), (M, 1, O) -> (M, R, O)."""
+    """Apply `multiply_members` with autograd: (M, R, I), (M, I, O), (M, 1, O) -> (M, R, O)."""
     out: Tensor = _MemberProduct.apply(inputs, weights, biases)  # type: ignore[no-untyped-call]
     return out
 
@@ -172,7 +175,7 @@ class FastLinear(nn.Linear):
     """`torch.nn.Linear`, twice as fast on AMD's processors."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs)."""
+        """Apply the layer: (..., inputs) -> (..., outputs)."""
         if not (MKL_IS_SLOW and _is_worth_onednn(input, self.weight)):
             return F.linear(input, self.weight, self.bias)
         out: Tensor = _Product.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
@@ -180,7 +183,7 @@ class FastLinear(nn.Linear):
 
 
 class FastFeedForward(nn.Sequential):
-    """A `Sequential` of Linear, ReLU, Linear as one function: bias and ReLU are added while oneDNN multiplies."""
+    """`Sequential` of Linear, ReLU, Linear as one function: bias and ReLU are added while oneDNN multiplies."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the network: (..., inputs) -> (..., outputs)."""
@@ -195,7 +198,7 @@ class FastFeedForward(nn.Sequential):
 
 
 class FastEnsemble(MLPEnsemble):
-    """`MLPEnsemble` whose products go to oneDNN where that is quicker, with Mish of one exponential."""
+    """`MLPEnsemble` whose products use oneDNN where that is faster, with Mish of one exponential."""
 
     def apply_layer(self, layer: int, inputs: Tensor) -> Tensor:
         """Multiply by a layer's weights and add its biases: (members, B, inputs) -> (members, B, outputs)."""
@@ -211,7 +214,7 @@ class FastEnsemble(MLPEnsemble):
 
 
 class FrozenLinear:
-    """A layer whose weights stay as they are, without a gradient: (..., inputs) -> (..., outputs)."""
+    """Linear layer with constant weights, without a gradient: (..., inputs) -> (..., outputs)."""
 
     def __init__(self, layer: nn.Linear) -> None:
         self.weight, self.bias = layer.weight.detach(), layer.bias.detach()
@@ -225,7 +228,7 @@ class FrozenLinear:
 
 
 class FrozenFeedForward:
-    """A `Sequential` of Linear, ReLU, Linear whose weights stay as they are, without a gradient."""
+    """`Sequential` of Linear, ReLU, Linear with constant weights, without a gradient."""
 
     def __init__(self, network: nn.Sequential) -> None:
         first, last = network[0], network[2]

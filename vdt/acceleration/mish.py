@@ -1,6 +1,6 @@
 """Mish with one exponential: three times as fast on a CPU as the built-in, and equal to 2e-6.
 
-What counts there is how often the numbers are passed over, so everything that can be done in place is.
+Its cost is the number of passes over memory, so everything that can be done in place is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _constant(value: float, device: torch.device) -> Tensor:
 
 
 def compute_mish_parts(z: Tensor, out: Sequence[Tensor | None] = (None, None)) -> tuple[Tensor, Tensor]:
-    """Compute what Mish and its slope are made of, with e = exp(z): e + 2 and 1 / ((e + 1)^2 + 1), of z's shape."""
+    """Compute the parts of Mish and its derivative, with e = exp(z): e + 2 and 1 / ((e + 1)^2 + 1), of z's shape."""
     e = torch.clamp(z, max=20.0, out=out[1]).exp_()  # above 20 the second is 0 in float32
     above = torch.add(e, 2.0, out=out[0])
     return above, torch.addcmul(_constant(2.0, z.device), above, e, out=out[1]).reciprocal_()
@@ -40,7 +40,7 @@ def compute_mish_slope(z: Tensor, parts: Sequence[Tensor], out: Tensor | None = 
 
 
 class _Mish(torch.autograd.Function):
-    """Mish for autograd."""
+    """Autograd function of Mish."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class _Mish(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Multiply the gradient by the slope."""
+        """Multiply the gradient by the derivative."""
         z, *parts = ctx.saved_tensors
         return compute_mish_slope(z, parts).mul_(gradient)
 

@@ -1,7 +1,8 @@
-"""Choose the number of threads while other programs come and go, without changing a bit of what is computed.
+"""Choice of the number of threads while other programs run, without changing a bit of the results.
 
-Two threads halve a step on a quiet machine. Beside other programs they wait for each other at every barrier, and one
-thread is faster. Which it is changes within a run, so steps are timed, and now and then the other numbers are tried.
+Two threads halve a step on an idle machine. Beside other programs they wait for each other at every barrier, and one
+thread is faster. Which is faster changes within a run, so steps are timed, and the other numbers are tried
+periodically.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from vdt.system.machine import use_threads
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-TRIAL_SECONDS = 0.03  # a number of threads is tried for at least so long
-TRIAL_STEPS = 3  # and for so many steps
-HOPELESS = 2.0  # a trial ends at once with a step so many times as long as those of the best number so far
-SLOWED = 1.5  # a trial begins when steps take so many times as long as at the last choice
-GAIN = 0.95  # another number is taken if its steps take no more than this share of the time
-FEW_OUTPUTS = 32  # of a layer whose weight gradient one thread computes in no time
+TRIAL_SECONDS = 0.03  # seconds that a number of threads is tried for at least
+TRIAL_STEPS = 3  # and number of steps
+HOPELESS = 2.0  # a trial ends at once when a step takes this many times as long as those of the best number so far
+SLOWED = 1.5  # a trial begins when steps take this many times as long as at the last choice
+GAIN = 0.95  # another number is chosen if its steps take no more than this share of the time
+FEW_OUTPUTS = 32  # of a layer whose weight gradient one thread computes at negligible cost
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds between trials; doubled while they change nothing
 
 
 class ThreadTuner:
-    """Runs steps with the number of threads that has been the fastest of late.
+    """Tuner that runs steps with the number of threads that was the fastest recently.
 
     Attributes:
         current: the number of threads of the next step.
@@ -52,7 +53,7 @@ class ThreadTuner:
         self._pause, self._next_trial, self._trial_began = FIRST_PAUSE, 0.0, 0.0
 
     def run(self, step: Callable[[], T]) -> T:
-        """Run one step and learn from how long it took."""
+        """Run one step and measure its duration."""
         if len(self.counts) == 1:
             return step()
         began = self.clock()
@@ -92,7 +93,7 @@ class ThreadTuner:
             self._choose(now)
 
     def _choose(self, now: float) -> None:
-        """End a trial: take the fastest number if it gains enough over the one that was in use."""
+        """End a trial: choose the fastest number if it gains enough over the previous one."""
         fastest = min(self._medians, key=self._medians.__getitem__)
         changes = self._medians[fastest] < GAIN * self._medians[self._best]
         self._pause = FIRST_PAUSE if changes else min(2 * self._pause, LONGEST_PAUSE)
@@ -120,11 +121,11 @@ def make_thread_tuner(
     """Make a tuner for training steps; it stays at one number of threads where the number would change the result.
 
     Args:
-        name: of what is trained, for log lines.
+        name: of the trained part, for log lines.
         step: takes one training step.
-        save: returns everything that a step changes, as a checkpoint does.
-        restore: puts back what `save` returned.
-        runtime: a number of threads that is set here stays, and so does one that a step was compiled for.
+        save: returns the state that a step changes, as a checkpoint does.
+        restore: restores the state that `save` returned.
+        runtime: a number of threads that is set here is kept, and so is one that a step was compiled for.
         device: on anything but a CPU threads do not matter.
     """
     most = torch.get_num_threads()
@@ -140,9 +141,9 @@ def make_thread_tuner(
 def gives_same_bits(
     step: Callable[[], object], save: Callable[[], dict[str, Any]], restore: Callable[[dict[str, Any]], None], most: int
 ) -> bool:
-    """Return whether a step ends with the same bits for one thread and for `most`; everything is put back.
+    """Return whether a step ends with the same bits for one thread and for `most`; the state is restored.
 
-    The order of a sum depends on shapes and threads, not on values, so one step speaks for all of its shapes.
+    The order of a sum depends on shapes and threads, not on values, so one step represents all of its shapes.
     """
     before, ends = copy.deepcopy(save()), []
     for count in (most, 1):
@@ -165,11 +166,11 @@ def _find_tensors(node: Any) -> Iterator[Tensor]:
 
 
 class _LayerNorm(torch.autograd.Function):
-    """Layer normalisation whose gradients of weight and bias are summed by one thread: PyTorch gives each its own sum."""
+    """Layer normalisation whose gradients of weight and bias are summed by one thread: PyTorch sums once per thread."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, shape: list[int], epsilon: float) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """Normalise the last dimension: (..., D) -> (..., D)."""
         outputs, mean, deviation = torch.native_layer_norm(inputs, shape, weight, bias, epsilon)
         ctx.save_for_backward(inputs, mean, deviation, weight, bias)
         ctx.shape = shape
@@ -178,7 +179,7 @@ class _LayerNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """(..., D) -> those of inputs, weight and bias."""
+        """Map the output's gradient (..., D) to those of inputs, weight and bias."""
         inputs, mean, deviation, weight, bias = ctx.saved_tensors
         arguments = (gradient, inputs, ctx.shape, mean, deviation, weight, bias)
         compute = torch.ops.aten.native_layer_norm_backward
@@ -189,18 +190,18 @@ class _LayerNorm(torch.autograd.Function):
 
 
 class _NarrowProduct(torch.autograd.Function):
-    """A product with few outputs whose weight gradient, a sum over all rows, is computed by one thread."""
+    """Product with few outputs whose weight gradient, a sum over all rows, is computed by one thread."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(..., I) -> (..., O)."""
+        """Multiply inputs by the weight and add the bias: (..., I) -> (..., O)."""
         ctx.save_for_backward(inputs, weight)
         return F.linear(inputs, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        """(..., O) -> those of inputs, weight and bias."""
+        """Map the output's gradient (..., O) to those of inputs, weight and bias."""
         inputs, weight = ctx.saved_tensors
         rows = gradient.flatten(0, -2)
         own = gradient.matmul(weight) if ctx.needs_input_grad[0] else None
@@ -209,7 +210,7 @@ class _NarrowProduct(torch.autograd.Function):
 
 
 def _is_worth_steadying(input: Tensor) -> bool:
-    """Return whether a gradient in float32 will be asked for, of a layer that is not compiled."""
+    """Return whether a gradient in float32 will be computed, of a layer that is not compiled."""
     autocast = torch.is_autocast_enabled(input.device.type)
     return torch.is_grad_enabled() and not autocast and not torch.compiler.is_compiling()
 
@@ -218,7 +219,7 @@ class SteadyLayerNorm(nn.LayerNorm):
     """`torch.nn.LayerNorm` whose gradients do not depend on the number of threads."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """Normalise the last dimension: (..., D) -> (..., D)."""
         if not _is_worth_steadying(input):
             return super().forward(input)
         shape = list(self.normalized_shape)
@@ -230,7 +231,7 @@ class SteadyLinear(nn.Linear):
     """`torch.nn.Linear` with few outputs, whose gradients do not depend on the number of threads."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs)."""
+        """Apply the layer: (..., inputs) -> (..., outputs)."""
         if self.out_features >= FEW_OUTPUTS or not _is_worth_steadying(input):
             return super().forward(input)
         out: Tensor = _NarrowProduct.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Work around what PyTorch's compiler costs where nothing is compiled."""
+"""Workarounds for the cost of PyTorch's compiler where nothing is compiled."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def skip_compiler() -> None:
-    """Let optimizers be made without importing torch.compile's machinery, which they need not: 1 s of each step."""
+    """Make optimizers without importing torch.compile's machinery, which they do not need: 1 s of each step."""
     from torch.optim import Optimizer
 
     for method in (Optimizer.add_param_group, Optimizer.zero_grad, Optimizer.state_dict, Optimizer.load_state_dict):
         plain = inspect.unwrap(method)
-        plain.__dynamo_disable = plain  # what PyTorch puts there after the import
+        plain.__dynamo_disable = plain  # the value that PyTorch sets there after the import
 
 
 def compile_pass(function: F) -> F:
-    """Send `function` through torch.compile: few fused kernels instead of many small ones.
+    """Compile `function` with torch.compile: few fused kernels instead of many small ones.
 
-    Metaflow's Runner loads a typing_extensions of its own, which puts into Python 3.11's `typing` a function that does
-    not know the type variables of the installed one; PyTorch's compiler, which defines such classes, needs that back.
+    Metaflow's Runner loads a vendored typing_extensions. It puts into Python 3.11's `typing` a function that does not
+    know the type variables of the installed one. PyTorch's compiler defines such classes, so the original function is
+    restored.
     """
     import torch
     import typing_extensions
@@ -41,7 +42,7 @@ def compile_pass(function: F) -> F:
 
 
 def take_step(optimizer: torch.optim.Optimizer) -> None:
-    """Take `optimizer.step()` without what PyTorch wraps it in for torch.compile and its profiler."""
+    """Take `optimizer.step()` without PyTorch's wrappers for torch.compile and its profiler."""
     import torch
 
     with torch.no_grad():
