@@ -1,4 +1,4 @@
-"""Policy and critic as training sees them: networks, the numbers they were trained with, and buffers in their units."""
+"""Policy and critic during training: networks, the constants they were trained with, and buffers in their units."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def make_buffer(
     """Make a buffer on the normaliser's device.
 
     Args:
-        config: of the task and of the critic's targets.
+        config: with the task and the critic's targets.
         normalizer: of observations.
         reward_scale: factor on the critic's rewards.
         trajectories: held from the start.
@@ -67,10 +67,10 @@ def make_buffer(
 
 @dataclass
 class ActorCritic:
-    """The networks that training changes, and the frozen numbers they were trained with.
+    """Networks that training changes, and the frozen constants they were trained with.
 
     Attributes:
-        config: resolved configuration they were made from.
+        config: resolved configuration of the networks.
         policy: predicts actions.
         critic: twin Q and V.
         normalizer: of raw observations, frozen.
@@ -93,12 +93,12 @@ class ActorCritic:
 
     @property
     def acting_context(self) -> int:
-        """Count the steps of history that the acting policy looks at."""
+        """Return the number of steps of history that the acting policy reads."""
         policy = self.config.policy
         return 1 if policy.kind == "mlp" else self.config.planner.context_length or policy.context_length
 
     def add_target_policy(self, state: dict[str, Tensor] | None = None) -> None:
-        """Start a copy that follows the policy slowly, or go on with one's `state`, and let the critic learn beside it."""
+        """Start a copy that follows the policy slowly, or continue one's `state`, and unfreeze the critic."""
         self.target_policy = copy.deepcopy(self.policy).requires_grad_(False).eval()
         if state is not None:
             self.target_policy.load_state_dict(state)
@@ -152,7 +152,7 @@ class ActorCritic:
         }
 
     def load_progress(self, state: dict[str, Any]) -> None:
-        """Take over what training changes from a `state_dict`; the critic only if it is trained beside the policy."""
+        """Load the part of a `state_dict` that training changes; the critic only if it is trained beside the policy."""
         self.policy.load_state_dict(state["policy"])
         self.weighting = AdvantageWeighting(**state["weighting"])
         self.gradient_steps = state["gradient_steps"]
@@ -162,7 +162,7 @@ class ActorCritic:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], device: torch.device) -> ActorCritic:
-        """Rebuild what `state_dict` described, on `device`."""
+        """Rebuild networks and constants from a `state_dict`, on `device`."""
         config = config_from_yaml(state["config"])
         policy, critic = make_policy(config, device), make_critic(config, device)
         policy.load_state_dict(state["policy"])

@@ -1,4 +1,4 @@
-"""An agent: policy, critic, normaliser and planner turn a raw observation into an environment action."""
+"""Agent: policy, critic, normaliser and planner map a raw observation to an environment action."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from vdt.policy.history import History
 
 @dataclass(frozen=True)
 class PlannerSettings:
-    """How one action is chosen.
+    """Settings of the choice of one action.
 
     Attributes:
         candidate_returns: first returns-to-go in environment units; one means no choice.
         planning_horizon: E, terms of the look-ahead score.
         env_model: "none", "learned" or "simulator".
-        context_length: steps of history to act upon; 0 means the policy's own K.
-        forget_steps: how many of them are forgotten at once when another does not fit.
+        context_length: steps of history to act upon; 0 means the policy's K.
+        forget_steps: number of oldest steps dropped at once when another does not fit.
     """
 
     candidate_returns: tuple[float, ...]
@@ -40,21 +40,21 @@ class PlannerSettings:
 
     @classmethod
     def from_config(cls, config: Config) -> PlannerSettings:
-        """Read the settings that online tuning acts with."""
+        """Read the settings of acting during online tuning."""
         planner = config.planner
         returns = config.task.candidate_returns[: planner.candidates]
         return cls(returns, planner.planning_horizon, planner.env_model, planner.context_length, planner.forget_steps)
 
     def follow(self, wanted: float) -> PlannerSettings:
-        """Keep the history, but follow one return-to-go without a choice."""
+        """Return settings with the same history that follow one return-to-go without a choice."""
         return replace(self, candidate_returns=(wanted,), planning_horizon=1, env_model="none")
 
 
 class Agent:
-    """Acts in several episodes at once: a `RolloutPolicy`."""
+    """Policy that acts in several episodes at once, a `RolloutPolicy`."""
 
     def __init__(self, actor_critic: ActorCritic, settings: PlannerSettings, *, explore: bool = False) -> None:
-        """Act with `actor_critic`, choosing as `settings` say; to `explore`, a stochastic policy's actions are drawn."""
+        """Act with `actor_critic` and `settings`; with `explore`, a stochastic policy's actions are drawn."""
         self.actor_critic = actor_critic
         self.explore = explore
         self.settings = settings
@@ -77,7 +77,7 @@ class Agent:
         return LearnedModel()
 
     def start(self, environments: Sequence[Environment]) -> None:
-        """Begin new episodes with the policy as it is now; forget the old ones."""
+        """Begin new episodes with the policy's current weights; drop the old ones."""
         config = self.actor_critic.config
         task = config.task
         self._policy = freeze(self.actor_critic.policy.eval(), config.runtime)
@@ -102,7 +102,7 @@ class Agent:
         return actions
 
     def decide(self) -> Plan:
-        """Plan for the present step; changes nothing."""
+        """Plan for the present step without changing state."""
         assert self._history is not None
         return plan(
             self._history,
@@ -117,7 +117,7 @@ class Agent:
         )
 
     def observe(self, actions: FloatArray, rewards: FloatArray, active: npt.NDArray[np.bool_]) -> None:
-        """Remember what was executed, align returns-to-go with what it paid (M4), drop finished episodes."""
+        """Append the executed actions, align returns-to-go with the received rewards (M4), drop finished episodes."""
         assert self._history is not None
         self._history.set_action(torch.from_numpy(actions).to(self.device))
         scaled = torch.from_numpy(rewards).to(self.device) / self.actor_critic.config.task.return_scale
