@@ -1,4 +1,4 @@
-"""Roll out the rungs of a ladder of behaviour policies."""
+"""Collection of data by the rungs of a ladder of behaviour policies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARALLEL_EPISODES = 16  # changes the speed, never the data
 
 
 class _BehaviorActor:
-    """A behaviour policy with its own Gaussian noise; each episode has its own generator."""
+    """Behaviour policy with its own Gaussian noise; each episode has its own generator."""
 
     def __init__(self, policy: BehaviorPolicy, generators: Sequence[np.random.Generator]) -> None:
         self.policy, self.generators = policy, list(generators)
@@ -47,9 +47,9 @@ def _collect_share(
     entropy: tuple[int, int],
     progress: Progress,
 ) -> list[Trajectory]:
-    """Return episodes 0, 1, 2, … of one policy, as few as hold `steps` steps.
+    """Return episodes 0, 1, 2, … of one policy: the fewest that hold `steps` steps.
 
-    An episode is a function of (seed, position in the recipe, its number), and the shortest prefix is kept, so the data
+    An episode is a function of (seed, position in the recipe, its number), and the shortest prefix is kept. So the data
     does not depend on the number of environments.
     """
     episodes: list[Trajectory] = []
@@ -67,7 +67,7 @@ def _collect_share(
                 episodes.append(episode)
                 taken += len(episode)
         progress.total += max(0, taken - steps)  # the last episode is kept whole
-        progress.advance(taken - before)  # what is not kept is no progress
+        progress.advance(taken - before)  # dropped episodes are no progress
     return episodes
 
 

@@ -1,10 +1,10 @@
 """Network arithmetic whose result is the same, to the last bit, on every processor.
 
-A sum of products depends on the order of its terms, on the width of the processor's registers and on fused multiply-add,
-as long as something is rounded on the way. Here nothing is: factors are whole multiples of powers of two, few enough bits
-apart that float64 holds every product and every partial sum exactly. A matrix product by any BLAS is then the same.
-What is no sum is built of elementwise `+ - * /` and roundings, which IEEE 754 defines to the bit; exp, log and tanh of
-NumPy and of the C library are not, and are not used.
+A rounded sum of products depends on the order of its terms, on the width of the processor's registers and on fused
+multiply-add. Here nothing is rounded: factors are integer multiples of powers of two. They are few enough bits apart
+that float64 holds every product and every partial sum exactly. A matrix product by any BLAS is then the same. All else
+consists of elementwise `+ - * /` and roundings, which IEEE 754 defines to the bit. The functions exp, log and tanh of
+NumPy and of the C library are not so defined, and are not used.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def round_weights(weights: npt.NDArray[np.floating]) -> Array:
 def compute_tanh(values: Array) -> Array:
     """Return tanh, elementwise, with an absolute error below 1e-8.
 
-    Lambert's continued fraction for an eighth of the argument, then three times tanh(2x) = 2 tanh(x) / (1 + tanh(x)^2).
+    It uses Lambert's continued fraction for an eighth of the argument, then three times tanh(2x) = 2 tanh(x) / (1 +
+    tanh(x)^2).
     """
     eighth = np.clip(values, -10.0, 10.0) * 0.125
     square = eighth * eighth

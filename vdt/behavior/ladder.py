@@ -1,4 +1,4 @@
-"""From a training run's snapshots to the committed ladder: choose rungs, measure them, write npz and JSON."""
+"""Ladder of a training run's snapshots: choice of rungs, their measurement, npz and JSON files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ KINDS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class LadderSettings:
-    """A file of `params/behavior/`.
+    """Settings of one ladder, a file of `params/behavior/`.
 
     Attributes:
         training: the run.

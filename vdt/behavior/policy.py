@@ -1,4 +1,4 @@
-"""Behaviour policies that the built-in data source rolls out: a ladder of small networks in one npz file."""
+"""Behaviour policies of the built-in data source: a ladder of small networks in one npz file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vdt.system.safe_archives import UNREADABLE, check_unpacked_size, read_array
 
 FloatArray = npt.NDArray[np.float32]
 
-MAX_ARRAY_BYTES = 64 * 2**20  # a ladder is a megabyte or two; anything near this is not one
+MAX_ARRAY_BYTES = 64 * 2**20  # a ladder has one or two megabytes
 LOG_STD_RANGE = (-20.0, 2.0)  # SAC's
 NORMALIZED_LIMIT = 10.0  # as VecNormalize of stable-baselines3 clips
 
 
 @dataclass(frozen=True)
 class BehaviorPolicy:
-    """Gaussian policy, evaluated in NumPy, in the two forms that the field's algorithms train.
+    """Gaussian policy, evaluated in NumPy, in the two forms of PPO and SAC.
 
     With `log_std` (PPO): tanh layers, the last one gives the mean, the noise does not depend on the observation.
     Without (SAC): ReLU layers, the last one gives mean and log standard deviation side by side, tanh squashes the sum.
@@ -99,7 +99,7 @@ class BehaviorLadder:
 
 
 def stack_ladder(ladder: BehaviorLadder) -> dict[str, npt.NDArray[Any]]:
-    """Return a ladder as named arrays, rungs along the first axis: what the npz file holds."""
+    """Return a ladder as named arrays, rungs along the first axis: the content of the npz file."""
     arrays: dict[str, npt.NDArray[Any]] = {
         "environment_steps": ladder.environment_steps,
         "episode_returns": ladder.episode_returns,
@@ -115,7 +115,7 @@ def stack_ladder(ladder: BehaviorLadder) -> dict[str, npt.NDArray[Any]]:
 
 
 def unstack_ladder(arrays: dict[str, npt.NDArray[Any]]) -> BehaviorLadder:
-    """Return the ladder that `stack_ladder` took apart.
+    """Rebuild the ladder from the arrays of `stack_ladder`.
 
     Raises:
         KeyError: if an array is missing.

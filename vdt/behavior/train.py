@@ -1,4 +1,4 @@
-"""Trains the behaviour policies of the built-in data source with stable-baselines3 (extra `[behavior]`)."""
+"""Training of the built-in data source's behaviour policies with stable-baselines3 (extra `[behavior]`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class BehaviorTraining:
     Attributes:
         environment_id: Gymnasium id.
         algorithm: class of stable-baselines3, one of `ALGORITHMS`.
-        arguments: the algorithm's own, passed on as they are.
+        arguments: keyword arguments of the algorithm, passed unchanged.
         normalize: scale observations and rewards by their running statistics (usual with PPO).
         seed: seeds environments, network and sampling.
         environment_steps: total steps of the run.
@@ -73,14 +73,14 @@ def take_snapshot(model: Any, normalizer: Any) -> BehaviorPolicy:
 
 
 class BehaviorRun:
-    """A training run that leaves snapshots behind and can be continued from its last checkpoint.
+    """Training run that leaves snapshots and can be continued from its last checkpoint.
 
-    Continued means: with the networks, optimizers, statistics and replay buffer of the checkpoint, in fresh episodes.
-    An undisturbed run is a function of its settings; a continued one is as good, and not equal bit for bit.
+    A continued run has the networks, optimizers, statistics and replay buffer of the checkpoint, in fresh episodes. An
+    undisturbed run is a function of its settings; a continued one is equivalent, and not equal bit for bit.
     """
 
     def __init__(self, settings: BehaviorTraining, tracker: Tracker, checkpoints: CheckpointStore) -> None:
-        """Make environments and networks, or bring back those of the last checkpoint.
+        """Make environments and networks, or restore those of the last checkpoint.
 
         Raises:
             ConfigError: if the environment's action range does not fit the snapshots' form.

@@ -1,4 +1,4 @@
-"""D4RL's recipe for its point mazes: one walk without end from goal to goal, along the cells of the shortest way."""
+"""Point-maze data by D4RL's recipe: one endless walk from goal to goal, along the cells of the shortest path."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vdt.environments.maze import Layout
 
 NEAR = 0.1  # a waypoint is reached within this distance
 POSITION_GAIN, VELOCITY_GAIN = 10.0, -1.0
-SPREAD = 0.2  # waypoints on the way stand up to this far before their cell's place, in both components
+SPREAD = 0.2  # intermediate waypoints lie up to this far before their cell's place, in both components
 
 
 class Roads:
-    """The free cells of a maze and the shortest ways between them.
+    """Free cells of a maze and the shortest paths between them.
 
     Attributes:
         cells: places, (F, 2).
@@ -51,7 +51,7 @@ class Roads:
 
 
 class WaypointController:
-    """Proportional and derivative control towards the next waypoint; on arrival, or after `patience` steps, a new goal."""
+    """Proportional-derivative controller towards the next waypoint; a new goal on arrival, or after `patience` steps."""
 
     def __init__(self, layout: Layout, patience: int, random: np.random.Generator) -> None:
         self.roads, self.patience, self.random = Roads(layout), patience, random
@@ -87,14 +87,14 @@ def collect_walk(
     seed: int,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> TrajectoryDataset:
-    """Walk once, and cut that into episodes of `horizon` steps, truncated, never ended, at true final observations.
+    """Walk once, and cut the walk into episodes of `horizon` steps, truncated, never ended, with true final observations.
 
     Args:
         environment: a maze that never ends, whose time limit is beyond the walk; its rewards are those of its fixed goal.
         steps: at least this many, in whole episodes.
         horizon: steps of an episode.
         seed: the walk is a function of it; with more steps the same walk goes on.
-        advance: told the number of steps taken since the last time.
+        advance: called with the number of steps taken since the last call.
     """
     sequence = np.random.SeedSequence([seed])
     controller = WaypointController(
