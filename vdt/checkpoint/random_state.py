@@ -1,4 +1,4 @@
-"""Random streams of a training step: seeded together, stored in its checkpoints, put back on resume."""
+"""Random streams of a training step: seeded together, stored in its checkpoints, restored on resume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def seed_streams(seed: int) -> None:
 
 
 def get_random_state(generator: torch.Generator) -> dict[str, Any]:
-    """All random streams of a step as tensors and plain numbers; `generator` is its sampler's."""
+    """Return all random streams of a step as tensors and plain numbers; `generator` is its sampler's."""
     stored = np.random.get_state(legacy=False)
     return {
         "sampler": generator.get_state(),
@@ -31,7 +31,7 @@ def get_random_state(generator: torch.Generator) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], generator: torch.Generator) -> None:
-    """Put back what `get_random_state` gave."""
+    """Restore the streams that `get_random_state` returned."""
     generator.set_state(state["sampler"])
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():

@@ -33,19 +33,19 @@ State = dict[str, Any]
 DIGEST_DIGITS = 16
 DONE = "DONE"
 BEST = "BEST"
-WRITING_SHARE = 0.02  # of the time goes into checkpoints, at most
-ARCHIVE_BYTES_PER_BYTE = 4  # torch stores tensors as they are; a file that unpacks to more is none of ours
+WRITING_SHARE = 0.02  # largest share of the time spent on checkpoints
+ARCHIVE_BYTES_PER_BYTE = 4  # torch stores tensors uncompressed; a file that unpacks to more is not a checkpoint
 
 
 class DivergenceError(FloatingPointError):
-    """A loss, gradient, weight or optimizer state is not a finite number."""
+    """Loss, gradient, weight or optimizer state that is not a finite number."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint file is missing, damaged, or not a checkpoint."""
+    """Checkpoint file that is missing, damaged, or not a checkpoint."""
 
 
-# What torch and zipfile raise on a file that is not theirs, or was changed: found by fuzzing.
+# Exceptions of torch and zipfile on a foreign or corrupted file, found by fuzzing.
 UNREADABLE: tuple[type[Exception], ...] = (
     *(RuntimeError, EOFError, ValueError, OSError, LookupError, TypeError, AttributeError, AssertionError),
     *(ArithmeticError, MemoryError, struct.error, zipfile.BadZipFile, zlib.error),
@@ -76,7 +76,7 @@ def load_state(path: Path) -> State:
         raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} must hold a mapping, not {type(state).__name__}")
-    if "brain" in state:  # what is "actor_critic" now
+    if "brain" in state:  # renamed to "actor_critic"
         raise CheckpointError(
             f"{path} was written by version 0.1; act with it by that version, or train again with this"
         )
@@ -86,7 +86,7 @@ def load_state(path: Path) -> State:
 
 
 def _measure_bytes(state: Any) -> int:
-    """Bytes of the largest tensor or its storage; a view may repeat one number a billion times."""
+    """Measure the bytes of the largest tensor or its storage; a view may repeat one number a billion times."""
     if isinstance(state, torch.Tensor):
         return max(state.untyped_storage().nbytes(), state.numel() * state.element_size())
     inside = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
@@ -94,7 +94,7 @@ def _measure_bytes(state: Any) -> int:
 
 
 def find_not_finite(state: Any, where: str = "") -> str | None:
-    """Name of the first number or tensor that is NaN or infinite, e.g. "critic.q.0.weight"."""
+    """Return the name of the first number or tensor that is NaN or infinite, e.g. "critic.q.0.weight"."""
     if isinstance(state, dict):
         found = (find_not_finite(value, f"{where}.{key}" if where else str(key)) for key, value in state.items())
         return next(filter(None, found), None)
@@ -106,17 +106,17 @@ def find_not_finite(state: Any, where: str = "") -> str | None:
 
 
 class CheckpointStore:
-    """Writes only to its own folder; reads from there, then from the folders of the runs that this one continues.
+    """Checkpoints of one step: written to its own folder, read from there, then from the folders of continued runs.
 
     Args:
         folder: this run's folder for one step of one cell.
         ancestors: the same step's folders of earlier runs, nearest first. They are never changed.
-        interval_seconds: `due` says yes when this much time has passed since the last save (on a slow disk more, so
+        interval_seconds: `due` is true after this much time since the last save (on a slow disk more, so
             that writing takes at most 2% of the time),
         interval_steps: or this many steps.
         keep: newest checkpoints kept, beside the best.
         continue_finished: continue from an ancestor's checkpoint even when that ancestor is marked as done. The flow
-            says so, because it knows better: it names as ancestors only runs in which the step did not come to its end.
+            sets it, because it names as ancestors only runs in which the step was not completed.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class CheckpointStore:
             path.unlink()
 
     def load_latest(self) -> State | None:
-        """The newest sound checkpoint, or none.
+        """Return the newest intact checkpoint, or none.
 
         An ancestor marked as done means that its step is run again on purpose: then the start is fresh. A damaged file
         is reported and passed over for the one before it.
@@ -164,11 +164,11 @@ class CheckpointStore:
         return None
 
     def describe_last(self) -> str:
-        """Which checkpoint is there to go back to."""
+        """Name the checkpoint that a run can go back to."""
         return f"the last good checkpoint is {self.last or 'none: this step saved nothing yet'}"
 
     def due(self, step: int) -> bool:
-        """Whether enough steps or enough time have passed since the last save."""
+        """Return whether enough steps or enough time have passed since the last save."""
         pause = max(self.interval_seconds, self._seconds_per_save / WRITING_SHARE)
         return step - self._last_step >= self.interval_steps or time.monotonic() - self._last_time >= pause
 
@@ -209,7 +209,7 @@ class CheckpointStore:
         return path
 
     def find_best(self) -> Path | None:
-        """The checkpoint of the highest score so far, of the runs that this one continues too; none without scores."""
+        """Return the checkpoint of the highest score so far, continued runs included; none without scores."""
         known = [(best["score"], folder / str(best["name"])) for folder, best in self._read_best()]
         return max((item for item in known if item[1].is_file()), key=lambda item: item[0], default=(0.0, None))[1]
 
@@ -217,9 +217,9 @@ class CheckpointStore:
         return [(folder, best) for folder in (self.folder, *self.ancestors) if (best := _read_best(folder))]
 
     def _keep_best(self, path: Path, score: float | None) -> str | None:
-        """Note the checkpoint if no score is higher, ancestors' included; returns the best one here.
+        """Record the checkpoint if no score is higher, ancestors' included; return the best one here.
 
-        A score that is met again was made again: the ancestor's file was damaged.
+        An equal score was computed again: the ancestor's file was damaged.
         """
         known = self._read_best()
         if score is not None and all(score >= best["score"] for _, best in known):
@@ -234,7 +234,7 @@ def _read_best(folder: Path) -> dict[str, Any] | None:
 
 
 def _warn_of_versions(state: State) -> None:
-    """Say which libraries changed since a checkpoint: the result may then differ in its last bits."""
+    """Warn of libraries that changed since a checkpoint: the result may then differ in its last bits."""
     then, now = state.get("versions", {}), get_versions()
     changed = [
         f"{name} {then.get(name)} -> {now.get(name)}" for name in {**then, **now} if then.get(name) != now.get(name)
@@ -251,6 +251,6 @@ def _step_of(path: Path) -> int:
 
 
 def _newest_first(folder: Path, first: Path | None = None) -> Iterator[Path]:
-    """Checkpoints by step, highest first; `first` leads in any case (a restart may have gone back)."""
+    """Sort checkpoints by step, highest first; `first` comes first in any case (a restart may have gone back)."""
     found = [p for p in folder.glob("*.pt") if p.name.split(".")[0].isdigit()]
     return iter(sorted(found, key=lambda p: (p == first, _step_of(p)), reverse=True))
