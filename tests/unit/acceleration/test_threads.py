@@ -179,3 +179,18 @@ def test_training_has_the_same_bits_on_one_thread_and_on_two(tmp_path: Path, met
             actor = train_actor(config, dataset, critic, NullTracker(), make_store(tmp_path / f"actor-{threads}"))
         ends.append([load_state(critic)["critic"], load_state(actor)["actor_critic"]["policy"]])
     assert_identical(ends[0], ends[1])
+
+
+def test_every_number_that_may_be_chosen_is_compared() -> None:
+    """Four threads and one may agree where two do not."""
+    used, training = [], Training(SteadyLayerNorm, SteadyLinear)
+
+    def step() -> None:
+        used.append(torch.get_num_threads())
+        training.step()
+        if used[-1] == 2:
+            training.network[1].bias.data += 1e-6
+
+    with use_threads(4):
+        assert not gives_same_bits(step, training.save, training.restore, 4)
+    assert used == [4, 2, 1]
