@@ -1,9 +1,9 @@
-"""Trains the behaviour policies that the built-in data source `collected` rolls out.
+"""Flow that trains the behaviour policies of the built-in data source `collected`.
 
     python flows/behavior_flow.py run
 
-reads params/behavior/NAME.yaml for each ladder and writes NAME.npz (the ladder) and NAME.json (how it was made) beside
-it. Needs stable-baselines3: pip install -e '.[behavior]'
+It reads params/behavior/NAME.yaml for each ladder and writes NAME.npz (the ladder) and NAME.json (its origin) beside
+it. It needs stable-baselines3: pip install -e '.[behavior]'
 """
 
 import contextlib
@@ -30,11 +30,11 @@ logger = logging.getLogger("flows.behavior_flow")
 
 @exit_hook(on_error=["flows.hooks.on_error"])
 class BehaviorFlow(FlowSpec):
-    """Settings -> training runs with snapshots -> ladders of some of them, measured.
+    """Flow from settings to training runs with snapshots, and to measured ladders of some of these.
 
     start: reads and checks the settings, fans out over ladders.
     train: trains, keeps the chosen snapshots, measures each, writes NAME.npz and NAME.json.
-    report, end: print where they are.
+    report, end: print their paths.
     """
 
     ladder = Parameter("ladder", help="files of params/behavior/ without suffix, with commas; empty: all", default="")
@@ -61,7 +61,7 @@ class BehaviorFlow(FlowSpec):
 
     @step
     def train(self) -> None:
-        """Train, keep, measure, write."""
+        """Train, keep, measure and write one ladder."""
         from flows.stage import clear_errors, open_checkpoints, open_tracker
         from vdt.behavior.ladder import CHECKPOINTS, make_ladder
 
@@ -85,7 +85,7 @@ class BehaviorFlow(FlowSpec):
 
     @step
     def end(self) -> None:
-        """Say where the results are."""
+        """Print where the results are."""
         from vdt.tracking import finish_runs
 
         finish_runs(home(), self.mlflow_run_ids, "FINISHED")

@@ -1,4 +1,4 @@
-"""The command line: checked before Metaflow starts anything, and remembered for the advice how to resume."""
+"""Command line of a flow: checked before Metaflow starts anything, and stored for the command that resumes a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COMMAND = "VDT_COMMAND"  # environment variable: how the flow was called, for me
 
 
 def check_command_line(argv: list[str]) -> None:
-    """Check the arguments of `run` before Metaflow starts anything; ends the process with one line if wrong.
+    """Check the arguments of `run` before Metaflow starts anything; end the process with one line if one is wrong.
 
     The script's own name becomes absolute in `argv`: Metaflow starts tasks by it, and they may change their folder.
     """
@@ -69,7 +69,7 @@ def check_command_line(argv: list[str]) -> None:
 
 
 def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
-    """Resolve all that is to be run; a study that is finished goes on as its report."""
+    """Resolve all cells to be run; continue a finished study as its report."""
     is_main = Path(argv[0]).name == FLOW
     if not given["study"] and not is_main:
         raise ConfigError("--study needs the name or the path of a study file")
@@ -89,7 +89,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def report_instead(cells: Sequence[Cell], study: Study, reuse: str, argv: Sequence[str]) -> list[Cell]:
-    """Return the cells of a study that are left to run; with none, turn this process into the flow that reports it.
+    """Return the cells of a study left to run; if there are none, replace this process by the flow that reports it.
 
     Raises:
         ConfigError: if an env's data is out of reach.
@@ -102,13 +102,13 @@ def report_instead(cells: Sequence[Cell], study: Study, reuse: str, argv: Sequen
 
 
 def remember_command(argv: list[str]) -> None:
-    """Keep how the flow was called for messages, and make the script's name absolute: tasks may change their folder."""
+    """Store the command for messages, and make the script's name absolute: tasks may change their folder."""
     os.environ[COMMAND] = shlex.join([_python(), argv[0]])
     argv[0] = os.path.abspath(argv[0])
 
 
 def get_command() -> str:
-    """Return how the flow was called."""
+    """Return the command that started the flow."""
     return os.environ.get(COMMAND, f"{_python()} flows/vdt_flow.py")
 
 

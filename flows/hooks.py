@@ -1,4 +1,4 @@
-"""Called by Metaflow in a process of its own when a run has failed, also after a task was killed."""
+"""Exit hooks: Metaflow calls them in a process of their own when a run has ended, also after a task was killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def on_error(run: Any) -> None:
-    """Print what is known of the reason and how to go on; mark the MLflow runs as failed until they are resumed."""
+    """Print the known reason and the command that continues; mark the MLflow runs as failed until they are resumed."""
     from vdt.tracking import StoreError, describe_failure, find_runs, finish_runs, get_store_errors
 
     configure_logging()
@@ -42,6 +42,6 @@ def say_how_to_go_on(run_id: str) -> None:
 
 
 def on_success(run: Any) -> None:
-    """Print scores, and where everything lies, without the prefixes that lines of a step carry."""
+    """Print scores, and all output paths, without the prefixes that lines of a step carry."""
     configure_logging()
     logger.info(f"\n{run['end'].task.data.summary}\n")

@@ -1,4 +1,4 @@
-"""Which earlier runs a resumed run continues. Metaflow names only the direct origin; the chain is walked here."""
+"""Earlier runs that a resumed run continues. Metaflow names only the direct origin; the chain is followed here."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from vdt.system.home import FolderError
 
 
 def get_unfinished_ancestors(flow: str, origin: str | None, step: str, cell_key: str) -> list[str]:
-    """Runs whose checkpoints of a step may be continued, nearest first.
+    """Return the runs whose checkpoints of a step may be continued, nearest first.
 
     Args:
         flow: name of the flow.
         origin: `current.origin_run_id`, none for a run that is no resume.
-        step: name of the step that is about to run.
-        cell_key: the cell that it runs for.
+        step: name of the step to be run.
+        cell_key: key of its cell.
 
     Returns:
         Ids of origin, origin's origin, … as far as the step was never completed for this cell. Where it was, it is
@@ -49,7 +49,7 @@ def _get_origin(flow: str, run_id: str) -> str | None:
 
 
 def was_completed(flow: str, run_id: str, step: str, cell_key: str) -> bool:
-    """Whether a run has a finished task of a step for a cell, its own or taken over."""
+    """Return whether a run has a finished task of a step for a cell, its own or cloned."""
     run = _open_run(flow, run_id)
     if run is None or step not in run:
         return False
@@ -64,7 +64,7 @@ def _completed(task: Task, cell_key: str) -> bool:
     """
     try:
         return bool(task.successful and task["cell"].data["key"] == cell_key)
-    except (TypeError, FileNotFoundError):  # what its client raises where the file is gone
+    except (TypeError, FileNotFoundError):  # raised by its client where the file is gone
         raise FolderError(
             f"the results of {task.pathspec} are no longer where they were written: the folder VDT_HOME was moved since, "
             "and Metaflow keeps absolute paths. Move it back to resume, or start a new run"

@@ -1,4 +1,4 @@
-"""Reports the finished cells of a study, without training anything; those that are still missing are named.
+"""Flow that reports the finished cells of a study, without training; missing cells are named.
 
 python flows/report_flow.py run --study params/studies/quick.yaml
 """
@@ -25,10 +25,10 @@ logger = logging.getLogger("flows.report_flow")
 
 @exit_hook(on_success=["flows.hooks.on_success"])
 class ReportFlow(FlowSpec):
-    """Finds the results of a study's cells and writes its report.
+    """Flow that finds the results of a study's cells and writes its report.
 
-    start  the report, with a card
-    end    where it is
+    start  write the report, with a card
+    end    print its path
     """
 
     env = Parameter("env", help="instead of the study's", default="")
@@ -43,7 +43,7 @@ class ReportFlow(FlowSpec):
     @card(type="blank")
     @step
     def start(self) -> None:
-        """Find the results, write the report."""
+        """Find the results and write the report."""
         from flows.report_step import report_study
 
         words = {name: getattr(self, name) for name in OPTIONS if name != "set"}
@@ -54,7 +54,7 @@ class ReportFlow(FlowSpec):
 
     @step
     def end(self) -> None:
-        """Say where it is."""
+        """Print the report's path."""
         logger.info(f"report: {self.report_path}")
 
 

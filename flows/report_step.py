@@ -1,4 +1,4 @@
-"""The flow's last work: one report over all cells, kept in MLflow and shown as a card."""
+"""Last step of a flow: one report over all cells, stored in MLflow and shown as a card."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FinishedReport:
-    """A report, as plain values.
+    """Report as plain values.
 
     Attributes:
-        path: of its Markdown.
+        path: of its Markdown file.
         summary: the last screen of the run.
         mlflow_run_ids: of this flow's cells.
-        files: the report's, as artifacts (`describe_file`).
+        files: the report's files, as artifacts (`describe_file`).
     """
 
     path: str
@@ -89,7 +89,7 @@ def report_study(arguments: Mapping[str, str]) -> FinishedReport:
 
 
 def _summarise(cells: Sequence[CellRecord], path: Path, policies: Sequence[str]) -> str:
-    """Return the last screen of a run: scores, where everything lies, and what can be done next."""
+    """Return the last screen of a run: scores, output paths, and possible next commands."""
     from vdt.reporting.summary import describe_end
     from vdt.tracking import StoreError, describe_runs_page, get_store_errors
 
@@ -110,11 +110,11 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Sequence[str])
 
 
 def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path:
-    """Write the report, show it as a card, and put a copy where the newest one is looked for."""
+    """Write the report, show it as a card, and copy it to the path of the newest report."""
     from vdt.reporting.report import write_report
     from vdt.tracking import read_curves, resolve_run_ids
 
-    known = resolve_run_ids(home(), [cell.mlflow_run_id for cell in cells])  # of runs that came to the store late
+    known = resolve_run_ids(home(), [cell.mlflow_run_id for cell in cells])  # of runs that reached the store late
     cells = [replace(cell, mlflow_run_id=known[cell.mlflow_run_id]) for cell in cells]
     os.chdir(home())  # Metaflow keeps cards below the current folder, whatever its datastore's root is
     curves = read_curves(home(), [cell.mlflow_run_id for cell in cells])
@@ -136,7 +136,7 @@ def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path
 
 
 def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[Record]:
-    """Keep a study's report in an MLflow run of its own, one per study; returns the records left for its cells: none."""
+    """Store a study's report in an MLflow run of its own, one per study; return the records left for its cells: none."""
     from vdt.tracking import (
         REPORT_OF,
         Status,

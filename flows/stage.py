@@ -1,4 +1,4 @@
-"""What every step of the flow needs around its one library call."""
+"""Setup that every step of the flow needs around its one library call."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FILE = ("path", "md5", "key", "below_home")  # what of a snapshot describes its file
+FILE = ("path", "md5", "key", "below_home")  # fields of a snapshot that describe its file
 PHASES = {"pretrain_critic": "critic", "train_actor": "actor", "tune_online": "online"}  # as metrics name them
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # a folder's, not the program's fault
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # caused by a folder, not by the program
 
-NO_MEMORY = ("out of memory", "can't allocate memory")  # what PyTorch says
+NO_MEMORY = ("out of memory", "can't allocate memory")  # PyTorch's message
 SAVE_MEMORY = (
     "Run fewer cells at once (--max-workers 1), or smaller ones (--set actor.batch_size, policy.context_length, "
     "data.steps), or give the machine, or the container, more memory; what is finished is kept"
@@ -58,14 +58,14 @@ SAVE_MEMORY = (
 
 
 class UserError(MetaflowException):
-    """Something that the user can put right; shown without a traceback."""
+    """Error that the user can correct; shown without a traceback."""
 
     headline = "error"
 
 
 @contextlib.contextmanager
 def clear_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn errors that the user can put right, and those of the given kinds, into one line without a traceback."""
+    """Turn errors that the user can correct, and those of the given kinds, into one line without a traceback."""
     expected: tuple[type[Exception], ...] = (
         ConfigError,
         DeviceError,
@@ -85,7 +85,7 @@ def clear_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def _explain(error: Exception) -> str | None:
-    """Return advice on what a machine lacks, room or memory; none for anything else."""
+    """Return advice on a machine's lack of disk space or memory; none for any other error."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return f"cannot write {error.filename or 'a file'} ({error.strerror}); make room and resume"
     text = str(error)
@@ -97,7 +97,7 @@ def _explain(error: Exception) -> str | None:
 
 
 class Stage:
-    """A running step of one cell: its configuration, its inputs and where its results go."""
+    """Running step of one cell: its configuration, its inputs and its output folder."""
 
     def __init__(self, flow: Any, tracker: Tracker, config: Config) -> None:
         self.flow = flow
@@ -106,16 +106,16 @@ class Stage:
 
     @property
     def folder(self) -> Path:
-        """Where this step of this cell writes."""
+        """Return the folder that this step of this cell writes to."""
         return _get_folder(str(current.run_id), self.flow.cell["key"])
 
     @property
     def checkpoints(self) -> CheckpointStore:
-        """This step's checkpoints, with those of the runs that it continues."""
+        """Return this step's checkpoints, with those of the runs that it continues."""
         return open_checkpoints(self.flow.cell["key"], self.config.checkpoint)
 
     def fetch_snapshot(self) -> dict[str, Any]:
-        """Make or find the cell's snapshot and enter it in MLflow."""
+        """Make or find the cell's snapshot and record it in MLflow."""
         from vdt.data.storage import DataError
         from vdt.datasets.snapshot import make_snapshot
 
@@ -125,7 +125,7 @@ class Stage:
         return {**snapshot, **describe_file(self.flow, Path(snapshot["path"]), "md5")}
 
     def pretrain_critic(self) -> tuple[Path, str]:
-        """Train the critic, or share one within a study; returns its file, and the MLflow run that it was taken from."""
+        """Train the critic, or share one within a study; return its file, and the MLflow run that it was taken from."""
         from vdt.experiments.sharing import share_critic
 
         return share_critic(
@@ -133,14 +133,14 @@ class Stage:
         )
 
     def train_actor(self) -> tuple[Path, str]:
-        """Train the actor on the critic, or share one within a study; returns as `pretrain_critic`."""
+        """Train the actor on the critic, or share one within a study; return as `pretrain_critic`."""
         from vdt.experiments.sharing import share_actor
 
         critic, dataset = self.check(self.flow.critic), self.load_dataset()
         return share_actor(self.config, dataset, critic, self.tracker, self.checkpoints, self._get_sharing("actor"))
 
     def _get_sharing(self, part: str) -> Sharing | None:
-        """Return where cells that would train the same find each other; none if this cell trains alone."""
+        """Return the place where cells with the same training find each other; none if this cell trains alone."""
         from vdt.experiments.sharing import Sharing
 
         if not self.flow.cell["shares_training"]:
@@ -150,15 +150,15 @@ class Stage:
         return Sharing(home(), str(self.flow.mlflow_run_id), str(self.flow.snapshot["md5"]))
 
     def keep_result(self) -> None:
-        """Keep the result of the cell that has just been evaluated."""
+        """Store the result of the cell that has just been evaluated."""
         keep_result(describe_cell(self.flow, self.config), self.config, Path(self.flow.snapshot["path"]))
 
     def load_dataset(self) -> TrajectoryDataset:
-        """The episodes to train on; raises as `load_episodes`."""
+        """Return the episodes to train on; raises as `load_episodes`."""
         return self.load_episodes()[0]
 
     def load_episodes(self) -> tuple[TrajectoryDataset, TrajectoryDataset | None]:
-        """The episodes to train on and those held out, having checked that the snapshot is what was fetched.
+        """Return the episodes to train on and the held-out ones, after checking that the snapshot is unchanged.
 
         Raises:
             ConfigError: if the file changed since.
@@ -175,11 +175,11 @@ class Stage:
         return load_snapshot(path).split(data.held_out_fraction, data.seed)
 
     def describe(self, path: Path) -> dict[str, str]:
-        """A file as an artifact, for `check` in a later step, which may run on another machine."""
+        """Return a file as an artifact, for `check` in a later step, which may run on another machine."""
         return describe_file(self.flow, path)
 
     def check(self, file: dict[str, str]) -> Path:
-        """The path of a described file, if its content is still the same.
+        """Return the path of a described file, if its content is still the same.
 
         Raises:
             ConfigError: if it is gone or changed.
@@ -192,7 +192,7 @@ def _get_folder(run_id: str, key: str) -> Path:
 
 
 def open_checkpoints(key: str, settings: CheckpointConfig) -> CheckpointStore:
-    """The running step's checkpoints for the cell `key`, with those of the runs that it continues."""
+    """Open the running step's checkpoints for the cell `key`, with those of the runs that it continues."""
     from vdt.checkpoint.store import CheckpointStore
 
     ancestors = get_unfinished_ancestors(current.flow_name, current.origin_run_id, current.step_name, key)
@@ -202,13 +202,13 @@ def open_checkpoints(key: str, settings: CheckpointConfig) -> CheckpointStore:
         interval_seconds=settings.interval_seconds,
         interval_steps=settings.interval_steps,
         keep=settings.keep,
-        continue_finished=True,  # an ancestor that left its last checkpoint died before its step was complete
+        continue_finished=True,  # an ancestor that left its last checkpoint was killed before its step was complete
     )
 
 
 @contextlib.contextmanager
 def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
-    """Set up process, tracker and checkpoints for a step of one cell; keep its duration; close the tracker.
+    """Set up process, tracker and checkpoints for a step of one cell; record its duration; close the tracker.
 
     Args:
         flow: the running flow, with artifacts `cell`, `cells`, `mlflow_run_id`. A step that is run again
@@ -231,11 +231,11 @@ def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
         flow.mlflow_run_id = tracker.run_id  # final once the tracker is closed
     flow.seconds = {**getattr(flow, "seconds", {}), step: round(time.monotonic() - began, 1)}
     flow.memory = {**getattr(flow, "memory", {}), step: measure_peak_memory()}
-    gc.freeze()  # the process is about to end; nothing need be searched for
+    gc.freeze()  # the process is about to end: no garbage collection is needed
 
 
 def _measure_cost(step: str, seconds: float) -> dict[str, float]:
-    """Return what a step has cost so far, as metrics."""
+    """Return the cost of a step so far, as metrics."""
     phase = PHASES.get(step, step)
     memory = {f"peak_memory_megabytes/{phase}_{where}": value for where, value in measure_peak_memory().items()}
     return {f"seconds/{phase}": seconds, **memory}
@@ -243,7 +243,7 @@ def _measure_cost(step: str, seconds: float) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _stop_when_told(flow: Any) -> Iterator[contextlib.ExitStack]:
-    """On SIGTERM (the flow was killed, or stopped) close what the stack holds, say in MLflow that it failed, and end."""
+    """Handle SIGTERM (the flow was killed or stopped): close the stack's contents, mark the MLflow run as failed, and end."""
     try:
         with terminate_cleanly(), contextlib.ExitStack() as stack:
             yield stack
@@ -253,7 +253,7 @@ def _stop_when_told(flow: Any) -> Iterator[contextlib.ExitStack]:
 
 
 def open_tracker(flow: Any) -> MLflowTracker:
-    """The tracker of a running step's MLflow run; a finished step that is run again on purpose gets a new one."""
+    """Open the tracker of a running step's MLflow run; a finished step that is run again on purpose gets a new run."""
     origin, step = current.origin_run_id, str(current.step_name)
     repeats = bool(origin) and was_completed(current.flow_name, origin, step, flow.cell["key"])
     opening = make_continue_record(str(current.run_id), repeats=repeats)
@@ -261,7 +261,7 @@ def open_tracker(flow: Any) -> MLflowTracker:
 
 
 def finish_cells(mlflow_run_ids: Sequence[str]) -> None:
-    """After a resume, whose failed origin left its mark on the MLflow runs, mark them as finished once more."""
+    """Mark the MLflow runs as finished again after a resume, whose failed origin had marked them as failed."""
     if current.origin_run_id:
         finish_runs(home(), mlflow_run_ids, "FINISHED")
     warn_of_undelivered(home())

@@ -13,7 +13,7 @@ DIGESTS = ("sha256", "md5")
 
 
 def describe_file(flow: Any, path: Path, digest: str = "sha256") -> dict[str, str]:
-    """A file as an artifact: where it is, what is in it and, unless the datastore is this machine's disk, its key there.
+    """Return a file as an artifact: its path and digest and, unless the datastore is this machine's disk, its key there.
 
     Args:
         flow: the running flow.
@@ -29,11 +29,11 @@ def describe_file(flow: Any, path: Path, digest: str = "sha256") -> dict[str, st
 
 
 def fetch_file(flow: Any, file: dict[str, Any], folder: Path) -> Path:
-    """The path of a described file, fetched from the datastore if it is not on this machine.
+    """Return the path of a described file, fetched from the datastore if it is not on this machine.
 
     Args:
         flow: the running flow.
-        file: what `describe_file` gave.
+        file: result of `describe_file`.
         folder: where fetched files are kept, each in a folder named by its digest.
 
     Raises:
@@ -56,10 +56,10 @@ def fetch_file(flow: Any, file: dict[str, Any], folder: Path) -> Path:
 
 
 def keeps_files_here(flow: Any) -> bool:
-    """Whether the datastore is this machine's disk, so that later steps find files where they are."""
+    """Return whether the datastore is this machine's disk, so that later steps find files at their paths."""
     return bool(_get_datastore(flow).TYPE == "local")
 
 
 def _get_datastore(flow: Any) -> Any:
-    """Return Metaflow's content-addressed store of a flow, a private attribute: nothing public gives it."""
+    """Return Metaflow's content-addressed store of a flow, a private attribute: no public one exists."""
     return flow._datastore.parent_datastore

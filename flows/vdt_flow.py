@@ -1,4 +1,4 @@
-"""The pipeline: data, critic, policy, online tuning, evaluation, report.
+"""Flow of the pipeline: data, critic, policy, online tuning, evaluation, report.
 
 python flows/vdt_flow.py run --env walker2d-medium-v2
 """
@@ -39,7 +39,7 @@ class VDTFlow(FlowSpec):
     tune_online      roll out, align returns-to-go (M4), update critic and policy
     evaluate         offline and online policies on the same seeds, with and without the look-ahead (M5, M6)
     report           one table over cells
-    end              where everything lies
+    end              print all output paths
     """
 
     env = Parameter("env", help="task names, minari:NAMESPACE/NAME-vN, data:PATH; several with commas", default="")
@@ -65,7 +65,7 @@ class VDTFlow(FlowSpec):
 
     @step
     def fetch_dataset(self) -> None:
-        """Make or find the snapshot and enter it in MLflow."""
+        """Make or find the snapshot and record it in MLflow."""
         self.cell, self.mlflow_run_id = self.input, self.input["mlflow_run_id"]
         with open_stage(self) as stage:
             self.snapshot = stage.fetch_snapshot()
@@ -74,7 +74,7 @@ class VDTFlow(FlowSpec):
     @resources(gpu=1)
     @step
     def pretrain_critic(self) -> None:
-        """Twin Q and V with n-step targets (M1, M2)."""
+        """Train twin Q and V with n-step targets (M1, M2)."""
         with open_stage(self) as stage:
             path, self.critic_shared_from = stage.pretrain_critic()
             self.critic = stage.describe(path)
@@ -83,7 +83,7 @@ class VDTFlow(FlowSpec):
     @resources(gpu=1)
     @step
     def train_actor(self) -> None:
-        """Decision Transformer with value guidance (M3)."""
+        """Train the Decision Transformer with value guidance (M3)."""
         with open_stage(self) as stage:
             path, self.actor_shared_from = stage.train_actor()
             self.offline_agent = stage.describe(path)
@@ -103,7 +103,7 @@ class VDTFlow(FlowSpec):
     @resources(gpu=1)
     @step
     def tune_online(self) -> None:
-        """Interact, align returns-to-go (M4), sample, update critic and policy."""
+        """Roll out, align returns-to-go (M4), sample, update critic and policy."""
         self.agents = {"offline": self.offline_agent}
         if self.cell.get("tunes_online", True):
             with open_stage(self) as stage:
@@ -137,7 +137,7 @@ class VDTFlow(FlowSpec):
     @card(type="blank")
     @step
     def report(self, inputs: Any) -> None:
-        """One table over cells, with uncertainty."""
+        """Report all cells in one table, with uncertainty."""
         from flows.report_step import make_report
 
         with clear_errors():
@@ -148,7 +148,7 @@ class VDTFlow(FlowSpec):
 
     @step
     def end(self) -> None:
-        """Say where everything lies."""
+        """Print all output paths."""
         finish_cells(self.mlflow_run_ids)
         logger.info(f"report: {self.report_path}")
 

@@ -1,4 +1,4 @@
-"""Words of a command line that belong nowhere, named before Metaflow starts."""
+"""Check for stray words of a command line, which are named before Metaflow starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_words(called: str, words: Sequence[str], others: Sequence[str], option
     """Refuse options without `run` before them, and words that follow no option.
 
     Args:
-        called: how the script was called.
+        called: name under which the script was called.
         words: its arguments.
         others: those of them that are neither one of the options below nor its value.
         options: names of the options that `run` takes.
@@ -40,7 +40,7 @@ def check_words(called: str, words: Sequence[str], others: Sequence[str], option
 
 
 def _explain_missing_run(called: str, words: Sequence[str], stray: str) -> str:
-    """Say which line was probably meant."""
+    """Name the line that was probably meant."""
     near = stray if suggest(stray, ("run",)) else ""
     meant = [word for word in words if word != near]
     found = f"the word run is missing, {stray!r} is no command" if stray else "the word run is missing"
@@ -48,14 +48,14 @@ def _explain_missing_run(called: str, words: Sequence[str], stray: str) -> str:
 
 
 def _find_stray(words: Sequence[str]) -> Iterator[str]:
-    """Words that neither are an option nor follow one, whose value they may be."""
+    """Find words that neither are an option nor follow one, whose value they may be."""
     for before, word in zip(("", *words), words, strict=False):
         if not word.startswith("-") and (not before.startswith("-") or "=" in before):
             yield word
 
 
 def _explain_stray(word: str) -> str:
-    """Say what is meant by a word of this form."""
+    """Explain what is meant by a word of this form."""
     if "=" in word:
         return '; several changes are one value, in quotes: --set "KEY=VALUE KEY=VALUE"'
     return "; several values of one option are separated by commas, without spaces"
