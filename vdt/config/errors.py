@@ -1,4 +1,4 @@
-"""What is said of a word or a value that is not accepted."""
+"""Messages about a word or a value that is not accepted."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterable, Sequence
 
 
 class ConfigError(ValueError):
-    """A configuration value is unknown, of the wrong type, or outside its range."""
+    """Configuration value that is unknown, of the wrong type, or outside its range."""
 
 
 def _name_again(**names: str) -> dict[str, tuple[str, ...]]:
-    """Other name -> last parts of keys, from last part -> other names."""
+    """Map each other name to the last parts of keys, from last part -> other names."""
     pairs = [(other, leaf) for leaf, others in names.items() for other in others.split()]
     return {other: tuple(leaf for name, leaf in pairs if name == other) for other, _ in pairs}
 
 
-ALIASES = _name_again(  # what other code bases call the last part of a key
+ALIASES = _name_again(  # names in other code bases of the last part of a key
     learning_rate="lr",
     actor_learning_rate="lr",
     discount="gamma",

@@ -1,4 +1,4 @@
-"""From YAML and `--set` to the checked configuration. Its sections: `vdt/config/schema.py`.
+"""Merging of YAML files and `--set` into the checked configuration. Its sections: `vdt/config/schema.py`.
 
 Merge order: `params/vdt.yaml` <- task <- preset <- method <- patches <- `--set`. A task may say what it changes of a preset
 or a method, which goes over that layer. Each value keeps the layer that it comes from, so that an error names it.
@@ -35,7 +35,7 @@ class Layers:
         self.origins: dict[str, str] = {}
 
     def lay(self, patch: Mapping[str, Any], where: str) -> None:
-        """Lay a nested or dotted mapping over what is there.
+        """Put a nested or dotted mapping over the present values.
 
         Raises:
             ConfigError: if a key is unknown; `where` names the layer.
@@ -76,7 +76,7 @@ def read_value(name: str, annotation: Any, value: Any, where: str) -> Any:
 
 
 def _explain(key: Key, error: ValidationError) -> str:
-    """Return what must be true of the first wrong value instead."""
+    """Return the accepted values of the first wrong value."""
     first = error.errors(include_url=False)[0]
     value = first["input"]
     if key.words and isinstance(value, str):
@@ -88,7 +88,7 @@ def _explain(key: Key, error: ValidationError) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Plain values without object tags or aliases: a few lines of aliases can stand for billions of values."""
+    """YAML loader of plain values without object tags or aliases: a few lines of aliases can stand for billions of values."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -213,7 +213,7 @@ def parse_overrides(text: str) -> dict[str, Any]:
 
 
 def config_from_yaml(text: str) -> Config:
-    """Read what `Config.to_yaml` wrote, with the same checks.
+    """Read the text of `Config.to_yaml`, with the same checks.
 
     Raises:
         ConfigError: if another version wrote it, with more or fewer keys.
@@ -222,7 +222,7 @@ def config_from_yaml(text: str) -> Config:
 
 
 def config_from_mapping(mapping: Mapping[str, Any]) -> Config:
-    """Read what `Config.to_mapping` gave, with the same checks; a key with a default may be absent.
+    """Read the mapping of `Config.to_mapping`, with the same checks; a key with a default may be absent.
 
     Raises:
         ConfigError: if another version wrote it, with more or fewer keys.

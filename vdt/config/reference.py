@@ -1,4 +1,4 @@
-"""Reference of all knobs: what is accepted comes from the schema, the rest from the parameter files and their comments."""
+"""Reference of all settings: accepted values from the schema, the rest from the parameter files and their comments."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ This page is made by `python -m vdt.config.reference`.
 
 @dataclass(frozen=True, kw_only=True)
 class Knob:
-    """One key of the configuration.
+    """Key of the configuration, for the reference.
 
     Attributes:
         name: dotted key.
         accepted: type, range or words.
         default: value of params/vdt.yaml; empty where the task or the command line gives it.
         presets: preset -> value, where it is not the default.
-        meaning: what it does, with its unit.
-        source: whose value the default is.
+        meaning: its effect, with its unit.
+        source: origin of the default.
     """
 
     name: str
@@ -96,9 +96,9 @@ def list_knobs() -> list[Knob]:
 
 
 def find_knobs(pattern: str) -> list[Knob]:
-    """Return the knobs whose name matches a pattern with `*`, or holds it, or whose last part is known by it elsewhere.
+    """Return the keys whose name matches a pattern with `*`, or contains it, or that other code bases call by it.
 
-    If there is none: those whose meaning holds it.
+    If there is none: those whose meaning contains it.
     """
     word = pattern.lower()
     meant = ALIASES.get(word, ())
@@ -121,7 +121,7 @@ def _format(value: Any) -> str:
 
 
 def format_reference() -> str:
-    """Return the page of all knobs as Markdown."""
+    """Return the page of all keys as Markdown."""
     return HEAD + "".join(_format_sections(list_knobs()))
 
 

@@ -1,4 +1,4 @@
-"""Which settings make sense together: one function per rule, each says what is wrong or nothing."""
+"""Rules on combinations of settings: one function per rule, which returns what is wrong or nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RULES: list[Rule] = []
 
 
 def rule(check: Rule) -> Rule:
-    """Enter a rule in `RULES`, in the order of this file."""
+    """Register a rule in `RULES`, in the order of this file."""
     RULES.append(check)
     return check
 
@@ -36,7 +36,7 @@ def _predicts(config: Config) -> bool:
 
 @rule
 def source_is_known(config: Config) -> str | None:
-    """A source is one of the words, or a path."""
+    """Check that the source is one of the accepted words, or a path."""
     source = config.data.source
     if source in SOURCES or (source.startswith("path:") and len(source) > len("path:")):
         return None
@@ -47,7 +47,7 @@ def source_is_known(config: Config) -> str | None:
 
 @rule
 def action_range_fits_actions(config: Config) -> str | None:
-    """The range of actions has one pair of numbers for each component, or none."""
+    """Check that the range of actions has one pair of numbers for each component, or none."""
     task = config.task
     if len(task.action_low) == len(task.action_high) and len(task.action_low) in (0, task.action_size):
         return None
@@ -56,7 +56,7 @@ def action_range_fits_actions(config: Config) -> str | None:
 
 @rule
 def action_range_is_not_empty(config: Config) -> str | None:
-    """Each component's lowest action is below its highest."""
+    """Check that each component's lowest action is below its highest."""
     if all(low < high for low, high in zip(config.task.action_low, config.task.action_high, strict=True)):
         return None
     return "task.action_low must be below task.action_high in every component"
@@ -64,7 +64,7 @@ def action_range_is_not_empty(config: Config) -> str | None:
 
 @rule
 def simulator_can_be_copied(config: Config) -> str | None:
-    """Bridges remember what a copy of the simulator's state lacks."""
+    """Refuse the simulator with a bridge: bridges have state that a copy of the simulator lacks."""
     bridge = config.task.bridge
     if not config.has_environment or config.planner.env_model != "simulator" or bridge == "none":
         return None
@@ -76,7 +76,7 @@ def simulator_can_be_copied(config: Config) -> str | None:
 
 @rule
 def online_phase_has_environment(config: Config) -> str | None:
-    """Online tuning needs an environment."""
+    """Check that online tuning has an environment."""
     steps = config.online.environment_steps
     if config.has_environment or steps == 0:
         return None
@@ -88,7 +88,7 @@ def online_phase_has_environment(config: Config) -> str | None:
 
 @rule
 def simulator_has_environment(config: Config) -> str | None:
-    """The simulator is the environment."""
+    """Check that the simulator model has an environment, which it is."""
     if config.has_environment or config.planner.env_model != "simulator":
         return None
     return f"planner.env_model is simulator, but {config.env} has no environment"
@@ -96,7 +96,7 @@ def simulator_has_environment(config: Config) -> str | None:
 
 @rule
 def something_is_evaluated(config: Config) -> str | None:
-    """Without an environment only held-out data measures a policy."""
+    """Check that held-out data measures the policy where there is no environment."""
     if config.has_environment or config.data.held_out_fraction > 0:
         return None
     return f"data.held_out_fraction is 0, but {config.env} has no environment: nothing would be evaluated"
@@ -104,7 +104,7 @@ def something_is_evaluated(config: Config) -> str | None:
 
 @rule
 def heads_divide_embedding(config: Config) -> str | None:
-    """Each attention head has the same share of the embedding."""
+    """Check that each attention head has the same share of the embedding."""
     policy = config.policy
     if policy.kind != "transformer" or policy.embedding_size % policy.heads == 0:
         return None
@@ -113,7 +113,7 @@ def heads_divide_embedding(config: Config) -> str | None:
 
 @rule
 def acting_context_was_trained(config: Config) -> str | None:
-    """A policy acts upon no longer a history than it is trained on."""
+    """Check that a policy acts upon no longer a history than it is trained on."""
     acted, trained = config.planner.context_length, config.policy.context_length
     if acted <= trained:
         return None
@@ -125,7 +125,7 @@ def acting_context_was_trained(config: Config) -> str | None:
 
 @rule
 def long_plan_has_model(config: Config) -> str | None:
-    """Looking further ahead than one step needs a model of the environment."""
+    """Check that looking further ahead than one step has a model of the environment."""
     if config.planner.planning_horizon == 1 or config.planner.env_model != "none":
         return None
     return "planner.planning_horizon > 1 needs planner.env_model learned or simulator, not none"
@@ -133,7 +133,7 @@ def long_plan_has_model(config: Config) -> str | None:
 
 @rule
 def mlp_predicts_actions_alone(config: Config) -> str | None:
-    """The memoryless network has no heads for observations and rewards."""
+    """Refuse prediction losses for the memoryless network, which has no heads for observations and rewards."""
     actor = config.actor
     if config.policy.kind != "mlp" or actor.next_observation_coefficient == actor.reward_coefficient == 0:
         return None
@@ -145,7 +145,7 @@ def mlp_predicts_actions_alone(config: Config) -> str | None:
 
 @rule
 def joint_training_has_critic_steps(config: Config) -> str | None:
-    """A critic that bootstraps from the policy is trained with it."""
+    """Check that a critic that bootstraps from the policy is trained with it."""
     if config.critic.bootstrap != "policy" or config.critic.gradient_steps > 0:
         return None
     return "critic.bootstrap policy trains critic and actor together: critic.gradient_steps must not be 0"
@@ -153,7 +153,7 @@ def joint_training_has_critic_steps(config: Config) -> str | None:
 
 @rule
 def conservative_term_has_proposals(config: Config) -> str | None:
-    """CQL's term draws actions from a stochastic policy."""
+    """Check that CQL's term has a stochastic policy to draw actions from."""
     critic, head = config.critic, config.policy.head
     if critic.conservative_coefficient == 0 or (critic.bootstrap == "policy" and head == "gaussian"):
         return None
@@ -165,7 +165,7 @@ def conservative_term_has_proposals(config: Config) -> str | None:
 
 @rule
 def target_noise_has_policy_action(config: Config) -> str | None:
-    """TD3's noise is added to the policy's one action."""
+    """Check that TD3's noise has a policy's single action to be added to."""
     critic, head = config.critic, config.policy.head
     if critic.target_action_noise == 0 or (critic.bootstrap == "policy" and head == "deterministic"):
         return None
@@ -177,7 +177,7 @@ def target_noise_has_policy_action(config: Config) -> str | None:
 
 @rule
 def something_trains_policy(config: Config) -> str | None:
-    """The behaviour term or the Q term moves the policy."""
+    """Check that the behaviour term or the Q term trains the policy."""
     if config.actor.behavior_coefficient > 0 or config.actor.q_coefficient > 0:
         return None
     return "actor.behavior_coefficient and actor.q_coefficient are both 0: nothing trains the policy"
@@ -185,7 +185,7 @@ def something_trains_policy(config: Config) -> str | None:
 
 @rule
 def weights_have_behavior_loss(config: Config) -> str | None:
-    """Advantage weights weight the behaviour loss."""
+    """Check that advantage weights have a behaviour loss to multiply."""
     if config.actor.behavior_coefficient > 0 or config.actor.inverse_temperature == 0:
         return None
     return (
@@ -196,7 +196,7 @@ def weights_have_behavior_loss(config: Config) -> str | None:
 
 @rule
 def reward_unit_keeps_temperature(config: Config) -> str | None:
-    """An advantage in units of reward is not fitted to a share of the data."""
+    """Check that an advantage in units of reward is not fitted to a share of the data."""
     actor = config.actor
     weighted = actor.inverse_temperature > 0 and actor.advantage_unit == "reward"
     if not weighted or actor.min_effective_sample_fraction == 0:
@@ -209,7 +209,7 @@ def reward_unit_keeps_temperature(config: Config) -> str | None:
 
 @rule
 def deviation_unit_has_finished_critic(config: Config) -> str | None:
-    """The advantage's standard deviation is measured before the actor trains."""
+    """Check that the advantage's standard deviation can be measured before the actor trains."""
     actor = config.actor
     weighted = actor.inverse_temperature > 0 and actor.advantage_unit == "deviation"
     if not weighted or config.critic.bootstrap != "policy":
@@ -222,7 +222,7 @@ def deviation_unit_has_finished_critic(config: Config) -> str | None:
 
 @rule
 def gradient_step_has_one_action(config: Config) -> str | None:
-    """A displacement along the Q gradient needs a deterministic action."""
+    """Check that a displacement along the Q gradient has a deterministic action."""
     actor = config.actor
     if config.policy.head != "gaussian" or actor.q_coefficient == 0 or actor.q_normalization != "gradient":
         return None
@@ -234,7 +234,7 @@ def gradient_step_has_one_action(config: Config) -> str | None:
 
 @rule
 def learned_model_is_trained(config: Config) -> str | None:
-    """A learned model needs the heads that predict observations and rewards."""
+    """Check that a learned model has the heads that predict observations and rewards."""
     planner = config.planner
     imagines = planner.planning_horizon > 1 or config.evaluation.lookahead_horizon > 1
     if planner.candidates == 1 or not imagines or planner.env_model == "simulator" or _predicts(config):
@@ -247,7 +247,7 @@ def learned_model_is_trained(config: Config) -> str | None:
 
 @rule
 def critic_in_use_is_trained(config: Config) -> str | None:
-    """Weights, the Q term and the choice of a candidate ask the critic."""
+    """Check that weights, the Q term and the choice of a candidate have a trained critic."""
     asked = config.actor.inverse_temperature > 0 or config.actor.q_coefficient > 0 or config.planner.candidates > 1
     if not asked or config.critic.gradient_steps > 0:
         return None
@@ -259,5 +259,5 @@ def critic_in_use_is_trained(config: Config) -> str | None:
 
 @rule
 def some_return_is_requested(config: Config) -> str | None:
-    """A policy is asked for at least one return."""
+    """Check that a policy is asked for at least one return."""
     return None if config.task.candidate_returns else "task.candidate_returns must name at least one return"

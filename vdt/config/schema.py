@@ -38,13 +38,13 @@ CHECKED = ConfigDict(
 Bridge = Literal["none", "adroit", "kitchen", "maze2d", "antmaze"]
 BRIDGES: tuple[str, ...] = typing.get_args(Bridge)
 
-Repair = Literal["timeouts_are_goals", "late_rewards", "goals_are_ends"]  # what vdt/datasets/repairs.py can put right
+Repair = Literal["timeouts_are_goals", "late_rewards", "goals_are_ends"]  # corrected by vdt/datasets/repairs.py
 REPAIRS: tuple[str, ...] = typing.get_args(Repair)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class CollectedRecipe:
-    """How the built-in data source stands in for a D4RL data set."""
+    """Recipe by which the built-in data source replaces a D4RL data set."""
 
     ladder: Text | None = Field(description="file of params/behavior/ without suffix; null where there is none")
     snapshots: Wholes = Field(description="rungs of the ladder, each with an equal share of the steps, in this order")
@@ -87,7 +87,7 @@ class TaskConfig:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class DataConfig:
-    """Where the data comes from and how sub-trajectories are drawn."""
+    """Origin of the data, and how sub-trajectories are drawn."""
 
     source: Text = Field(description="`--source`: auto, collected, d4rl, minari, or path:FILE")
     steps: Whole = Field(ge=100, le=100_000_000)
@@ -192,7 +192,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class CheckpointConfig:
-    """How often training is made safe."""
+    """Frequency of checkpoints."""
 
     interval_seconds: Number = Field(ge=0.0)
     interval_steps: Whole = Field(ge=1)
@@ -201,7 +201,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class RuntimeConfig:
-    """The machine."""
+    """Settings of the machine."""
 
     device: Literal["auto", "cpu", "cuda"]
     threads: Whole = Field(ge=0)
@@ -212,7 +212,7 @@ class RuntimeConfig:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class Config:
-    """Everything a run needs to know, resolved."""
+    """Resolved configuration of a run."""
 
     env: Text = Field(description="`--env`: a task of params/tasks/, minari:NAMESPACE/NAME-vN, or data:PATH")
     preset: Text = Field(description="`--preset`: a file of params/presets/, sizes and budgets")
@@ -231,12 +231,12 @@ class Config:
 
     @property
     def file_name(self) -> str:
-        """`env` as part of a file's or folder's name."""
+        """Return `env` as part of a file's or folder's name."""
         return make_file_name(self.env)
 
     @property
     def has_environment(self) -> bool:
-        """False for data without one: no rollouts, neither to tune online nor to measure returns."""
+        """Return false for data without an environment: no rollouts, neither to tune online nor to measure returns."""
         return self.task.environment_id is not None
 
     def flatten(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Types of single values, as they are written in YAML or behind `--set`, and what each accepts."""
+"""Types of single values, as they are written in YAML or behind `--set`, and the accepted values of each."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ Texts = Annotated[tuple[Text, ...], BeforeValidator(read_items)]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Key:
-    """What is accepted for one dotted key.
+    """Accepted values of one dotted key.
 
     Attributes:
         kind: `a whole number`, `a number`, `text`, `true or false`, or `a mapping of plain values`.
@@ -83,7 +83,7 @@ class Key:
         words: the accepted words, empty if any are.
         many: whether it is a list.
         optional: whether null is accepted.
-        meaning: of a key whose comment does not stand in params/vdt.yaml.
+        meaning: of a key without a comment in params/vdt.yaml.
     """
 
     kind: str
@@ -96,14 +96,14 @@ class Key:
 
     @property
     def bounds(self) -> str:
-        """`at least 0`, `between 0 and 1`, or empty."""
+        """Return `at least 0`, `between 0 and 1`, or an empty string."""
         if self.low is None:
             return ""
         return f"at least {self.low}" if self.high is None else f"between {self.low} and {self.high}"
 
     @property
     def accepted(self) -> str:
-        """What is accepted, in words."""
+        """Return the accepted values in words."""
         single = " | ".join(self.words) if self.words else " ".join(filter(None, (self.kind, self.bounds)))
         return f"{'list of: ' if self.many else ''}{single}{' or null' if self.optional else ''}"
 
@@ -112,7 +112,7 @@ KINDS = {int: WHOLE, float: NUMBER, bool: FLAG, str: TEXT}
 
 
 def describe(annotation: Any, metadata: typing.Sequence[Any] = ()) -> Key:
-    """Return what an annotated type accepts."""
+    """Return the accepted values of an annotated type."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return describe(inner[0], [*inner[1:], *metadata])
