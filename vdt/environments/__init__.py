@@ -1,4 +1,4 @@
-"""Makes environments and says what they are; the border to Gymnasium."""
+"""Environments and their properties; the only interface to Gymnasium."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def make_environment(task: TaskConfig) -> Environment:
 
 
 def flatten_observations(tree: Any, rows: tuple[int, ...] = ()) -> npt.NDArray[Any]:
-    """Nested dicts of arrays -> one array (*rows, S): keys in alphabetical order at every level, arrays row by row.
+    """Concatenate nested dicts of arrays into one array (*rows, S).
+
+    Keys come in alphabetical order at every level, arrays row by row.
 
     Args:
         tree: an array (*rows, …), or a mapping of such.
@@ -68,7 +70,7 @@ def _flatten(environment: gymnasium.Env[Any, Any]) -> Environment:
 
 
 def _make_zeros(space: gymnasium.Space[Any]) -> Any:
-    """An observation of zeros; none if a part of the space is not Box."""
+    """Return an observation of zeros; none if a part of the space is not Box."""
     if isinstance(space, gymnasium.spaces.Dict):
         parts = {key: _make_zeros(part) for key, part in space.spaces.items()}
         return None if any(part is None for part in parts.values()) else parts
@@ -76,13 +78,13 @@ def _make_zeros(space: gymnasium.Space[Any]) -> Any:
 
 
 def get_bridge(task: TaskConfig) -> Bridge | None:
-    """The wrapper that makes the task's environment speak D4RL's language; none where it already does."""
+    """Return the wrapper that gives the task's environment D4RL's interface; none where it has it already."""
     module = load_bridge(task)
     return functools.partial(module.bridge, task=task) if module else None
 
 
 def load_bridge(task: TaskConfig) -> ModuleType | None:
-    """The module of vdt/environments/ that `task.bridge` names."""
+    """Return the module of vdt/environments/ that `task.bridge` names."""
     if task.bridge == "none":
         return None
     register_robotics()
@@ -90,7 +92,7 @@ def load_bridge(task: TaskConfig) -> ModuleType | None:
 
 
 def register_robotics() -> None:
-    """Make Gymnasium know the environments of Gymnasium-Robotics; done late, since it replaces some of Gymnasium's own."""
+    """Register the environments of Gymnasium-Robotics; done late, since it replaces some of Gymnasium's own."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it prints its news
         import gymnasium_robotics
     gymnasium.register_envs(gymnasium_robotics)
@@ -130,7 +132,7 @@ def make_gymnasium_environment(
 
 
 def get_action_bounds(environment: Environment) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Lowest and highest action, each (A,)."""
+    """Return lowest and highest action, each (A,)."""
     space = environment.action_space
     assert isinstance(space, gymnasium.spaces.Box)
     return space.low.astype(np.float32), space.high.astype(np.float32)

@@ -1,7 +1,7 @@
-"""The Adroit hand as D4RL has it.
+"""Bridge to D4RL's version of the Adroit hand.
 
-Gymnasium-Robotics' -v1 environments pay for the distance between palm and tool or handle where D4RL charges for it, and let
-an object lie that was dropped, where D4RL ends the episode. D4RL's shorter time limit is `task.horizon`.
+Gymnasium-Robotics' -v1 environments reward the distance between palm and tool or handle where D4RL penalises it. They
+continue after an object was dropped, where D4RL ends the episode. D4RL's shorter time limit is `task.horizon`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Vector = npt.NDArray[np.float64]
 
 DISTANCE_WEIGHT = 0.1
 DROPPED_BELOW = 0.075  # metres
-REACH: dict[str, Callable[[Vector], Vector]] = {  # observation -> palm to object; here the sign of its price is wrong
+REACH: dict[str, Callable[[Vector], Vector]] = {  # observation -> palm to object; its reward has the wrong sign
     "AdroitHandHammer-v1": lambda observation: observation[33:36] - observation[36:39],
     "AdroitHandDoor-v1": lambda observation: observation[35:38],
 }
-HEIGHT = {"AdroitHandPen-v1": 26}  # component of the observation: height of what must not be dropped
+HEIGHT = {"AdroitHandPen-v1": 26}  # component of the observation: height of the object that must not be dropped
 
 
 def bridge(environment: gymnasium.Env[Any, Any], *, task: TaskConfig) -> gymnasium.Env[Any, Any]:
-    """Wrap what `gymnasium.make` gave.
+    """Wrap an environment of `gymnasium.make`.
 
     Raises:
         ValueError: if it is another environment.
@@ -40,7 +40,7 @@ def bridge(environment: gymnasium.Env[Any, Any], *, task: TaskConfig) -> gymnasi
 
 
 class Adroit(gymnasium.Wrapper[Vector, Any, Any, Any]):
-    """D4RL's rewards and ends; `info` has `success`, and `paid`, the reward before it was corrected."""
+    """Wrapper with D4RL's rewards and ends; `info` has `success`, and `paid`, the reward before it was corrected."""
 
     def __init__(self, environment: gymnasium.Env[Any, Any], environment_id: str) -> None:
         super().__init__(environment)
@@ -48,7 +48,7 @@ class Adroit(gymnasium.Wrapper[Vector, Any, Any, Any]):
         self.dense = not environment.get_wrapper_attr("sparse_reward")
 
     def step(self, action: Any) -> tuple[Vector, float, bool, bool, dict[str, Any]]:
-        """As `gymnasium.Env.step`."""
+        """Take a step as `gymnasium.Env.step`."""
         observation, paid, terminated, truncated, info = self.env.step(action)
         reward = float(paid)
         if self.reach and self.dense:

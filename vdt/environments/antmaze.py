@@ -1,8 +1,8 @@
-"""D4RL's ant in a maze, on Gymnasium-Robotics' AntMaze (-v4: 27 + 2 observed numbers).
+"""Bridge from Gymnasium-Robotics' AntMaze (-v4: 27 + 2 observed numbers) to D4RL's ant in a maze.
 
-The ant's bodies are the same; D4RL's time step is twice as long, its contacts are softer and its torques reach 30 where
-Gymnasium's reach 150. D4RL's y grows with the map's rows and the start is its origin. Gymnasium-Robotics' y falls with the
-rows, so the task's `maze_map` stands upside down: then only a shift is left between the two, and left stays left.
+The ant's bodies are the same. D4RL's time step is twice as long, its contacts are softer, and its torques reach 30
+where Gymnasium's reach 150. D4RL's y grows with the map's rows, and its origin is the start. Gymnasium-Robotics' y
+falls with the rows, so the task's `maze_map` is upside down. The two then differ by a shift only, and left stays left.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ GOAL_NOISE = (0.25, 0.125)  # upper ends of the two uniform offsets that D4RL ad
 
 
 def bridge(environment: gymnasium.Env[Any, Any], *, task: TaskConfig) -> gymnasium.Env[Any, Any]:
-    """Observation of 29 = position, height, orientation, joints, velocities; 1 and the end near a goal in the cell 'g'."""
+    """Wrap an AntMaze: observation of 29, reward 1 and the end near a goal in the cell 'g'.
+
+    The observation is position, height, orientation, joints, velocities.
+    """
     return AntBridge(environment)
 
 
 class AntBridge(MazeBridge):
-    """Sets D4RL's physics and shifts the plane so that the start is the origin."""
+    """Wrapper that sets D4RL's physics and shifts the plane so that the start is the origin."""
 
     def __init__(self, environment: gymnasium.Env[Any, Any]) -> None:
         super().__init__(environment, 29)
@@ -49,7 +52,7 @@ class AntBridge(MazeBridge):
         model.geom_solimp[:, :3] = CONTACT_IMPEDANCE
 
     def start(self, random: np.random.Generator) -> None:
-        """The cell 'r' and a goal in the cell 'g', which D4RL draws once for each environment."""
+        """Start in the cell 'r' with a goal in the cell 'g', which D4RL draws once for each environment."""
         ant = self.simulator.ant_env
         self.goal = self._goal_cell + sum(random.uniform(0.0, self.layout.size * width, 2) for width in GOAL_NOISE)
         positions = ant.model.qpos0 + random.uniform(-START_NOISE, START_NOISE, ant.model.nq)
@@ -57,12 +60,12 @@ class AntBridge(MazeBridge):
         ant.set_state(positions, START_NOISE * random.standard_normal(ant.model.nv))
 
     def observe(self) -> FloatVector:
-        """(x, y), height, orientation, 8 joints, 14 velocities."""
+        """Return (x, y), height, orientation, 8 joints, 14 velocities."""
         data = self.simulator.data
         observation = np.concatenate([data.qpos, data.qvel])
         observation[:2] -= self._start
         return observation
 
     def convert_action(self, action: FloatVector) -> FloatVector:
-        """Share of D4RL's largest torque -> of Gymnasium's."""
+        """Convert an action from a share of D4RL's largest torque to one of Gymnasium's."""
         return TORQUE * np.clip(action, -1.0, 1.0)

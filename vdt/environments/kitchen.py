@@ -1,12 +1,13 @@
-"""FrankaKitchen-v1 as D4RL has it: its 60 observations, and one reward for each sub-task, when it is completed.
+"""Bridge from FrankaKitchen-v1 to D4RL's: its 60 observations, and one reward for each sub-task when it is completed.
 
-An observation is 9 robot positions, 21 object positions and the 30 positions of the goal, zero where nothing is asked for.
-A sub-task is completed when its objects are less than 0.3 from their goal; it pays 1 the first time, in any order, and the
-episode really ends with the last one. Positions are noisy as in D4RL: `robot_noise_ratio` holds for objects too. The
-environment's own noise of objects stays off: it is shifted by one component, far outside of the data.
+An observation is 9 robot positions, 21 object positions and the 30 positions of the goal, zero where no sub-task is
+required. A sub-task is completed when its objects are less than 0.3 from their goal. It gives reward 1 the first time,
+in any order, and the episode ends with the last one. Positions are noisy as in D4RL: `robot_noise_ratio` holds for
+objects too. The environment's own noise of objects stays off: it is shifted by one component, far outside of the data.
 
-D4RL's files pay otherwise: each row has the number of sub-tasks that are complete in the observation before its action,
-and every recording ends with a terminal, whatever was achieved. `relabel` gives recorded episodes the environment's rewards.
+D4RL's files have other rewards. Each row has the number of sub-tasks that are complete in the observation before its
+action. Every recording ends with a terminal, whether or not all sub-tasks are complete. `relabel` gives recorded
+episodes the environment's rewards.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ Vector = npt.NDArray[np.float64]
 
 
 def bridge(environment: gymnasium.Env[Any, Any], *, task: TaskConfig) -> gymnasium.Env[Any, Any]:
-    """Wrap what `gymnasium.make` gave; the sub-tasks are those of its argument `tasks_to_complete`."""
+    """Wrap an environment of `gymnasium.make`; the sub-tasks are those of its argument `tasks_to_complete`."""
     return Kitchen(environment)
 
 
 def find_completed(observations: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which sub-tasks are complete: (..., 60) -> (..., N), the N being those whose goal is not zero."""
+    """Return which sub-tasks are complete: (..., 60) -> (..., N), the N being those whose goal is not zero."""
     places, goals = observations[..., :POSITIONS], observations[..., POSITIONS:]
     asked = [part for part in OBS_ELEMENT_INDICES.values() if goals[..., part].any()]
     near = [np.linalg.norm(places[..., part] - goals[..., part], axis=-1) < BONUS_THRESH for part in asked]
@@ -43,10 +44,10 @@ def find_completed(observations: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 def relabel(observations: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], bool]:
-    """What the environment would have paid in a recorded episode, and whether it would have ended.
+    """Return the rewards that the environment would give in a recorded episode, and whether it would end.
 
     Args:
-        observations: (T+1, 60). What is complete in the first one pays nothing.
+        observations: (T+1, 60). Sub-tasks that are complete in the first one give no reward.
 
     Returns:
         rewards (T,), and True if every sub-task was completed.
@@ -61,7 +62,7 @@ def relabel(observations: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], bo
 
 
 class Kitchen(gymnasium.Wrapper[Vector, Any, Any, Any]):
-    """D4RL's observations, rewards and ends; `info` has `success` (all sub-tasks) and `completed` (how many)."""
+    """Wrapper with D4RL's observations, rewards and ends; `info` has `success` (all sub-tasks) and `completed` (how many)."""
 
     def __init__(self, environment: gymnasium.Env[Any, Any]) -> None:
         super().__init__(environment)
@@ -79,14 +80,14 @@ class Kitchen(gymnasium.Wrapper[Vector, Any, Any, Any]):
         return np.concatenate([given[:ROBOT], objects + noise, self.goal])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Vector, dict[str, Any]]:
-        """As `gymnasium.Env.reset`; nothing is complete."""
+        """Reset as `gymnasium.Env.reset`; no sub-task is complete."""
         observation, info = self.env.reset(seed=seed, options=options)
         laid = self._lay_out(observation)
         self.completed = np.zeros_like(find_completed(laid))
         return laid, info
 
     def step(self, action: Any) -> tuple[Vector, float, bool, bool, dict[str, Any]]:
-        """As `gymnasium.Env.step`."""
+        """Take a step as `gymnasium.Env.step`."""
         observation, _, _, truncated, info = self.env.step(action)
         laid = self._lay_out(observation)
         before, self.completed = self.completed, self.completed | find_completed(laid)

@@ -1,4 +1,4 @@
-"""What the two maze bridges share: a maze in D4RL's coordinates, a goal, and a reward of 1 near it."""
+"""Base of the two maze bridges: a maze in D4RL's coordinates, a goal, and a reward of 1 near it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-RADIUS = 0.5  # within this distance of the goal D4RL pays 1
+RADIUS = 0.5  # within this distance of the goal D4RL's reward is 1
 FloatVector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A maze in the coordinates of the observation, whose first two components are the position.
+    """Layout of a maze in the coordinates of the observation, whose first two components are the position.
 
     Attributes:
-        cells: where D4RL starts and sends its walkers in each free cell, (F, 2).
+        cells: start and target position in each free cell in D4RL, (F, 2).
         walls: centres of the walls, (W, 2).
         size: side of a cell and of a wall.
         goal: centre of the goals that D4RL draws, (2,).
@@ -34,7 +34,7 @@ class Layout:
 
 
 def read_map(environment: gymnasium.Env[Any, Any]) -> dict[str, list[tuple[int, int]]]:
-    """(row, column) of the cells of a Gymnasium-Robotics maze by what stands there: "wall", "free" (all others), "g", "r".
+    """Return (row, column) of a Gymnasium-Robotics maze's cells by content: "wall", "free" (all others), "g", "r".
 
     Raises:
         ValueError: if it is no such maze, or does not have exactly one goal.
@@ -56,7 +56,7 @@ def read_map(environment: gymnasium.Env[Any, Any]) -> dict[str, list[tuple[int, 
 
 
 class MazeBridge(gymnasium.Wrapper[FloatVector, FloatVector, Any, Any], ABC):
-    """D4RL's observation, start, goal, reward and end on a maze of Gymnasium-Robotics.
+    """Wrapper with D4RL's observation, start, goal, reward and end for a maze of Gymnasium-Robotics.
 
     `info["success"]` says whether the goal is reached now; `goal` is this episode's, `layout` the maze.
     """
@@ -76,11 +76,11 @@ class MazeBridge(gymnasium.Wrapper[FloatVector, FloatVector, Any, Any], ABC):
 
     @abstractmethod
     def observe(self) -> FloatVector:
-        """The simulator's state as D4RL shows it, (S,)."""
+        """Return the simulator's state as D4RL's observation, (S,)."""
 
     @abstractmethod
     def convert_action(self, action: FloatVector) -> FloatVector:
-        """D4RL's action as the environment's."""
+        """Convert D4RL's action to the environment's."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -92,7 +92,7 @@ class MazeBridge(gymnasium.Wrapper[FloatVector, FloatVector, Any, Any], ABC):
         return observation, {"success": self._is_reached(observation)}
 
     def step(self, action: FloatVector) -> tuple[FloatVector, float, bool, bool, dict[str, Any]]:
-        """One step with D4RL's action; pays 1 where the goal is reached."""
+        """Take a step with D4RL's action; the reward is 1 where the goal is reached."""
         _, _, _, truncated, _ = self.env.step(self.convert_action(np.asarray(action)))
         observation = self.observe()
         reached = self._is_reached(observation)

@@ -1,6 +1,6 @@
-"""D4RL's point mass in a maze, on Gymnasium-Robotics' PointMaze.
+"""Bridge from Gymnasium-Robotics' PointMaze to D4RL's point mass in a maze.
 
-D4RL's coordinates follow the map: x its rows, y its columns, and a wall at row i reaches from i - 0.7 to i + 0.3, since
+D4RL's coordinates follow the map: x its rows, y its columns. A wall at row i reaches from i - 0.7 to i + 0.3, since
 D4RL puts its walls at i + 1 and the mass at 1.2. Gymnasium-Robotics has x to the right, y upwards and the origin in the
 middle. Masses, gears, damping, time step and wall contacts are the same.
 """
@@ -20,12 +20,12 @@ START_NOISE = 0.1  # half width of the start position's box, and standard deviat
 
 
 def bridge(environment: gymnasium.Env[Any, Any], *, task: TaskConfig) -> gymnasium.Env[Any, Any]:
-    """Observation (x, y, vx, vy); 1 for every step near the cell 'g'; never ends."""
+    """Wrap a PointMaze: observation (x, y, vx, vy); reward 1 for every step near the cell 'g'; never ends."""
     return PointBridge(environment)
 
 
 class PointBridge(MazeBridge):
-    """Turns the plane by a right angle and shifts it."""
+    """Wrapper that rotates the plane by a right angle and shifts it."""
 
     ends = False
 
@@ -39,18 +39,18 @@ class PointBridge(MazeBridge):
         self._middle = np.array([maze.y_map_center, maze.x_map_center]) - 0.5 - SHIFT
 
     def start(self, random: np.random.Generator) -> None:
-        """Any free cell, goal included, as D4RL draws it."""
+        """Start in any free cell, goal included, as D4RL draws it."""
         cell = self.layout.cells[random.integers(len(self.layout.cells))]
         x, y = cell + random.uniform(-START_NOISE, START_NOISE, 2) - self._middle
         vx, vy = START_NOISE * random.standard_normal(2)
         self.simulator.point_env.set_state(np.array([y, -x]), np.array([vy, -vx]))
 
     def observe(self) -> FloatVector:
-        """(x, y, vx, vy)."""
+        """Return (x, y, vx, vy)."""
         data = self.simulator.data
         x, y = self._middle
         return np.array([x - data.qpos[1], y + data.qpos[0], -data.qvel[1], data.qvel[0]])
 
     def convert_action(self, action: FloatVector) -> FloatVector:
-        """(a0, a1) -> (a1, -a0)."""
+        """Rotate an action: (a0, a1) -> (a1, -a0)."""
         return np.array([action[1], -action[0]])

@@ -1,4 +1,4 @@
-"""A physics engine whose state is the same, to the last bit, on every processor."""
+"""Reproducible physics: a MuJoCo state that is the same, to the last bit, on every processor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from vdt.environments import Environment
 
-# What the next step depends on: attributes of `MjData`, and the bits behind the point that are kept. Positions and
+# State that the next step depends on: attributes of `MjData`, and the bits behind the point that are kept. Positions and
 # velocities stay as fine as float32 is at 8 to 16; accelerations, in the thousands, only start the solver's search.
 KEPT_BITS = {"qpos": 20, "qvel": 20, "act": 20, "qacc_warmstart": 10}
 BODIES = ("point_env", "ant_env")  # where a maze of Gymnasium-Robotics keeps its simulator
@@ -24,9 +24,9 @@ def round_to_grid(values: npt.NDArray[np.float64], bits: int) -> npt.NDArray[np.
 def round_states(environment: Environment) -> Environment:
     """Make a MuJoCo environment round its state whenever it changes; others stay as they are.
 
-    MuJoCo takes sines and powers from the C library. Their last bit depends on the processor: glibc has one version with
-    fused multiply-add and one without. A walking robot blows such a bit up within seconds. Rounding takes it away at
-    each step, before observation and reward are read; it moves positions and velocities by at most 2^-21.
+    MuJoCo takes sines and powers from the C library. Their last bit depends on the processor: glibc has one version
+    with fused multiply-add and one without. A walking robot amplifies such a bit within seconds. Rounding removes it at
+    each step, before observation and reward are read. It moves positions and velocities by at most 2^-21.
 
     Args:
         environment: changed in place; rounding twice changes nothing more.

@@ -1,4 +1,4 @@
-"""The only rollout: several episodes in step, one batched decision for all that still run."""
+"""Rollouts: several episodes in lockstep, one batched decision for all that still run."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from vdt.environments import Environment, get_action_bounds
 from vdt.system.machine import use_threads
 from vdt.system.progress import Progress
 
-SUCCESS_KEYS = ("success", "is_success")  # of what an environment says beside its reward
+SUCCESS_KEYS = ("success", "is_success")  # keys of `info`
 
 
 class RolloutPolicy(Protocol):
-    """Decides for N episodes that started together and of which finished ones drop out."""
+    """Policy that decides for N episodes that started together and of which finished ones drop out."""
 
     def start(self, environments: Sequence[Environment]) -> None:
-        """New episodes begin, one per environment."""
+        """Begin new episodes, one per environment."""
 
     def act(self, observations: FloatArray) -> FloatArray:
-        """Raw observations (N, S) of the episodes that still run -> actions (N, A)."""
+        """Choose actions (N, A) for raw observations (N, S) of the episodes that still run."""
 
     def observe(self, actions: FloatArray, rewards: FloatArray, active: npt.NDArray[np.bool_]) -> None:
-        """What was executed (N, A), what it paid (N,), and which of the N go on (N,) bool."""
+        """Receive the executed actions (N, A), their rewards (N,), and which of the N go on (N,) bool."""
 
 
 def find_success(info: Mapping[str, Any], before: bool | None) -> bool | None:
-    """Tell whether an episode has succeeded so far: once at any step is enough; none while the environment does not say."""
+    """Return whether an episode has succeeded so far, at any step; none while the environment does not report success."""
     said = [bool(info[key]) for key in SUCCESS_KEYS if key in info]
     return bool(before) or any(said) if said else before
 

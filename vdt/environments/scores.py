@@ -1,4 +1,4 @@
-"""Turn returns into D4RL's normalized scores, successes into rates, and samples into standard errors."""
+"""Scores: D4RL's normalized scores, success rates, standard errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T", float, npt.NDArray[np.float64])
 
 
 def compute_normalized_score(episode_return: T, reference_min: float, reference_max: float) -> T:
-    """0 for the reference random policy, 100 for the reference expert.
+    """Compute the score that is 0 for the reference random policy and 100 for the reference expert.
 
     Args:
         episode_return: undiscounted, in the environment's reward units; one number or an array.
@@ -27,7 +27,7 @@ def compute_normalized_score(episode_return: T, reference_min: float, reference_
 
 
 def compute_wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a success rate, in [0, 1]; it stays inside, and is wide where there are few trials.
+    """Compute Wilson's 95 % interval of a success rate, in [0, 1]; it is wide where there are few trials.
 
     Args:
         successes: how many trials succeeded.
@@ -38,7 +38,7 @@ def compute_wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"a success rate needs 0 to n successes of n >= 1 trials, not {successes} of {trials}")
-    from scipy.stats import binomtest  # here: most environments do not speak of success
+    from scipy.stats import binomtest  # here: most environments report no success
 
     interval = binomtest(successes, trials).proportion_ci(confidence_level=0.95, method="wilson")
     return float(interval.low), float(interval.high)
@@ -66,16 +66,16 @@ def score_episodes(trajectories: Iterable[Trajectory], config: Config) -> list[f
 
 
 def format_success(successes: Sequence[bool]) -> str:
-    """Return rate and Wilson's interval in words, e.g. "60% (31-83%)"."""
+    """Return rate and Wilson's interval as text, e.g. "60% (31-83%)"."""
     low, high = compute_wilson_interval(sum(successes), len(successes))
     return f"{sum(successes) / len(successes):.0%} ({100 * low:.0f}-{100 * high:.0f}%)"
 
 
 def describe_cut(cut_at: int | None) -> str:
-    """Return what stands where a normalized score would, e.g. "cut at 50 steps"; empty for whole episodes."""
+    """Return the text in place of a normalized score, e.g. "cut at 50 steps"; empty for whole episodes."""
     return "" if cut_at is None else f"cut at {cut_at} steps"
 
 
 def format_return(episode_return: float) -> str:
-    """Without decimals from 100 on, else with two: sparse rewards add up to small returns."""
+    """Format a return without decimals from 100 on, else with two: sparse rewards add up to small returns."""
     return f"{episode_return:.0f}" if abs(episode_return) >= 100 else f"{episode_return:.2f}"
