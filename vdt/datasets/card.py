@@ -1,4 +1,4 @@
-"""The dataset card: what a snapshot holds, where it came from, and what was changed on the way."""
+"""Dataset card: content and origin of a snapshot, and the changes made to its data."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def make_card(env: str, task: TaskConfig, source: str, recording: LoadedData) ->
 
 
 def describe_doubts(dataset: TrajectoryDataset, task: TaskConfig) -> list[str]:
-    """Return what a reader of results should know, one sentence each; also said in the log."""
+    """Return warnings for a reader of results, one sentence each; also logged."""
     return [*describe_missing(dataset), *describe_reward_scale(task.reward_scaling, dataset.episode_returns)]
 
 
 def describe_missing(dataset: TrajectoryDataset) -> list[str]:
-    """Return what missing final observations mean, one sentence each; nothing where all were recorded."""
+    """Return consequences of missing final observations, one sentence each; empty where all were recorded."""
     if not dataset.final_missing.any():
         return []
     last = dataset.offsets[1:][dataset.final_missing] - 2

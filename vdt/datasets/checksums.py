@@ -1,4 +1,4 @@
-"""What the built-in recipes gave where they were recorded, to notice a machine on which they give something else."""
+"""Checksums of the built-in recipes' data, to notice a machine on which they produce other data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_checksums() -> dict[str, dict[str, Any]]:
 
 
 def compare_checksum(key: str, md5: str, recipe: Mapping[str, Any]) -> str | None:
-    """Return a sentence if this recipe is on record with another md5; none if it is equal, or not on record.
+    """Return a sentence if this recipe is recorded with another md5; none if it is equal, or not recorded.
 
     Args:
         key: folder name of the snapshot, see `make_collected_key`.

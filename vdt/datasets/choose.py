@@ -1,6 +1,6 @@
 """Data sources and the choice between them.
 
-`auto` takes the first that is there: a snapshot made before, a D4RL file in the cache folder, D4RL by network, and the
+`auto` takes the first available one: an earlier snapshot, a D4RL file in the cache folder, D4RL by network, and the
 built-in source `collected`.
 """
 
@@ -29,19 +29,19 @@ __all__ = ["DataChoice", "DataError", "LoadedData", "choose_source", "get_snapsh
 
 
 def get_snapshot_path(home: Path, env: str, key: str) -> Path:
-    """The file of a snapshot: HOME/data/ENV/KEY/trajectories.hdf5."""
+    """Return the file of a snapshot: HOME/data/ENV/KEY/trajectories.hdf5."""
     return home / "data" / env / key / "trajectories.hdf5"
 
 
 def choose_source(config: Config, home: Path) -> DataChoice:
-    """Decide where the data comes from, without loading it.
+    """Choose the data source, without loading the data.
 
     Args:
-        config: `data.source` says auto, collected, d4rl, minari or path:FILE; `env` may name its data itself.
-        home: below it, earlier snapshots are looked for.
+        config: `data.source` is auto, collected, d4rl, minari or path:FILE; `env` may name its data itself.
+        home: folder below which earlier snapshots are looked for.
 
     Raises:
-        DataError: if the source asked for, or with `auto` every source, is out of reach; it says what remains.
+        DataError: if the source asked for, or with `auto` every source, is out of reach; it names the alternatives.
     """
     choice = _choose(config, home)
     load = choice.load
@@ -65,7 +65,7 @@ def _choose(config: Config, home: Path) -> DataChoice:
 
 
 def _choose_any(config: Config, home: Path) -> DataChoice:
-    """`auto`."""
+    """Choose the first available source (`auto`)."""
     d4rl_key, collection = make_d4rl_key(config), find_collection(config)
     if get_snapshot_path(home, config.env, d4rl_key).is_file():
         return _d4rl(config, "auto: a snapshot of the D4RL file is here already", fetch=False)
@@ -89,7 +89,7 @@ def _choose_any(config: Config, home: Path) -> DataChoice:
 
 
 def _choose_path(config: Config, given: str, reason: str) -> DataChoice:
-    """A file or folder that the user named; its content is part of the snapshot's key.
+    """Choose a file or folder that the user named; its content is part of the snapshot's key.
 
     Raises:
         DataError: if there is no such file or folder.

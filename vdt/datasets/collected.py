@@ -1,4 +1,4 @@
-"""Source `collected`: rolls out a ladder of behaviour policies, or a controller; the stand-in for a D4RL data set."""
+"""Source `collected`: data of a ladder of behaviour policies, or of a controller, in place of a D4RL data set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vdt.environments.reproducible import round_states
 from vdt.system.files import compute_file_digest
 from vdt.system.progress import Progress
 
-RECIPE_VERSION = 2  # raise it when the same settings begin to give other data
+RECIPE_VERSION = 2  # increase it when the same settings give other data
 ROUNDED = "the simulator's state was rounded after each step, to 2^-20, so that every processor gives the same data"
 
 
@@ -37,10 +37,10 @@ def find_ladder(config: Config) -> Path | None:
 
 @dataclass(frozen=True)
 class Collection:
-    """How a task's stand-in is made, decided but not yet begun.
+    """Recipe of a task's collected data, decided but not yet executed.
 
     Attributes:
-        recipe: everything that the data is a function of, apart from the physics engine's version.
+        recipe: all inputs that the data is a function of, apart from the physics engine's version.
         load: collects it.
     """
 
@@ -54,7 +54,7 @@ class Collection:
 
 
 def find_collection(config: Config) -> Collection | None:
-    """Return the task's controller or behaviour ladder; none where this project has nothing to roll out."""
+    """Return the task's controller or behaviour ladder; none where there is neither."""
     if config.task.collected.controller != "none":
         return Collection(make_walk_recipe(config), lambda: collect_walk_recording(config))
     ladder = find_ladder(config)
@@ -77,7 +77,7 @@ def _make_common_recipe(config: Config) -> dict[str, Any]:
 
 
 def make_recipe(config: Config, ladder_path: Path) -> dict[str, Any]:
-    """Return what data rolled out by a ladder is a function of."""
+    """Return all inputs that a ladder's data is a function of."""
     return {
         **_make_common_recipe(config),
         "ladder": config.task.collected.ladder,
@@ -87,7 +87,7 @@ def make_recipe(config: Config, ladder_path: Path) -> dict[str, Any]:
 
 
 def make_walk_recipe(config: Config) -> dict[str, Any]:
-    """Return what data of a controller is a function of."""
+    """Return all inputs that a controller's data is a function of."""
     return {**_make_common_recipe(config), "controller": config.task.collected.controller}
 
 

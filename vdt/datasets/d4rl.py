@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 
 
 def get_cache_file(url: str) -> Path:
-    """Where D4RL itself keeps the file: `$D4RL_DATASET_DIR` or `~/.d4rl/datasets`, under the address's last part."""
+    """Return D4RL's own path of the file: `$D4RL_DATASET_DIR` or `~/.d4rl/datasets`, under the address's last part."""
     folder = os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets"
     return Path(folder).expanduser() / Path(urllib.parse.urlsplit(url).path).name
 
 
 def make_d4rl_key(config: Config) -> str:
-    """Folder name of the snapshot."""
+    """Return the folder name of the snapshot."""
     task = config.task
     bridge = () if task.bridge == "none" else (task.bridge,)  # it may relabel rewards and ends
     mode = config.data.episode_ends
@@ -55,6 +55,6 @@ def load_d4rl(config: Config, *, fetch: bool) -> LoadedData:
     mode = config.data.episode_ends
     if mode != "checked":
         recipe["episode_ends"] = mode
-    # D4RL's numbers rest on its files as they are: what contradicts their marks is noted, not refused
+    # D4RL's numbers rest on its unchanged files: contradictions of their marks are noted, not refused
     settings = EndSettings("marked" if mode == "checked" else mode, task.horizon)
     return read_recording(path, task, recipe, task.d4rl_repairs, settings)

@@ -1,4 +1,4 @@
-"""Tasks that no file describes: `--env data:PATH`, `--env minari:ID`, and named tasks on Minari's data."""
+"""Tasks without a file of their own: `--env data:PATH`, `--env minari:ID`, and named tasks on Minari's data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         path: an HDF5 file or a folder.
-        given: what `--set` says; `task.horizon` and `data.episode_ends` decide where episodes end, and so all returns.
+        given: settings of `--set`; `task.horizon` and `data.episode_ends` decide where episodes end, and so all returns.
 
     Raises:
         DataError: if it is not what is accepted, or holds too few episodes.
@@ -50,7 +50,7 @@ def derive_minari_task(dataset_id: str, given: Mapping[str, Any]) -> dict[str, A
 
     Args:
         dataset_id: Minari's.
-        given: what `--set` says; with `task.environment_id` the data set need not name an environment.
+        given: settings of `--set`; with `task.environment_id` the data set need not name an environment.
 
     Raises:
         DataError: if it cannot be had, or is not what is accepted.
@@ -73,14 +73,15 @@ def derive_minari_task(dataset_id: str, given: Mapping[str, Any]) -> dict[str, A
 
 
 def derive_named_task(env: str, task: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What changes for a named task on Minari's data: the environment, and the returns to ask for.
+    """Return the changes of a named task on Minari's data: the environment, and the returns to request.
 
-    Where a bridge makes the task D4RL's, Minari's own observations, rewards and score are kept: D4RL's returns mean nothing.
+    Where a bridge makes the task D4RL's, Minari's own observations, rewards and score are kept: D4RL's returns do not
+    apply.
 
     Args:
         env: its name.
         task: its facts, dotted key -> value.
-        given: what `--set` says.
+        given: settings of `--set`.
 
     Raises:
         DataError: if there is no such data for the task, or it cannot be had.
@@ -108,7 +109,7 @@ def _describe_environment(sets: list[MinariSet], given: Mapping[str, Any]) -> di
 
 
 def _describe_actions(minari_set: MinariSet, derived: Mapping[str, Any]) -> dict[str, Any]:
-    """The range of the environment's actions, or of the data's where the environment's has no bounds."""
+    """Return the range of the environment's actions, or of the data's where the environment's has no bounds."""
     names = ("task.action_low", "task.action_high")
     bounds = minari_set.get_action_bounds()
     return dict(zip(names, bounds, strict=True)) if bounds else {name: derived[name] for name in names}

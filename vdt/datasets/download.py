@@ -1,4 +1,4 @@
-"""Fetches one file by HTTP: checked before it gets its name, and continued where an earlier try stopped."""
+"""Download of one file by HTTP: checked before it gets its name, and continued after an interrupted try."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ REPORT_EVERY_SECONDS = 5.0
 BLOCK_BYTES = 2**20
 MAX_DOWNLOAD_BYTES = 8 * 2**30
 NETWORK_ERRORS = (OSError, http.client.HTTPException)  # urllib's URLError is an OSError
-VALIDATORS = ("ETag", "Last-Modified")  # what tells that the file is still the same, the stronger first
+VALIDATORS = ("ETag", "Last-Modified")  # validators of the file's identity, the stronger first
 
 
 def probe(url: str, seconds: float = PROBE_SECONDS) -> str | None:
-    """Ask for the file's header.
+    """Request the file's header.
 
     Returns:
         None if the address answers within `seconds`, else what went wrong.
@@ -53,16 +53,16 @@ def probe(url: str, seconds: float = PROBE_SECONDS) -> str | None:
 
 
 def download(url: str, target: Path, check: Callable[[Path], None], sha256: str = "") -> None:
-    """Fetch `url` to `target`, which is there whole and checked, or not at all.
+    """Download `url` to `target`, which is then there whole and checked, or not at all.
 
-    What has come waits in `.NAME.part` beside it. If the connection breaks, the next call asks the server for the rest
-    (HTTP Range), on the condition that the file is still the one that was begun (If-Range); if it is not, or the server
-    cannot tell, it starts again.
+    Received data waits in `.NAME.part` beside it. If the connection breaks, the next call requests the rest (HTTP
+    Range), provided that the file is still the same one (If-Range). If it is not, or the server cannot tell, the
+    download starts again.
 
     Args:
         url: address.
         target: file to make.
-        check: raises DataError if the file named is not what was wanted.
+        check: raises DataError if the given file is not the wanted one.
         sha256: digest that the content must have; empty if it is not known.
 
     Raises:
@@ -110,12 +110,12 @@ def check_digest(path: Path, sha256: str) -> None:
 
 
 def _note(part: Path) -> Path:
-    """What is known of a partial file: address, size and validator."""
+    """Return the known facts of a partial file: address, size and validator."""
     return part.with_name(f"{part.name}.json")
 
 
 def _measure_rest(part: Path) -> int:
-    """Bytes that the next try can go on from."""
+    """Return the bytes that the next try can go on from."""
     return part.stat().st_size if part.exists() and _note(part).exists() else 0
 
 
@@ -126,7 +126,7 @@ def _discard(part: Path) -> None:
 
 @dataclass(frozen=True)
 class _Beginning:
-    """The part of a file that is here already."""
+    """Part of a file that is here already."""
 
     received: int
     validator: str
@@ -142,7 +142,7 @@ def _read_beginning(url: str, part: Path) -> _Beginning | None:
 
 
 def _fetch(url: str, part: Path, file: IO[bytes]) -> None:
-    """Bring `part` to its full size."""
+    """Complete `part` to its full size."""
     begun = _read_beginning(url, part)
     headers = {"Range": f"bytes={begun.received}-", "If-Range": begun.validator} if begun else {}
     try:
@@ -150,7 +150,7 @@ def _fetch(url: str, part: Path, file: IO[bytes]) -> None:
     except urllib.error.HTTPError as error:
         if begun is None or error.code != 416:
             raise
-        _note(part).unlink()  # there is nothing after what is here, so it was another file
+        _note(part).unlink()  # nothing follows the bytes that are here, so it was another file
         return _fetch(url, part, file)
     with answer:
         goes_on = begun is not None and answer.status == 206
@@ -174,7 +174,7 @@ def _fetch(url: str, part: Path, file: IO[bytes]) -> None:
 
 
 def _write_note(part: Path, url: str, total: int, headers: Mapping[str, Any]) -> None:
-    """Make the download one that can be continued, if the server gives something to compare the file by."""
+    """Write the facts by which a download can be continued, if the server gives a validator."""
     found = [headers[name] for name in VALIDATORS if headers.get(name) and not str(headers[name]).startswith("W/")]
     if found and headers.get("Accept-Ranges", "bytes") != "none":
         write_text(_note(part), json.dumps({"url": url, "total": total, "validator": found[0]}))

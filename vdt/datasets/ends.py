@@ -1,12 +1,12 @@
-"""Where the episodes of a flat recording end: read from its marks, and held against the evidence.
+"""Episode ends of a flat recording: read from its marks, and compared with the evidence.
 
-Two kinds of evidence say that marks are missing:
+Two kinds of evidence show that marks are missing.
 
 - Where `next_observations` are those of the row after nearly everywhere, a row where they are not is an end (a jump).
 - A time limit, the environment's own or the one at which episodes are marked, cannot be passed.
 
-`data.episode_ends` says what follows: `checked` refuses what contradicts its marks, `marked` takes them as they are, `jumps`
-and `horizon` cut at the jumps, or after `task.horizon` steps, as well.
+`data.episode_ends` sets the consequence. `checked` refuses contradictions of the marks, and `marked` takes the marks as
+they are. `jumps` and `horizon` also cut at the jumps, or after `task.horizon` steps.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Rows = npt.NDArray[np.int64]
 FloatRows = npt.NDArray[np.float32]
 MARKS = "mark the last row of each episode in 'terminals' (real ends) or 'timeouts' (cuts)"
 AS_IT_IS = "--set data.episode_ends=marked takes the marks as they are"
-MIN_LIMIT = 10  # a shorter step count that repeats says nothing of a limit, unless it comes twice
+MIN_LIMIT = 10  # a shorter step count is evidence of a limit only if it comes twice
 RELATIVE, ABSOLUTE = 1e-4, 1e-5  # two records of one observation differ by rounding only
 
 
 @dataclass(frozen=True)
 class EndSettings:
-    """How ends are read.
+    """Settings of how ends are read.
 
     Attributes:
         mode: `data.episode_ends`: "checked", "marked", "jumps" or "horizon".
@@ -44,22 +44,22 @@ class EndSettings:
 
     @classmethod
     def from_config(cls, config: Config) -> EndSettings:
-        """Return how the file of a configuration is read."""
+        """Return the settings for the file of a configuration."""
         return cls(config.data.episode_ends, config.task.horizon, own=config.env.startswith("data:"))
 
     @property
     def cuts(self) -> bool:
-        """Whether episodes are cut at the horizon even where time limits are marked."""
+        """Return whether episodes are cut at the horizon even where time limits are marked."""
         return self.own or self.mode == "horizon"
 
 
 @dataclass(frozen=True)
 class Succession:
-    """Whether each row's next observation is the observation of the row after.
+    """Comparison of each row's next observation with the observation of the row after.
 
     Attributes:
-        breaks: (N,) rows where it is not; the last row is none of them.
-        found: for the first few of these, the row whose observation it is; -1 for none.
+        breaks: (N,) rows where they differ; the last row is none of them.
+        found: for the first few of these, the row with that observation; -1 for none.
     """
 
     breaks: Flags
@@ -67,7 +67,7 @@ class Succession:
 
     @property
     def repeats(self) -> bool:
-        """Whether next observations are each row's own observation, and so say nothing."""
+        """Return whether next observations are each row's own observation, and so carry no information."""
         own = self.found == np.flatnonzero(self.breaks)[: len(self.found)]
         return len(own) > 0 and 2 * int(own.sum()) > len(own)
 
@@ -84,7 +84,7 @@ class Succession:
 
 
 def compare_successors(observations: FloatRows, following: FloatRows) -> Flags:
-    """Return where the next observation of a row (N, S) is not the observation of the row after (N, S), (N,)."""
+    """Return where the next observation of a row (N, S) differs from the observation of the row after (N, S), (N,)."""
     return np.asarray(~np.isclose(following, observations, RELATIVE, ABSOLUTE).all(axis=1))
 
 
@@ -111,13 +111,13 @@ def find_ends(terminals: Flags, timeouts: Flags, settings: EndSettings, successi
 def check_ends(
     origin: object, ends: Rows, timeouts: Flags, settings: EndSettings, succession: Succession | None = None
 ) -> list[str]:
-    """Hold ends against the evidence.
+    """Compare ends with the evidence.
 
     Returns:
-        what is doubtful of ends that are taken all the same, one sentence each.
+        doubts about ends that are accepted, one sentence each.
 
     Raises:
-        DataError: in mode "checked" or worse, naming the first row that contradicts the ends, and what mends it.
+        DataError: in mode "checked" or worse, naming the first row that contradicts the ends, and the setting that corrects it.
     """
     flags = np.zeros(len(timeouts), np.bool_)
     flags[ends] = True
@@ -200,7 +200,7 @@ def _find_turns(ends: Rows, timeouts: Flags) -> tuple[str, str] | None:
 
 
 def _find_limit(lengths: Rows, limited: Rows, settings: EndSettings) -> tuple[int | None, str]:
-    """The limit that some episodes pass, and whose it is; none if nothing contradicts the marks.
+    """Find the limit that some episodes pass, and its origin; none if nothing contradicts the marks.
 
     Args:
         lengths: of all episodes.

@@ -1,4 +1,4 @@
-"""Writes a collected snapshot as a Minari data set."""
+"""Export of a collected snapshot as a Minari data set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAME = re.compile(r"(?P<env>[a-z0-9]+)-(?P<split>.+)-v\d+")
 
 
 def make_dataset_id(env: str) -> str:
-    """`walker2d-medium-v2` -> `vdt/walker2d/medium-v0`.
+    """Convert a task's name to Minari's id: `walker2d-medium-v2` -> `vdt/walker2d/medium-v0`.
 
     Raises:
         DataError: if the name is not of the form ENV-SPLIT-vN.

@@ -1,15 +1,15 @@
-"""D4RL's HDF5 schema, read as if written by an enemy, and turned into episodes.
+"""D4RL's HDF5 schema, read with full checks and turned into episodes.
 
-The schema is flat: `observations` (N, S), `actions` (N, A), `rewards` (N,), `terminals` (N,), and optionally
-`timeouts` (N,) and `next_observations` (N, S). Row i is the step taken from observation i. How ends are read:
+The schema is flat: `observations` (N, S), `actions` (N, A), `rewards` (N,), `terminals` (N,), and optionally `timeouts`
+(N,) and `next_observations` (N, S). Row i is the step taken from observation i. How ends are read:
 
 - An episode ends where `terminals` or `timeouts` is set. Where the file sets no timeout at all, it also ends after
   `horizon` steps. Marks that contradict the rest of the file are refused (`vdt/datasets/ends.py`).
-- A step that carries both flags is a real end, except at the horizon, where it is the time limit: recorders of that age
-  raised the same `done` for both, and bootstrapping there costs nothing while a false end biases all values.
-- The final observation is that of `next_observations`. Without them it is missing: a truncated episode is flagged
-  (`Trajectory.final_missing`) and keeps every step and reward; only the critic leaves its last step out. After a real end
-  nothing is bootstrapped. Both repeat their last observation.
+- A step with both flags is a termination, except at the horizon, where it is the time limit. Recorders of that age
+  raised the same `done` for both. Bootstrapping there costs nothing, while a false termination biases all values.
+- The final observation is that of `next_observations`. Without them it is missing. A truncated episode is then flagged
+  (`Trajectory.final_missing`) and keeps every step and reward; only the critic leaves its last step out. After a
+  termination nothing is bootstrapped. Both repeat their last observation.
 - Rows after the last end are a truncated episode.
 """
 
@@ -35,17 +35,17 @@ from vdt.datasets.repairs import repair
 from vdt.datasets.summary import DataSummary, are_counts, normalise_actions
 
 ACCEPTED = "an HDF5 file in D4RL's schema, or a folder of npz files, one an episode"
-OTHER_FORMATS = (".npz", ".npy", ".pkl", ".pickle", ".pt", ".csv", ".parquet", ".json", ".zip")  # as people name them
+OTHER_FORMATS = (".npz", ".npy", ".pkl", ".pickle", ".pt", ".csv", ".parquet", ".json", ".zip")  # usual extensions
 MAX_BYTES = 4 * 2**30  # of one array in memory; D4RL's largest is 0.25 GiB
 FLAGS = ("terminals", "timeouts")
 BLOCK_ROWS = 2**16
-SAMPLE = 16  # rows whose next observation is looked for elsewhere, if it is not where it should be
+SAMPLE = 16  # rows whose next observation is searched elsewhere, if it is not the row after
 OPTIONAL = ("timeouts", "next_observations")
 
 
 @dataclass(frozen=True)
 class _Steps:
-    """The flat arrays of a file, checked."""
+    """Flat arrays of a file, checked."""
 
     observations: FloatArray
     actions: FloatArray
@@ -69,8 +69,8 @@ def read_recording(
     Args:
         path: HDF5 file in D4RL's schema.
         task: sizes and horizon that the file must fit.
-        recipe: what the caller knows about the file's origin; stored in the card.
-        repairs: known faults to be put right (`vdt/datasets/repairs.py`).
+        recipe: the file's origin; stored in the card.
+        repairs: known faults to correct (`vdt/datasets/repairs.py`).
         settings: how ends are read; if not given, they are checked against the task's horizon.
 
     Raises:
@@ -86,7 +86,7 @@ def read_recording(
 
 
 def scan_file(path: Path, settings: EndSettings) -> DataSummary:
-    """Sizes, ends and rewards of a file of any size of observations and actions; remembered while the file stays as it is.
+    """Return sizes, ends and rewards of a file of any sizes; cached while the file is unchanged.
 
     Raises:
         DataError: as `read_recording`.
@@ -121,7 +121,7 @@ def check_schema(path: Path, task: TaskConfig) -> None:
 
 @contextlib.contextmanager
 def _open(path: Path, task: TaskConfig | None) -> Iterator[tuple[dict[str, h5py.Dataset | None], int]]:
-    """The data sets of a file by name, checked, and their length; without a task, of any sizes."""
+    """Return the data sets of a file by name, checked, and their length; without a task, of any sizes."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; accepted is {ACCEPTED}")
     if path.suffix.lower() in OTHER_FORMATS:
@@ -165,7 +165,7 @@ def _read_steps(path: Path, task: TaskConfig, repairs: Sequence[str], settings: 
 
 
 def _find(path: Path, file: h5py.File, name: str, tail: tuple[int | None, ...]) -> h5py.Dataset | None:
-    """The data set `name`, checked without reading it."""
+    """Return the data set `name`, checked without reading it."""
     if file.get(name, getlink=True) is None:
         if name in OPTIONAL:
             return None
@@ -204,7 +204,7 @@ def _check_lengths(path: Path, nodes: Mapping[str, h5py.Dataset | None]) -> int:
 
 
 def _read(path: Path, name: str, node: h5py.Dataset, rows: npt.NDArray[np.int64] | None = None) -> FloatArray:
-    """A data set as float32, all of it checked block by block; only the rising `rows` of it if they are given."""
+    """Read a data set as float32, all of it checked block by block; only the rising `rows` of it if they are given."""
     kept = np.arange(len(node)) if rows is None else rows
     values = np.empty((len(kept), *node.shape[1:]), np.float32)
     for start, block in _iterate_blocks(path, name, node):
@@ -214,7 +214,7 @@ def _read(path: Path, name: str, node: h5py.Dataset, rows: npt.NDArray[np.int64]
 
 
 def _iterate_blocks(path: Path, name: str, node: h5py.Dataset) -> Iterator[tuple[int, FloatArray]]:
-    """First row and rows of each block of a data set, as float32; at the end, values that are not finite are refused."""
+    """Yield first row and rows of each block of a data set, as float32; refuse values that are not finite at the end."""
     bad, first = 0, 0
     for start in range(0, len(node), BLOCK_ROWS):
         with np.errstate(over="ignore"):
@@ -232,7 +232,7 @@ def _iterate_blocks(path: Path, name: str, node: h5py.Dataset) -> Iterator[tuple
 
 
 def _read_succession(path: Path, nodes: Mapping[str, h5py.Dataset | None]) -> Succession | None:
-    """Whether each row's next observation is the observation of the row after; none without next observations."""
+    """Compare each row's next observation with the observation of the row after; none without next observations."""
     now, after = nodes["observations"], nodes["next_observations"]
     if now is None or after is None or len(now) < 2:
         return None
@@ -267,7 +267,7 @@ def _read_flags(path: Path, name: str, values: FloatArray | None, length: int) -
 
 @dataclass(frozen=True)
 class _Episode:
-    """Rows start … stop of the file, and what was observed after the last of them."""
+    """Rows start … stop of the file, and the observation after the last of them."""
 
     start: int
     stop: int
@@ -277,7 +277,7 @@ class _Episode:
 
 
 def _split(steps: _Steps, horizon: int) -> tuple[list[_Episode], list[str]]:
-    """Episodes and notes on what was changed."""
+    """Return the episodes, and notes on changes."""
     episodes: list[_Episode] = []
     limits = start = 0
     for number, end in enumerate(steps.ends.tolist()):
@@ -298,7 +298,7 @@ def _split(steps: _Steps, horizon: int) -> tuple[list[_Episode], list[str]]:
 
 
 def _lay_out(steps: _Steps, actions: FloatArray, episodes: Sequence[_Episode]) -> TrajectoryDataset:
-    """Episodes end to end; written in place, since large files must not stand in memory several times."""
+    """Concatenate episodes; written in place, since large files must not be in memory several times."""
     offsets = np.concatenate([[0], np.cumsum([e.stop - e.start + 1 for e in episodes])]).astype(np.int64)
     rows = int(offsets[-1])
     observations = np.empty((rows, steps.observations.shape[1]), np.float32)

@@ -1,4 +1,4 @@
-"""What every data source hands over, and what results on it are called."""
+"""Result of every data source, and the label of results on it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from vdt.config.schema import TaskConfig
 from vdt.data.trajectory import TrajectoryDataset
 
-UNVERIFIED = "D4RL (content not verified)"  # a file under D4RL's name whose digest nobody has recorded
-LABELS = {  # what results on a source are to be called
+UNVERIFIED = "D4RL (content not verified)"  # a file under D4RL's name whose digest is not recorded
+LABELS = {  # label of results on a source
     "collected": "collected (not D4RL)",
     "d4rl": "D4RL",
     "minari": "minari (not comparable with D4RL)",
@@ -19,19 +19,19 @@ LABELS = {  # what results on a source are to be called
 
 
 def make_label(source: str, task: TaskConfig) -> str:
-    """Return what results on a source are to be called; a file's name alone does not make it D4RL's."""
+    """Return the label of results on a source; a file's name alone does not make it D4RL's."""
     return UNVERIFIED if source == "d4rl" and not task.d4rl_sha256 else LABELS[source]
 
 
 @dataclass(frozen=True)
 class LoadedData:
-    """A data set with what is known about its making.
+    """Data set with its origin.
 
     Attributes:
         dataset: checked: finite, of the task's sizes, actions in [-1, 1].
         recipe: settings that made it; plain values, the same for the same data.
         clipped_actions: action components that were outside [-1, 1].
-        notes: what was changed on the way in, one sentence each.
+        notes: changes made while reading, one sentence each.
     """
 
     dataset: TrajectoryDataset
@@ -42,12 +42,12 @@ class LoadedData:
 
 @dataclass(frozen=True)
 class DataChoice:
-    """Where the data comes from, decided but not yet loaded.
+    """Choice of a data source, not yet loaded.
 
     Attributes:
         source: "collected", "d4rl", "minari" or "path".
         key: folder name of the snapshot: the same settings give the same key, other settings another.
-        reason: why this source was taken, one sentence.
+        reason: of the choice, one sentence.
         load: makes or reads the data; may take long.
     """
 

@@ -1,8 +1,8 @@
 """Source `minari`: data sets of Minari, from its folder on this machine or its remote.
 
-Of dict observations the parts stand one after another in the alphabetical order of their keys, at every level, each
-flattened row by row (`vdt.environments.flatten_observations`). Files are read as if written by an enemy: spaces and the
-environment's name come from the metadata, but no entry point that they name is imported.
+Parts of dict observations are concatenated in the alphabetical order of their keys, at every level, each flattened row
+by row (`vdt.environments.flatten_observations`). Files are untrusted: spaces and the environment's name come from the
+metadata, but no entry point that they name is imported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_METADATA_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class MinariSet:
-    """One data set on this machine.
+    """Minari data set on this machine.
 
     Attributes:
         dataset_id: Minari's.
@@ -45,26 +45,26 @@ class MinariSet:
 
     @property
     def licence(self) -> str:
-        """What the metadata says about its use and makers."""
+        """Return the metadata's licence and authors."""
         authors = self.metadata.get("author", [])
         names = ", ".join(map(str, authors)) if isinstance(authors, list) else str(authors)
         return str(self.metadata.get("license") or f"not stated in the data set ({names or 'no author named'})")
 
     @cached_property
     def observation_space(self) -> Any:
-        """Nested mapping of keys to shapes; a plain shape where observations are Box."""
+        """Return a nested mapping of keys to shapes; a plain shape where observations are Box."""
         return _read_space(self, "observation_space")
 
     @cached_property
     def action_shape(self) -> tuple[int, ...]:
-        """(A,)."""
+        """Return the shape of an action, (A,)."""
         shape = _read_space(self, "action_space")
         if not isinstance(shape, tuple) or len(shape) != 1:
             raise DataError(f"{self.dataset_id}: action_space is {shape}; accepted is a Box of one dimension")
         return shape
 
     def get_action_bounds(self) -> tuple[list[float], list[float]] | None:
-        """Lowest and highest action; none where a bound is infinite; empty lists for [-1, 1]."""
+        """Return lowest and highest action; none where a bound is infinite; empty lists for [-1, 1]."""
         space = json.loads(self.metadata["action_space"])
         low, high = np.asarray(space["low"], np.float64), np.asarray(space["high"], np.float64)
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
@@ -72,7 +72,7 @@ class MinariSet:
         return ([], []) if (low == -1).all() and (high == 1).all() else (low.tolist(), high.tolist())
 
     def get_reference(self) -> dict[str, Any]:
-        """Reference returns of the metadata, if it has both."""
+        """Return the reference returns of the metadata, if it has both."""
         low, high = self.metadata.get("ref_min_score"), self.metadata.get("ref_max_score")
         if not isinstance(low, int | float) or not isinstance(high, int | float) or not low < high:
             return {}
@@ -83,7 +83,7 @@ class MinariSet:
         }
 
     def compute_digest(self) -> str:
-        """SHA-256 of the data and its metadata."""
+        """Compute the SHA-256 of the data and its metadata."""
         files = sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
         names = ["metadata.json", "main_data.hdf5"] if self.metadata["data_format"] == "hdf5" else files
         lines = [f"{name} {compute_file_digest(self.folder / name, 'sha256')}" for name in names]
@@ -91,12 +91,12 @@ class MinariSet:
 
     @property
     def episodes(self) -> EpisodeFiles:
-        """Reader of its episodes."""
+        """Return the reader of its episodes."""
         total = int(self.metadata["total_episodes"])
         return EpisodeFiles(self.folder, self.metadata["data_format"], total, self.observation_space, self.action_shape)
 
     def scan(self) -> DataSummary:
-        """Sizes, ends and rewards."""
+        """Return sizes, ends and rewards."""
         lengths, returns, limits = [], [], []
         for _, actions, rewards, _ in self.episodes.iterate(observations=False):
             lengths.append(len(rewards))
@@ -111,12 +111,12 @@ class MinariSet:
 
     @classmethod
     def scan_all(cls, sets: Sequence[MinariSet]) -> DataSummary:
-        """Those of several data sets together."""
+        """Return sizes, ends and rewards of several data sets together."""
         return DataSummary.join([minari_set.scan() for minari_set in sets])
 
 
 def _read_space(minari_set: MinariSet, name: str) -> Any:
-    """A space of the metadata as shapes.
+    """Return a space of the metadata as shapes.
 
     Raises:
         DataError: if a part of it is not Box.
@@ -176,7 +176,7 @@ def open_sets(dataset_ids: Sequence[str]) -> list[MinariSet]:
 
 
 def describe_environment(sets: Sequence[MinariSet]) -> dict[str, Any]:
-    """The environment to evaluate in: that of the evaluation spec, else that of the data; empty if there is none.
+    """Return the environment to evaluate in: the evaluation spec's, else the data's; empty if there is none.
 
     Raises:
         DataError: if the data sets name different ones, or one that cannot be made again by its id.
@@ -195,7 +195,7 @@ def _read_specification(minari_set: MinariSet) -> dict[str, Any]:
     try:
         spec = json.loads(str(evaluation or recorded))
         if recorded and evaluation and _find_walls(spec) != _find_walls(json.loads(recorded)):
-            spec = json.loads(recorded)  # in another maze no position means what it does in the data
+            spec = json.loads(recorded)  # positions of another maze are not comparable with the data's
         name, limit, kwargs = spec["id"], spec.get("max_episode_steps"), spec.get("kwargs") or {}
         wrappers = [wrapper["name"] for wrapper in spec.get("additional_wrappers") or ()]
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -215,7 +215,7 @@ def _read_specification(minari_set: MinariSet) -> dict[str, Any]:
 
 
 def _find_walls(spec: Mapping[str, Any]) -> Any:
-    """Where the maze of an environment's specification has walls; none if it names no maze."""
+    """Return the walls in the maze of an environment's specification; none if it names no maze."""
     rows = (spec.get("kwargs") or {}).get("maze_map")
     return [[what == 1 for what in row] for row in rows] if rows else None
 

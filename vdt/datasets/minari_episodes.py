@@ -1,7 +1,7 @@
-"""Episodes of a Minari data set, checked: HDF5 by our own reader, Arrow and Parquet by Minari's.
+"""Episodes of a Minari data set, checked: HDF5 by this module's reader, Arrow and Parquet by Minari's.
 
-Minari's HDF5 reader follows links out of the file and reads all of `infos`, of any size; so ours stays. Its Arrow reader
-imports nothing that a data set names as long as the metadata holds both spaces, which is checked before it is asked.
+Minari's HDF5 reader follows links out of the file and reads all of `infos`, of any size, so it is not used. Its Arrow
+reader imports nothing that a data set names as long as the metadata holds both spaces, which is checked before.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Episode = tuple[FloatArray, FloatArray, FloatArray, bool]  # observations, actio
 
 
 def measure_space(space: Any) -> int:
-    """Return how many numbers an observation has: a shape, or a mapping of names to spaces."""
+    """Return the number of components of an observation: of a shape, or of a mapping of names to spaces."""
     return math.prod(space) if isinstance(space, tuple) else sum(map(measure_space, space.values()))
 
 
 @dataclass(frozen=True)
 class EpisodeFiles:
-    """What a data set's folder holds beside metadata.json.
+    """Episode files of a data set's folder, beside metadata.json.
 
     Attributes:
         folder: of the data set.
@@ -50,7 +50,7 @@ class EpisodeFiles:
 
     @property
     def file(self) -> Path:
-        """The HDF5 file of all episodes."""
+        """Return the HDF5 file of all episodes."""
         return self.folder / "main_data.hdf5"
 
     def iterate(self, *, observations: bool = True) -> Iterator[Episode]:
@@ -112,13 +112,13 @@ class EpisodeFiles:
                 yield self._check_episode(self.folder / str(number), episode, rows - 1, observations)
         except DataError:
             raise
-        except Exception as error:  # Minari and Arrow raise whatever a damaged file leads them to
+        except Exception as error:  # Minari and Arrow raise any exception on a damaged file
             raise DataError(
                 f"{self.folder}: Minari cannot read its {self.data_format} files ({type(error).__name__}: {error})"
             ) from None
 
     def _count_rows(self, part: Path) -> int:
-        """Rows of one episode, before any is read."""
+        """Count the rows of one episode, before any is read."""
         from pyarrow import dataset
 
         if not part.is_dir() or any(path.is_symlink() for path in (part, *part.iterdir())):
@@ -150,7 +150,7 @@ class EpisodeFiles:
 
 
 def _check_shape(origin: Path, name: str, values: Any, shape: tuple[int | None, ...]) -> None:
-    """Refuse what is no array of real numbers of this shape (None for any length), before it is read."""
+    """Refuse a data set that is no array of real numbers of this shape (None for any length), before it is read."""
     fits = values.shape is not None and len(values.shape) == len(shape)
     if not fits or any(want not in (None, size) for want, size in zip(shape, values.shape, strict=True)):
         wanted = str(shape).replace("None", "T")
@@ -160,7 +160,7 @@ def _check_shape(origin: Path, name: str, values: Any, shape: tuple[int | None, 
 
 
 def _convert(origin: Path, name: str, values: Any) -> FloatArray:
-    """Finite float32."""
+    """Convert to float32; refuse values that are not finite."""
     with np.errstate(over="ignore"):
         numbers: FloatArray = np.asarray(values).astype(np.float32)
     if not np.isfinite(numbers).all():

@@ -1,4 +1,4 @@
-"""Where Minari keeps data sets, and how one gets there."""
+"""Minari's folder of data sets, and how a data set is added to it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 
 
 def get_root() -> Path:
-    """`$MINARI_DATASETS_PATH` or `~/.minari/datasets`."""
+    """Return `$MINARI_DATASETS_PATH` or `~/.minari/datasets`."""
     return Path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser()
 
 
 def find_dataset(dataset_id: str) -> Path:
-    """The folder with a data set's files, downloaded if it is not here and the remote answers quickly.
+    """Return the folder with a data set's files, downloaded if it is not here and the remote answers quickly.
 
     Raises:
         DataError: if the id is none, or the data set cannot be had.
@@ -59,7 +59,7 @@ def _download(dataset_id: str, folder: Path) -> None:
 
 
 def _probe_remote(dataset_id: str) -> str | None:
-    """What keeps the remote from answering; Minari itself would wait for half a minute and more."""
+    """Return the reason why the remote does not answer; Minari itself would wait for half a minute and more."""
     kind, _, name = os.environ.get("MINARI_REMOTE", "hf://farama-minari").partition("://")
     if kind not in REMOTES:
         return f"MINARI_REMOTE is of kind {kind!r}; accepted are {', '.join(REMOTES)}"
@@ -71,7 +71,7 @@ def _probe_remote(dataset_id: str) -> str | None:
 
 @contextlib.contextmanager
 def write_beside(dataset_id: str) -> Iterator[None]:
-    """Let Minari write a data set into a folder beside its own, and move it into place whole when the block ends well.
+    """Write a data set by Minari into a folder beside its own, and move it into place whole after the block.
 
     Raises:
         DataError: if nothing was written there, or the data set is there already.

@@ -1,9 +1,9 @@
-"""A folder of npz files, one episode each, read as if written by an enemy.
+"""Folder of npz files, one episode each, read with full checks.
 
     observations       (T+1, S), the last one after the last action; or (T, S)
     actions            (T, A)
     rewards            (T,)
-    terminated         one flag, or (T,) of which the last counts: the task really ended
+    terminated         one flag, or (T,) of which the last counts: the task ended
     final_observation  (S,), only beside (T, S) observations
 
 Episodes come in the order of their files' names. Other arrays are ignored, pickles are refused. Without the final
@@ -35,7 +35,7 @@ SCHEMA = f"npz files with the arrays {', '.join(REQUIRED)} and, if wanted, final
 
 
 def list_episodes(folder: Path) -> list[Path]:
-    """The files in their order.
+    """List the files in their order.
 
     Raises:
         DataError: if there is none.
@@ -47,13 +47,13 @@ def list_episodes(folder: Path) -> list[Path]:
 
 
 def compute_folder_digest(files: list[Path]) -> str:
-    """SHA-256 over names and contents."""
+    """Compute the SHA-256 over names and contents."""
     lines = [f"{path.name} {compute_file_digest(path, 'sha256')}" for path in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def scan_folder(folder: Path, horizon: int | None = None) -> DataSummary:
-    """Sizes, ends and rewards of all episodes.
+    """Return sizes, ends and rewards of all episodes.
 
     Args:
         folder: of npz files.
@@ -79,7 +79,7 @@ def scan_folder(folder: Path, horizon: int | None = None) -> DataSummary:
 
 
 def _split(values: FloatArray, horizon: int | None) -> list[FloatArray]:
-    """Pieces of at most `horizon` rows."""
+    """Split rows into pieces of at most `horizon`."""
     return np.split(values, range(horizon, len(values), horizon)) if horizon else [values]
 
 
@@ -89,7 +89,7 @@ def read_folder(folder: Path, task: TaskConfig, recipe: Mapping[str, Any], horiz
     Args:
         folder: of npz files.
         task: sizes that the files must fit.
-        recipe: what the caller knows about their origin.
+        recipe: the files' origin.
         horizon: longer episodes are cut into several.
 
     Raises:
@@ -105,7 +105,7 @@ def read_folder(folder: Path, task: TaskConfig, recipe: Mapping[str, Any], horiz
 
 
 def _cut(whole: Trajectory, horizon: int | None) -> list[Trajectory]:
-    """Episodes of at most `horizon` steps; the observation after a cut is that of the next step."""
+    """Cut an episode into ones of at most `horizon` steps; the observation after a cut is that of the next step."""
     if not horizon or len(whole) <= horizon:
         return [whole]
     cuts = range(horizon, len(whole), horizon)
@@ -130,7 +130,7 @@ def _make_trajectory(arrays: Mapping[str, npt.NDArray[Any]], actions: FloatArray
 
 
 def _read_episode(path: Path, sizes: tuple[int, int] | None) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of one file as float32, checked; sizes are (S, A), or what the file has."""
+    """Return the arrays of one file as float32, checked; sizes are (S, A), or the file's."""
     try:
         found, raw = list_arrays(path), read_arrays(path, MAX_BYTES, (*REQUIRED, "final_observation"))
     except UNREADABLE as error:

@@ -1,4 +1,4 @@
-"""Recorded episodes in the environment's own terms, where a data set's rewards and ends say something else."""
+"""Relabelling of recorded episodes with the environment's rewards and ends, where those of a data set differ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Relabel = Callable[[FloatArray], tuple[npt.NDArray[np.float32], bool]]  # (T+1, 
 
 
 def relabel_recording(recording: LoadedData, task: TaskConfig) -> LoadedData:
-    """Let the task's bridge say what each episode was paid and whether it really ended, if it has `relabel`.
+    """Recompute rewards and ends of each episode by the task's bridge, if it has `relabel`.
 
     Raises:
         DataError: if it cannot say.
@@ -48,10 +48,10 @@ def relabel_recording(recording: LoadedData, task: TaskConfig) -> LoadedData:
 
 
 def _relabel_episode(episode: Trajectory, relabel: Relabel) -> Trajectory | None:
-    """None if nothing is left of it.
+    """Return the relabelled episode; none if no step is left.
 
-    What a step is paid is computed from the observation after it. Where that is missing, or was invented since a recorded
-    end is none, the last step goes.
+    The reward of a step is computed from the observation after it. Where that is missing, or the recorded end is
+    removed, the last step is dropped.
     """
     if episode.final_missing:
         if len(episode) == 1:

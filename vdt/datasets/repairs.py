@@ -1,13 +1,13 @@
-"""Known faults of D4RL's files (`task.d4rl_repairs`), put right on the flat arrays before episodes are cut.
+"""Repairs of known faults of D4RL's files (`task.d4rl_repairs`), on the flat arrays before episodes are cut.
 
-- `timeouts_are_goals`: the file is one walk without resets, and `timeouts` marks where a goal was reached and another one
-  drawn. These are not ends; the walk is cut after `horizon` steps. The recorder wrote the observation at such a row twice;
-  the first of the two rows, whose step would lead from the observation to itself, is left out.
-- `late_rewards`: the reward in row i is that of observation i, so it belongs to the step of row i - 1. What the step of the
-  last row was paid is not known; it is left out.
-- `goals_are_ends`: an ant that stays at its goal is paid and ended at every step, `timeouts` are out of step with the
-  resets, and some files pay without an end. Here an episode ends at the first row that pays or ends; rows that go on paying
-  are left out; and where the position jumps, an episode was cut.
+- `timeouts_are_goals`: the file is one walk without resets, and `timeouts` marks where a goal was reached and another
+  one drawn. These are not ends; the walk is cut after `horizon` steps. The recorder wrote the observation at such a row
+  twice. The first of the two rows, whose step would lead from the observation to itself, is left out.
+- `late_rewards`: the reward in row i is that of observation i, so it belongs to the step of row i - 1. The reward of
+  the last row's step is not known; that step is left out.
+- `goals_are_ends`: an ant that stays at its goal has reward and terminal at every step. `timeouts` are out of step with
+  the resets, and some files have rewards without an end. Here an episode ends at the first row with a reward or a
+  terminal; later rows with a reward are left out. Where the position jumps, an episode was cut.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def repair(
         rewards: (N,).
         terminals: (N,).
         timeouts: (N,).
-        repairs: names of what is to be put right.
+        repairs: names of the repairs.
 
     Returns:
         the rows to keep, (N,), and a note on each repair.

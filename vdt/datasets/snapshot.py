@@ -1,4 +1,4 @@
-"""Snapshots: a data set is written once, checked, versioned by DVC, and read by every later step."""
+"""Snapshots: data sets written once, checked, versioned by DVC, and read by every later step."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What later steps need to know of a data set; plain values, so that it can be stored anywhere.
+    """Facts about a data set for later steps; plain values, so that it can be stored anywhere.
 
     Attributes:
         env: task name.
         source: "collected", "d4rl", "minari" or "path".
-        label: what results on it are to be called.
-        reason: why this source was taken.
+        label: of results on it.
+        reason: of the choice of this source.
         path: absolute path of the HDF5 file.
         md5: DVC's digest of the file.
         size: bytes.
@@ -60,7 +60,7 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
     Processes that want the same snapshot wait for the first one to make it.
 
     Args:
-        config: `data` and `task` say what is wanted.
+        config: `data` and `task` select the data.
         home: folder below which the snapshot is written.
 
     Raises:
@@ -97,7 +97,7 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
 
 
 def _announce(config: Config, choice: DataChoice) -> None:
-    """Log loudly what is taken and why."""
+    """Log the chosen source and its reason."""
     what = f"DATA  {config.env}  from source {choice.source.upper()}"
     if choice.source != "d4rl":
         what += f"  {make_label(choice.source, config.task)}: its scores are not D4RL scores"
@@ -112,7 +112,7 @@ def _announce(config: Config, choice: DataChoice) -> None:
 
 
 def _check_version(path: Path, card: Mapping[str, Any]) -> None:
-    """Refuse what an earlier version read with a loss.
+    """Refuse data that an earlier version read with a loss.
 
     Raises:
         DataError: if last steps were dropped, with their rewards.
@@ -125,7 +125,7 @@ def _check_version(path: Path, card: Mapping[str, Any]) -> None:
 
 
 def _check(config: Config, dataset: TrajectoryDataset) -> None:
-    """What every source must have kept; the last check before anything is written."""
+    """Check the guarantees of every source, last before anything is written."""
     task = config.task
     sizes = (dataset.observation_size, dataset.action_size)
     if sizes != (task.observation_size, task.action_size):

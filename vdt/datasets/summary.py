@@ -1,4 +1,4 @@
-"""What a task needs to know of a data set that no file of `params/tasks/` describes, read cheaply from the data."""
+"""Facts of a data set that a task needs and no file of `params/tasks/` describes, read cheaply from the data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DataSummary:
 
     @classmethod
     def join(cls, parts: Sequence[DataSummary]) -> DataSummary:
-        """Those of several data sets laid end to end."""
+        """Join the summaries of several data sets, end to end."""
         first = parts[0]
         return cls(
             first.observation_size,
@@ -53,13 +53,13 @@ class DataSummary:
 
     @property
     def discrete(self) -> bool:
-        """Whether actions look like the numbers of discrete ones: whole, from 0 on, beyond 1 or the only component."""
+        """Return whether actions look like the numbers of discrete ones: whole, from 0 on, beyond 1 or the only component."""
         largest = float(self.action_limits.max())
         return self.counts and largest >= 1 and (largest > 1 or self.action_size == 1)
 
 
 def derive_targets(summary: DataSummary) -> dict[str, Any]:
-    """Candidate returns (best first), their scale and the critic's rewards, from the episodes' returns."""
+    """Derive candidate returns (best first), their scale and the critic's rewards from the episodes' returns."""
     best = float(np.abs(summary.returns).max())
     values = (float(f"{np.quantile(summary.returns, share):.4g}") for share in CANDIDATE_QUANTILES)
     return {
@@ -71,7 +71,7 @@ def derive_targets(summary: DataSummary) -> dict[str, Any]:
 
 
 def derive_own_reference(summary: DataSummary) -> dict[str, Any]:
-    """Score 0 and 100 from the data itself; one apart where all episodes returned the same."""
+    """Derive score 0 and 100 from the data itself; one apart where all episodes returned the same."""
     low, high = float(summary.returns.min()), float(summary.returns.max())
     return {
         "task.reference_return_min": low,
@@ -81,7 +81,7 @@ def derive_own_reference(summary: DataSummary) -> dict[str, Any]:
 
 
 def derive_task(summary: DataSummary) -> dict[str, Any]:
-    """Every key of a task that the data decides: dotted key -> value. The environment is for the caller to add."""
+    """Derive every key of a task that the data decides: dotted key -> value. The caller adds the environment."""
     scaled = bool((summary.action_limits > 1.0).any())
     limits = [float(limit) if limit > 0 else 1.0 for limit in summary.action_limits] if scaled else []
     return {
@@ -102,7 +102,7 @@ def derive_task(summary: DataSummary) -> dict[str, Any]:
 
 
 def check_enough(name: object, summary: DataSummary, advice: str = "") -> None:
-    """Without an environment, some episodes are held out, and some must remain.
+    """Refuse one episode without an environment: some episodes are held out, and some must remain.
 
     Raises:
         DataError: if there is one episode only.
@@ -119,10 +119,10 @@ def are_counts(actions: FloatArray) -> bool:
 
 
 def check_continuous(name: object, summary: DataSummary) -> None:
-    """Refuse what looks like discrete actions.
+    """Refuse actions that look discrete.
 
     Raises:
-        DataError: saying how to declare them continuous.
+        DataError: with the setting that declares them continuous.
     """
     if summary.discrete:
         low, high = [0.0] * summary.action_size, summary.action_limits.tolist()
@@ -138,7 +138,7 @@ def _format(values: Sequence[float]) -> str:
 
 
 def normalise_actions(actions: FloatArray, task: TaskConfig) -> tuple[FloatArray, int]:
-    """Bring actions from `task.action_low` … `task.action_high` to [-1, 1], and clip what is outside.
+    """Map actions from `task.action_low` … `task.action_high` to [-1, 1], and clip those outside.
 
     Returns:
         the actions, and how many components were clipped.

@@ -1,4 +1,4 @@
-"""DVC: gives a file its md5, keeps a copy, and puts a `.dvc` file beside it. The only module that knows DVC."""
+"""Versioning by DVC: computes a file's md5, keeps a copy, and writes a `.dvc` file beside it. No other module uses DVC."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_version(path: Path) -> tuple[str, int] | None:
-    """Return md5 and size of a file that is versioned; none if it is not, e.g. after a kill between writing and that.
+    """Return md5 and size of a file that is versioned; none if it is not, e.g. after a kill between the two.
 
     Raises:
         DataError: if the file was changed afterwards: it must not be used, or versioned anew, in silence.
@@ -42,7 +42,7 @@ def find_version(path: Path) -> tuple[str, int] | None:
 
 
 def add_version(home: Path, path: Path) -> tuple[str, int]:
-    """Run `dvc add` without git commands; a git repository is not needed, and a DVC repository is made if there is none.
+    """Add a file by `dvc add` without git commands; no git repository is needed, a DVC one is made if there is none.
 
     Returns:
         DVC's md5 of the file, and its size in bytes.
@@ -95,7 +95,7 @@ def _add(home: Path, path: Path) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def _keep_dvc_to_itself(home: Path) -> Iterator[None]:
-    """Hide DVC's advice on git commands, and keep its index below `home`.
+    """Disable DVC's advice on git commands, and keep its index below `home`.
 
     DVC's own place for the index, /var/tmp/dvc, may belong to another user. What the user has chosen stays.
     """
