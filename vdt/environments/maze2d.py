@@ -1,7 +1,7 @@
 """Bridge from Gymnasium-Robotics' PointMaze to D4RL's point mass in a maze.
 
-D4RL's coordinates follow the map: x its rows, y its columns. A wall at row i reaches from i - 0.7 to i + 0.3, since
-D4RL puts its walls at i + 1 and the mass at 1.2. Gymnasium-Robotics has x to the right, y upwards and the origin in the
+D4RL's coordinates follow the map: x its rows, y its columns. D4RL puts its walls at i + 1 and the mass at 1.2, so a
+wall at row i reaches from i - 0.7 to i + 0.3. Gymnasium-Robotics has x to the right, y upwards and the origin in the
 middle. Masses, gears, damping, time step and wall contacts are the same.
 """
 
