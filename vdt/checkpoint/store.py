@@ -111,7 +111,7 @@ class CheckpointStore:
     Args:
         folder: this run's folder for one step of one cell.
         ancestors: the same step's folders of earlier runs, nearest first. They are never changed.
-        interval_seconds: `due` is true after this much time since the last save (on a slow disk more, so
+        interval_seconds: `due` is true this long after the last save (on a slow disk longer, so
             that writing takes at most 2% of the time),
         interval_steps: or this many steps.
         keep: newest checkpoints kept, beside the best.
