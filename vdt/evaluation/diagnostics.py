@@ -1,4 +1,4 @@
-"""Why a policy scores what it scores: requested and achieved returns, the critic's calibration, the advantage weights."""
+"""Diagnostics of a policy's scores: requested and achieved returns, the critic's calibration, the advantage weights."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ EDGES = [10.0 ** (-2.0 + 0.125 * i) for i in range(33)]  # of the weights' histo
 def diagnose(
     config: Config, agents: Mapping[str, Path], dataset: TrajectoryDataset, tracker: Tracker
 ) -> dict[str, Diagnostics]:
-    """Measure what is cheap to measure of each agent.
+    """Compute the inexpensive diagnostics of each agent.
 
     Args:
         config: task and evaluation settings; `evaluation.requested_episodes` 0 leaves the rollouts out.
         agents: name -> checkpoint, as for `evaluate_agents`.
-        dataset: what was trained on.
+        dataset: the training data.
         tracker: takes `eval/<name>_critic_…`.
 
     Returns:
@@ -71,9 +71,9 @@ def diagnose(
 def measure_requested(
     actor_critic: ActorCritic, config: Config, label: str
 ) -> tuple[list[RequestedReturn], list[Trajectory]]:
-    """Act for one requested return after the other, without a choice between them.
+    """Evaluate one requested return after the other, without a choice between them.
 
-    A policy without memory ignores returns-to-go; it is asked for the first one only.
+    A policy without memory ignores returns-to-go, so only the first one is requested.
 
     Returns:
         One report for each requested return, and all episodes.
@@ -107,9 +107,9 @@ def measure_requested(
 
 @torch.no_grad()
 def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory]) -> Calibration:
-    """Lay the critic's min_i target Q of the steps that were taken beside the discounted return that followed them.
+    """Compare the critic's min_i target Q of the steps taken with the discounted return that followed.
 
-    After a cut the return goes on with V of the final observation.
+    After a cut the return continues with V of the final observation.
     """
     config = actor_critic.config
     buffer = actor_critic.make_buffer(episodes, n_step=max(map(len, episodes)))
@@ -138,7 +138,7 @@ def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory
 
 
 def count_weights(actor_critic: ActorCritic, dataset: TrajectoryDataset) -> WeightHistogram:
-    """Count the advantage weights (M3) over a sample of the data's steps."""
+    """Compute the histogram of the advantage weights (M3) over a sample of the data's steps."""
     config, buffer = actor_critic.config, actor_critic.make_buffer(dataset, n_step=1)
     generator = torch.Generator(device=buffer.device).manual_seed(config.seed)
     sample = Sampler(buffer, config.data.trajectory_weighting, generator).sample_steps(WEIGHTS)

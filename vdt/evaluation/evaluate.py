@@ -1,4 +1,4 @@
-"""Scores of finished policies: same seeds for every policy and look-ahead setting."""
+"""Evaluation of trained policies: the same seeds for every policy and look-ahead setting."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def evaluate(actor_critic: ActorCritic, settings: PlannerSettings, config: Confi
         chosen_candidates=(agent.chosen / max(1, agent.chosen.sum())).tolist(),
         trace=trace,
         cut_at=None if all_whole else config.evaluation.max_episode_steps,
-        **_count_successes(trajectories),  # nothing where the environment does not say
+        **_count_successes(trajectories),  # nothing where the environment reports no success
     )
     logger.info(f"evaluate {label}: {_describe(report)}  {report.seconds:.0f} s")
     return report
@@ -98,7 +98,7 @@ def _trace(environment: Environment, trajectories: Sequence[Trajectory]) -> Trac
 
 
 def _count_successes(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """Return what `EvaluationReport` says of successes; empty where the environment says nothing."""
+    """Return the fields of `EvaluationReport` on successes; empty where the environment reports none."""
     successes = [trajectory.success for trajectory in trajectories if trajectory.success is not None]
     if not successes:
         return {}
@@ -111,7 +111,7 @@ def _count_successes(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
 
 
 def make_evaluation_settings(config: Config) -> dict[str, PlannerSettings]:
-    """The look-ahead settings that are compared: one return, all candidates by Q, and imagined steps."""
+    """Return the compared look-ahead settings: one return, all candidates by Q, and imagined steps."""
     acting = PlannerSettings.from_config(config)
     settings = {"single": acting.follow(acting.candidate_returns[0])}
     if len(acting.candidate_returns) > 1:
@@ -130,7 +130,7 @@ def find_acting_setting(config: Config) -> str:
 
 
 def summarize(report: EvaluationReport) -> dict[str, float]:
-    """Return the headline metrics of a run; none of episodes that were cut short, which say nothing beside whole ones."""
+    """Return the headline metrics of a run; none of episodes that were cut short, which are not comparable with whole ones."""
     if report.normalized_score_mean is None:
         return {}
     numbers = {
@@ -152,7 +152,7 @@ def evaluate_agents(
         config: task and evaluation settings.
         agents: name ("offline", "online") -> checkpoint of `train_actor` or `tune_online`.
         tracker: takes `eval/<name>_<setting>_normalized_score` and links it to the checkpoint.
-        held_out: episodes that were not trained on; without an environment they are all there is to evaluate on.
+        held_out: episodes that were not trained on; without an environment the only ones to evaluate on.
 
     Returns:
         Reports of the policies, empty without an environment, and of the held-out episodes, empty without any.
@@ -183,7 +183,7 @@ def evaluate_agents(
 
 
 def _make_metrics(name: str, reports: Mapping[str, EvaluationReport]) -> dict[str, float]:
-    """Return what MLflow shows of an agent's reports; episodes that were cut short have no normalized_score."""
+    """Return the MLflow metrics of an agent's reports; episodes that were cut short have no normalized_score."""
     numbers = {
         **{f"{key}_normalized_score": report.normalized_score_mean for key, report in reports.items()},
         **{f"{key}_success_rate": report.success_rate for key, report in reports.items()},

@@ -1,4 +1,4 @@
-"""What can be said of a policy without an environment: on episodes that were kept from training."""
+"""Evaluation of a policy without an environment: on held-out episodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHUNK = 256  # sub-trajectories in one forward
 
 @torch.no_grad()
 def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, label: str) -> HeldOutReport:
-    """Compare the policy's actions with the data's, and the critic's values with what the data earned."""
+    """Compare the policy's actions with the data's, and the critic's values with the data's returns."""
     config, task = actor_critic.config, actor_critic.config.task
     actor_critic.policy.eval()
     # The n-step sums of a horizon beyond every episode are Monte-Carlo returns, bootstrapped where an episode was cut.
@@ -60,7 +60,7 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
 
 
 def _tile(buffer: TrajectoryReplayBuffer, context_length: int) -> tuple[Tensor, ...]:
-    """Every step once, in consecutive sub-trajectories: chunks of their first rows."""
+    """Cut every step once into consecutive sub-trajectories: chunks of their first rows."""
     rows = buffer.list_step_rows()
     timesteps = buffer.matrix[rows, buffer.column.timestep].long()
     chunks: tuple[Tensor, ...] = rows[timesteps % context_length == 0].split(CHUNK)
@@ -70,7 +70,10 @@ def _tile(buffer: TrajectoryReplayBuffer, context_length: int) -> tuple[Tensor, 
 def _measure(
     actor_critic: ActorCritic, sampler: Sampler, rows: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Of the real steps: predicted actions, the data's, the values of both, what followed, and whether that is known."""
+    """Compute predicted actions, the data's, values of both, returns that followed and whether these are known.
+
+    All are those of the real steps.
+    """
     length = actor_critic.config.policy.context_length
     batch: SequenceBatch = sampler.gather_sequences(rows, length)
     output = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)

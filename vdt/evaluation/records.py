@@ -1,4 +1,4 @@
-"""What is measured of a cell, typed from evaluation to report, and plain JSON between processes."""
+"""Records of a cell's measurements, typed from evaluation to report, and plain JSON between processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EvaluationReport:
     """Deterministic episodes of one policy with one look-ahead setting.
 
     Attributes:
-        label: what was evaluated.
+        label: of the evaluated policy and setting.
         candidate_returns: first returns-to-go, environment units.
         planning_horizon: E.
         env_model: source of imagined steps.
@@ -52,8 +52,8 @@ class EvaluationReport:
         environment_steps: real steps taken, those of a simulator look-ahead included.
         seconds: wall time.
         chosen_candidates: share of steps at which each candidate won.
-        successes: of each episode, where the environment says so; else none.
-        success_rate: share of the episodes; none where the environment does not say.
+        successes: of each episode, where the environment reports success; else none.
+        success_rate: share of the episodes; none where the environment reports no success.
         success_interval: Wilson's, of 95 %: lowest and highest rate.
         trace: where the environment is a maze, the episodes in it; else none.
         cut_at: steps after which episodes were cut short; none if all of them are whole.
@@ -82,8 +82,8 @@ class EvaluationReport:
 class HeldOutReport:
     """A policy and its critic on held-out episodes, the policy conditioned on the episodes' own returns-to-go.
 
-    The critic is asked for min_i target Q, in environment units of discounted reward; its numbers are none where it was
-    not trained. They are its opinion, not a measured return.
+    The critic's values are min_i target Q, in environment units of discounted reward; none where it was not trained.
+    They are predictions, not measured returns.
 
     Attributes:
         episodes: held out.
@@ -124,11 +124,11 @@ class RequestedReturn:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The critic's min_i target Q of the steps that were taken, beside the discounted return that followed them.
+    """The critic's min_i target Q of the steps taken, beside the discounted return that followed.
 
     Attributes:
         predicted: means in bins of rising prediction with equally many steps, environment units of discounted reward.
-        earned: means of what followed, in the same bins.
+        earned: means of the returns that followed, in the same bins.
         steps: number of steps.
         bias: mean of predicted - earned, over steps.
         correlation: over steps; none where one of the two never changes.
@@ -158,7 +158,7 @@ class WeightHistogram:
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Trainable numbers of the networks."""
+    """Trainable parameters of the networks."""
 
     policy: int
     critic: int
@@ -166,7 +166,7 @@ class ParameterCounts:
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Why one agent scores what it scores; what was not measured is none."""
+    """Diagnostics of one agent's scores; none for parts that were not measured."""
 
     parameters: ParameterCounts
     environment_steps: int
@@ -177,7 +177,7 @@ class Diagnostics:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that was measured of a cell's agents.
+    """All measurements of a cell's agents.
 
     Attributes:
         policies: agent ("offline", "online", "online_best") -> look-ahead setting -> report; empty without an environment.
@@ -192,13 +192,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class SnapshotRecord:
-    """The data set that a cell was trained on; known by its md5, wherever it lies.
+    """Data set that a cell was trained on; identified by its md5, not by its path.
 
     Attributes:
         env: task.
         source: kind of data source.
-        label: the source in words, with what it can be compared with.
-        reason: why this source.
+        label: the source in words, and the results it is comparable with.
+        reason: of the choice of this source.
         md5: of the file.
         size: of the file, bytes.
         card: the dataset card.
@@ -214,20 +214,20 @@ class SnapshotRecord:
 
     @property
     def score(self) -> float | None:
-        """Mean normalized_score of the data set's episodes; none where the card has none."""
+        """Return the mean normalized_score of the data set's episodes; none where the card has none."""
         return self.card.get("normalized_score_mean")
 
 
 @dataclass(frozen=True)
 class CellRecord:
-    """One finished cell (env x method x patch x seed), with everything that a report needs.
+    """Finished cell (env x method x patch x seed), with all data of a report.
 
     Attributes:
         key: names the cell.
         patch: name of the study's patch, empty without one.
         config: resolved configuration, flat: dotted key -> value.
         snapshot: the data set.
-        evaluation: what was measured.
+        evaluation: measurements.
         mlflow_run_id: of the run that holds the cell's curves.
         seconds: flow step -> wall time.
         memory: flow step -> kind ("machine", "gpu") -> peak, MB.
@@ -246,27 +246,27 @@ class CellRecord:
 
     @property
     def env(self) -> str:
-        """Task."""
+        """Return the task."""
         return str(self.config["env"])
 
     @property
     def preset(self) -> str:
-        """Sizes and budgets."""
+        """Return the preset of sizes and budgets."""
         return str(self.config["preset"])
 
     @property
     def method(self) -> str:
-        """Method without the patch."""
+        """Return the method without the patch."""
         return str(self.config["method"])
 
     @property
     def seed(self) -> int:
-        """Training seed."""
+        """Return the training seed."""
         return int(self.config["seed"])
 
     @property
     def name(self) -> str:
-        """What the cell is called beside others: its method, with its patch if it carries one."""
+        """Return the method, with its patch if it has one."""
         return f"{self.method} + {self.patch}" if self.patch else self.method
 
     def to_json(self) -> dict[str, Any]:
@@ -275,7 +275,7 @@ class CellRecord:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> CellRecord:
-        """Build a record from plain values; keys that no field is called by are left out.
+        """Build a record from plain values; keys without a field of that name are left out.
 
         Raises:
             ValueError: if a field is missing or has a wrong type (`pydantic.ValidationError`).

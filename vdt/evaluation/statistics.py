@@ -1,4 +1,4 @@
-"""Agreement of two measurements of the same steps."""
+"""Correlation of two measurements of the same steps."""
 
 from __future__ import annotations
 
