@@ -1,4 +1,4 @@
-"""From words to cells (env x method x patch x seed): all of a run, those with a result, those still to be run."""
+"""Cells (env x method x patch x seed) of a command: all of a run, those with a result, those still to be run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REUSE = ("exact", "settings", "none")
 
 @dataclass(frozen=True)
 class OpenedCell:
-    """A cell with its MLflow run, as an artifact of plain values.
+    """Cell with its MLflow run, as an artifact of plain values.
 
     Attributes:
         key: names the cell's folders.
@@ -37,7 +37,7 @@ class OpenedCell:
         patch: name of the patch that it carries, if any.
         shares_training: whether cells that would train the same train it once.
         tunes_online: whether it has an online phase.
-        label: what tells it from the flow's other cells; empty if there is none.
+        label: distinguishes it from the flow's other cells; empty if there is none.
     """
 
     key: str
@@ -83,26 +83,26 @@ def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Cell], Study | Non
 
 
 def get_reuse(arguments: Mapping[str, str]) -> str:
-    """Return what of earlier results is taken: exact, settings (of any code), none."""
+    """Return which earlier results are reused: exact, settings (of any code), none."""
     return arguments.get("reuse") or DEFAULTS["reuse"]
 
 
 def plan_cells(
     arguments: Mapping[str, str], flow_run: str, command: str, *, checked: bool = False
 ) -> tuple[list[dict[str, Any]], list[CellRecord], dict[str, Any] | None]:
-    """Decide what is to be run, and open an MLflow run for each such cell.
+    """Choose the cells to run, and open an MLflow run for each.
 
     A flow without a study runs all its cells. A study runs those without a result of the same settings, data and code.
 
     Args:
         arguments: as of `resolve_cells`.
         flow_run: id of the flow's run.
-        command: how the flow was called.
+        command: that started the flow.
         checked: whether `check_cells` has passed already; an engine of a cluster starts the first step without it.
 
     Returns:
-        The cells to run (`OpenedCell`s), the finished ones as `describe_cell` leaves them, and what a report needs to
-        know of the study, none without one.
+        The cells to run (`OpenedCell`s), the finished ones in the form of `describe_cell`, and the facts of the study
+        for a report, none without one.
 
     Raises:
         ConfigError: if a value is not accepted, or a study has nothing left to run.
@@ -173,7 +173,7 @@ def make_data_key(source: str, key: str) -> str:
 
 
 def order_by_critic(cells: Sequence[Cell]) -> list[Cell]:
-    """Put the first cell of each critic before the second ones, so that few wait for a critic that another trains."""
+    """Move the first cell of each critic before the second ones, so that few wait for a critic that another trains."""
     from vdt.experiments.sharing import compute_critic_key
 
     seen: dict[tuple[str, str], int] = {}
@@ -186,7 +186,7 @@ def order_by_critic(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def tag_finished_runs(finished: Sequence[CellRecord], study: Study) -> None:
-    """Enter a study in the MLflow runs of its finished cells; one whose flow was stopped afterwards is FINISHED now."""
+    """Add a study to the MLflow runs of its finished cells; one whose flow was stopped afterwards becomes FINISHED."""
     from vdt.tracking import JoinStudy, Status, send_now
 
     for cell in finished:
@@ -194,7 +194,7 @@ def tag_finished_runs(finished: Sequence[CellRecord], study: Study) -> None:
 
 
 def open_cells(cells: Sequence[Cell], study: Study | None, flow_run: str, command: str) -> list[dict[str, Any]]:
-    """Open an MLflow run for each cell that is to be run; returns `OpenedCell`s as mappings."""
+    """Open an MLflow run for each cell that is to be run; return `OpenedCell`s as mappings."""
     from vdt.tracking import create_run, describe_failure, get_store_errors, settle_abandoned
 
     check_folders(home())
@@ -214,7 +214,7 @@ def open_cells(cells: Sequence[Cell], study: Study | None, flow_run: str, comman
 
 
 def make_labels(cells: Sequence[Cell]) -> list[str]:
-    """Return for each cell its number among all and the words of its key that not all of them have; "" for one cell."""
+    """Return for each cell its number among all and the distinguishing words of its key; "" for one cell."""
     words = [(cell.config.file_name, cell.config.method, cell.patch, f"s{cell.config.seed}") for cell in cells]
     varying = [place for place, column in enumerate(zip(*words, strict=True)) if len(set(column)) > 1]
     if len(cells) == 1:
@@ -226,7 +226,7 @@ def make_labels(cells: Sequence[Cell]) -> list[str]:
 
 
 def describe_cell(branch: Any, config: Config) -> CellRecord:
-    """Return what a report needs of a cell; `branch` has what the steps left."""
+    """Return the facts of a cell for a report; `branch` has the artifacts of its steps."""
     cell = {
         "key": branch.cell["key"],
         "patch": branch.cell["patch"],
@@ -244,6 +244,6 @@ def describe_cell(branch: Any, config: Config) -> CellRecord:
 
 
 def keep_result(record: CellRecord, config: Config, data: Path) -> None:
-    """Keep a finished cell's result, which was trained on the snapshot at `data`."""
+    """Store the result of a finished cell, which was trained on the snapshot at `data`."""
     key = make_data_key(record.snapshot.source, data.parent.name)
     save_result(home(), compute_identity(config, key), record.to_json())

@@ -1,4 +1,4 @@
-"""What can be known of cells before any work: their data, device and environment are within reach."""
+"""Checks of cells before any work: their data, device and environment are available."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_cells(cells: Sequence[Cell], *, device: bool = True) -> None:
         device: whether their steps run on this machine, so that its GPUs are theirs.
 
     Raises:
-        ConfigError: naming the first thing that no cell can be run with.
+        ConfigError: naming the first thing that prevents a cell from running.
     """
     configs = [cell.config for cell in cells]
     if device:
@@ -36,7 +36,7 @@ def check_cells(cells: Sequence[Cell], *, device: bool = True) -> None:
 
 
 def check_source(source: str) -> None:
-    """Check that the file or folder of `path:` is there; raises ConfigError if not."""
+    """Check that the file or folder of `path:` exists; raise ConfigError if not."""
     path = Path(source.removeprefix("path:"))
     if source.startswith("path:") and not path.expanduser().exists():
         raise ConfigError(f"--source path: there is no file or folder {path}")
@@ -59,7 +59,7 @@ def _check_device(name: str) -> None:
 
 
 def _check_data(config: Config) -> None:
-    """Check that data which nothing stands in for is there and of the task's sizes.
+    """Check that data without a substitute exists and has the task's sizes.
 
     Raises:
         ConfigError: saying what is missing, and where to put it.
@@ -67,7 +67,7 @@ def _check_data(config: Config) -> None:
     source, recipe = config.data.source, config.task.collected
     stands_in = recipe.ladder is not None or recipe.controller != "none"
     if config.env.startswith(("data:", "minari:")) or source == "minari" or (source == "auto" and stands_in):
-        return  # read already while resolving, or collected if nothing else is there
+        return  # read already while resolving, or collected if no other source is available
     from vdt.datasets.choose import DataError, choose_source
 
     try:

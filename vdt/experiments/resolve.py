@@ -1,4 +1,4 @@
-"""Merge and check the whole configuration of one cell from the words that name it."""
+"""Resolution of a cell's configuration from the words that name it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def resolve_config(
     patches: Sequence[tuple[str, Mapping[str, Any]]] = (),
     overrides: str = "",
 ) -> Config:
-    """Merge and validate everything a run needs.
+    """Merge and validate the whole configuration of a run.
 
     Args:
         env: D4RL name of a task, e.g. "walker2d-medium-v2", or minari:NAMESPACE/NAME-vN, or data:PATH. Of the latter two,
@@ -67,7 +67,7 @@ def resolve_config(
 
 
 def _lay_files(env: str, facts: Mapping[str, Any], files: Sequence[Path]) -> Layers:
-    """Return the layers of params/: the method's knobs, the task, preset and method, and what the task changes of these."""
+    """Return the layers of params/: the method's settings, the task, preset and method, and the task's changes of these."""
     layers = Layers()
     layers.lay(load_layer(PARAMS / "vdt.yaml"), "params/vdt.yaml")
     own = {key: value for key, value in facts.items() if not key.startswith(("presets.", "methods."))}
@@ -81,7 +81,7 @@ def _lay_files(env: str, facts: Mapping[str, Any], files: Sequence[Path]) -> Lay
 
 
 def _leave_environment_out(layers: Layers) -> None:
-    """Take out what needs an environment: the budgets of presets do not apply, and some episodes are held out."""
+    """Remove what needs an environment: the budgets of presets do not apply, and some episodes are held out."""
     from vdt.datasets.derived_tasks import HELD_OUT_FRACTION
 
     held_out = layers.values.get("data.held_out_fraction") or HELD_OUT_FRACTION
@@ -89,14 +89,14 @@ def _leave_environment_out(layers: Layers) -> None:
 
 
 def _refuse_identity(patch: Mapping[str, Any], where: str) -> None:
-    """Refuse a change of what the command line says by an option of its own, and which would be lost."""
+    """Refuse a change of a key that has its own command-line option, which would be lost."""
     for key in flatten(patch):
         if key in IDENTITY:
             raise ConfigError(f"{where}: {key} is given by {IDENTITY[key]}, not by a change of settings")
 
 
 def _find_task(env: str, source: str, given: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The canonical name of a task and its facts: from params/tasks/, or from the data itself."""
+    """Return the canonical name of a task and its facts: from params/tasks/, or from the data itself."""
     kind, _, rest = env.partition(":")
     if kind in DERIVED and source not in ("auto", kind):
         raise ConfigError(f"--env {env} names its own data; leave --source away, not {source!r}")

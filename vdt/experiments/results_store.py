@@ -1,7 +1,7 @@
-"""Results of finished cells, kept by what they are a function of, so that no study trains a cell twice.
+"""Results of finished cells, stored by identity, so that no study trains a cell twice.
 
-A cell's identity is its resolved configuration (without what only the machine cares about), its data, and the code that
-computes. `HOME/.vdt/results/<identity>.json` holds everything a report needs.
+A cell's identity is its resolved configuration (without settings of the machine alone), its data, and the code that
+computes. `HOME/.vdt/results/<identity>.json` holds all data of a report.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from vdt.system.files import write_text
 ROOT = Path(__file__).resolve().parents[1]
 # Settings that are no part of an identity.
 APART = ("checkpoint.", "runtime.device", "runtime.threads", "data.source")
-# What shows, keeps or names results without computing them: a change here leaves finished cells valid.
+# Modules that show, store or name results without computing them: a change here leaves finished cells valid.
 SHOWING = frozenset(["reporting", "tracking", "experiments"])
 DIGITS = 16
 
 
 @cache
 def compute_code_digest() -> str:
-    """Digest of the modules of vdt/ that results depend on."""
+    """Compute the digest of the modules of vdt/ that results depend on."""
     digest = hashlib.sha256()
     for path in sorted(ROOT.rglob("*.py")):
         name = path.relative_to(ROOT)
@@ -36,7 +36,7 @@ def compute_code_digest() -> str:
 
 
 def compute_identity(config: Config, data_key: str) -> str:
-    """What a cell's result is a function of, apart from the code, as a digest.
+    """Compute the digest of all that a cell's result is a function of, apart from the code.
 
     Args:
         config: resolved.
@@ -47,7 +47,7 @@ def compute_identity(config: Config, data_key: str) -> str:
 
 
 def digest_of(content: Mapping[str, Any]) -> str:
-    """Digest of plain values, whatever their order."""
+    """Compute the digest of plain values, whatever their order."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
@@ -56,19 +56,19 @@ def _get_path(home: Path, identity: str, code: str) -> Path:
 
 
 def save_result(home: Path, identity: str, result: Mapping[str, Any]) -> Path:
-    """Keep a finished cell's result; a later one of the same identity and code takes its place."""
+    """Store a finished cell's result; a later one of the same identity and code replaces it."""
     code = compute_code_digest()
     text = json.dumps({**result, "identity": identity, "code": code}, indent=1)
     return write_text(_get_path(home, identity, code), text + "\n")
 
 
 def find_result(home: Path, identity: str, *, any_code: bool = False) -> dict[str, Any] | None:
-    """A finished cell's result.
+    """Return a finished cell's result.
 
     Args:
         home: the home folder.
         identity: of `compute_identity`.
-        any_code: whether one that other code computed will do; the newest is taken.
+        any_code: whether a result of other code is accepted; the newest is taken.
     """
     path = _get_path(home, identity, compute_code_digest())
     if not path.is_file() and any_code:

@@ -1,8 +1,9 @@
-"""One training for all cells of a study that would do the same one: of a critic, or of an actor on it.
+"""Shared training: cells of a study with the same critic, or the same actor on it, train it once.
 
-It lies below `HOME/.vdt/shared/`, in a folder named by all that it is a function of. The first cell that needs it does it
-there under a lock; the others wait, then take its result. If the cell that trains is killed, the lock ends with it, and
-the next one goes on from its last checkpoint. Cells on machines that share no folder find nothing there and train their own.
+It lies below `HOME/.vdt/shared/`, in a folder named by the digest of all its inputs. The first cell that needs it
+trains there under a lock; the others wait, then take its result. If the training cell is killed, its lock is released,
+and the next one continues from its last checkpoint. Cells on machines that share no folder find nothing there and train
+their own.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ AFTER_THE_ACTOR = (
 
 
 def compute_critic_key(config: Config, md5: str) -> str:
-    """Digest of all that `pretrain_critic` depends on: data, rewards, the critic's settings, seed and code."""
+    """Compute the digest of all that `pretrain_critic` depends on: data, rewards, critic settings, seed and code."""
     task, runtime = config.task, config.runtime
     data = {key: value for key, value in dataclasses.asdict(config.data).items() if key not in ("source", "steps")}
     return digest_of(
@@ -55,7 +56,7 @@ def compute_critic_key(config: Config, md5: str) -> str:
 
 
 def compute_actor_key(config: Config, md5: str) -> str:
-    """Digest of all that `train_actor` depends on: data, seed, code and every setting that is not of a later step."""
+    """Compute the digest of all that `train_actor` depends on: data, seed, code and all settings but later steps'."""
     later = AFTER_THE_ACTOR if config.critic.bootstrap == "policy" else (*AFTER_THE_ACTOR, "planner.context_length")
     settings = {key: value for key, value in config.flatten().items() if not key.startswith(later)}
     return digest_of({"md5": md5, "settings": settings, "code": compute_code_digest()})
@@ -63,7 +64,7 @@ def compute_actor_key(config: Config, md5: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Sharing:
-    """What the cells of a study need to find each other's trainings.
+    """Facts by which the cells of a study find each other's trainings.
 
     Attributes:
         home: the home folder that they share.
@@ -132,15 +133,15 @@ def share_training(
     tracker: Tracker,
     train: Callable[[CheckpointStore], Path],
 ) -> tuple[Path, str]:
-    """Take what another cell has trained, or train it for this cell and the others.
+    """Take the training of another cell, or train for this cell and the others.
 
     Args:
-        part: what is trained, "critic" or "actor".
+        part: the trained part, "critic" or "actor".
         key: of `compute_critic_key` or `compute_actor_key`.
         config: of this cell.
         home: the home folder.
         run_id: this cell's MLflow run.
-        tracker: of that run; it is told, in a tag, if the result is another's, and gets the other's curves.
+        tracker: of that run; a tag marks the result of another cell, whose curves are copied.
         train: trains with the given checkpoints and returns the final one.
 
     Returns:
@@ -176,14 +177,14 @@ def share_training(
 
 
 def _read_curves(home: Path, owner: str, part: str) -> dict[int, dict[str, float]]:
-    """Read the owner's metrics by step, after sending what a busy store has not taken from it yet."""
-    with contextlib.suppress(StoreError):  # `read_part` says so
+    """Read the owner's metrics by step, after sending the records that still wait for a busy store."""
+    with contextlib.suppress(StoreError):  # `read_part` warns of it
         send_now(home, owner, [])
     return read_part(home, owner, part)
 
 
 def _find_finished(folder: Path, part: str) -> Path | None:
-    """The final checkpoint, if training came to its end and the file is sound."""
+    """Return the final checkpoint, if training was completed and the file is intact."""
     marker = folder / DONE
     if not marker.is_file():
         return None

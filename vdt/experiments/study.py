@@ -52,21 +52,21 @@ KEYS = (*WORDS, "set", "patches")
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell that is to be run: its configuration, and the name of the patch that it carries, empty for none."""
+    """Cell to be run: its configuration, and the name of its patch, empty for none."""
 
     config: Config
     patch: str = ""
 
     @property
     def key(self) -> str:
-        """Names the cell's folders."""
+        """Return the name of the cell's folders."""
         config = self.config
         return "-".join(filter(None, (config.file_name, config.method, self.patch, f"s{config.seed}")))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study file says, checked for form; `expand` checks the rest."""
+    """Content of a study file, checked for form; `expand` checks the rest."""
 
     name: str
     place: str
@@ -83,7 +83,7 @@ class Study:
     patches: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
 
     def describe(self) -> dict[str, Any]:
-        """What a report needs to know of it."""
+        """Return the facts of the study for a report."""
         return {"name": self.name, "title": self.title, "note": self.note, "published": self.published}
 
 
@@ -129,7 +129,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def find_study_file(given: str) -> Path:
-    """The file of a study that is given by name ("offline") or by path.
+    """Return the file of a study that is given by name ("offline") or by path.
 
     Raises:
         ConfigError: if there is none.
@@ -169,7 +169,7 @@ def load_study(given: str) -> Study:
 
 
 def _read_value(path: Path, key: Any, value: Any) -> Any:
-    """A key's value, of its type."""
+    """Return a key's value, of its type."""
     if key not in KEYS:
         raise ConfigError(f"{path}: unknown key {key!r}{list_known(str(key), KEYS)}")
     if key not in WORDS:
@@ -181,10 +181,10 @@ def _read_value(path: Path, key: Any, value: Any) -> Any:
 
 
 def expand(study: Study, overrides: str = "") -> list[Cell]:
-    """Every cell of a study, in the order env, method, patch, seed.
+    """Return every cell of a study, in the order env, method, patch, seed.
 
     Args:
-        study: what the file says, or a changed one.
+        study: content of the file, or a changed one.
         overrides: `--set` text, which goes over the file's settings.
 
     Raises:
