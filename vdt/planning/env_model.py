@@ -13,10 +13,10 @@ from vdt.planning.imagination import Imagination
 
 
 class EnvModel(Protocol):
-    """Predicts one step for all candidates of all episodes together."""
+    """Model that predicts one step for all candidates of all episodes together."""
 
     def begin(self, environments: Sequence[Any], candidates: int) -> None:
-        """Prepare for the episodes' present states; candidates of one episode stand next to each other."""
+        """Prepare for the episodes' present states; candidates of one episode are adjacent."""
 
     def predict(self, imagination: Imagination) -> tuple[Tensor, Tensor, Tensor]:
         """Take the proposed actions.
@@ -27,13 +27,13 @@ class EnvModel(Protocol):
 
 
 class LearnedModel:
-    """The policy's own next-observation and reward heads."""
+    """Model from the policy's own next-observation and reward heads."""
 
     def begin(self, environments: Sequence[Any], candidates: int) -> None:
-        """Nothing to prepare."""
+        """Do nothing: no state to prepare."""
 
     def predict(self, imagination: Imagination) -> tuple[Tensor, Tensor, Tensor]:
-        """Predict by the policy's heads, which know no ends."""
+        """Predict by the policy's heads, which predict no ends."""
         observations, rewards = imagination.step()
         return observations, rewards, torch.ones_like(rewards)
 
@@ -45,7 +45,7 @@ class SimulatorModel:
     """
 
     def __init__(self, scratch: Any, normalizer: Normalizer, return_scale: float) -> None:
-        """`scratch` is an environment of the same kind that nobody else uses."""
+        """Use `scratch`, an environment of the same kind without another user."""
         import mujoco
 
         self._mujoco = mujoco
@@ -73,7 +73,7 @@ class SimulatorModel:
     def predict(self, imagination: Imagination) -> tuple[Tensor, Tensor, Tensor]:
         """Step the scratch environment once from each candidate's state."""
         inner, actions = self.scratch.unwrapped, imagination.actions.double().cpu().numpy()
-        imagination.step()  # the policy remembers its action; its own prediction is not used
+        imagination.step()  # the policy stores its action; its own prediction is not used
         observations = imagination.observations.clone()
         rewards = observations.new_zeros(len(self.states))
         for k, state in enumerate(self.states):

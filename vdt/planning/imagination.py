@@ -17,7 +17,7 @@ TransformerPolicy = DecisionTransformer | FrozenDecisionTransformer
 
 
 class Imagination(Protocol):
-    """C imagined episodes, one per candidate of each real one; candidates of an episode are adjacent.
+    """Imagined episodes, C of them, one per candidate of each real one; candidates of an episode are adjacent.
 
     Attributes:
         observations: (C, S) of the present step, normalised.
@@ -28,17 +28,18 @@ class Imagination(Protocol):
     actions: Tensor
 
     def step(self) -> tuple[Tensor, Tensor]:
-        """Take the proposed actions; predicted next observations (C, S), and rewards (C,) by the return scale."""
+        """Take the proposed actions; return next observations (C, S), and rewards (C,) by the return scale."""
 
     def advance(self, observations: Tensor, rewards: Tensor) -> None:
-        """Begin the next step with what followed; the return-to-go shrinks by the reward (M6)."""
+        """Begin the next step with its observation and reward; the return-to-go shrinks by the reward (M6)."""
 
 
 class ContextCache:
-    """Keys and values of the tokens of a history, so that each decision passes only the new ones through the transformer.
+    """Keys and values of a history's tokens, so that each decision passes only the new ones through the transformer.
 
-    They hold for as long as the history begins with the same step: when the oldest steps are forgotten, the rest is passed
-    again. The output is always that of one pass over the present history, with weights that must not change meanwhile.
+    They hold for as long as the history begins with the same step. When the oldest steps are dropped, the rest is
+    passed again. The output is always that of one pass over the present history, with weights that must not change
+    meanwhile.
     """
 
     def __init__(self, spare_steps: int = 0) -> None:
@@ -65,7 +66,7 @@ class ContextCache:
         # a whole full window is passed anew at the next step: nothing would go on from its keys
         keeps = seen > 0 or length < history.context_length or self.spare_steps > 0
         for cache in self.caches:
-            cache.length = seen  # what was imagined is forgotten
+            cache.length = seen  # imagined steps are dropped
         steps = slice(seen // 3, length)
         tokens = policy.embed(
             history.observations[:, None, steps],
@@ -93,7 +94,7 @@ def imagine(
     Args:
         policy: a `DecisionTransformer`, frozen or not, or a policy that sees the present observation alone.
         history: its last step's action is still open.
-        steps: how often `step` will be called at most.
+        steps: largest number of calls of `step`.
         cache: of earlier decisions upon the same history, with room for `steps`; none is an empty one.
         explore: whether a stochastic policy draws its actions.
     """
@@ -107,7 +108,7 @@ def _expand(held: Tensor, candidates: int) -> Tensor:
 
 
 class TransformerImagination:
-    """Every token passes the transformer once: keys and values of what came before are kept.
+    """Imagination by the transformer: each token passes once, keys and values of earlier ones are cached.
 
     An imagined step attends to the whole history and to the imagined steps before it, up to K + `steps` in all.
     """
@@ -130,7 +131,7 @@ class TransformerImagination:
         self.actions: Tensor = choose_actions(*self._policy.predict_choice(after), explore=self._explore)
 
     def step(self) -> tuple[Tensor, Tensor]:
-        """Pass one token, the action's; predict what follows."""
+        """Pass one token, the action's; predict next observation and reward."""
         after = self._pass(self._policy.embed_taken(self.actions, self._times)[:, None])
         return self._policy.predict_outcome(self.observations, after)
 
@@ -141,7 +142,7 @@ class TransformerImagination:
 
 
 class MemorylessImagination:
-    """For a policy that sees the present step alone."""
+    """Imagination by a policy that reads the present step alone."""
 
     def __init__(self, policy: nn.Module, history: History, explore: bool) -> None:
         assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
@@ -161,7 +162,7 @@ class MemorylessImagination:
         self.actions: Tensor = choose_actions(output.actions, output.distribution, explore=self._explore)[:, -1]
 
     def step(self) -> tuple[Tensor, Tensor]:
-        """Predict what follows; without heads for it, that nothing changes: only a simulator may imagine for such a policy."""
+        """Predict the next step: unchanged without heads, so that only a simulator may imagine for such a policy."""
         output = self._ask(self.actions)
         if output.next_observations is None or output.rewards is None:
             return self.observations, self._returns.new_zeros(len(self._returns))

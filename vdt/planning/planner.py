@@ -1,4 +1,4 @@
-"""Algorithm 3: every candidate return proposes an action, the critic looks ahead and chooses (M5)."""
+"""Planner, Algorithm 3: every candidate return proposes an action, the critic scores them and one is chosen (M5)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vdt.policy.history import History
 
 @dataclass(frozen=True)
 class Plan:
-    """The actions chosen for N episodes.
+    """Actions chosen for N episodes.
 
     Attributes:
         actions: (N, A).
         chosen: (N,) int64, index of the candidate that won.
-        scores: (N, M) look-ahead scores; zero where there was nothing to choose.
+        scores: (N, M) look-ahead scores; zero where there was no choice.
     """
 
     actions: Tensor
@@ -47,7 +47,7 @@ def plan(
 
     Args:
         history: N episodes with M returns-to-go each; the current step's action is still open.
-        policy: proposes actions, and imagines what follows where the model asks it.
+        policy: proposes actions, and predicts next steps for a learned model.
         compute_min_q: the smaller target Q of normalised observations (E, C, S) and actions (E, C, A), (E, C).
         discount: of the score.
         planning_horizon: E, number of terms of the score.
