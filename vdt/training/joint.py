@@ -1,4 +1,4 @@
-"""Critic and actor trained together: Q of the policy as it is, by way of a copy that follows it slowly (TD3, SAC, QT)."""
+"""Joint training of critic and actor: Q of the current policy, through a copy that follows it slowly (TD3, SAC, QT)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TARGET_NOISE_CLIP = 0.5  # TD3
 
 
 def split_critic_steps(critic_steps: int, actor_steps: int, *, joint: bool) -> tuple[int, list[int]]:
-    """Let critic and actor take turns.
+    """Interleave the steps of critic and actor.
 
     Returns:
         critic steps before all of the actor's, and before each of them: all at first if the critic is trained by itself,
@@ -40,7 +40,7 @@ def blur_actions(actions: Tensor, noise: float, generator: torch.Generator) -> T
 def make_proposals(
     gaussians: Sequence[SquashedGaussian], actions: Tensor, count: int, generator: torch.Generator
 ) -> Proposals:
-    """Make the actions at which CQL holds the critic down: `count` uniform ones, and `count` from each Gaussian.
+    """Make the actions whose Q the CQL term lowers: `count` uniform ones, and `count` from each Gaussian.
 
     Args:
         gaussians: over (B, A).

@@ -1,4 +1,4 @@
-"""Drives gradient steps: progress lines, metrics, checkpoints, and a stop when a number goes wrong."""
+"""Loop of gradient steps: progress lines, metrics, checkpoints, and a stop when a number is not finite."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METRIC_POINTS = 400  # points of a curve, whatever the number of steps
 def read_metrics(
     name: str, step: int, metrics: Mapping[str, Tensor], checkpoints: CheckpointStore, unit: str = "gradient step"
 ) -> dict[str, float]:
-    """Bring metrics to the host as `name/key`; the only place where training waits for a GPU.
+    """Copy metrics to the host as `name/key`; the only place where training waits for a GPU.
 
     Raises:
         DivergenceError: naming metric, step and last good checkpoint, if one is not finite.
@@ -42,12 +42,12 @@ def save_checkpoint(
     final: bool = False,
     score: float | None = None,
 ) -> Path:
-    """Make metrics safe, then the state with its metrics: what a checkpoint covers is never lost from a curve.
+    """Save metrics, then the state with its metrics: no curve lacks a point that a checkpoint covers.
 
     Args:
         name: of the stage ("critic", "actor", "online").
         step: of the stage's axis.
-        state: everything needed to go on.
+        state: complete state to continue from.
         values: metrics at this step; they come back as `state["metrics"]`.
         tracker: takes the checkpoint.
         checkpoints: takes the state.
@@ -77,7 +77,7 @@ def run_gradient_steps(
         total: gradient steps of the whole stage.
         state: the checkpoint that is continued, or none.
         update: one gradient step, given its number from 1; returns scalars.
-        get_state: everything needed to go on after a given step.
+        get_state: returns the complete state after a given step.
         tracker: takes the metrics.
         checkpoints: takes the states.
 

@@ -1,4 +1,4 @@
-"""The offline phase: critic first, then the policy against the frozen critic."""
+"""Offline phase: critic first, then the policy against the frozen critic."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def make_sampler(config: Config, buffer: TrajectoryReplayBuffer, seed_offset: in
 def make_offline_buffer(
     config: Config, dataset: TrajectoryDataset, normalizer: Normalizer, reward_scale: float
 ) -> TrajectoryReplayBuffer:
-    """Make the buffer of what is trained on: all of the data set, or its best (`data.keep_best_fraction`)."""
+    """Make the buffer of the training data: all of the data set, or its best (`data.keep_best_fraction`)."""
     return make_buffer(config, normalizer, reward_scale, dataset.keep_best(config.data.keep_best_fraction))
 
 
 class CriticTrainer:
-    """The critic's training: network, update and draws."""
+    """Trainer of the critic: network, update and draws."""
 
     def __init__(self, config: Config, critic: Critic, sampler: Sampler) -> None:
-        """Train `critic` on what `sampler` draws."""
+        """Train `critic` on batches of `sampler`."""
         self.config, self.critic, self.sampler = config, critic, sampler
         self.critic_update = make_critic_update(critic, config.critic.learning_rate, config.runtime)
 
@@ -60,7 +60,7 @@ class CriticTrainer:
         return vars(self.critic_update.update(self.sampler.sample_transitions(self.config.critic.batch_size)))
 
     def state_dict(self, step: int) -> State:
-        """Return everything that changes, as it is after `step`."""
+        """Return the complete state after `step`."""
         return {
             "critic": self.critic.state_dict(),
             "optimizer": self.critic_update.state_dict(),
@@ -88,7 +88,7 @@ def tune_threads(name: str, trainer: CriticTrainer | ActorTrainer, device: torch
 
 
 def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker, checkpoints: CheckpointStore) -> Path:
-    """Train twin Q and V on the data (M1, M2); with `critic.bootstrap` policy that is left to `train_actor`.
+    """Train twin Q and V on the data (M1, M2); with `critic.bootstrap` policy this is left to `train_actor`.
 
     Returns:
         The final checkpoint: {"critic", "optimizer", "normalizer", "reward_scale", "config", "step", "random",
@@ -135,7 +135,7 @@ def calibrate_weighting(config: Config, critic: Critic, sampler: Sampler) -> Adv
 
 
 class ActorTrainer:
-    """The actor's training: networks, updates and draws."""
+    """Trainer of the actor: networks, updates and draws."""
 
     def __init__(self, config: Config, actor_critic: ActorCritic, sampler: Sampler) -> None:
         """Train `actor_critic`'s policy, and its critic too if it has a target policy."""
@@ -159,7 +159,7 @@ class ActorTrainer:
         return {**metrics, **self.policy_update(batch)}
 
     def state_dict(self, step: int) -> State:
-        """Return everything needed to go on after `step`."""
+        """Return the complete state after `step`."""
         critic = {"critic_optimizer": self.critic_update.state_dict()} if self.critic_update else {}
         return {
             "actor_critic": self.actor_critic.state_dict(),

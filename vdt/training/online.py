@@ -1,4 +1,4 @@
-"""The online phase: roll out, align, store, sample and update."""
+"""Online phase: roll out, align, store, sample and update."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ ROLLOUT_SEED = 100_000_000  # online episodes never share seeds with evaluation
 
 
 class OnlineTuner:
-    """The online phase and its two halves: collect and update."""
+    """Tuner of the online phase and its two halves: collect and update."""
 
     def __init__(
         self, config: Config, actor_critic: ActorCritic, buffer: TrajectoryReplayBuffer, sampler: Sampler
     ) -> None:
-        """Tune `actor_critic` with what `buffer` holds."""
+        """Tune `actor_critic` with the trajectories of `buffer`."""
         self.config, self.actor_critic, self.buffer, self.sampler = config, actor_critic, buffer, sampler
         online = config.online
         actor_critic.critic.unfreeze()
@@ -58,7 +58,7 @@ class OnlineTuner:
         self.critic_threads, self.policy_threads = fixed, fixed
 
     def collect(self) -> list[Trajectory]:
-        """Roll out the exploring policy for one iteration and store what it did."""
+        """Roll out the exploring policy for one iteration and store the trajectories."""
         config, online = self.config, self.config.online
         while len(self.environments) < online.episodes_per_iteration:
             self.environments.append(make_environment(config.task))
@@ -87,7 +87,7 @@ class OnlineTuner:
         return float(np.mean([t.episode_return for t in list(self.buffer.trajectories)[-BEST_OVER:]]))
 
     def is_best_so_far(self) -> bool:
-        """Tell whether the policy, before it learns from its last episodes, is the best so far; if so, remember its return."""
+        """Return whether the policy, before it learns from its last episodes, is the best so far; if so, store its return."""
         recent = self.recent_return
         if recent is None or (self.best_return is not None and recent <= self.best_return):
             return False
@@ -122,7 +122,7 @@ class OnlineTuner:
         return self.policy_update(self.sampler.sample_sequences(config.actor.batch_size, config.policy.context_length))
 
     def tune_threads(self, device: torch.device) -> None:
-        """Let the steps of critic and policy choose their threads."""
+        """Tune the threads of critic and policy steps."""
         self.critic_threads, self.policy_threads = (
             make_thread_tuner(
                 name, step, self.save_training, self.restore_training, runtime=self.config.runtime, device=device
@@ -131,7 +131,7 @@ class OnlineTuner:
         )
 
     def save_training(self) -> State:
-        """Return what gradient steps change."""
+        """Return the state that gradient steps change."""
         return {
             "actor_critic": self.actor_critic.state_dict(),
             "critic_optimizer": self.critic_update.state_dict(),
@@ -140,7 +140,7 @@ class OnlineTuner:
         }
 
     def restore_training(self, state: State) -> None:
-        """Put back what `save_training` returned."""
+        """Restore the state that `save_training` returned."""
         self.actor_critic.load_progress(state["actor_critic"])
         self.actor_critic.critic.load_state_dict(state["actor_critic"]["critic"])
         self.critic_update.load_state_dict(state["critic_optimizer"])
@@ -148,7 +148,7 @@ class OnlineTuner:
         set_random_state(state["random"], self.sampler.generator)
 
     def state_dict(self) -> State:
-        """Return everything needed to go on, the buffer included."""
+        """Return the complete state, the buffer included."""
         held = TrajectoryDataset.from_trajectories(self.buffer.trajectories)
         return {
             **self.save_training(),
@@ -170,7 +170,7 @@ class OnlineTuner:
 
 
 def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State | None) -> OnlineTuner:
-    """Make a tuner at the start of the online phase, or where `state` left it."""
+    """Make a tuner at the start of the online phase, or at `state`."""
     device = choose_device(config.runtime.device)
     seed_streams(config.seed + 2)
     actor_critic = ActorCritic.from_state((state or load_state(agent_path))["actor_critic"], device)
@@ -195,7 +195,7 @@ def tune_online(
     Args:
         config: resolved configuration; `online.environment_steps` 0 leaves the policy as it is.
         agent_path: final checkpoint of `train_actor`.
-        buffer_path: what `seed_buffer` wrote.
+        buffer_path: file of `seed_buffer`.
         tracker: takes `online/…` on the environment-step axis.
         checkpoints: of this step.
 
@@ -214,7 +214,7 @@ def tune_online(
         if tuner.pending_return is None:
             tuner.collect()
             step = tuner.environment_steps
-            if tuner.is_best_so_far() and step < budget:  # at once: it must be the policy that did it
+            if tuner.is_best_so_far() and step < budget:  # at once: the policy must be the one of these episodes
                 state = tuner.state_dict()
                 save_checkpoint("online-best", step, state, values, tracker, checkpoints, score=tuner.best_return)
         assert tuner.pending_return is not None

@@ -1,4 +1,4 @@
-"""A few cheap evaluations while a policy trains: a curve of scores beside that of the losses."""
+"""Inexpensive evaluations while a policy trains: a curve of scores beside that of the losses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EPISODES = 2  # of each point: the cost is theirs
 
 
 class ScoreCurve:
-    """Evaluates a policy at fixed points of its training, and changes nothing of that training."""
+    """Evaluations of a policy at fixed points of its training, without any change of that training."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What the online phase starts from: the best of the data."""
+"""Initial buffer of the online phase: the best trajectories of the data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def select_best_trajectories(dataset: TrajectoryDataset, count: int) -> list[Trajectory]:
-    """The `count` highest-return trajectories, worst first, so that first in, first out drops the worst first."""
+    """Return the `count` highest-return trajectories, worst first, so that first in, first out drops the worst first."""
     order = np.argsort(dataset.episode_returns, kind="stable")
     return [dataset[int(episode)] for episode in order[-count:]]
 

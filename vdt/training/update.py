@@ -1,4 +1,4 @@
-"""One gradient step of the policy: the same for offline, online and every baseline."""
+"""Gradient step of the policy: the same for offline, online and every baseline."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def compile_policy(actor_critic: ActorCritic) -> None:
-    """Let the policy's training pass go through torch.compile, if `runtime.compile` says so; acting stays as it is."""
+    """Compile the policy's training pass with torch.compile, if `runtime.compile` is set; acting is unchanged."""
     if actor_critic.config.runtime.compile:
         actor_critic.compiled_policy = compile_pass(actor_critic.policy)
 
 
 def compute_weights(actor_critic: ActorCritic, batch: SequenceBatch, output: PolicyOutput) -> Tensor:
-    """Weigh each step's action error (B, K): by 1, by the advantage over V, or over the policy's own action (AWAC)."""
+    """Compute the weight of each step's action error (B, K): 1, or by the advantage over V or the policy's action (AWAC)."""
     if actor_critic.weighting.inverse_temperature == 0:
         return torch.ones_like(batch.mask)
     own = output.actions.detach() if actor_critic.target_policy is not None else None
@@ -77,7 +77,7 @@ def compute_weights(actor_critic: ActorCritic, batch: SequenceBatch, output: Pol
 def compute_action_losses(
     actor_critic: ActorCritic, batch: SequenceBatch, output: PolicyOutput, weights: Tensor, config: ActorConfig
 ) -> PolicyLosses:
-    """Compute the sum of M3 that the configuration names; a critic that is not asked for is not evaluated."""
+    """Compute the sum of M3 that the configuration selects; an unused critic is not evaluated."""
     gaussian, normalization = output.distribution, config.q_normalization
     actions = output.actions
     if gaussian is not None:
@@ -122,7 +122,7 @@ def compute_policy_losses(
 def take_policy_step(
     actor_critic: ActorCritic, optimizer: torch.optim.Optimizer, batch: SequenceBatch, config: ActorConfig
 ) -> Metrics:
-    """Descend on the policy's losses once; nothing here waits for a GPU, and nothing is counted."""
+    """Take one step on the policy's losses; nothing here waits for a GPU, and nothing is counted."""
     losses, weights = compute_policy_losses(actor_critic, batch, config)
     optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
@@ -146,12 +146,12 @@ def update_policy(
 
 
 class PolicyUpdate:
-    """`update_policy` with an optimizer of its own; a captured one works on static buffers, as a CUDA graph on a GPU."""
+    """`update_policy` with its own optimizer; a captured one works on static buffers, as a CUDA graph on a GPU."""
 
     def __init__(
         self, actor_critic: ActorCritic, config: ActorConfig, learning_rate: float, *, captured: bool | None = None
     ) -> None:
-        """Make the optimizer; `captured` is by default what `runtime` and the device say."""
+        """Make the optimizer; `captured` is by default that of `runtime` and the device."""
         self.actor_critic, self.config = actor_critic, config
         self.optimizer = make_policy_optimizer(actor_critic, learning_rate, config.weight_decay)
         compile_policy(actor_critic)
@@ -166,7 +166,7 @@ class PolicyUpdate:
         if not self.captured:
             return update_policy(actor_critic, self.optimizer, batch, self.config)
         actor_critic.policy.train()
-        metrics = self.static(batch, key=actor_critic.weighting)  # its numbers are no tensors
+        metrics = self.static(batch, key=actor_critic.weighting)  # its settings are no tensors
         actor_critic.gradient_steps += 1
         return metrics
 
