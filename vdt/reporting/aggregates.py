@@ -1,4 +1,4 @@
-"""Methods over all envs of a study, each by the look-ahead setting that it acts with. Pure functions."""
+"""Aggregates of methods over all envs of a study, each by its acting look-ahead setting. Pure functions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Headlines = dict[str, dict[str, dict[Task, Result]]]  # policy -> method -> task
 
 @dataclass(frozen=True)
 class Aggregate:
-    """A method's policy over the tasks that all methods of a report share.
+    """Result of a method's policy over the tasks that all methods of a report share.
 
     Attributes:
         runs: trained policies, all tasks together.
@@ -34,7 +34,7 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Improvement:
-    """P(a run of `method` scores above one of `baseline`), mean over tasks, with its bootstrap interval."""
+    """Probability that a run of `method` scores above one of `baseline`, mean over tasks, with its bootstrap interval."""
 
     method: str
     baseline: str
@@ -50,7 +50,7 @@ def find_headline(config: Mapping[str, Any]) -> str:
 
 
 def collect_headlines(records: Sequence[CellRecord], results: Sequence[Result]) -> Headlines:
-    """Return the results that stand for their methods; those of episodes that were cut short stand for nothing."""
+    """Return the results that represent their methods; those of episodes that were cut short are left out."""
     wanted = {(record.name, record.env): find_headline(record.config) for record in records}
     headlines: Headlines = {}
     for result in results:

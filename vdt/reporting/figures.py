@@ -1,4 +1,4 @@
-"""Figures of a report: scores, curves, and what explains them."""
+"""Figures of a report: scores, curves, and diagnostics."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_figures(
     published: Published | None,
     folder: Path,
 ) -> list[Path]:
-    """Write what there is data for.
+    """Write every figure that has data.
 
     Args:
         records: finished cells.
@@ -111,7 +111,7 @@ def _draw_scores(results: Sequence[Result], records: Sequence[CellRecord], publi
 def _draw_references(
     axes: Axes, results: Sequence[Result], records: Sequence[CellRecord], published: Published | None
 ) -> None:
-    """Draw the data's mean and what others printed."""
+    """Draw the data's mean and published numbers."""
     if results[0].dataset_score is not None:
         axes.axvline(results[0].dataset_score, color="black", linestyle="--", label="mean of the data set")
     if published is None:
@@ -139,7 +139,7 @@ def _count_steps(axes: Axes, what: str) -> None:
 
 
 def _draw_choices(results: Sequence[Result]) -> Figure:
-    """Share of environment steps in which each candidate return had the highest look-ahead score."""
+    """Draw the share of environment steps in which each candidate return had the highest look-ahead score."""
     figure = Figure(figsize=(8.0, 1.5 + 0.4 * len(results)), layout="constrained")
     axes = figure.add_subplot()
     for row, result in enumerate(results):
@@ -158,7 +158,7 @@ def _draw_choices(results: Sequence[Result]) -> Figure:
 
 
 def _find_diagnostics(records: Sequence[CellRecord], curves: Curves) -> dict[str, Callable[[str], Figure]]:
-    """Return figure name -> what draws it under a given title, for what the cells of one env have."""
+    """Return figure name -> function that draws it under a given title, for the diagnostics that cells of one env have."""
     methods: dict[str, list[CellRecord]] = {}
     for record in records:
         methods.setdefault(record.name, []).append(record)
@@ -200,7 +200,7 @@ def _make_panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
 
 
 def compute_mean_curve(curves: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[float], list[float], list[float]]:
-    """Steps, mean and standard error (0 for one seed) of one curve per seed, on steps that all of them reach."""
+    """Compute steps, mean and standard error (0 for one seed) of one curve per seed, on steps that all of them reach."""
     first, last = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
     grid = np.linspace(min(first, last), last, GRID)
     points = [np.array(curve, np.float64) for curve in curves]
@@ -217,7 +217,7 @@ def _draw_band(axes: Axes, curves: Sequence[Sequence[tuple[int, float]]], label:
 
 
 def _draw_curves(learned: Mapping[str, Sequence[Mapping[str, Any]]], shown: Sequence[str], title: str) -> Figure:
-    """Learning curves: mean over seeds with a band of one standard error."""
+    """Draw learning curves: mean over seeds with a band of one standard error."""
     figure, panels = _make_panels(len(shown), f"{title} (mean ± standard error over seeds, their number in brackets)")
     for axes, key in zip(panels, shown, strict=True):
         for number, (method, runs) in enumerate(learned.items()):
@@ -233,7 +233,7 @@ def _draw_curves(learned: Mapping[str, Sequence[Mapping[str, Any]]], shown: Sequ
 
 
 def _draw_buffers(buffers: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> Figure:
-    """Returns of the trajectories in the online buffer over time: median, and 10 % to 90 %, one line per seed."""
+    """Draw returns in the online buffer over time: median, and 10 % to 90 %, one line per seed."""
     figure, panels = _make_panels(len(buffers), f"{title}: returns in the replay buffer")
     for axes, (method, runs) in zip(panels, buffers.items(), strict=True):
         for number, run in enumerate(runs):
@@ -250,7 +250,7 @@ def _draw_buffers(buffers: Mapping[str, Sequence[Mapping[str, Any]]], title: str
 
 
 def _draw_diagonal(axes: Axes, label: str) -> None:
-    """Where both axes are the same number, and the legend."""
+    """Draw the line where both axes are the same number, and the legend."""
     low, high = axes.get_xlim()
     axes.plot([low, high], [low, high], ":", color="black", linewidth=0.8, label=label)
     axes.legend(fontsize=7, frameon=False)
@@ -279,7 +279,7 @@ def _draw_held_out(lines: Mapping[str, Sequence[tuple[str, HeldOutReport]]], tit
 
 
 def _draw_requested(lines: Mapping[str, Sequence[tuple[str, Sequence[RequestedReturn]]]], title: str) -> Figure:
-    """Draw the requested return against the mean over seeds of what was achieved."""
+    """Draw the requested return against the mean over seeds of the achieved return."""
     figure, (axes,) = _make_panels(1, title)
     cut = None
     for number, (method, reports) in enumerate(lines.items()):
@@ -330,7 +330,7 @@ def _draw_weights(lines: Mapping[str, Sequence[tuple[str, WeightHistogram]]], ti
 
 
 def _draw_profiles(profiles: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Share of runs above each score, with bootstrap bands."""
+    """Draw the share of runs above each score, with bootstrap bands."""
     figure, (axes,) = _make_panels(1, "Performance profiles, offline policies, envs that all methods have")
     every = [score for scores in profiles.values() for task in scores for score in task]
     thresholds = np.linspace(min(0.0, *every), max(every) * 1.02 + 1e-9, GRID).tolist()

@@ -1,4 +1,4 @@
-"""Finished cells as one tidy table, a row per episode, and the estimates that a report prints.
+"""Table of finished cells, a row per episode, and the estimates that a report prints.
 
 The seed is the unit of replication: standard errors are over seeds, and over episodes only where there is one seed.
 """
@@ -20,7 +20,7 @@ SETTINGS = ("single", "candidates", "lookahead")
 IDENTITY_KEYS = frozenset({"env", "method", "seed"})  # differ between cells by definition
 GROUP = ["env", "source", "md5", "preset", "name"]  # same for all look-ahead settings, offline and online
 KEYS = [*GROUP, "policy", "setting"]
-LEFT_OUT = ["name", "chosen_candidates", "candidate_returns"]  # of results.csv: twice said, and lists
+LEFT_OUT = ["name", "chosen_candidates", "candidate_returns"]  # left out of results.csv: duplicates, and lists
 COLUMNS = [
     *("env", "source", "label", "md5", "preset", "method", "patch", "policy", "setting", "seed", "episode"),
     *("score", "return", "length", "success", "cut_at", "planning_horizon", "env_model", "milliseconds_per_step"),
@@ -55,7 +55,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Result:
-    """One policy under one look-ahead setting, with the episodes of all its seeds.
+    """Evaluation of one policy under one look-ahead setting, with the episodes of all its seeds.
 
     Attributes:
         scores: normalized_score of every episode, one tuple per seed; none for an episode that was cut short.
@@ -63,7 +63,7 @@ class Result:
         milliseconds_per_step: wall time of an environment step, one number per seed.
         chosen_candidates: share of steps in which each candidate return was chosen, one tuple per seed.
         dataset_score: mean normalized_score of the data set's episodes.
-        successes: of every episode, one tuple per seed; empty ones where the environment does not say.
+        successes: of every episode, one tuple per seed; empty ones where the environment reports none.
         cut_at: steps after which episodes were cut short; none if all of them are whole.
     """
 
@@ -88,30 +88,30 @@ class Result:
 
     @property
     def task(self) -> Task:
-        """What scores are compared within."""
+        """Return the key within which scores are compared."""
         return self.env, self.source, self.md5, self.preset
 
     @property
     def score(self) -> Estimate | None:
-        """Normalized score; none if an episode was cut short."""
+        """Return the normalized score; none if an episode was cut short."""
         whole = [[score for score in scores if score is not None] for scores in self.scores]
         return None if self.cut_at is not None else compute_estimate(whole)
 
     @property
     def episode_return(self) -> Estimate:
-        """Return of an episode, in environment units."""
+        """Return the return of an episode, in environment units."""
         return compute_estimate(self.returns)
 
     @property
     def run_scores(self) -> list[float]:
-        """Mean normalized score of each seed's episodes; empty if an episode was cut short."""
+        """Return the mean normalized score of each seed's episodes; empty if an episode was cut short."""
         if self.cut_at is not None:
             return []
         return [math.fsum(score for score in run if score is not None) / len(run) for run in self.scores]
 
     @property
     def planner(self) -> str:
-        """The look-ahead setting in words."""
+        """Return the look-ahead setting in words."""
         candidates, horizon = len(self.candidate_returns), self.planning_horizon
         model = f", {self.env_model}" if horizon > 1 else ""
         return f"{self.setting} (m={candidates}, E={horizon}{model})"
@@ -244,7 +244,7 @@ def compute_estimate(per_seed: Sequence[Sequence[float]]) -> Estimate:
 
 
 def compute_changes(frame: pd.DataFrame) -> list[Change]:
-    """Return what the look-ahead changes within a policy, and online tuning within a look-ahead setting.
+    """Return the changes by look-ahead within a policy, and by online tuning within a look-ahead setting.
 
     Both sides were evaluated on the same environment seeds, so episode k of one is paired with episode k of the other.
     Episodes that were cut short have no score, and no change of it.
@@ -277,7 +277,7 @@ def _pair(rows: pd.DataFrame, first: tuple[str, str], second: tuple[str, str]) -
 
 
 def compute_config_differences(records: Sequence[CellRecord]) -> dict[str, dict[str, list[Any]]]:
-    """Return keys in which methods (with their patches) differ on the same env: key -> method -> its values."""
+    """Return the keys in which methods (with patches) differ on the same env: key -> method -> its values."""
     differing: set[str] = set()
     for env in {record.env for record in records}:
         configs = [(record.name, record.config) for record in records if record.env == env]

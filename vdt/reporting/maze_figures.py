@@ -1,4 +1,4 @@
-"""Evaluated episodes drawn over their maze."""
+"""Figures of evaluated episodes over their maze."""
 
 from __future__ import annotations
 

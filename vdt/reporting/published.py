@@ -1,4 +1,4 @@
-"""Published numbers that stand beside ours (params/published/), and what differs between theirs and ours."""
+"""Published numbers beside this project's (params/published/), and the differences between the two."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FOLDER = PARAMS / "published"
 
 @dataclass(frozen=True)
 class Published:
-    """One published table.
+    """Published table.
 
     Attributes:
-        source: where it was printed.
-        by: what its columns are: "method" or "patch".
+        source: place of publication.
+        by: kind of its columns: "method" or "patch".
         change: whether its values are pairs, before and after online tuning.
         rows: env (or quantity) -> column -> number, [mean, standard error], or [before, after].
     """
@@ -29,39 +29,39 @@ class Published:
     rows: Mapping[str, Mapping[str, Any]]
 
     def find(self, env: str, method: str, patch: str) -> Any:
-        """Their value for one of our cells, none if they print none."""
+        """Return the published value for a cell; none if there is none."""
         if self.by == "method" and patch:
             return None
         return self.rows.get(env, {}).get(method if self.by == "method" else patch)
 
     @property
     def rows_are_envs(self) -> bool:
-        """Whether its rows are envs; a table of other quantities is shown as it is."""
+        """Return whether its rows are envs; a table of other quantities is shown unchanged."""
         return not load_tasks().keys().isdisjoint(self.rows)
 
     def format(self, value: Any) -> str:
-        """A value as it was printed."""
+        """Format a value as it was printed."""
         if isinstance(value, list):
             return f"{value[0]} {'→' if self.change else '±'} {value[1]}"
         return "" if value is None else str(value)
 
     def get_score(self, value: Any) -> float | None:
-        """The number of a value that our last score is compared with."""
+        """Return the number of a value that the final score is compared with."""
         if isinstance(value, list):
             return float(value[-1 if self.change else 0])
         return None if value is None else float(value)
 
 
 def list_published() -> list[str]:
-    """Names of the tables."""
+    """List the names of the tables."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load_published(name: str, where: str = "published") -> Published:
-    """A table by name.
+    """Load a table by name.
 
     Raises:
-        ConfigError: if there is none; `where` says who asked.
+        ConfigError: if there is none; `where` names the origin of the name.
     """
     known = list_published()
     if name not in known:

@@ -1,4 +1,4 @@
-"""One report over cells (env x method x seed): Markdown tables, strict JSON, CSV, metrics, figures."""
+"""Report over cells (env x method x seed): Markdown tables, strict JSON, CSV, metrics, figures."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ OFFLINE_ONLY = (
 
 @dataclass(frozen=True)
 class Report:
-    """A written report.
+    """Files of a written report.
 
     Attributes:
         path: of report.md; report.json, metrics.json and results.csv lie beside it.
@@ -147,7 +147,7 @@ def _write_markdown(
 
 
 def to_strict_json(value: Any, place: str = "") -> tuple[Any, list[str]]:
-    """Replace numbers that JSON cannot hold by null; return the value and the places where that happened."""
+    """Replace numbers that JSON cannot hold by null; return the value and the places of replacement."""
     if isinstance(value, float) and not math.isfinite(value):
         return None, [place]
     odd: list[str] = []
@@ -168,7 +168,7 @@ def to_strict_json(value: Any, place: str = "") -> tuple[Any, list[str]]:
 def _build_document(
     records: Sequence[CellRecord], results: Sequence[Result], changes: Sequence[Change]
 ) -> dict[str, Any]:
-    """Return everything, unrounded."""
+    """Return all results, unrounded."""
     return {
         "cells": [record.to_json() for record in records],
         "results": [
@@ -226,7 +226,7 @@ CUT = (
 
 
 def _list_cuts(records: Sequence[CellRecord]) -> list[int]:
-    """Return after how many steps episodes were cut short; empty if none was."""
+    """Return the numbers of steps after which episodes were cut short; empty if none was."""
     reports = (
         report for record in records for found in record.evaluation.policies.values() for report in found.values()
     )

@@ -21,7 +21,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A number with its bootstrap percentile interval."""
+    """Estimate with its bootstrap percentile interval."""
 
     value: float
     low: float
@@ -32,15 +32,15 @@ class Interval:
 
 
 def compute_iqm(scores: Scores) -> float:
-    """Interquartile mean: the mean of all tasks' runs without the lowest and the highest quarter of them."""
-    from scipy.stats import trim_mean  # here: half a second, and whoever needs a mean need not wait for it
+    """Compute the interquartile mean: the mean of all tasks' runs without the lowest and the highest quarter of them."""
+    from scipy.stats import trim_mean  # imported here: it takes half a second, which other callers need not wait for
 
     return float(trim_mean(np.concatenate([np.asarray(task, np.float64) for task in _check(scores)]), 0.25))
 
 
 def compute_iqm_interval(scores: Scores, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """`compute_iqm` with its stratified bootstrap interval."""
-    if sum(map(len, _check(scores))) == 1:  # whatever is drawn; and nobody waits half a second for SciPy
+    """Compute `compute_iqm` with its stratified bootstrap interval."""
+    if sum(map(len, _check(scores))) == 1:  # for any sample; avoids the half second of importing SciPy
         return Interval(*[float(scores[0][0])] * 3)
     from scipy.stats import trim_mean
 
@@ -53,7 +53,7 @@ def compute_iqm_interval(scores: Scores, *, seed: int = 0, resamples: int = RESA
 
 
 def compute_probability_of_improvement(first: Scores, second: Scores) -> float:
-    """Mean over tasks of P(a run of `first` scores above a run of `second`); a tie counts one half.
+    """Compute the mean over tasks of P(a run of `first` scores above a run of `second`); a tie counts one half.
 
     Raises:
         ValueError: if the two do not have the same number of tasks.
@@ -66,7 +66,10 @@ def compute_probability_of_improvement(first: Scores, second: Scores) -> float:
 def compute_improvement_interval(
     first: Scores, second: Scores, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
-    """`compute_probability_of_improvement` with its stratified bootstrap interval; both sides are resampled."""
+    """Compute `compute_probability_of_improvement` with its bootstrap interval.
+
+    The bootstrap is stratified; both sides are resampled.
+    """
     value, tasks = compute_probability_of_improvement(first, second), len(first)
 
     def compute(samples: Sequence[Array]) -> Array:
@@ -87,7 +90,7 @@ def _compare(first: Array, second: Array) -> Array:
 
 
 def compute_profile(scores: Scores, thresholds: Sequence[float]) -> list[float]:
-    """Performance profile: for each threshold the share of runs above it, every task counting the same."""
+    """Compute the performance profile: for each threshold the share of runs above it, every task counting the same."""
     shares = _compute_shares([np.asarray([task], np.float64) for task in _check(scores)], thresholds)
     return [float(share) for share in shares[0]]
 
@@ -95,14 +98,14 @@ def compute_profile(scores: Scores, thresholds: Sequence[float]) -> list[float]:
 def compute_profile_band(
     scores: Scores, thresholds: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[list[float], list[float]]:
-    """Lower and upper end of the profile's bootstrap interval at each threshold."""
+    """Compute lower and upper end of the profile's bootstrap interval at each threshold."""
     shares = _compute_shares(_resample(scores, seed, resamples), thresholds)
     low, high = np.quantile(shares, _get_levels(), axis=0)
     return low.tolist(), high.tolist()
 
 
 def _compute_shares(samples: Sequence[Array], thresholds: Sequence[float]) -> Array:
-    """(R, N) per task -> (R, thresholds)."""
+    """Compute the shares of runs above each threshold: (R, N) per task -> (R, thresholds)."""
     per_task = [(task[:, :, None] > np.asarray(thresholds)).mean(axis=1) for task in samples]
     shares: Array = np.mean(per_task, axis=0)
     return shares
@@ -111,7 +114,7 @@ def _compute_shares(samples: Sequence[Array], thresholds: Sequence[float]) -> Ar
 def bootstrap(
     scores: Scores, compute: Callable[[Sequence[Array]], Array], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic, resampling runs with replacement within each task.
+    """Compute the percentile interval of a statistic, resampling runs with replacement within each task.
 
     Args:
         scores: per task, per run.
@@ -134,7 +137,7 @@ def _resample(scores: Scores, seed: int, resamples: int) -> list[Array]:
 
 
 def _check(scores: Scores) -> Scores:
-    """The scores, if there is a task and every task has a run.
+    """Return the scores, if there is a task and every task has a run.
 
     Raises:
         ValueError: otherwise.

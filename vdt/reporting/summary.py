@@ -1,4 +1,4 @@
-"""A report in few words: what the end of a run shows, and the numbers that `dvc metrics show` prints."""
+"""Summary of a report: the last screen of a run, and the numbers that `dvc metrics show` prints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ARROW = " -> "
 
 
 def make_metrics(records: Sequence[CellRecord], results: Sequence[Result]) -> dict[str, Any]:
-    """Return numbers in mappings without lists: env -> method -> name -> number, as `dvc metrics show` wants them.
+    """Return numbers in mappings without lists: env -> method -> name -> number, as `dvc metrics show` needs them.
 
     Each method is shown by the look-ahead setting that it acts with. Episodes that were cut short have no score.
     """
@@ -53,11 +53,11 @@ def _qualify(result: Result, results: Sequence[Result]) -> str:
 
 
 def describe_end(records: Sequence[CellRecord], places: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the end of a run as lines of a screen: scores before and after tuning, then where everything lies.
+    """Return the last screen of a run as lines: scores before and after tuning, then output paths.
 
     Args:
         records: finished cells.
-        places: what is to be found where, in order, e.g. {"policy": paths, "report": [path], "next": [command]}. Of
+        places: paths and commands by name, in order, e.g. {"policy": paths, "report": [path], "next": [command]}. Of
             several values under one name the first is shown, empty ones are not. A value is never broken, so that it can
             be copied; a long one has its own line.
     """

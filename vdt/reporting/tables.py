@@ -12,7 +12,7 @@ from vdt.reporting.aggregates import Aggregate, Headlines, Improvement
 from vdt.reporting.frame import Change, Estimate, Result, compute_config_differences
 from vdt.reporting.published import Published
 
-IDENTIFYING = frozenset(  # columns that are said once where all rows agree
+IDENTIFYING = frozenset(  # columns that are printed once where all rows agree
     {
         "env",
         "data",
@@ -36,7 +36,7 @@ SUCCESS_HEADER = "success rate (Wilson's 95% over all episodes)"
 
 @dataclass(frozen=True)
 class Table:
-    """One section of a report."""
+    """Section of a report."""
 
     title: str
     header: Sequence[str]
@@ -46,7 +46,7 @@ class Table:
     def render(self) -> Iterator[str]:
         """Yield the lines of a Markdown section; none if there are no rows.
 
-        Columns without content are left out. What all rows agree on is said once, above: a table must fit a page.
+        Columns without content are left out. Values equal in all rows are printed once, above: a table must fit a page.
         """
         rows = [[str(entry).replace("|", "\\|") for entry in row] for row in self.rows]
         if not rows:
@@ -64,7 +64,7 @@ class Table:
 
 
 def grey(text: str) -> str:
-    """Return text that is shown in grey where a viewer knows how."""
+    """Return text that is shown in grey where a viewer supports it."""
     return f'<span style="color:grey">{text}</span>' if text else ""
 
 
@@ -74,7 +74,7 @@ def name_policy(policy: str) -> str:
 
 
 def name_source(label: str) -> str:
-    """Return where data comes from, in bold unless it is D4RL's."""
+    """Return the data source in words, in bold unless it is D4RL's."""
     name, _, rest = label.partition(" (")
     return f"**{name}** ({rest}" if rest else name
 
@@ -136,7 +136,7 @@ def _format_successes(result: Result) -> str:
 
 
 def tabulate_changes(records: Sequence[CellRecord], changes: Sequence[Change]) -> Table:
-    """Make the table of what look-ahead and online tuning change."""
+    """Make the table of changes by look-ahead and online tuning."""
     labels = {(record.env, record.snapshot.source): record.snapshot.label for record in records}
     rows = [
         (
@@ -238,7 +238,7 @@ def tabulate_improvements(improvements: Sequence[Improvement]) -> Table:
 
 
 def tabulate_published(records: Sequence[CellRecord], headlines: Headlines, published: Published) -> Table:
-    """Make the table of ours beside theirs, env by env, with what differs."""
+    """Make the table of results beside published ones, env by env, with their differences."""
     rows = []
     cells = {(r.env, r.snapshot.md5, r.preset, r.name): r for r in records}
     for (env, md5, preset, method), record in cells.items():
@@ -258,7 +258,7 @@ def tabulate_published(records: Sequence[CellRecord], headlines: Headlines, publ
 
 
 def describe_difference(record: CellRecord) -> str:
-    """Return data, physics and budget in words, so that nobody takes a collected result for a D4RL one."""
+    """Return data, physics and budget in words, so that a collected result is not mistaken for a D4RL one."""
     label, other = record.snapshot.label, "" if record.snapshot.source == "d4rl" else "**other data**: "
     data = "D4RL's data" if label == "D4RL" else other + name_source(label)
     physics = f"physics: {record.config.get('task.environment_id')} on the present MuJoCo"
