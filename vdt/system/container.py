@@ -1,4 +1,4 @@
-"""Read the limits that a container or a cluster job puts on this process: cores and memory of its control groups."""
+"""Limits that a container or a cluster job puts on this process: cores and memory of its control groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Atomic files: a reader sees the old content or the new, never half of it."""
+"""Atomic files: a reader finds the old content or the new, never a part of it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def make_new_file(path: Path) -> int:
-    """Create a file that is not there, as the umask says, and return its descriptor; libraries ask for less, SQLite 0644."""
+    """Create a new file with the umask's permissions and return its descriptor; libraries use fewer, SQLite 0644."""
     return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
 
 
@@ -82,7 +82,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Make `target` a copy of `source`: one that reads there finds the old content, for a moment none, or all of the new."""
+    """Replace `target` by a copy of `source`: a reader finds the old content, for a moment none, or all of the new."""
     fresh = target.with_name(f".{target.name}.part")
     with hold_lock(target.with_name(f".{target.name}.lock"), str(target)):
         shutil.rmtree(fresh, ignore_errors=True)  # left by a kill
@@ -92,13 +92,13 @@ def replace_folder(source: Path, target: Path) -> None:
 
 
 def compute_file_digest(path: Path, algorithm: str) -> str:
-    """Hexadecimal digest of a file's content, e.g. `compute_file_digest(path, "sha256")`."""
+    """Return the hexadecimal digest of a file's content, e.g. `compute_file_digest(path, "sha256")`."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def make_file_name(env: str) -> str:
-    """A task's name as part of a file's or folder's: D4RL's as it is, `minari:a/b-v0` and `data:PATH` without slashes."""
+    """Return a task's name as part of a file's name: D4RL's unchanged, `minari:a/b-v0` and `data:PATH` without slashes."""
     kind, separator, rest = env.partition(":")
     if not separator:
         return env

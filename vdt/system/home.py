@@ -1,4 +1,4 @@
-"""The process around the work: folders, environment variables, threads, device. Imports nothing heavy.
+"""Process setup: folders, environment variables, threads, device. Imports nothing heavy.
 
 `prepare()` must run before `import metaflow`, which reads the user name and the datastore's root while it is imported.
 """
@@ -30,7 +30,7 @@ MOST_CELLS = 10_000  # of one flow; Metaflow itself stops at 100
 
 
 class FolderError(OSError):
-    """A folder that the pipeline writes to cannot be written."""
+    """Folder that the pipeline writes to and that cannot be written."""
 
 
 def find_params() -> Path:
@@ -49,10 +49,10 @@ def home() -> Path:
 
 
 def prepare() -> None:
-    """Set what Metaflow, MLflow and DVC read from the environment; what the user has set stays.
+    """Set the environment variables that Metaflow, MLflow and DVC read; those set by the user stay.
 
-    A user name is only given where Metaflow would refuse to start: to root, and to a process without one. Garbage is
-    looked for less often: importing PyTorch and MLflow then takes three quarters of the time, in each step's process.
+    A user name is only set where Metaflow would refuse to start: for root, and for a process without one. Garbage
+    collection is less frequent: importing PyTorch and MLflow then takes three quarters of the time, in each step's process.
     """
     configure_logging()
     name_user()
@@ -75,9 +75,9 @@ def prepare() -> None:
 
 
 def name_user() -> None:
-    """Give a process without a user name one, and a home folder: `docker run --user 12345` has neither.
+    """Set user name and home folder of a process without them: `docker run --user 12345` has neither.
 
-    Python looks into these variables before it asks the system, where Metaflow, MLflow and DVC would end with an error.
+    Python reads these variables before it queries the system, where Metaflow, MLflow and DVC would end with an error.
     """
     try:
         pwd.getpwuid(os.getuid())

@@ -1,4 +1,4 @@
-"""Hold a lock between processes."""
+"""Locks between processes."""
 
 from __future__ import annotations
 

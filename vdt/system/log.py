@@ -1,6 +1,6 @@
 """Log lines on standard output: plain text, a level word before warnings and errors. Imports nothing heavy.
 
-Modules say `logger = logging.getLogger(__name__)`; programs call `configure_logging` once, libraries never.
+Modules use `logger = logging.getLogger(__name__)`; programs call `configure_logging` once, libraries never.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ PLAIN_ERRORS = "vdt_plain"  # codec error handler: what an ASCII-only terminal s
 
 
 class PlainFormatter(logging.Formatter):
-    """Formats a record as its text, after the level's word and before that the name of the cell that runs."""
+    """Formatter of a record as its text, after the level's word and before that the name of the cell that runs."""
 
     def __init__(self, cell: str = "") -> None:
-        """Name the cell, empty for none."""
+        """Set the name of the cell, empty for none."""
         super().__init__()
         self.cell = cell
 
@@ -33,7 +33,7 @@ class PlainFormatter(logging.Formatter):
 
 
 class StandardOutput(logging.Handler):
-    """Prints each record to the present `sys.stdout` at once; a reader that is gone stops nobody."""
+    """Handler that prints each record to the present `sys.stdout` at once; a closed reader stops no work."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record."""
@@ -58,7 +58,7 @@ def configure_logging(cell: str = "") -> None:
 
 
 def make_output_plain() -> None:
-    """Let a terminal that lacks a character show a plain one."""
+    """Make a terminal that lacks a character show a plain one."""
     codecs.register_error(PLAIN_ERRORS, _replace)
     for stream in (sys.stdout, sys.stderr):
         encoding = str(getattr(stream, "encoding", None) or "utf-8")

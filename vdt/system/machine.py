@@ -1,4 +1,4 @@
-"""Count cores, memory and GPUs; divide them among the cells that run at once. Imports nothing heavy."""
+"""Number of cores, memory and GPUs of this machine, and their division among cells that run at once. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NUMERICAL = ("torch", "numpy", "gymnasium", "mujoco")  # packages whose version 
 
 
 def get_versions() -> dict[str, str]:
-    """Versions of all that a result depends on to the last bit."""
+    """Return the versions of all packages that a result depends on to the last bit."""
     versions = {name: importlib.metadata.version(name) for name in NUMERICAL}
     threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 0
     return {**versions, "python": platform.python_version(), "machine": platform.machine(), "threads": str(threads)}
@@ -40,7 +40,7 @@ def count_cores() -> int:
 
 
 def count_gpus() -> int:
-    """NVIDIA GPUs of this machine, by device file: no driver is loaded."""
+    """Count the NVIDIA GPUs of this machine, by device file: no driver is loaded."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
@@ -48,7 +48,7 @@ def count_gpus() -> int:
 
 
 def claim_gpu(index: int) -> None:
-    """With several GPUs, show this process only the one for cell number `index`. Must run before CUDA starts."""
+    """Restrict this process to the GPU of cell number `index`, with several GPUs. Must run before CUDA starts."""
     gpus = count_gpus()
     if gpus > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -57,7 +57,7 @@ def claim_gpu(index: int) -> None:
 
 
 def limit_spinning() -> None:
-    """Let OpenMP's threads wait for each other by sleeping after a moment. Must run before torch and NumPy are imported.
+    """Make OpenMP's threads sleep after a moment of waiting. Must run before torch and NumPy are imported.
 
     By default a thread spins for milliseconds at each barrier, also while the core that it waits for belongs to another
     program: beside two busy programs a critic update took 350 ms instead of 5. What the user has set stays.
@@ -83,7 +83,7 @@ def use_threads(count: int) -> Iterator[None]:
 
 
 def set_threads(cells_in_parallel: int, threads: int = 0) -> int:
-    """Divide the cores among the cells that run at once; two busy processes with two threads each on two cores crawl.
+    """Divide the cores among the cells that run at once: with more threads than cores, processes slow each other down.
 
     Args:
         cells_in_parallel: cells that may compute at the same time.
@@ -109,12 +109,12 @@ def measure_memory() -> int:
 
 
 def count_cells_that_fit(cores: int, memory: int) -> int:
-    """Cells that can run at once: one per core, as far as the memory goes, and at least one."""
+    """Count the cells that can run at once: one per core, as far as the memory goes, and at least one."""
     return max(1, min(cores, int(memory / BYTES_PER_CELL)))
 
 
 def measure_peak_memory() -> dict[str, float]:
-    """Most memory that this process has held so far, in MB: of the machine, and of a GPU if it used one."""
+    """Measure the peak memory of this process so far, in MB: of the machine, and of a GPU if it used one."""
     unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
     peak = {"machine": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
     torch = sys.modules.get("torch")
@@ -134,11 +134,11 @@ def count_cells_in_parallel(cells: int) -> int:
 
 
 class DeviceError(ValueError):
-    """The device that was asked for is not here."""
+    """Requested device that is not available."""
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device of `runtime.device`: "auto" takes a GPU if there is one.
+    """Return the device of `runtime.device`: "auto" takes a GPU if there is one.
 
     Raises:
         DeviceError: if "cuda" is asked for and absent.

@@ -1,4 +1,4 @@
-"""Signals, the death of parents, and who is gone."""
+"""Signals of processes, the end of their parents, and detection of ended processes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 PR_SET_PDEATHSIG = 1
-STOPPED = "VDT_STOPPED"  # environment variable: the flow was stopped on purpose; its last words know
+STOPPED = "VDT_STOPPED"  # environment variable: the flow was stopped on purpose; read by its exit hooks
 
 
 def follow_parent() -> None:
-    """End when the parent ends, or when it says so: Ctrl-C reaches the whole group, and the parent alone answers."""
+    """End when the parent ends or sends SIGTERM: Ctrl-C reaches the whole group, and only the parent responds."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, so that none stays behind on a GPU (Linux only)."""
+    """Make the kernel end this process when its parent ends, so that none stays on a GPU (Linux only)."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL("libc.so.6", use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before the kernel was asked
+        if os.getppid() != parent:  # it ended before the request
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -46,7 +46,7 @@ def count_memory_kills() -> int:
 
 
 class Terminated(BaseException):
-    """SIGTERM: the parent ended, or somebody asked this process to. Nothing that computes catches it."""
+    """Exception of SIGTERM: the parent ended, or another program sent it. No computing code catches it."""
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def terminate_cleanly(seconds: float = 10.0) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        if os.getppid() != parent:  # nobody reads our output any more
+        if os.getppid() != parent:  # the output has no reader any more
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)
             os.dup2(null, 2)
@@ -72,7 +72,7 @@ def terminate_cleanly(seconds: float = 10.0) -> Iterator[None]:
 
 
 def interrupt_on_signals() -> None:
-    """Let SIGTERM and a closed terminal end a flow as Ctrl-C does: its steps are stopped and its last words are said."""
+    """Make SIGTERM and a closed terminal end a flow as Ctrl-C does: its steps are stopped and its exit hooks run."""
 
     def stop(*_: Any) -> None:
         os.environ[STOPPED] = "1"
@@ -96,18 +96,18 @@ def _get_children() -> list[int]:
 
 
 def describe_process(pid: int) -> str:
-    """`host:pid:start`, which no other process will ever have; start is empty where there is no /proc."""
+    """Return `host:pid:start`, unique among all processes; start is empty where there is no /proc."""
     return f"{platform.node()}:{pid}:{_get_start_time(pid)}"
 
 
 def is_gone(process: str) -> bool:
-    """Whether a process of `describe_process` is known to have ended; one of another machine never is."""
+    """Return whether a process of `describe_process` is known to have ended; false for another machine's."""
     host, pid, start = process.rsplit(":", 2)
     return host == platform.node() and bool(start) and _get_start_time(int(pid)) != start
 
 
 def _get_start_time(pid: int) -> str:
-    """Clock ticks from the machine's start to the process's, with the boot's id; empty if there is none."""
+    """Return clock ticks from the machine's start to the process's, with the boot's id; empty if there is none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,4 +1,4 @@
-"""Lines that say how far a phase is and how long it will take."""
+"""Progress lines of a phase: its state and the time left."""
 
 import logging
 import time
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 logger = logging.getLogger(__name__)
 
 REPORT_EVERY_SECONDS = 10.0
-RATE_REPORTS = 6  # the rate is that since so many lines ago: a machine that slept or got busy is soon understood
+RATE_REPORTS = 6  # the rate is measured since this many lines ago, to adapt soon to a machine that slept or got busy
 
 
 class Progress:
-    """Prints step, rate, time left and key numbers at most every 10 s, and at the end."""
+    """Printer of step, rate, time left and key numbers at most every 10 s, and at the end."""
 
     def __init__(self, name: str, start: int, total: int, unit: str = "step") -> None:
         """Count from `start` to `total`."""
@@ -32,5 +32,5 @@ class Progress:
         logger.info(f"{self.name}: {self.unit} {step:,}/{self.total:,}  {rate:,.1f}/s  {left:.0f} s left{numbers}")
 
     def advance(self, steps: int) -> None:
-        """`steps` more are done; print if it is time."""
+        """Count `steps` more; print if it is time."""
         self.report(self.step + steps)

@@ -1,4 +1,4 @@
-"""Archives of strangers: zip and npz files, held against their own claims before they are unpacked."""
+"""Safe reading of untrusted zip and npz files, whose declared sizes are checked before unpacking."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# What zipfile and NumPy raise on a file that is not theirs, or was changed: found by fuzzing.
+# Exceptions of zipfile and NumPy on a foreign or corrupted file, found by fuzzing.
 UNREADABLE: tuple[type[Exception], ...] = (
     *(ValueError, OSError, EOFError, LookupError, TypeError, RuntimeError, MemoryError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError),  # NumPy parses headers as Python
@@ -41,12 +41,12 @@ def list_arrays(path: Path) -> list[str]:
 
 
 def read_arrays(path: Path, max_bytes: int, names: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-    """Read arrays of numbers from an npz file; no pickle, and none that is larger than it says.
+    """Read arrays of numbers from an npz file; no pickle, and none that is larger than declared.
 
     Args:
         path: of the file.
         max_bytes: of one array in memory, as float32 or as it is.
-        names: what is wanted, where it is there; all of it if not given.
+        names: of the wanted arrays, where they exist; all if not given.
 
     Raises:
         ValueError, or another of `UNREADABLE`: naming the array, what was found and what is accepted.
@@ -57,7 +57,7 @@ def read_arrays(path: Path, max_bytes: int, names: Collection[str] | None = None
 
 
 def _read_array(archive: zipfile.ZipFile, member: str, max_bytes: int) -> npt.NDArray[Any]:
-    """One array, its header held against its size first."""
+    """Read one array, its header compared with its size first."""
     name, size = member.removesuffix(".npy"), archive.getinfo(member).file_size
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
