@@ -1,4 +1,4 @@
-"""Where a person finds the runs: the address of MLflow's list, and the command that serves it."""
+"""Address of MLflow's list of runs, and the command that serves it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ RUNS = "#/experiments/{}/runs?workflowType=machine_learning"  # without the type
 
 @dataclass(frozen=True)
 class RunsPage:
-    """MLflow's list of our runs.
+    """Page of the runs in MLflow.
 
     Attributes:
         address: for a browser.
-        command: what serves the address, for a shell; empty where `MLFLOW_TRACKING_URI` is a server's.
+        command: serves the address, for a shell; empty where `MLFLOW_TRACKING_URI` is a server's.
     """
 
     address: str
@@ -28,11 +28,11 @@ class RunsPage:
 
 
 def describe_runs_page(base: Path, port: int = PORT) -> RunsPage:
-    """Return where the runs of the store are listed.
+    """Return the page that lists the runs of the store.
 
     Args:
         base: the home folder.
-        port: of the address, where it is served here.
+        port: of the address, where it is served on this machine.
 
     Raises:
         StoreError: if the store cannot be used.
@@ -47,7 +47,7 @@ def describe_runs_page(base: Path, port: int = PORT) -> RunsPage:
 
 
 def serve_runs(base: Path, port: int = PORT) -> None:
-    """Turn this process into MLflow's server of a home folder's store, with one worker."""
+    """Replace this process by MLflow's server of a home folder's store, with one worker."""
     where = ["--workers", "1", "--host", HOST, "--port", str(port), "--backend-store-uri", get_tracking_uri(base)]
     os.environ.update(ONE_WORKER)
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *where])

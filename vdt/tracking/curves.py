@@ -1,4 +1,4 @@
-"""Read learning curves back, for reports and for cells that share a training."""
+"""Reading of learning curves, for reports and for cells that share a training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Answer = TypeVar("Answer")
 
 
 def resolve_run_ids(base: Path, run_ids: Sequence[str]) -> dict[str, str]:
-    """Return MLflow's ids of runs by the ids that they were given while the store was away.
+    """Return MLflow's ids of runs by the ids that they had while the store was unreachable.
 
     Args:
         base: the home folder.
@@ -63,7 +63,7 @@ def _read_histories(base: Path, run_ids: Sequence[str], wanted: Callable[[str], 
 
 
 def _ask(base: Path, run_ids: Sequence[str], read: Callable[[MlflowClient, str], Answer]) -> dict[str, Answer]:
-    """Return what `read` finds of each run, given MLflow's own id of it.
+    """Return the result of `read` for each run, given MLflow's own id of it.
 
     Runs that the store refuses are named and left out; so are the others once it does not answer.
     """

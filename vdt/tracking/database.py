@@ -1,4 +1,4 @@
-"""The SQLite file of a home folder: made whole, checked before MLflow touches it, upgraded on a copy."""
+"""SQLite file of a home folder: made whole, checked before MLflow opens it, upgraded on a copy."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ADDRESSES = {  # columns that hold absolute addresses of artifacts
 
 
 def is_new(path: Path) -> bool:
-    """Return whether a database is still to be made; an empty file is what a killed process leaves behind."""
+    """Return whether a database is still to be made; a killed process leaves an empty file behind."""
     return not path.exists() or _query(path, "SELECT count(*) FROM sqlite_master") == "0"
 
 
 def create_database(path: Path) -> None:
-    """Let MLflow make its tables in a file beside, set write-ahead mode, and move the file into place whole.
+    """Create MLflow's tables in a file beside, set write-ahead mode, and move the file into place whole.
 
-    MLflow would make them in place without a lock, and a killed process would leave tables that no version knows.
+    MLflow would make them in place without a lock, and a killed process would leave tables of no known version.
     """
     from mlflow import MlflowClient
 
@@ -100,7 +100,7 @@ def upgrade_database(path: Path) -> Path | None:
 
 
 def follow_moved_folder(path: Path, old: str, new: str) -> None:
-    """If a home folder was moved, let its database point at the artifacts where they are now.
+    """Correct the artifact addresses in the database of a moved home folder.
 
     Artifacts that lie elsewhere on purpose, or are still at the old place alone, stay where they are.
 
@@ -129,7 +129,7 @@ def _is_folder(address: str) -> bool:
 
 @contextlib.contextmanager
 def _write_without_waiting() -> Iterator[None]:
-    """Leave SQLite's files to the system's cache: hundreds of changes to a file that nobody has need not be on disk each."""
+    """Disable syncing of SQLite's files: hundreds of changes to a new file need not reach the disk one by one."""
     from sqlalchemy import event
     from sqlalchemy.pool import Pool
 
@@ -145,7 +145,7 @@ def _write_without_waiting() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _make_beside(path: Path) -> Iterator[Path]:
-    """Give an empty file beside `path` with the permissions of the umask; SQLite gives them to its companions too."""
+    """Create an empty file beside `path` with the permissions of the umask; SQLite copies them to its companions."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
         file = Path(folder) / path.name

@@ -1,18 +1,18 @@
-"""What a store may raise: errors that pass, and errors that stay until somebody does something."""
+"""Errors of a store: temporary ones, and permanent ones that need a correction."""
 
 from __future__ import annotations
 
 import sqlite3
 
-PASSING_CODES = (408, 425, 429)  # HTTP's: too slow, too early, too many; the other 4xx stay
+PASSING_CODES = (408, 425, 429)  # HTTP's: too slow, too early, too many; the other 4xx are permanent
 
 
 class StoreError(ValueError):
-    """The tracking store is there and cannot be used as it is; waiting does not help."""
+    """Tracking store that exists and cannot be used as it is; waiting does not help."""
 
 
 def get_store_errors() -> tuple[type[Exception], ...]:
-    """Return what a store raises that is away, locked, full or slow, or that refuses a request."""
+    """Return the exceptions of a store that is unreachable, locked, full or slow, or that refuses a request."""
     import sqlalchemy.exc
     from mlflow.exceptions import MlflowException
 
@@ -20,7 +20,7 @@ def get_store_errors() -> tuple[type[Exception], ...]:
 
 
 def get_first_line(error: Exception) -> str:
-    """Return what an error says, without the pages that a database adds; its name if it says nothing."""
+    """Return an error's first line, without the pages that a database adds; its name if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -35,6 +35,6 @@ def is_refusal(error: Exception) -> bool:
 
 
 def describe_failure(error: Exception) -> str:
-    """Return in words whether the store is away or refuses, and what it said."""
+    """Return in words whether the store is unreachable or refuses, and its message."""
     verb = "refuses" if is_refusal(error) else "does not answer"
     return f"the store {verb} ({get_first_line(error)})"

@@ -1,4 +1,4 @@
-"""Brings records into an MLflow run. Repeating a record changes nothing."""
+"""Sender of records to an MLflow run. Repeating a record changes nothing."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ FLOW_RUN = "metaflow.run_id"  # tag: the newest flow run that writes to this run
 PROCESS = "vdt.process"  # tag: its main process
 FORKED_FROM = "vdt.forked_from"  # tag: the run whose finished step was run again
 STUDY = "study"  # tag: names of the studies that a run belongs to, with commas
-LOCAL_ID = "vdt.local_id"  # tag: what the run is called until the store knows it
+LOCAL_ID = "vdt.local_id"  # tag: the run's id until it is in the store
 LOCAL = "local-"  # how such an id begins
 PARAMS_PER_CALL = 100  # MLflow's limits
 METRICS_PER_CALL = 1000
 
 
 class RunSender:
-    """Sends the records of one run in their order; opens the store when there is something to send.
+    """Sender of one run's records in their order; opens the store when there is something to send.
 
     A metric's point is sent only if its step is beyond the metric's last one in the store: a step that goes on from its
     last checkpoint computes some points a second time, and a record may be sent again after a failure. Steps of one metric
@@ -95,7 +95,7 @@ class RunSender:
 
     @property
     def client(self) -> MlflowClient:
-        """Of the store, opened now if it was not."""
+        """Return the client of the store, opened now if it was not."""
         if self._opened is None:
             self._opened = open_store(self.base)
         return self._opened
@@ -158,7 +158,7 @@ class RunSender:
             self.client.log_batch(self.run_id, params=items[start : start + PARAMS_PER_CALL])
 
     def _continue_run(self, record: Continue) -> None:
-        """A flow run goes on with the run, or with a new one if it repeats what was finished."""
+        """Continue the run for a flow run, or begin a new one if it repeats a finished step."""
         run = self.client.get_run(self.find_run())
         mine = run.data.tags.get(FLOW_RUN) == record.flow_run
         if not mine and (run.info.status == "FINISHED" or record.repeats):
@@ -218,7 +218,7 @@ class RunSender:
         )
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
         client = self.client  # opened before, for that takes the same lock
-        with hold_store(self.base):  # MLflow fails where two processes enter the same new data set at once
+        with hold_store(self.base):  # MLflow fails where two processes log the same new data set at once
             client.log_inputs(run_id, datasets=[entry])
         self.client.log_dict(run_id, {**source, "card": record.card}, "dataset_card.json")
         self._set_tags({f"data_{key}": source[key] for key in ("source", "label", "md5")})
@@ -231,7 +231,7 @@ class RunSender:
             logger.warning(f"tracking: {record.path} is gone and cannot be logged")
 
     def _keep_checkpoint(self, record: Checkpoint) -> None:
-        """Keep the file as a logged model of the run, once, and link what was measured with it."""
+        """Log the file as a model of the run, once, and link the metrics measured with it."""
         model = self._find_model(record)
         if model is None or str(model.status) != "READY":
             if not Path(record.path).is_file():

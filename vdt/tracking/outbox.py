@@ -1,8 +1,8 @@
-"""Delivers records to a slow or absent store from a background thread and loses none.
+"""Outbox: delivers records to a slow or unreachable store from a background thread and loses none.
 
-A record is a JSON-able mapping. What cannot be delivered is kept in a JSONL file, and sent before anything newer as
-soon as the store answers again: by this process, or by the next that delivers to the same file. A record may be sent
-twice when a process is killed in between, so the receiver must take a repeated record as one.
+A record is a JSON-able mapping. A record that cannot be delivered is kept in a JSONL file, and sent before any newer
+one as soon as the store answers again. That is done by this process, or by the next that delivers to the same file. A
+record may be sent twice when a process is killed in between, so the receiver must treat a repeated record as one.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ LONGEST_PAUSE = 60.0  # seconds between two tries
 DELIVERY_SECONDS = 2.0  # between two deliveries
 FLUSH_SECONDS = 0.5  # that training waits for a store before its records go to the backlog
 CLOSING_SECONDS = 20.0
-REPLAY = "vdt replay"  # delivers what waits
+REPLAY = "vdt replay"  # delivers waiting records
 
 
 def read_records(path: Path) -> list[Mapped]:
-    """Records of a JSONL file, oldest first; a last line cut short by a kill is reported and left out."""
+    """Read the records of a JSONL file, oldest first; a last line cut short by a kill is reported and left out."""
     records: list[Mapped] = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
@@ -58,18 +58,18 @@ def _sending_file(path: Path) -> Path:
 
 
 def is_waiting(path: Path) -> bool:
-    """Whether a backlog holds anything."""
+    """Return whether a backlog holds any record."""
     return path.exists() or _sending_file(path).exists()
 
 
 def remove_backlog(path: Path) -> None:
-    """Forget what waits."""
+    """Remove the waiting records."""
     for file in (path, _sending_file(path)):
         file.unlink(missing_ok=True)
 
 
 def deliver_backlog(path: Path, send: Send, lock: contextlib.AbstractContextManager[Any] | None = None) -> None:
-    """Send what an earlier failure left behind, then remove it.
+    """Send the records of an earlier failure, then remove them.
 
     Args:
         path: the backlog file.
@@ -89,7 +89,7 @@ def deliver_backlog(path: Path, send: Send, lock: contextlib.AbstractContextMana
 
 
 class Delivery:
-    """A queue and the thread that empties it. A failing store is reported and never stops or blocks who calls `put`."""
+    """Queue and the thread that empties it. A failing store is reported and never stops or blocks the caller of `put`."""
 
     def __init__(
         self, send: Send, backlog: Path, *, interval: float = DELIVERY_SECONDS, first_pause: float = 2.0
@@ -120,7 +120,7 @@ class Delivery:
             self._put += 1
 
     def flush(self, timeout: float = FLUSH_SECONDS) -> bool:
-        """Make everything safe that was put so far: delivered, or else written to the backlog file.
+        """Save all records that were put so far: delivered, or else written to the backlog file.
 
         Waits for a store that answers, at most `timeout` seconds, and not at all for one that has just failed.
 
@@ -138,7 +138,7 @@ class Delivery:
             return not self._failures and not is_waiting(self.backlog)
 
     def close(self, timeout: float = CLOSING_SECONDS) -> bool:
-        """Try once more, end the thread, and say where the rest is if the store did not take everything."""
+        """Try once more, end the thread, and log where the rest is if the store did not take everything."""
         with self._changed:
             self._retry_at, self._stopping = 0.0, True
             self._changed.notify_all()
@@ -178,7 +178,7 @@ class Delivery:
                     self._settled += len(self._sending)  # none if flush gave up waiting and wrote them to the backlog
                     self._sending = []
                     self._changed.notify_all()
-        except Exception as error:  # whatever a store may raise must neither end this thread nor pass in silence
+        except Exception as error:  # no exception of a store may end this thread or pass in silence
             self._fail(error)
             return
         with self._changed:
@@ -187,7 +187,7 @@ class Delivery:
             self._failures = 0
 
     def _take(self) -> list[Mapped] | None:
-        """The oldest records of the queue; None if older ones went to the backlog in the meantime."""
+        """Return the oldest records of the queue; None if older ones went to the backlog in the meantime."""
         with self._changed:
             if is_waiting(self.backlog):
                 return None

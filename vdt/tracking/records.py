@@ -1,4 +1,4 @@
-"""What is told to an MLflow run, one dataclass a kind; as plain mappings they wait in files until the store takes them."""
+"""Records sent to an MLflow run, one dataclass a kind; as plain mappings they wait in files until the store takes them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Continue:
     """Mark the run as running on behalf of a flow run.
 
     A run that is finished is a result and stays as it is; so does one that holds a finished step. If such a step is run
-    again on purpose, what comes goes to a new run with the same parameters, tags and data, and a tag that names the old one.
+    again on purpose, its records go to a new run. That has the same parameters, tags and data, and a tag with the old run.
 
     Attributes:
         flow_run: id of the flow's run that goes on with it.
@@ -73,7 +73,7 @@ class DatasetEntry:
         name: of the data set.
         run_name: of the run, now that its data is known.
         source: path, md5, size, source, label, reason.
-        card: what the data set holds.
+        card: the dataset card.
     """
 
     name: str

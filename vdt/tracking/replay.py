@@ -1,4 +1,4 @@
-"""Delivers what could not be delivered before, and settles runs that a kill left behind: `vdt replay`."""
+"""Delivery of waiting records, and settlement of runs that a kill left behind: `vdt replay`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def replay(base: Path, files: Sequence[Path]) -> int:
-    """Deliver each file; returns how many could not be."""
+    """Deliver each file; return how many could not be delivered."""
     failed = 0
     expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors())
     for path in files:
@@ -32,7 +32,7 @@ def replay(base: Path, files: Sequence[Path]) -> int:
 
 
 def deliver(base: Path, files: Sequence[Path] = ()) -> int:
-    """Replay files, or all that wait, and settle what a kill left behind if nothing waits any more.
+    """Deliver files, or all that wait, and settle abandoned runs if none waits any more.
 
     Returns:
         how many files could not be delivered.

@@ -1,4 +1,4 @@
-"""The life of a cell's run: created in `start`, continued by each step, finished at the end, settled after a kill."""
+"""Life cycle of a cell's run: created in `start`, continued by each step, finished at the end, settled after a kill."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPORT_OF = "report_of"  # tag: of the run that holds a study's report
 
 
 def make_run_name(config: Config, *, source: str = "", patch: str = "") -> str:
-    """Return `<method>-<patch>-s<seed>-<env as a file's name>-<source>`: what tells a study's runs apart stands first.
+    """Return `<method>-<patch>-s<seed>-<env as a file's name>-<source>`: the differences within a study come first.
 
     Args:
         config: of the cell.
@@ -42,12 +42,12 @@ def make_run_name(config: Config, *, source: str = "", patch: str = "") -> str:
 
 
 def backlog_of(base: Path, run_id: str) -> Path:
-    """Where records wait that the store did not take."""
+    """Return the file of records that the store did not take."""
     return base / ".vdt" / "undelivered" / f"{run_id}.jsonl"
 
 
 def send_now(base: Path, run_id: str, records: Sequence[Record]) -> str:
-    """Send records now, after what waits already; keep them if the store does not take them.
+    """Send records now, after the waiting ones; keep them if the store does not take them.
 
     Returns:
         The run that they went to, or `run_id` if they wait.
@@ -70,7 +70,7 @@ def _deliver(base: Path, run_id: str, records: Sequence[Record]) -> str:
 
 
 def get_git_commit() -> str | None:
-    """Commit of the code, if it lies in a git work tree that has one."""
+    """Return the commit of the code, if it is in a git work tree that has one."""
     command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
@@ -92,7 +92,7 @@ def choose_color(config: Config, patch: str = "") -> str:
 
 
 def create_run(base: Path, config: Config, flow_run: str, command: str, *, patch: str = "", study: str = "") -> str:
-    """Create a cell's run with its parameters and `config.yaml`; returns its id.
+    """Create a cell's run with its parameters and `config.yaml`; return its id.
 
     If the store is away, the run gets a local id and is created as soon as its records are delivered.
 
@@ -100,7 +100,7 @@ def create_run(base: Path, config: Config, flow_run: str, command: str, *, patch
         base: home folder.
         config: resolved configuration of the cell.
         flow_run: id of the flow's run.
-        command: what the user typed, without secrets.
+        command: the user's command, without secrets.
         patch: name of the patch that the cell carries, if any.
         study: name of the study that it belongs to, if any.
     """
@@ -127,7 +127,7 @@ def create_named_run(
     command: str,
     files: Mapping[str, str] | None = None,
 ) -> str:
-    """Create a run of any flow, see `create_run`; `files` are texts by name. Returns its id."""
+    """Create a run of any flow, see `create_run`; `files` are texts by name. Return its id."""
     more = {
         FLOW_RUN: flow_run,
         PROCESS: describe_process(os.getppid()),
@@ -147,7 +147,7 @@ def create_named_run(
     try:
         return _deliver(base, run_id, [record])
     except expected as error:
-        if is_refusal(error):  # the flow ends here, and nothing of it shall appear later
+        if is_refusal(error):  # the flow ends here, so none of its records may be sent later
             remove_backlog(backlog_of(base, run_id))
             raise StoreError(get_first_line(error)) from None
         logger.warning(f"tracking: {describe_failure(error)}; records are kept in {backlog_of(base, run_id)}")
@@ -160,7 +160,7 @@ def make_continue_record(flow_run: str, *, repeats: bool = False, fork: bool = T
 
 
 def make_dataset_record(config: Config, snapshot: Mapping[str, Any], patch: str = "") -> DatasetEntry:
-    """A record that enters a snapshot as the run's data set and puts its source into the run's name.
+    """Return a record that sets a snapshot as the run's data set and adds its source to the run's name.
 
     Args:
         config: the cell's configuration.
@@ -181,14 +181,14 @@ def make_artifact_records(files: Sequence[Path], folder: str) -> list[Record]:
 
 
 def find_runs(base: Path, flow_run: str) -> list[str]:
-    """Ids of the runs that a flow run has written to."""
+    """Find the ids of the runs that a flow run has written to."""
     client = open_store(base)
     found = client.search_runs([get_experiment_id(client)], f"tags.`{FLOW_RUN}` = '{flow_run}'", max_results=1000)
     return [str(run.info.run_id) for run in found]
 
 
 def finish_runs(base: Path, run_ids: Sequence[str], status: str) -> None:
-    """Deliver what still waits and set the final status.
+    """Deliver waiting records and set the final status.
 
     Args:
         base: home folder.
@@ -200,9 +200,9 @@ def finish_runs(base: Path, run_ids: Sequence[str], status: str) -> None:
 
 
 def settle_abandoned(base: Path) -> list[str]:
-    """Mark as failed the runs whose flow was killed before it could say so; returns their ids.
+    """Mark as failed the runs whose flow was killed before it could do so; return their ids.
 
-    Known is only what ended on this machine: a run that another one works on is left alone.
+    Only flows that ended on this machine are known: a run of another machine is not changed.
     """
     client = open_store(base)
     running = client.search_runs([get_experiment_id(client)], "attributes.status = 'RUNNING'", max_results=1000)
@@ -215,7 +215,7 @@ def settle_abandoned(base: Path) -> list[str]:
 
 
 def find_study_run(base: Path, study: str) -> str | None:
-    """Id of the run that holds a study's report, if there is one."""
+    """Find the id of the run that holds a study's report, if there is one."""
     client = open_store(base)
     condition = f"tags.`{REPORT_OF}` = '{study}'"
     found = client.search_runs([get_experiment_id(client)], condition, max_results=1)
@@ -223,13 +223,13 @@ def find_study_run(base: Path, study: str) -> str | None:
 
 
 def find_undelivered(base: Path) -> list[Path]:
-    """Backlogs that still wait."""
+    """Find the backlogs that still wait."""
     names = {path.name.split(".")[0] for path in (base / ".vdt" / "undelivered").glob("*.jsonl")}
     return [backlog_of(base, name) for name in sorted(names)]
 
 
 def warn_of_undelivered(base: Path) -> None:
-    """Say at a flow's end what the store did not take, and what delivers it."""
+    """Warn at a flow's end of records that the store did not take, with the command that delivers them."""
     waiting = find_undelivered(base)
     if waiting:
         logger.warning(

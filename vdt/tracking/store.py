@@ -1,4 +1,4 @@
-"""The tracking store: where it is, made if it is not there, refused with a reason if it cannot be used."""
+"""Tracking store: its address, its creation where it is missing, and the refusal of one that cannot be used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 EXPERIMENT = "vdt"
-PATIENCE = {  # our own retries take over where MLflow's would keep a caller for minutes
+PATIENCE = {  # this package's retries replace MLflow's, which would block a caller for minutes
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }

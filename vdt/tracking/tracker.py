@@ -1,4 +1,4 @@
-"""What training calls: a protocol, a tracker that does nothing, and one that writes to an MLflow run."""
+"""Trackers that training calls: a protocol, one that does nothing, and one that writes to an MLflow run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODEL_NAME_REFUSED = re.compile(r"[/:.%\"']")
 
 
 class Tracker(Protocol):
-    """Takes metrics and checkpoints. No method waits for a store, save `flush` and `close`."""
+    """Receiver of metrics and checkpoints. No method waits for a store, save `flush` and `close`."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record metrics under their full names ("critic/q_loss") at a gradient or environment step."""
@@ -31,16 +31,16 @@ class Tracker(Protocol):
         """Record a checkpoint file and the metrics that belong to it; the last one of a training step is kept."""
 
     def log_evaluation(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
-        """Record what was measured with an agent's checkpoint, and keep that."""
+        """Record metrics measured with an agent's checkpoint, and keep that checkpoint."""
 
     def log_rate(self, phase: str, step: int, steps: int, seconds: float) -> None:
-        """Record how fast a training phase was, at its last step."""
+        """Record the speed of a training phase, at its last step."""
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Keep a copy of a file with the run."""
 
     def put(self, record: Record) -> None:
-        """Record something else of `vdt.tracking.runs`."""
+        """Record any other record of `vdt.tracking.runs`."""
 
     def flush(self) -> None:
         """Make everything logged so far survive a kill."""
@@ -50,7 +50,7 @@ class Tracker(Protocol):
 
 
 class NullTracker:
-    """Forgets everything."""
+    """Tracker that does nothing."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Do nothing."""
@@ -78,7 +78,7 @@ class NullTracker:
 
 
 class MLflowTracker:
-    """Writes to one MLflow run from a background thread, which also opens the store: no method here waits for it."""
+    """Tracker that writes to one MLflow run from a background thread, which also opens the store: no method waits for it."""
 
     def __init__(
         self, base: Path, run_id: str, *, opening: Record | None = None, interval: float = DELIVERY_SECONDS
@@ -91,7 +91,7 @@ class MLflowTracker:
             opening: a first record (`make_continue_record`).
             interval: seconds between two deliveries.
         """
-        import mlflow  # noqa: F401  (here, for imports in two threads at once get into each other's way)
+        import mlflow  # noqa: F401  (here, because imports in two threads at once conflict)
 
         self._sender = RunSender(base, run_id)
         self._delivery = Delivery(self._sender, backlog_of(base, run_id), interval=interval)
@@ -100,7 +100,7 @@ class MLflowTracker:
 
     @property
     def run_id(self) -> str:
-        """The run that records go to; final after `close`."""
+        """Return the run that records go to; final after `close`."""
         return self._sender.run_id
 
     def put(self, record: Record) -> None:
@@ -117,7 +117,7 @@ class MLflowTracker:
             self.put(Metrics(step=int(step), time=_now(), metrics=_check_metrics(metrics)))
 
     def log_checkpoint(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
-        """Keep the last checkpoint of a training step as a model; the others are removed in time and are none.
+        """Keep the last checkpoint of a training step as a model; the others are removed later and are not logged.
 
         The metrics are in the curves already.
         """
