@@ -1,4 +1,4 @@
-"""The command `vdt`: data sets, knobs and what waits for MLflow, without a flow. Its commands import what they need.
+"""Command `vdt`: data sets, settings and waiting records, without a flow. Its commands import what they need.
 
 Training is `python flows/vdt_flow.py run --env ENV`.
 """
@@ -202,7 +202,7 @@ def run(words: Sequence[str]) -> int:
     except (ValueError, FolderError) as error:
         message = str(error)
     except Exception as error:
-        if not hasattr(error, "format_message"):  # Typer's, about the words
+        if not hasattr(error, "format_message"):  # Typer's, about the arguments
             raise
         message = error.format_message()
     print(f"error: {message}", file=sys.stderr)  # noqa: T201
