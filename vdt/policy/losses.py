@@ -1,4 +1,7 @@
-"""The policy's equations: M3 of docs/method.md, its relatives' terms, and the losses of the look-ahead's heads."""
+"""The policy's equations: M3 of docs/method.md, and the losses of the look-ahead's heads.
+
+Terms that other methods have in its place are in `baseline_losses.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from vdt.policy.gaussian import SquashedGaussian
-
-TARGET_ENTROPY = -1.0  # per action dimension; SAC, ODT
 
 
 @dataclass(frozen=True)
@@ -114,46 +113,6 @@ def compute_behavior_loss(predicted: Tensor, actions: Tensor, weights: Tensor, m
     return masked_mean(weights.detach() * (predicted - actions).square().sum(-1), mask)
 
 
-def compute_likelihood_loss(log_densities: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
-    """Compute the mean over real steps of -w log pi(a), the behaviour loss of a stochastic policy (ODT).
-
-    Args:
-        log_densities: (B, K) of the data's actions.
-        weights: (B, K), one per step, no gradient.
-        mask: (B, K), 1 where real.
-    """
-    return masked_mean(-weights.detach() * log_densities, mask)
-
-
-def compute_temperature_loss(temperature: Tensor, entropy: Tensor, action_size: int) -> Tensor:
-    """Compute the temperature alpha times (H - H_target), H held constant (SAC, ODT).
-
-    Alpha falls while the entropy is above its target.
-
-    Args:
-        temperature: alpha, scalar, with gradient.
-        entropy: H, scalar.
-        action_size: A; the target is -A.
-    """
-    return temperature * (entropy.detach() - TARGET_ENTROPY * action_size)
-
-
-def compute_scaled_q_term(min_q: Tensor, mask: Tensor, normalization: str) -> Tensor:
-    """Compute the mean over real steps of min_i target Q(s, pi), scaled.
-
-    It is divided by its mean magnitude (TD3+BC, QT), or left as it is (SAC, CQL).
-
-    Args:
-        min_q: (B, K) at the policy's actions, with gradient.
-        mask: (B, K), 1 where real.
-        normalization: "magnitude" for mean |Q|, held constant; "none".
-    """
-    mean = masked_mean(min_q, mask)
-    if normalization == "none":
-        return mean
-    return mean / masked_mean(min_q.detach().abs(), mask).clamp(min=1e-8)
-
-
 def compute_q_term(min_q: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
     """Compute the mean over real steps of min_i target Q(s, pi) in units of its own action gradient (M3, second term).
 
@@ -173,6 +132,7 @@ def compute_q_term(min_q: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
     scale = masked_mean(gradient.square().sum(-1), mask).sqrt().clamp(min=1e-8)
     value = masked_mean(min_q.detach(), mask) / scale
     moved = masked_mean((gradient / scale * actions).sum(-1), mask)
+    # dQ/da is at hand: `moved` has it as its gradient and cancels in the value, so no second pass runs back through Q
     return value + moved - moved.detach()
 
 
@@ -203,72 +163,6 @@ def compute_policy_loss(
     q_term = zero if min_q is None else compute_q_term(min_q, predicted, mask)
     total = (behavior_coefficient * behavior - q_coefficient * q_term) / actions.shape[-1]
     return PolicyLosses(total, behavior, q_term)
-
-
-def compute_magnitude_policy_loss(
-    predicted: Tensor,
-    actions: Tensor,
-    weights: Tensor,
-    min_q: Tensor | None,
-    mask: Tensor,
-    q_coefficient: float,
-    behavior_coefficient: float = 1.0,
-    *,
-    normalization: str = "magnitude",
-) -> PolicyLosses:
-    """Compute the mean squared action error minus the Q term, scaled by its magnitude or not (TD3+BC, QT).
-
-    Arguments as of `compute_policy_loss`; `normalization` as of `compute_scaled_q_term`.
-    """
-    zero = predicted.new_zeros(())
-    behavior = compute_behavior_loss(predicted, actions, weights, mask) if behavior_coefficient > 0 else zero
-    q_term = zero if min_q is None else compute_scaled_q_term(min_q, mask, normalization)
-    total = behavior_coefficient * behavior / actions.shape[-1] - q_coefficient * q_term
-    return PolicyLosses(total, behavior, q_term)
-
-
-def compute_stochastic_policy_loss(
-    gaussian: SquashedGaussian,
-    drawn: tuple[Tensor, Tensor],
-    actions: Tensor,
-    weights: Tensor,
-    min_q: Tensor | None,
-    mask: Tensor,
-    q_coefficient: float,
-    behavior_coefficient: float = 1.0,
-    *,
-    normalization: str = "none",
-) -> PolicyLosses:
-    """Compute the weighted negative log-likelihood minus Q term and entropy, plus the temperature's loss (ODT, SAC, CQL).
-
-    Densities and entropies are already sums over action dimensions, so nothing is divided by their number.
-
-    Args:
-        gaussian: the policy's distribution at each step, over (B, K, A).
-        drawn: actions (B, K, A) and log-densities (B, K) from it, with gradient.
-        actions: (B, K, A) the data's.
-        weights: (B, K), one per step, no gradient.
-        min_q: (B, K) min_i target Q at the drawn actions, with gradient; none where lambda is 0.
-        mask: (B, K), 1 where real.
-        q_coefficient: lambda.
-        behavior_coefficient: 0 leaves the likelihood out.
-        normalization: of the Q term: "gradient" (M3), "magnitude" or "none".
-    """
-    zero, (drawn_actions, log_densities), temperature = actions.new_zeros(()), drawn, gaussian.temperature
-    entropy = masked_mean(-log_densities, mask)
-    behavior = q_term = zero
-    if behavior_coefficient > 0:
-        behavior = compute_likelihood_loss(gaussian.compute_log_density(actions), weights, mask)
-    if min_q is not None:
-        by_gradient = normalization == "gradient"
-        q_term = (
-            compute_q_term(min_q, drawn_actions, mask)
-            if by_gradient
-            else compute_scaled_q_term(min_q, mask, normalization)
-        )
-    total = behavior_coefficient * behavior - q_coefficient * q_term - temperature.detach() * entropy
-    total = total + compute_temperature_loss(temperature, entropy, actions.shape[-1])
-    return PolicyLosses(total, behavior, q_term, entropy=entropy, temperature=temperature)
 
 
 def compute_next_observation_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:

@@ -16,15 +16,14 @@ from vdt.acceleration.torch_overhead import compile_pass
 from vdt.agent.actor_critic import ActorCritic
 from vdt.config.schema import ActorConfig
 from vdt.data.batches import SequenceBatch
+from vdt.policy.baseline_losses import compute_magnitude_policy_loss, compute_stochastic_policy_loss
 from vdt.policy.decision_transformer import PolicyOutput
 from vdt.policy.losses import (
     AdvantageWeighting,
     PolicyLosses,
-    compute_magnitude_policy_loss,
     compute_next_observation_loss,
     compute_policy_loss,
     compute_reward_loss,
-    compute_stochastic_policy_loss,
 )
 
 Metrics = Mapping[str, Tensor]

@@ -17,12 +17,8 @@ from support.builders import make_actor_critic, make_buffer, make_config, make_d
 from vdt.agent.actor_critic import ActorCritic
 from vdt.critic.losses import compute_conservative_loss
 from vdt.data.batches import SequenceBatch
-from vdt.policy.losses import (
-    AdvantageWeighting,
-    compute_likelihood_loss,
-    compute_scaled_q_term,
-    compute_temperature_loss,
-)
+from vdt.policy.baseline_losses import compute_likelihood_loss, compute_scaled_q_term, compute_temperature_loss
+from vdt.policy.losses import AdvantageWeighting
 from vdt.training.offline import calibrate_weighting
 from vdt.training.update import compute_policy_losses, compute_weights, make_policy_optimizer, update_policy
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from reference.policy_losses import behavior_loss_loop
 from support.builders import make_config
 from vdt.critic.critic import Critic
+from vdt.policy.baseline_losses import compute_magnitude_policy_loss
 from vdt.policy.losses import (
     AdvantageWeighting,
     PolicyLosses,
@@ -17,7 +18,6 @@ from vdt.policy.losses import (
     compute_advantage_weights,
     compute_behavior_loss,
     compute_effective_sample_fraction,
-    compute_magnitude_policy_loss,
     compute_next_observation_loss,
     compute_policy_loss,
     compute_q_term,
