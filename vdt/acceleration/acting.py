@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vdt.acceleration.linear import FrozenFeedForward, FrozenLinear
 from vdt.config.schema import RuntimeConfig
-from vdt.policy.decision_transformer import DecisionTransformer
+from vdt.policy.decision_transformer import ActingPolicy, DecisionTransformer
 from vdt.policy.transformer import Block, CausalSelfAttention, CausalTransformer
 
 
@@ -90,9 +90,6 @@ class FrozenDecisionTransformer:
         self.predict_action = (FrozenLinear(first), torch.tanh)  # means before the tanh, and the tanh
         self.predict_change = FrozenLinear(policy.predict_change)
         self.predict_reward = FrozenLinear(policy.predict_reward)
-
-
-ActingPolicy = nn.Module | FrozenDecisionTransformer
 
 
 def freeze(policy: nn.Module, runtime: RuntimeConfig) -> ActingPolicy:

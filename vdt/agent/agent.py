@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vdt.acceleration.acting import ActingPolicy, freeze
+from vdt.acceleration.acting import freeze
 from vdt.agent.actor_critic import ActorCritic
 from vdt.config.schema import Config
 from vdt.data.trajectory import FloatArray
@@ -17,6 +17,7 @@ from vdt.environments import Environment, make_environment
 from vdt.planning.env_model import EnvModel, LearnedModel, SimulatorModel
 from vdt.planning.imagination import ContextCache
 from vdt.planning.planner import Plan, plan
+from vdt.policy.decision_transformer import ActingPolicy
 from vdt.policy.history import History
 
 

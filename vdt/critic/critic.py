@@ -94,12 +94,15 @@ class Critic(nn.Module):
 
 
 class CriticUpdate:
-    """Adam on Q and V together: their losses share no parameter."""
+    """Adam on Q and V together: their losses share no parameter.
+
+    `make_adam` and `descend` are methods of their own because vdt/acceleration overrides them with faster ones.
+    """
 
     def __init__(self, critic: Critic, learning_rate: float) -> None:
         self.critic = critic
         self.adam = self.make_adam(learning_rate)
-        self.compute_losses = critic.compute_losses
+        self.compute_losses = critic.compute_losses  # an attribute, so that a compiled pass can take its place
 
     def make_adam(self, learning_rate: float) -> torch.optim.Optimizer:
         """Make the optimizer."""

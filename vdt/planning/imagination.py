@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vdt.acceleration.acting import ActingPolicy, FrozenDecisionTransformer
-from vdt.policy.decision_transformer import DecisionTransformer, PolicyOutput
+from vdt.acceleration.acting import FrozenDecisionTransformer
+from vdt.policy.decision_transformer import ActingPolicy, DecisionTransformer, PolicyOutput
 from vdt.policy.gaussian import choose_actions
 from vdt.policy.history import History
 from vdt.policy.transformer import KeyValueCache
@@ -144,7 +144,7 @@ class TransformerImagination:
 class MemorylessImagination:
     """Imagination by a policy that reads the present step alone."""
 
-    def __init__(self, policy: nn.Module, history: History, explore: bool) -> None:
+    def __init__(self, policy: ActingPolicy, history: History, explore: bool) -> None:
         assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
         self._policy, self._explore = policy, explore
         self._returns = history.returns_to_go[:, :, -1:].flatten(0, 1)
@@ -154,8 +154,7 @@ class MemorylessImagination:
         self._propose(_expand(history.actions[:, -1], candidates))
 
     def _ask(self, actions: Tensor) -> PolicyOutput:
-        output: PolicyOutput = self._policy(self.observations[:, None], actions[:, None], self._returns, self._times)
-        return output
+        return self._policy(self.observations[:, None], actions[:, None], self._returns, self._times)
 
     def _propose(self, blank: Tensor) -> None:
         output = self._ask(blank)

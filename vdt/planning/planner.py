@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vdt.acceleration.acting import ActingPolicy
 from vdt.planning.env_model import EnvModel
 from vdt.planning.imagination import ContextCache, imagine
+from vdt.policy.decision_transformer import ActingPolicy
 from vdt.policy.history import History
 
 
@@ -44,6 +44,8 @@ def plan(
     explore: bool = False,
 ) -> Plan:
     """Choose one action per episode; all candidates of all episodes advance as one batch.
+
+    Terms of the score after an imagined end of the episode are 0: `alive` is 1 up to it. M5 as written has no ends.
 
     Args:
         history: N episodes with M returns-to-go each; the current step's action is still open.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,13 @@ class PolicyOutput:
             rewards=None if self.rewards is None else self.rewards.float(),
             distribution=None if self.distribution is None else self.distribution.to_float32(),
         )
+
+
+class ActingPolicy(Protocol):
+    """Any policy that actions are asked from: a module of this package, or its frozen substitute of vdt/acceleration."""
+
+    def __call__(self, observations: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> PolicyOutput:
+        """Predict actions at every step; shapes as of `DecisionTransformer.forward`."""
 
 
 class DecisionTransformer(nn.Module):

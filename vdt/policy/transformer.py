@@ -1,4 +1,8 @@
-"""A short causal transformer. B batch, L tokens, D embedding, H heads."""
+"""A short causal transformer. B batch, L tokens, D embedding, H heads.
+
+While acting, vdt/acceleration/acting.py runs each `forward` here with frozen weights and without modules. So a body uses
+only those attributes of `self` that the frozen class of the same name has, too.
+"""
 
 from __future__ import annotations
 
