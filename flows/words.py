@@ -9,8 +9,8 @@ from vdt.config.errors import ConfigError, suggest
 
 COMMANDS = (  # Metaflow's own
     *("run", "resume", "step", "spin", "check", "dump", "help", "output-dot", "output-raw", "show", "version"),
-    *("airflow", "argo-workflows", "batch", "card", "kubernetes", "logs", "package", "spot-metadata"),
-    *("step-functions", "tag"),
+    *("airflow", "argo-workflows", "batch", "card", "init", "kubernetes", "logs", "package", "spin-step"),
+    *("spot-metadata", "step-functions", "tag"),
 )
 
 

@@ -137,7 +137,7 @@ def check_another_seed(folder: Path, words: tuple[str, ...]) -> None:
     assert code == 0, output
     assert "study strength: 2 cells are finished, 2 are run" in output
     after = get_runs(folder)
-    assert sorted(set(after) - set(before)) == [f"{ENV}-collected-vdt-{patch}-s1" for patch in ("strong", "weak")]
+    assert sorted(set(after) - set(before)) == [f"vdt-{patch}-s1-{ENV}-collected" for patch in ("strong", "weak")]
     for name, run in before.items():
         assert after[name].info.to_proto() == run.info.to_proto(), "a finished run is not touched"
         assert after[name].data.metrics == run.data.metrics

@@ -87,7 +87,7 @@ def test_mlflow_has_one_finished_run_per_cell(run: Any, client: MlflowClient) ->
     for seed, data in enumerate(get_artifacts(run, "evaluate")):
         logged = client.get_run(data.mlflow_run_id)
         assert logged.info.status == "FINISHED"
-        assert logged.info.run_name == f"{ENV}-collected-vdt-s{seed}"
+        assert logged.info.run_name == f"vdt-s{seed}-{ENV}-collected"
         assert logged.data.tags["metaflow.run_id"] == run.id
         config = resolve_config(ENV, preset="smoke", source="collected", seed=seed)
         assert logged.data.params == {key: str(value) for key, value in config.flatten().items()}
@@ -105,13 +105,17 @@ def test_mlflow_has_the_curves(run: Any, client: MlflowClient) -> None:
             assert sorted(m.step for m in history) == list(range(1, steps + 1)), key
 
 
-def test_mlflow_has_every_checkpoint_with_its_metrics(run: Any, client: MlflowClient) -> None:
+def test_mlflow_has_every_final_checkpoint_with_its_file_and_metrics(run: Any, client: MlflowClient) -> None:
     for data in get_artifacts(run, "evaluate"):
         experiment = client.get_run(data.mlflow_run_id).info.experiment_id
         found = client.search_logged_models([experiment], f"source_run_id = '{data.mlflow_run_id}'")
         models = {model.name: model for model in found}
-        assert {"critic-20", "critic-40", "critic-60", "actor-20", "actor-40"} <= set(models)  # every 20 steps
-        assert all(model.metrics for model in found)
+        assert set(models) == {"critic-60", "actor-40", "online-100"}, (
+            "a model is where its file is: at the end of a phase"
+        )
+        assert all(model.metrics and str(model.status) == "READY" for model in found)
+        outputs = client.get_run(data.mlflow_run_id).outputs.model_outputs
+        assert {output.model_id for output in outputs} == {model.model_id for model in found}
         final = models["actor-40"]
         assert final.tags["sha256"] == data.offline_agent["sha256"]
         assert [f.path for f in client.list_logged_model_artifacts(final.model_id)] == [Path(final.tags["path"]).name]

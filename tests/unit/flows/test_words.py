@@ -3,6 +3,7 @@
 import pytest
 
 from flows.command_line import check_command_line
+from flows.words import COMMANDS
 
 ENV = ["--env", "walker2d-medium-v2"]
 
@@ -54,3 +55,10 @@ def test_other_commands_are_left_to_metaflow(words: list[str]) -> None:
     argv = ["flows/vdt_flow.py", *words]
     check_command_line(argv)
     assert argv[1:] == words
+
+
+def test_every_command_of_metaflow_is_known() -> None:
+    """Engines start steps by commands that no help page lists, such as `init` and `spin-step`."""
+    from metaflow import cli
+
+    assert set(cli.start.list_commands(None)) <= set(COMMANDS)
