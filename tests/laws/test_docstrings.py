@@ -8,32 +8,135 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = [*sorted((ROOT / "vdt").rglob("*.py")), *sorted((ROOT / "flows").glob("*.py"))]
 
 # First words of docstrings of functions and methods: verbs in the imperative. Add a new verb here on purpose.
-VERBS = """
-Act Add Allocate Append Apply
-Begin Bind Bring Build
-Change Check Choose Collect Compare Compile Complete Compute Concatenate Continue Convert Copy Correct Count Create Cut
-Deliver Derive Detach Differentiate Disable Discard Divide Do Download Draw Drop
-Embed End Evaluate Explain
-Fail Fill Find Fit Forget Format
-Gather
-Handle Hold
-Improve Initialise Interleave Invert
-Join
-Keep
-Label List Load Log
-Make Map Mark Measure Merge Mix Move Multiply
-Name Normalise
-Open
-Pass Plan Predict Prepare Pretrain Print Propose Put
-Queue
-Raise Read Rebuild Receive Recompute Record Refuse Register Remove Replace Replay Report Request
-Reset Resolve Restore Restrict Return Roll Rotate Run
-Save Seed Select Send Serve Set Show Sort Split Spread Start Step Store Subtract Swap
-Take Train Try Tune Turn
-Upgrade Use
-Walk Warn Wrap Write
-Yield
-""".split()
+VERBS = [
+    "Act",
+    "Add",
+    "Allocate",
+    "Append",
+    "Apply",
+    "Begin",
+    "Bind",
+    "Bring",
+    "Build",
+    "Change",
+    "Check",
+    "Choose",
+    "Collect",
+    "Compare",
+    "Compile",
+    "Complete",
+    "Compute",
+    "Concatenate",
+    "Continue",
+    "Convert",
+    "Copy",
+    "Correct",
+    "Count",
+    "Create",
+    "Cut",
+    "Deliver",
+    "Derive",
+    "Detach",
+    "Differentiate",
+    "Disable",
+    "Discard",
+    "Divide",
+    "Do",
+    "Download",
+    "Draw",
+    "Drop",
+    "Embed",
+    "End",
+    "Evaluate",
+    "Explain",
+    "Fail",
+    "Fill",
+    "Find",
+    "Fit",
+    "Forget",
+    "Format",
+    "Gather",
+    "Handle",
+    "Hold",
+    "Improve",
+    "Initialise",
+    "Interleave",
+    "Invert",
+    "Join",
+    "Keep",
+    "Label",
+    "List",
+    "Load",
+    "Log",
+    "Make",
+    "Map",
+    "Mark",
+    "Measure",
+    "Merge",
+    "Mix",
+    "Move",
+    "Multiply",
+    "Name",
+    "Normalise",
+    "Open",
+    "Pass",
+    "Plan",
+    "Predict",
+    "Prepare",
+    "Pretrain",
+    "Print",
+    "Propose",
+    "Put",
+    "Queue",
+    "Raise",
+    "Read",
+    "Rebuild",
+    "Receive",
+    "Recompute",
+    "Record",
+    "Refuse",
+    "Register",
+    "Remove",
+    "Replace",
+    "Replay",
+    "Report",
+    "Request",
+    "Reset",
+    "Resolve",
+    "Restore",
+    "Restrict",
+    "Return",
+    "Roll",
+    "Rotate",
+    "Run",
+    "Save",
+    "Seed",
+    "Select",
+    "Send",
+    "Serve",
+    "Set",
+    "Show",
+    "Sort",
+    "Split",
+    "Spread",
+    "Start",
+    "Step",
+    "Store",
+    "Subtract",
+    "Swap",
+    "Take",
+    "Train",
+    "Try",
+    "Tune",
+    "Turn",
+    "Upgrade",
+    "Use",
+    "Walk",
+    "Warn",
+    "Wrap",
+    "Write",
+    "Yield",
+]
 
 
 def find_first_words() -> Iterator[tuple[str, str]]:
