@@ -1,6 +1,8 @@
-"""Every section of the configuration: names, types, ranges and words of each key. Meanings and defaults: `params/`.
+"""Every section of the configuration: names, types, ranges and words of each key.
 
 Each section is a frozen pydantic dataclass, so it checks what it is made of. `KEYS` lists every key with its range.
+Defaults and meanings stand in `params/vdt.yaml`. A key that has none there (facts of a task, options of the command line) has
+its meaning here, as `description`. The few defaults here are for stored configurations of earlier releases.
 """
 
 from __future__ import annotations

@@ -29,5 +29,11 @@ def test_comments_give_the_ranges_of_the_schema() -> None:
             assert (float(match["low"]), high) == (key.low, key.high), name
 
 
+def test_what_changes_acting_and_speed_is_found() -> None:
+    acting, speed = ({knob.name for knob in find_knobs(word)} for word in ("acting", "speed"))
+    assert {key for key in KEYS if key.startswith("planner.")} | {"runtime.device", "runtime.acceleration"} <= acting
+    assert {key for key in KEYS if key.startswith("runtime.")} | {"planner.forget_steps"} <= speed
+
+
 def test_knobs_are_found_by_meaning_if_by_no_name() -> None:
     assert [knob.name for knob in find_knobs("sliding window")] == ["planner.forget_steps"]
