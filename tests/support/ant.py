@@ -1,4 +1,4 @@
-"""The ant behind D4RL's AntMaze data, of the shared test data: a network that walks in a direction, led through the maze."""
+"""Ant behind D4RL's AntMaze data, of the shared test data: a walking network, led through the maze."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vdt.data.trajectory import FloatArray
 
 
 class WaypointAnt:
-    """Walks from cell to cell on the shortest way, each time until it is `near` the middle, and at last to the goal.
+    """Policy that walks from cell to cell on the shortest path, each time to within `near` of the middle, at last to the goal.
 
-    As in D4RL, actions are noisy and waypoints are drawn anew at each step: without, ants get stuck at corners.
+    As in D4RL, actions are noisy and waypoints are drawn again at each step: without this, ants get stuck at corners.
     """
 
     def __init__(self, path: Path, *, near: float = 1.2, noise: float = 0.2, jitter: float = 0.7) -> None:
@@ -43,7 +43,7 @@ class WaypointAnt:
         return np.asarray(actions + self.noise * self.rng.standard_normal(actions.shape), np.float32)
 
     def find_direction(self, position: FloatArray, way: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
-        """Scaled to the length 10, as in training."""
+        """Return the direction to the next waypoint, scaled to the length 10, as in training."""
         while len(way) > 1 and np.linalg.norm(way[0] - position) < self.near:
             way.pop(0)
         towards = way[0] + self.jitter * self.rng.uniform(-1.0, 1.0, 2) - position

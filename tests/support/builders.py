@@ -1,4 +1,4 @@
-"""Small real components, and comparisons, that several test files need."""
+"""Small real components, and comparisons, for several test files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vdt.policy.losses import AdvantageWeighting
 from vdt.tracking import NullTracker
 
 SETTINGS = TargetSettings(discount=0.9, n_step=3, reward_scale=1.0, reward_shift=0.0, return_scale=1.0)
-TINY: dict[str, Any] = {  # everything that a tiny run depends on, so that presets may change
+TINY: dict[str, Any] = {  # all settings that a tiny run depends on, so that presets may change
     "task.environment_id": COUNTDOWN,
     "task.observation_size": 2,
     "task.action_size": 1,
@@ -73,7 +73,7 @@ TINY: dict[str, Any] = {  # everything that a tiny run depends on, so that prese
 
 
 def make_config(settings: Mapping[str, Any] | None = None, *, method: str = "vdt", seed: int = 0) -> Config:
-    """A configuration small enough for seconds; `settings` are dotted keys."""
+    """Make a configuration small enough for seconds; `settings` are dotted keys."""
     merged = {
         **{key: value for key, value in TINY.items() if method == "vdt" or key in _METHOD_FREE},
         **(settings or {}),
@@ -97,7 +97,7 @@ _METHOD_FREE = [key for key in TINY if not key.startswith(_METHODS_OWN)]
 def make_trajectory(
     steps: int, *, terminated: bool = False, seed: int = 0, observation_size: int = 2, action_size: int = 1
 ) -> Trajectory:
-    """Random numbers, of the given shape."""
+    """Make an episode of random numbers, of the given shape."""
     rng = np.random.default_rng([seed, steps])
     return Trajectory(
         rng.normal(size=(steps + 1, observation_size)).astype(np.float32) * 3 + 1,
@@ -108,7 +108,7 @@ def make_trajectory(
 
 
 def make_dataset(lengths: Sequence[int] = (5, 1, 7, 3, 6, 2), *, action_size: int = 1) -> TrajectoryDataset:
-    """Random episodes; every second one really ends."""
+    """Make random episodes; every second one terminates."""
     return TrajectoryDataset.from_trajectories(
         make_trajectory(n, terminated=bool(i % 2), seed=i, action_size=action_size) for i, n in enumerate(lengths)
     )
@@ -117,7 +117,7 @@ def make_dataset(lengths: Sequence[int] = (5, 1, 7, 3, 6, 2), *, action_size: in
 def make_buffer(
     dataset: TrajectoryDataset, settings: TargetSettings = SETTINGS, capacity: int | None = None
 ) -> TrajectoryReplayBuffer:
-    """A buffer with the data set's own normaliser."""
+    """Make a buffer with the data set's own normaliser."""
     buffer = TrajectoryReplayBuffer(
         Normalizer.fit(dataset), settings, action_size=dataset.action_size, capacity=capacity
     )
@@ -132,7 +132,7 @@ def make_tiny_sampler(buffer: TrajectoryReplayBuffer, weighting: str = "length",
 def make_actor_critic(
     config: Config, dataset: TrajectoryDataset, weighting: AdvantageWeighting | None = None
 ) -> ActorCritic:
-    """Untrained networks with the configuration's sizes, the critic frozen as in the offline phase."""
+    """Make untrained networks with the configuration's sizes, the critic frozen as in the offline phase."""
     torch.manual_seed(config.seed)
     critic = make_critic(config, torch.device("cpu")).requires_grad_(False)
     for parameter in critic.target_q.parameters():  # targets that differ from Q, as in the middle of training
@@ -143,16 +143,16 @@ def make_actor_critic(
 
 
 def make_store(folder: Path, *ancestors: Path, every: int = 1_000_000) -> CheckpointStore:
-    """Checkpoints every `every` steps, never by time."""
+    """Make a store that saves checkpoints every `every` steps, never by time."""
     return CheckpointStore(folder, ancestors, interval_seconds=1e9, interval_steps=every, keep=3)
 
 
 class Interrupted(Exception):
-    """Stands for a kill."""
+    """Exception in place of a kill."""
 
 
 class InterruptingTracker(NullTracker):
-    """Raises at the first metrics at or after a step."""
+    """Tracker that raises at the first metrics at or after a step."""
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -163,7 +163,7 @@ class InterruptingTracker(NullTracker):
 
 
 class RecordingTracker(NullTracker):
-    """Keeps what it is told."""
+    """Tracker that keeps its records."""
 
     def __init__(self) -> None:
         self.metrics: list[tuple[int, dict[str, float]]] = []
@@ -181,7 +181,7 @@ class RecordingTracker(NullTracker):
 
 
 class LinearActor:
-    """Acts a = gain * (last observation); remembers nothing. A real actor of one line."""
+    """Real actor of one line: a = gain * (last observation), without memory."""
 
     def __init__(self, gain: float = 0.3) -> None:
         self.gain = gain
@@ -199,7 +199,7 @@ class LinearActor:
 
 
 def record_acting(patch: pytest.MonkeyPatch, name: str) -> list[tuple[torch.Tensor, ...]]:
-    """Fills with the inputs of every call of a layer of the policies that act from now on."""
+    """Return a list that receives the inputs of every later call of a layer of the acting policies."""
     calls: list[tuple[torch.Tensor, ...]] = []
     make = FrozenDecisionTransformer.__init__
 
@@ -217,7 +217,7 @@ def clone_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def assert_identical(first: Any, second: Any, where: str = "") -> None:
-    """Bit for bit equality of nested states."""
+    """Assert bit for bit equality of nested states."""
     assert type(first) is type(second), where
     if isinstance(first, dict):
         assert list(first) == list(second), where
@@ -235,7 +235,7 @@ def assert_identical(first: Any, second: Any, where: str = "") -> None:
 
 
 def make_lively_actor_critic(settings: dict[str, Any] | None = None) -> ActorCritic:
-    """Networks whose outputs differ clearly, and a normaliser that really moves things."""
+    """Make networks whose outputs differ clearly, and a normaliser with a visible effect."""
     config = make_config(settings)
     size = config.task.observation_size
     dataset = TrajectoryDataset.from_trajectories(

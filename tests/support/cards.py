@@ -1,4 +1,4 @@
-"""What a report's card shows, read from its HTML."""
+"""Content of a report's card, read from its HTML."""
 
 import base64
 import json
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 PNG = b"\x89PNG\r\n\x1a\n"
-COLUMNS, LETTERS = 10, 110  # of a table that fits a card: more letters than these were seen to overflow
+COLUMNS, LETTERS = 10, 110  # of a table that fits a card: more letters than these overflowed
 
 
 def read_card(path: Path) -> list[dict[str, Any]]:
-    """The card's components; its HTML holds them as base64 of JSON."""
+    """Read the card's components; its HTML holds them as base64 of JSON."""
     parts = (base64.b64decode(part) for part in re.findall(r"[A-Za-z0-9+/=]{500,}", path.read_text()))
     (content,) = (part for part in parts if part.startswith(b'{"metadata"'))
     return list(_walk(json.loads(content)))
@@ -28,7 +28,7 @@ def _walk(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def find_broken_images(components: list[dict[str, Any]]) -> list[str]:
-    """Sources of images that are not PNG data: a card has no files beside it."""
+    """Find sources of images that are not PNG data: a card has no files beside it."""
     sources = [component["src"] for component in components if component["type"] == "image"]
     for component in components:
         sources += re.findall(r"!\[[^]]*\]\(([^)]*)\)", component.get("source", ""))
@@ -42,7 +42,7 @@ def _is_png(source: str) -> bool:
 
 
 def find_wide_tables(markdown: str) -> list[str]:
-    """Titles of tables that overflow: with too many columns, or too many letters in the longest words of each."""
+    """Find titles of tables that overflow: with too many columns, or too many letters in the longest words of each."""
     wide = []
     for title, rows in read_tables(markdown).items():
         words = [max(len(word) for row in rows for word in re.split(r"[\s-]+", row[i])) for i in range(len(rows[0]))]
@@ -52,7 +52,7 @@ def find_wide_tables(markdown: str) -> list[str]:
 
 
 def read_tables(markdown: str) -> dict[str, list[list[str]]]:
-    """Title -> rows of cells, the header first."""
+    """Return title -> rows of cells, the header first."""
     tables: dict[str, list[list[str]]] = {}
     for section in markdown.split("\n## ")[1:]:
         title, *lines = section.splitlines()

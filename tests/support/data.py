@@ -1,4 +1,4 @@
-"""Hand-made D4RL files, small configurations for the data sources, and where the real files are."""
+"""D4RL files of known content, small configurations for the data sources, and the paths of real files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOWHERE = "http://127.0.0.1:9/folder/file.hdf5"  # the discard port: refused at 
 
 
 def make_data_config(source: str, env: str = "walker2d-medium-v2", url: str = NOWHERE, **settings: Any) -> Config:
-    """The smoke preset with another address; `settings` are keys with `__` for the dot."""
+    """Make the smoke preset with another address; `settings` are keys with `__` for the dot."""
     text = " ".join(f"{key.replace('__', '.')}={value}" for key, value in {"task__d4rl_url": url, **settings}.items())
     return resolve_config(env, preset="smoke", source=source, overrides=text)
 
@@ -26,7 +26,7 @@ def make_data_config(source: str, env: str = "walker2d-medium-v2", url: str = NO
 def make_small_config(
     source: str, url: str = NOWHERE, horizon: int = 5, d4rl_sha256: str = "", **settings: Any
 ) -> Config:
-    """A task of two observations, one action and episodes of at most `horizon` steps."""
+    """Make a task of two observations, one action and episodes of at most `horizon` steps."""
     sizes = {
         "task__observation_size": 2,
         "task__action_size": 1,
@@ -37,7 +37,7 @@ def make_small_config(
 
 
 def make_steps(count: int, *, terminals: tuple[int, ...] = (), timeouts: tuple[int, ...] = ()) -> dict[str, Any]:
-    """Arrays in D4RL's schema: step i has observation (i, -i), action i / 100 and reward i."""
+    """Make arrays in D4RL's schema: step i has observation (i, -i), action i / 100 and reward i."""
     index = np.arange(count, dtype=np.float32)
     return {
         "observations": np.stack([index, -index], axis=1),
@@ -57,7 +57,7 @@ def write_hdf5(path: Path, arrays: dict[str, Any]) -> Path:
 
 
 def find_real_file(name: str) -> Path:
-    """A file of the shared test data, `VDT_TEST_DATA` or beside the repository; skips the test where it is absent."""
+    """Find a file of the shared test data, `VDT_TEST_DATA` or beside the repository; skip the test where it is absent."""
     folder = Path(os.environ.get("VDT_TEST_DATA") or ROOT.parent / "shared" / "data")
     if not (folder / name).is_file():
         pytest.skip(f"{folder / name} is not here")

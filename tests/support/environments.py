@@ -1,4 +1,4 @@
-"""Tiny Gymnasium environments whose answers are known by pencil. Importing this module registers them."""
+"""Tiny Gymnasium environments with known values. Importing this module registers them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Array = npt.NDArray[np.float32]
 
 
 class ConstantRewardEnv(gymnasium.Env[Array, Array]):
-    """Pays 1 for every step, whatever is done.
+    """Environment with reward 1 for every step, whatever the action.
 
     With `ends_after` 0 it never ends by itself: under a time limit every value is 1 / (1 - discount). With `ends_after` T it
-    really ends after T steps, and k steps before the end the value is (1 - discount^k) / (1 - discount).
+    terminates after T steps, and k steps before the end the value is (1 - discount^k) / (1 - discount).
     The observation is [steps taken / 10, 1]; without an end it repeats every 5 steps, so that no observation, the final one
     included, tells how long the episode has run.
     """
@@ -41,7 +41,7 @@ class ConstantRewardEnv(gymnasium.Env[Array, Array]):
 
 
 class PayActionEnv(ConstantRewardEnv):
-    """Pays 0.5 + a for the action a, four times, and really ends: the return is 4 for a = 0.5 and 0 for a = -0.5."""
+    """Environment with reward 0.5 + a for the action a, terminating after four: the return is 4 for a = 0.5, 0 for a = -0.5."""
 
     def __init__(self) -> None:
         super().__init__(ends_after=4)
@@ -52,7 +52,7 @@ class PayActionEnv(ConstantRewardEnv):
 
 
 class CountdownEnv(gymnasium.Env[Array, Array]):
-    """Really ends after 2 + seed % 5 steps, so episodes of several seeds end at different times.
+    """Environment that terminates after 2 + seed % 5 steps, so episodes of several seeds end at different times.
 
     The observation is [steps left, y] with y' = 0.9 y + 0.5 a, y = 1 at the start; the reward is 1 + y'. The range of the
     action is [-2, 2].
@@ -78,7 +78,7 @@ class CountdownEnv(gymnasium.Env[Array, Array]):
 
 
 class SuccessEnv(CountdownEnv):
-    """The same, and it says success at the step after which 2 are left, and no longer at the last: seeds 5k never succeed."""
+    """The same, with success at the step after which 2 are left, and not at the last: seeds 5k never succeed."""
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, _ = super().step(action)
@@ -86,7 +86,7 @@ class SuccessEnv(CountdownEnv):
 
 
 class DictEnv(CountdownEnv):
-    """The same with nested observations, of which the keys do not stand in alphabetical order."""
+    """The same with nested observations, whose keys are not in alphabetical order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class DictEnv(CountdownEnv):
 
 
 CONSTANT = "VDTTest/Constant-v0"  # never ends by itself
-CONSTANT_ENDING = "VDTTest/ConstantEnding-v0"  # really ends after 10 steps
+CONSTANT_ENDING = "VDTTest/ConstantEnding-v0"  # terminates after 10 steps
 PAY_ACTION = "VDTTest/PayAction-v0"
 COUNTDOWN = "VDTTest/Countdown-v0"
 SUCCESS = "VDTTest/Success-v0"

@@ -1,4 +1,4 @@
-"""Runs the real flow, kills it at chosen moments, resumes it, and compares what is left with an undisturbed run."""
+"""Fault tests: run the real flow, kill it at chosen moments, resume it, and compare the results with an undisturbed run's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LIMIT = 3600.0
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill.
+    """Plan of one kill.
 
     Attributes:
         step: the long step during which it comes.
@@ -63,7 +63,7 @@ class Kill:
 
 
 def plan_kills(rng: random.Random, count: int, moments: tuple[str, ...] = ("random",)) -> list[Kill]:
-    """Kills spread over the long steps in the order in which a run meets them; two of three hit the step itself."""
+    """Spread kills over the long steps in the order of a run; two of three hit the step itself."""
     kills = []
     for number in range(count):
         step = list(TOTALS)[number % len(TOTALS)]
@@ -75,7 +75,7 @@ def plan_kills(rng: random.Random, count: int, moments: tuple[str, ...] = ("rand
 
 
 def make_words(seeds: str = "0") -> list[str]:
-    """The command of a campaign's run."""
+    """Return the command of a campaign's run."""
     words = ["run", "--env", ENV, "--preset", "smoke", "--source", "collected"]
     return [*words, "--seeds", seeds, "--set", OVERRIDES]
 
@@ -85,7 +85,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background jo
 
 
 class Flow:
-    """A flow command whose output goes to a file."""
+    """Flow command whose output goes to a file."""
 
     def __init__(self, folder: Path, *words: str) -> None:
         """Start it in a session of its own, as a terminal would."""
@@ -110,26 +110,26 @@ class Flow:
 
     @property
     def output(self) -> str:
-        """All so far."""
+        """Return all output so far."""
         return self.log.read_text(errors="replace")
 
     @property
     def run_id(self) -> str:
-        """Metaflow's."""
+        """Return Metaflow's run id."""
         return RUN_ID.findall(self.output)[0]
 
     def wait(self) -> int:
-        """Until it ends; its exit code."""
+        """Wait until it ends; return its exit code."""
         return self.process.wait(timeout=LIMIT)
 
     def find_tasks(self, step: str) -> list[int]:
-        """Processes of a step that still run."""
+        """Find processes of a step that still run."""
         pids = [int(pid) for name, pid in STARTED.findall(self.output) if name == step]
         return [pid for pid in pids if is_running(pid)]
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process lives (a zombie does not)."""
+    """Return whether a process lives (a zombie does not)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -137,13 +137,13 @@ def is_running(pid: int) -> bool:
 
 
 def find_newest_step(home: Path, run_id: str, step: str) -> int:
-    """Newest checkpoint that a run has written in a step."""
+    """Find the newest checkpoint that a run has written in a step."""
     files = home.glob(f".vdt/checkpoints/VDTFlow/{run_id}/{step}/*/*.pt")
     return max((int(path.name.split(".")[0]) for path in files), default=0)
 
 
 def find_newest_point(home: Path, step: str) -> int:
-    """Last step of a flow step's own curve in MLflow's database."""
+    """Find the last step of a flow step's own curve in MLflow's database."""
     key = {"pretrain_critic": "critic/q_loss", "train_actor": "actor/total_loss"}[step]
     with contextlib.closing(sqlite3.connect(home / ".vdt" / "mlflow.db")) as connection:
         row = connection.execute("SELECT max(step) FROM metrics WHERE key = ?", [key]).fetchone()
@@ -151,7 +151,7 @@ def find_newest_point(home: Path, step: str) -> int:
 
 
 def wait_for_moment(flow: Flow, kill: Kill) -> int | None:
-    """Wait until a kill is due; the process to kill, or None if the step or the flow ended before."""
+    """Wait until a kill is due; return the process to kill, or None if the step or the flow ended before."""
     home, pids = flow.folder / "home", list[int]()
     while flow.process.poll() is None:
         if not RUN_ID.search(flow.output):
@@ -194,9 +194,9 @@ def wait_for_event(flow: Flow, kill: Kill) -> None:
 
 
 def run_with_kills(folder: Path, kills: list[Kill], seeds: str = "0") -> Iterator[tuple[Kill, str]]:
-    """Run the flow, kill it at each moment, resume it every time; tells what became of each kill.
+    """Run the flow, kill it at each moment, resume it every time; return the outcome of each kill.
 
-    A kill whose moment did not come (the step was faster) is told as "missed" and the flow goes on to the next.
+    A kill whose moment did not come (the step was faster) is reported as "missed" and the flow goes on to the next.
     """
     flow = Flow(folder, *make_words(seeds))
     for kill in kills:
@@ -227,7 +227,7 @@ def run_with_kills(folder: Path, kills: list[Kill], seeds: str = "0") -> Iterato
 
 @contextlib.contextmanager
 def mount_tmpfs(folder: Path, megabytes: int) -> Iterator[None]:
-    """A small disk of its own; skips the test for those who may not mount."""
+    """Mount a small disk of its own; skip the test without the permission."""
     folder.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
@@ -239,13 +239,13 @@ def mount_tmpfs(folder: Path, megabytes: int) -> Iterator[None]:
 
 
 def read_results(home: Path) -> dict[str, Any]:
-    """The newest report without timings."""
+    """Read the newest report without timings."""
     (path,) = (home / "reports").glob("[!0-9]*/report.json")
     return dict(strip_timings(json.loads(path.read_text())))
 
 
 def strip_timings(value: Any) -> Any:
-    """A report without what is measured of the machine or named by chance."""
+    """Remove measurements of the machine and random names from a report."""
     if isinstance(value, dict):
         if isinstance(value.get("curves"), dict):  # by MLflow run
             value = {**value, "curves": list(value["curves"].values())}
@@ -254,7 +254,7 @@ def strip_timings(value: Any) -> Any:
 
 
 def find_final_checkpoints(home: Path) -> dict[str, Path]:
-    """step/cell -> the last checkpoint of the run that finished the step."""
+    """Return step/cell -> the last checkpoint of the run that finished the step."""
     found: dict[str, Path] = {}
     for done in sorted(home.glob(".vdt/checkpoints/VDTFlow/*/*/*/DONE"), key=lambda path: path.stat().st_mtime):
         found["/".join(done.parts[-3:-1])] = done.parent / done.read_text().strip()
@@ -262,7 +262,7 @@ def find_final_checkpoints(home: Path) -> dict[str, Path]:
 
 
 def read_curves(home: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """MLflow run name -> metric -> (step, value), as stored; every run must be finished."""
+    """Return MLflow run name -> metric -> (step, value), as stored; every run must be finished."""
     client = open_store(home)
     experiment = client.get_experiment_by_name("vdt")
     assert experiment is not None
@@ -279,7 +279,7 @@ def read_curves(home: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
 
 
 def assert_same_outcome(home: Path, undisturbed: Path) -> str:
-    """Bitwise equal checkpoints, reports and curves; says how many of each were compared."""
+    """Assert bitwise equal checkpoints, reports and curves; return how many of each were compared."""
     wanted, found = find_final_checkpoints(undisturbed), find_final_checkpoints(home)
     assert set(wanted) == set(found) and wanted
     for name, path in wanted.items():

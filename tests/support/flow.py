@@ -1,4 +1,4 @@
-"""Starts the real flow in a folder of its own."""
+"""Starts of the real flow in a folder of its own."""
 
 import os
 import subprocess
@@ -14,14 +14,14 @@ LIMIT = 900  # seconds; far above what any command takes
 
 
 def make_variables(folder: Path) -> dict[str, str]:
-    """Environment of a flow process that keeps to a folder and has two workers, however many cores there are."""
+    """Make the environment of a flow process that keeps to a folder and has two workers, whatever the number of cores."""
     (folder / "user").mkdir(exist_ok=True)
     workers = {"METAFLOW_RUN_MAX_WORKERS": "2", "METAFLOW_RESUME_MAX_WORKERS": "2"}
     return {**os.environ, **make_environment_variables(folder), **workers}
 
 
 def start_flow(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """`python flows/vdt_flow.py run …` with stdout and stderr in one stream."""
+    """Start `python flows/vdt_flow.py run …` with stdout and stderr in one stream."""
     command = [sys.executable, str(FLOW), "--no-pylint", *words]
     return subprocess.Popen(
         command, cwd=folder, env=make_variables(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -29,7 +29,7 @@ def start_flow(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def run_flow(folder: Path, *words: str) -> tuple[int, str]:
-    """Exit code and output of a flow command."""
+    """Run a flow command; return exit code and output."""
     with start_flow(folder, *words) as process:
         output, _ = process.communicate(timeout=LIMIT)
     return process.returncode, output

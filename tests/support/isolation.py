@@ -1,4 +1,4 @@
-"""Keeps tests inside their folder."""
+"""Isolation of tests inside their folder."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from vdt.system.home import QUIET
 
 
 def make_environment_variables(folder: Path) -> dict[str, str]:
-    """Variables that keep a process, and those that it starts, inside a folder and off the network."""
+    """Make the variables that keep a process and its children inside a folder and off the network."""
     return {
         **QUIET,
         "HOME": str(folder / "user"),

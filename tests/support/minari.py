@@ -14,14 +14,14 @@ PENDULUM = "InvertedPendulum-v5"  # ends when it falls; actions in [-3, 3]
 
 
 def stack(items: list[Any]) -> Any:
-    """Observations in time order -> arrays with a row per step, dicts kept."""
+    """Stack observations in time order into arrays with a row per step, dicts kept."""
     if isinstance(items[0], dict):
         return {key: stack([item[key] for item in items]) for key in items[0]}
     return np.array(items)
 
 
 def record(environment: gymnasium.Env[Any, Any], seed: int, gain: float = 1.0) -> EpisodeBuffer:
-    """One episode of random actions, as Minari's collector records it."""
+    """Record one episode of random actions, as Minari's collector does."""
     environment.action_space.seed(seed)
     observations, actions, rewards, ends = [environment.reset(seed=seed)[0]], [], [], [(False, False)]
     while not any(ends[-1]):
@@ -58,7 +58,7 @@ def make_minari_set(
     buffers = [record(environment, seed, gain) for seed in range(episodes)]
     spaces = {"observation_space": environment.observation_space, "action_space": environment.action_space}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Minari asks for author, code and more
+        warnings.simplefilter("ignore")  # Minari warns of missing author, code and more
         minari.create_dataset_from_buffers(
             dataset_id, buffers, **({"env": environment} if with_environment else spaces), **settings
         )

@@ -33,7 +33,7 @@ NOISE = {"antmaze": 0.0, "pen": 0.1, "hammer": 0.1, "door": 0.1}  # of the exper
 
 
 class Expert:
-    """The mean action of an expert behind D4RL's Adroit data."""
+    """Mean action of an expert behind D4RL's Adroit data."""
 
     def __init__(self, path: Path) -> None:
         with np.load(path, allow_pickle=False) as arrays:
@@ -55,7 +55,7 @@ class Expert:
 
 
 def record(env: str, actor: RolloutPolicy, steps: int, noise: float) -> list[Trajectory]:
-    """At least `steps` steps of whole episodes in the task's environment."""
+    """Record at least `steps` steps of whole episodes in the task's environment."""
     environments = [make_environment(resolve_config(env).task) for _ in range(AT_ONCE)]
     episodes: list[Trajectory] = []
     while sum(map(len, episodes)) < steps:
@@ -65,7 +65,7 @@ def record(env: str, actor: RolloutPolicy, steps: int, noise: float) -> list[Tra
 
 
 def write_d4rl(path: Path, episodes: Sequence[Trajectory]) -> None:
-    """Flat arrays in D4RL's schema; the observation after the last step is absent, as there."""
+    """Write flat arrays in D4RL's schema; the observation after the last step is absent, as there."""
     last = np.zeros(sum(map(len, episodes)), np.bool_)
     last[np.cumsum([len(e) for e in episodes]) - 1] = True
     ended = last.copy()
@@ -83,7 +83,7 @@ def write_d4rl(path: Path, episodes: Sequence[Trajectory]) -> None:
 
 
 def fill(folder: Path, policies: Path, files: Path, envs: Sequence[str], steps: int) -> dict[str, str]:
-    """Put a file for each of `envs` into `folder`; returns env -> what its file is."""
+    """Put a file for each of `envs` into `folder`; return env -> description of its file."""
     folder.mkdir(parents=True, exist_ok=True)
     made = {}
     for env in envs:

@@ -1,4 +1,4 @@
-"""Finished cells, as small as a report takes them."""
+"""Small finished cells for reports."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ SHARES = {1: (1.0,), 2: (0.25, 0.75)}  # of choices, by the number of candidates
 def make_evaluation(
     scores: Sequence[float | None], targets: Sequence[float] = (5000.0,), horizon: int = 1, **more: Any
 ) -> EvaluationReport:
-    """Episodes of 100 steps with the given scores, 46 units of return for each point; `more` are other fields."""
+    """Make episodes of 100 steps with the given scores, 46 units of return for each point; `more` are other fields."""
     whole = [score for score in scores if score is not None]
     fields: dict[str, Any] = {
         "label": "x",
@@ -50,7 +50,7 @@ def make_record(
     diagnostics: Mapping[str, Diagnostics] | None = None,
     **fields: Any,
 ) -> CellRecord:
-    """A finished cell that acts with a look-ahead of two candidates and three steps; `fields` are a record's own."""
+    """Make a finished cell with a look-ahead of two candidates and three steps; `fields` are a record's own."""
     snapshot = {
         "env": env,
         "source": source,

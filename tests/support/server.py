@@ -1,4 +1,4 @@
-"""Real servers on loopback, for as long as a test needs them."""
+"""Real servers on loopback, for the duration of a test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def find_free_port() -> int:
 
 @contextlib.contextmanager
 def serve(folder: Path, name: str, *words: str, health: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python process and its children, from the moment it answers at `health` to the end of the block."""
+    """Serve by a Python process and its children, from its first answer at `health` to the end of the block."""
     with open(folder / f"{name}.log", "w") as log:
         process = subprocess.Popen([sys.executable, *words], cwd=folder, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -42,7 +42,7 @@ def serve(folder: Path, name: str, *words: str, health: str) -> Iterator[subproc
 
 @contextlib.contextmanager
 def serve_handler(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
-    """The address of a server in this process that answers with `handler`."""
+    """Serve by `handler` in this process; yield the address."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads, server.block_on_close = True, False
     threading.Thread(target=server.serve_forever, daemon=True).start()
