@@ -60,7 +60,7 @@ def _completed(task: Task, cell_key: str) -> bool:
     """Return whether a task is finished and ran for a cell.
 
     Raises:
-        FolderError: if the file is no longer where Metaflow's records, which hold absolute paths, say that it is.
+        FolderError: if the file is no longer where Metaflow's records, which hold absolute paths, place it.
     """
     try:
         return bool(task.successful and task["cell"].data["key"] == cell_key)

@@ -1,6 +1,6 @@
 """Forward and backward passes of perceptrons, written out: a critic update is mostly a few dozen matrix products.
 
-Autograd would build and walk a graph of 60 nodes and allocate new memory for each. Here every number has its place from
+Autograd would build and traverse a graph of 60 nodes and allocate new memory for each. Here every number has its place from
 the first step on. `vdt/critic/critic.py` is the reference; `tests/unit/acceleration/test_critic_update.py` compares
 this to it. The passes keep the inputs of the next ones: the inputs of each layer, and with Mish the parts of its
 derivative.

@@ -36,7 +36,7 @@ class _BehaviorActor:
         return self.policy.sample_action(observations, round_values(noise))  # rare ones come from the C library's log
 
     def observe(self, actions: FloatArray, rewards: FloatArray, active: npt.NDArray[np.bool_]) -> None:
-        """Forget the generators of finished episodes."""
+        """Drop the generators of finished episodes."""
         self.generators = [generator for generator, goes_on in zip(self.generators, active, strict=True) if goes_on]
 
 

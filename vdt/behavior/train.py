@@ -125,7 +125,7 @@ class BehaviorRun:
         run = self
 
         class Snapshots(BaseCallback):
-            """Calls back between two rollouts."""
+            """Callback between two rollouts."""
 
             def __init__(self) -> None:
                 super().__init__()

@@ -56,7 +56,7 @@ def load_state(path: Path) -> State:
     """Read a checkpoint onto the CPU; nothing in the file is executed.
 
     Raises:
-        CheckpointError: if there is no such file, its content is not what its name says, or it is no mapping.
+        CheckpointError: if there is no such file, its content differs from the digest in its name, or it is no mapping.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")

@@ -1,7 +1,7 @@
 """Merging of YAML files and `--set` into the checked configuration. Its sections: `vdt/config/schema.py`.
 
-Merge order: `params/vdt.yaml` <- task <- preset <- method <- patches <- `--set`. A task may say what it changes of a preset
-or a method, which goes over that layer. Each value keeps the layer that it comes from, so that an error names it.
+Merge order: `params/vdt.yaml` <- task <- preset <- method <- patches <- `--set`. A task may list its changes of a preset
+or a method, which go over that layer. Each value keeps the layer that it comes from, so that an error names it.
 """
 
 from __future__ import annotations

@@ -259,5 +259,5 @@ def critic_in_use_is_trained(config: Config) -> str | None:
 
 @rule
 def some_return_is_requested(config: Config) -> str | None:
-    """Check that a policy is asked for at least one return."""
+    """Check that at least one return is requested of a policy."""
     return None if config.task.candidate_returns else "task.candidate_returns must name at least one return"

@@ -36,7 +36,7 @@ CHECKED = ConfigDict(
     extra="forbid", defer_build=True
 )  # defaults are for stored configurations of earlier releases; values: params/
 
-# Modules of vdt/environments/ with a function `bridge` and, where recordings pay or end otherwise, `relabel`.
+# Modules of vdt/environments/ with a function `bridge` and, where recordings have other rewards or ends, `relabel`.
 Bridge = Literal["none", "adroit", "kitchen", "maze2d", "antmaze"]
 BRIDGES: tuple[str, ...] = typing.get_args(Bridge)
 

@@ -23,7 +23,7 @@ class Trajectory:
         rewards: (T,).
         terminated: True if the task ended (no value after the last step). False if a time limit or the end
             of the recording cut it (the value after the last step is that of the final observation).
-        success: whether the environment reported success at some step; none where it never says. Not stored.
+        success: whether the environment reported success at some step; none where it never reports it. Not stored.
         final_missing: True if the task went on after the last step and the observation there was not recorded. The last
             row of observations then repeats the one before, and neither a target nor a statistic may use it.
 

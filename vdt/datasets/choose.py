@@ -41,7 +41,7 @@ def choose_source(config: Config, home: Path) -> DataChoice:
         home: folder below which earlier snapshots are looked for.
 
     Raises:
-        DataError: if the source asked for, or with `auto` every source, is out of reach; it names the alternatives.
+        DataError: if the requested source, or with `auto` every source, is unavailable; it names the alternatives.
     """
     choice = _choose(config, home)
     load = choice.load

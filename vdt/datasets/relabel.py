@@ -21,7 +21,7 @@ def relabel_recording(recording: LoadedData, task: TaskConfig) -> LoadedData:
     """Recompute rewards and ends of each episode by the task's bridge, if it has `relabel`.
 
     Raises:
-        DataError: if it cannot say.
+        DataError: if it cannot recompute them.
     """
     relabel: Relabel | None = getattr(load_bridge(task), "relabel", None)
     if relabel is None:

@@ -146,7 +146,7 @@ def _check(config: Config, dataset: TrajectoryDataset) -> None:
 
 
 def _check_writable(path: Path) -> None:
-    """Try the nearest folder above `path` that exists, so that collecting or fetching is not in vain."""
+    """Try the nearest folder above `path` that exists, before the work of collecting or fetching."""
     folder = next(parent for parent in path.parents if parent.exists())
     try:
         tempfile.TemporaryFile(dir=folder).close()

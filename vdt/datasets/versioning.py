@@ -52,7 +52,7 @@ def add_version(home: Path, path: Path) -> tuple[str, int]:
         FolderError: if DVC cannot write to the home folder.
     """
     os.environ["DVC_NO_ANALYTICS"] = "1"
-    name_user()  # DVC asks for it
+    name_user()  # required by DVC
     from dvc.exceptions import DvcException
 
     try:

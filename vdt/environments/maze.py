@@ -58,7 +58,7 @@ def read_map(environment: gymnasium.Env[Any, Any]) -> dict[str, list[tuple[int, 
 class MazeBridge(gymnasium.Wrapper[FloatVector, FloatVector, Any, Any], ABC):
     """Wrapper with D4RL's observation, start, goal, reward and end for a maze of Gymnasium-Robotics.
 
-    `info["success"]` says whether the goal is reached now; `goal` is this episode's, `layout` the maze.
+    `info["success"]` is whether the goal is reached now; `goal` is this episode's, `layout` the maze.
     """
 
     layout: Layout

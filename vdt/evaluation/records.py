@@ -109,7 +109,7 @@ class HeldOutReport:
 
 @dataclass(frozen=True)
 class RequestedReturn:
-    """Returns of the episodes that were asked for one return, in environment units.
+    """Returns of the episodes with one requested return, in environment units.
 
     Attributes:
         requested: first return-to-go.

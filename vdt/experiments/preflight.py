@@ -19,7 +19,7 @@ def check_cells(cells: Sequence[Cell], *, device: bool = True) -> None:
 
     Args:
         cells: resolved.
-        device: whether their steps run on this machine, so that its GPUs are theirs.
+        device: whether their steps run on this machine, and so on its GPUs.
 
     Raises:
         ConfigError: naming the first thing that prevents a cell from running.

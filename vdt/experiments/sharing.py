@@ -168,7 +168,7 @@ def share_training(
             path = train(store)
             tracker.flush()  # delivered or in the backlog before another cell copies the curves
             return path, ""
-    state = load_state(finished)  # it is final: nobody need wait while this is read
+    state = load_state(finished)  # it is final: no other cell need wait while this is read
     logger.info(f"{part}: taken from MLflow run {owner}, the same data, settings and seed ({finished})")
     tracker.put(Tags(tags={SHARED_FROM.format(part): owner}))
     for step, metrics in {**_read_curves(home, owner, part), state["step"]: state["metrics"]}.items():

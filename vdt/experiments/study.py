@@ -4,7 +4,7 @@ A patch is a named change of settings. Keys of the file, all but `envs` with a d
 
     title: Offline training        # of the report
     note: One sentence.            # stands below the title
-    published: offline             # table of params/published/ that stands beside ours
+    published: offline             # table of params/published/ beside the results
     share_training: true           # cells whose critic, or actor, would be the same train one (false where time is measured)
     preset: laptop
     source: auto

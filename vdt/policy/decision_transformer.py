@@ -40,7 +40,7 @@ class PolicyOutput:
 
 
 class ActingPolicy(Protocol):
-    """Any policy that actions are asked from: a module of this package, or its frozen substitute of vdt/acceleration."""
+    """Any policy that gives actions: a module of this package, or its frozen substitute of vdt/acceleration."""
 
     def __call__(self, observations: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> PolicyOutput:
         """Predict actions at every step; shapes as of `DecisionTransformer.forward`."""

@@ -132,7 +132,7 @@ def compute_q_term(min_q: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
     scale = masked_mean(gradient.square().sum(-1), mask).sqrt().clamp(min=1e-8)
     value = masked_mean(min_q.detach(), mask) / scale
     moved = masked_mean((gradient / scale * actions).sum(-1), mask)
-    # dQ/da is at hand: `moved` has it as its gradient and cancels in the value, so no second pass runs back through Q
+    # dQ/da is known: `moved` has it as its gradient and cancels in the value, so no second pass runs back through Q
     return value + moved - moved.detach()
 
 

@@ -1,4 +1,4 @@
-"""Tables of a report, as Markdown: results, changes, costs, and published numbers beside ours."""
+"""Tables of a report, as Markdown: results, changes, costs, and published numbers beside them."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
-    "PYTHONUTF8": "1",  # of child processes: files and pipes are UTF-8, whatever the terminal shows
+    "PYTHONUTF8": "1",  # of child processes: files and pipes are UTF-8, independent of the terminal
 }
 
 

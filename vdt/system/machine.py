@@ -124,7 +124,7 @@ def measure_peak_memory() -> dict[str, float]:
 
 
 def count_workers() -> int:
-    """Return how many cells run at once unless --max-workers says so: one per GPU, else as many as fit."""
+    """Return how many cells run at once unless --max-workers sets it: one per GPU, else as many as fit."""
     return count_gpus() or count_cells_that_fit(count_cores(), measure_memory())
 
 
@@ -141,7 +141,7 @@ def choose_device(wanted: str) -> torch.device:
     """Return the device of `runtime.device`: "auto" takes a GPU if there is one.
 
     Raises:
-        DeviceError: if "cuda" is asked for and absent.
+        DeviceError: if "cuda" is requested and absent.
     """
     import torch
 

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Create:
-    """Make the run with its parameters and files.
+    """Creation of the run with its parameters and files.
 
     Attributes:
         name: of the run, for people.
@@ -26,7 +26,7 @@ class Create:
 
 @dataclass(frozen=True, kw_only=True)
 class Continue:
-    """Mark the run as running on behalf of a flow run.
+    """Continuation of the run by a flow run.
 
     A run that is finished is a result and stays as it is; so does one that holds a finished step. If such a step is run
     again on purpose, its records go to a new run. That has the same parameters, tags and data, and a tag with the old run.
@@ -46,28 +46,28 @@ class Continue:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Set the final status: "FINISHED" or "FAILED"."""
+    """Final status: "FINISHED" or "FAILED"."""
 
     status: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tags:
-    """Set tags."""
+    """Tags to set."""
 
     tags: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JoinStudy:
-    """Add a study to those that the run belongs to."""
+    """Study to add to those that the run belongs to."""
 
     study: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetEntry:
-    """Enter a snapshot as the run's data set and put its source into the run's name.
+    """Snapshot that becomes the run's data set and adds its source to the run's name.
 
     Attributes:
         name: of the data set.
@@ -84,7 +84,7 @@ class DatasetEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Add a point to some curves.
+    """Point to add to some curves.
 
     Attributes:
         step: gradient or environment step.
@@ -99,7 +99,7 @@ class Metrics:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """Keep a copy of a file in a folder of the run's artifacts."""
+    """File to copy into a folder of the run's artifacts."""
 
     path: str
     folder: str = ""
@@ -107,7 +107,7 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Keep a checkpoint as a logged model with its file, and the metrics that were measured with it.
+    """Checkpoint to keep as a logged model with its file, and the metrics measured with it.
 
     Attributes:
         name: of the model, where it is new.

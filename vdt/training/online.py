@@ -33,7 +33,7 @@ from vdt.training.score_curve import ScoreCurve
 from vdt.training.update import Metrics, PolicyUpdate
 
 BUFFER_LEVELS = {"low": 0.1, "middle": 0.5, "high": 0.9}  # quantiles of the buffer's returns that are tracked
-BEST_OVER = 10  # episodes whose mean return says which policy was best: two or three are luck
+BEST_OVER = 10  # episodes whose mean return decides which policy was best: two or three are too noisy
 ROLLOUT_SEED = 100_000_000  # online episodes never share seeds with evaluation
 
 

@@ -17,7 +17,7 @@ from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import score_episodes
 from vdt.tracking import Tracker
 
-EPISODES = 2  # of each point: the cost is theirs
+EPISODES = 2  # episodes of each point: they dominate its cost
 
 
 class ScoreCurve:
