@@ -40,5 +40,17 @@ def compare_checksum(key: str, md5: str, recipe: Mapping[str, Any]) -> str | Non
     )
 
 
+def describe_missing_checksum(key: str, recipe: Mapping[str, Any]) -> str | None:
+    """Return a sentence if nothing is on record for this recipe, so that its data is compared with nothing; else none.
+
+    Args:
+        key: folder name of the snapshot, see `make_collected_key`.
+        recipe: the card's.
+    """
+    if key in read_checksums():
+        return None
+    return f"no md5 is recorded for this recipe ({recipe['steps']:,} steps, seed {recipe['seed']}); not compared"
+
+
 def _list(versions: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -15,7 +15,7 @@ from vdt.config.schema import Config
 from vdt.data.storage import DataError, read_snapshot, write_trajectories
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.card import describe, describe_doubts, make_card
-from vdt.datasets.checksums import compare_checksum
+from vdt.datasets.checksums import compare_checksum, describe_missing_checksum
 from vdt.datasets.choose import choose_source, get_snapshot_path
 from vdt.datasets.loaded_data import DataChoice, make_label
 from vdt.datasets.summary import OWN_REFERENCE
@@ -88,12 +88,20 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
     for sentence in describe_doubts(dataset, config.task):
         logger.info(f"data: {sentence}")
     card = {**card, "reason": choice.reason}
-    if choice.source == "collected" and (other := compare_checksum(choice.key, md5, card["recipe"])):
-        logger.warning(other)
-        card["notes"] = [*card["notes"], other]  # here alone: in the file it would change the md5
+    if choice.source == "collected":
+        _compare(choice.key, md5, card)
     return Snapshot(
         config.env, choice.source, make_label(choice.source, config.task), choice.reason, str(path), md5, size, card
     )
+
+
+def _compare(key: str, md5: str, card: dict[str, Any]) -> None:
+    """Say in log and card if collected data differ from what is on record; in the log if nothing is."""
+    if other := compare_checksum(key, md5, card["recipe"]):
+        logger.warning(other)
+        card["notes"] = [*card["notes"], other]  # here alone: in the file it would change the md5
+    if missing := describe_missing_checksum(key, card["recipe"]):
+        logger.info(f"data: {missing}")
 
 
 def _announce(config: Config, choice: DataChoice) -> None:

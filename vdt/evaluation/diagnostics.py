@@ -21,7 +21,7 @@ from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import describe_cut, score_episodes
 from vdt.evaluation.records import Calibration, Diagnostics, ParameterCounts, RequestedReturn, WeightHistogram
 from vdt.evaluation.statistics import compute_correlation
-from vdt.system.machine import choose_device
+from vdt.system.machine import choose_device, count_acting_threads
 from vdt.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def measure_requested(
         agent = Agent(actor_critic, PlannerSettings.from_config(config).follow(wanted))
         seeds = range(settings.seed, settings.seed + count)
         limit = settings.max_episode_steps or None
-        threads = config.runtime.threads or 1
+        threads = count_acting_threads(config.runtime.threads)
         label_here = f"request {label} {wanted:g}"
         new = collect_trajectories(agent, environments, seeds, max_steps=limit, label=label_here, threads=threads)
         is_cut = None in score_episodes(new, config)

@@ -28,7 +28,7 @@ from vdt.environments.scores import (
 )
 from vdt.evaluation.held_out import evaluate_held_out
 from vdt.evaluation.records import Evaluation, EvaluationReport, HeldOutReport, Maze, Trace, name_setting
-from vdt.system.machine import choose_device
+from vdt.system.machine import choose_device, count_acting_threads
 from vdt.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def evaluate(actor_critic: ActorCritic, settings: PlannerSettings, config: Confi
     agent = Agent(actor_critic, settings)
     seeds = [config.evaluation.seed + i for i in range(count)]
     limit = config.evaluation.max_episode_steps or None
-    threads = config.runtime.threads or 1
+    threads = count_acting_threads(config.runtime.threads)
     trajectories = collect_trajectories(
         agent, environments, seeds, max_steps=limit, label=f"evaluate {label}", threads=threads
     )

@@ -102,6 +102,11 @@ def set_threads(cells_in_parallel: int, threads: int = 0) -> int:
     return threads
 
 
+def count_acting_threads(threads: int) -> int:
+    """Return the threads to act with: `runtime.threads`, or one where that is 0, since a decision's products are small."""
+    return threads or 1
+
+
 def measure_memory() -> int:
     """Return the bytes of memory that this process may use: the machine's, at most its container's limit."""
     memory, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), read_memory_limit()

@@ -23,7 +23,7 @@ from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import Environment, make_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import compute_normalized_score, score_episodes
-from vdt.system.machine import choose_device
+from vdt.system.machine import choose_device, count_acting_threads
 from vdt.system.progress import Progress
 from vdt.tracking import Tracker
 from vdt.training.joint import split_critic_steps, take_critic_step
@@ -71,7 +71,7 @@ class OnlineTuner:
             noise=online.exploration_noise,
             max_steps=config.evaluation.max_episode_steps or None,
             label="online rollout",
-            threads=config.runtime.threads or 1,
+            threads=count_acting_threads(config.runtime.threads),
         )
         self.buffer.extend(trajectories)
         self.episodes += len(trajectories)

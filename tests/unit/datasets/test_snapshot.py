@@ -132,13 +132,16 @@ def test_another_md5_than_the_recorded_one_is_in_log_and_card(
 ) -> None:
     config = make_data_config("collected", data__steps=150, task__horizon=40)
     usual = make_snapshot(config, tmp_path / "home")
-    assert "was recorded" not in capsys.readouterr().out + str(usual.card)
+    said = capsys.readouterr().out
+    assert "was recorded" not in said + str(usual.card)
+    assert said.count("no md5 is recorded for this recipe (150 steps, seed 0); not compared") == 1
     recorded = {Path(usual.path).parent.name: {"md5": "0" * 32, "versions": {"mujoco": "2.0"}}}
     (tmp_path / "checksums.json").write_text(json.dumps(recorded))
     monkeypatch.setattr("vdt.datasets.checksums.CHECKSUMS", tmp_path / "checksums.json")
     unusual = make_snapshot(config, tmp_path / "home")
     said = f"the data has md5 {usual.md5}, but this recipe gave {'0' * 32} where it was recorded, with mujoco 2.0"
-    assert said in capsys.readouterr().out
+    logged = capsys.readouterr().out
+    assert said in logged and "no md5 is recorded" not in logged
     assert any(said in note for note in unusual.card["notes"]) and unusual.md5 == usual.md5
 
 
