@@ -92,7 +92,7 @@ def report_instead(cells: Sequence[Cell], study: Study, reuse: str, argv: Sequen
     """Return the cells of a study left to run; if there are none, replace this process by the flow that reports it.
 
     Raises:
-        ConfigError: if an env's data is out of reach.
+        ConfigError: if an env's data is unavailable.
     """
     missing, finished = split_finished(cells, reuse)
     if not missing:

@@ -74,7 +74,7 @@ def load_settings(name: str) -> LadderSettings:
     """Read a file of `params/behavior/`.
 
     Raises:
-        ConfigError: if the file, one of its keys or one of its values is not what is accepted.
+        ConfigError: if the file, one of its keys or one of its values is not accepted.
     """
     path = FOLDER / f"{name}.yaml"
     known = list_ladders()

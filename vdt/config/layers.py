@@ -67,7 +67,7 @@ def read_value(name: str, annotation: Any, value: Any, where: str) -> Any:
     """Return a single value of a type of `vdt/config/types.py`.
 
     Raises:
-        ConfigError: naming `where`, the value and what is accepted.
+        ConfigError: naming `where`, the value and the accepted ones.
     """
     try:
         return TypeAdapter(annotation).validate_python(value)

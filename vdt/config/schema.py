@@ -1,6 +1,6 @@
 """Every section of the configuration: names, types, ranges and words of each key.
 
-Each section is a frozen pydantic dataclass, so it checks what it is made of. `KEYS` lists every key with its range.
+Each section is a frozen pydantic dataclass, so it validates its values. `KEYS` lists every key with its range.
 Defaults and meanings stand in `params/vdt.yaml`. A key that has none there (facts of a task, options of the command line) has
 its meaning here, as `description`. The few defaults here are for stored configurations of earlier releases.
 """
@@ -266,7 +266,7 @@ def _make_plain(value: Any) -> Any:
 
 
 def _list_keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Key]]:
-    """Yield every dotted key below a section, with what it accepts."""
+    """Yield every dotted key below a section, with its accepted values."""
     for name, item in section.__pydantic_fields__.items():
         if dataclasses.is_dataclass(item.annotation):
             yield from _list_keys(item.annotation, f"{prefix}{name}.")

@@ -25,7 +25,7 @@ def compute_reward_scale(scaling: str, episode_returns: npt.NDArray[np.float64])
 
 
 def describe_reward_scale(scaling: str, episode_returns: npt.NDArray[np.float64]) -> list[str]:
-    """Return what is unusual about the critic's reward scale, one sentence each; empty where the range decides."""
+    """Return remarks on an unusual reward scale of the critic, one sentence each; empty where the range decides."""
     spread, largest = float(np.ptp(episode_returns)), float(np.abs(episode_returns).max())
     if scaling == "none" or spread == 0 or spread >= MIN_SPREAD * largest:
         return []

@@ -13,7 +13,7 @@ UNREADABLE: tuple[type[Exception], ...] = (OSError, KeyError, ValueError, Runtim
 
 
 class DataError(ValueError):
-    """Data that is not what the task needs, or cannot be had: names the file, what was found and what is accepted."""
+    """Data that does not fit the task, or is unavailable: names the file, what was found and what is accepted."""
 
 
 def get_node(group: h5py.Group, name: str, kind: type) -> Any:
@@ -56,7 +56,7 @@ def list_found(names: Iterable[str]) -> str:
 
 
 def explain_unreadable(path: Path, error: Exception) -> str:
-    """Return what keeps a file from being read: it is being written, or no whole HDF5 file."""
+    """Return the reason why a file cannot be read: it is being written, or no whole HDF5 file."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, BlockingIOError) or "unable to lock file" in reason or "open for write" in reason:
         return (

@@ -45,7 +45,7 @@ def write_trajectories(path: Path, dataset: TrajectoryDataset, card: Mapping[str
 
 
 def load_snapshot(path: Path) -> TrajectoryDataset:
-    """Read what `write_trajectories` wrote.
+    """Read the file of `write_trajectories`.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -28,7 +28,7 @@ class Trajectory:
             row of observations then repeats the one before, and neither a target nor a statistic may use it.
 
     Raises:
-        ValueError: if the lengths do not fit together, there is no step, or a real end misses an observation.
+        ValueError: if the lengths do not fit together, there is no step, or a termination misses an observation.
     """
 
     observations: FloatArray
@@ -77,7 +77,7 @@ class TrajectoryDataset:
         final_missing: (E,) bool, as in `Trajectory`; if not given, nothing is missing.
 
     Raises:
-        ValueError: if the arrays do not fit together, an episode has no step, or a real end misses an observation.
+        ValueError: if the arrays do not fit together, an episode has no step, or a termination misses an observation.
     """
 
     observations: FloatArray

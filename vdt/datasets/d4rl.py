@@ -40,7 +40,7 @@ def load_d4rl(config: Config, *, fetch: bool) -> LoadedData:
     """Read the cached file, downloading it before if `fetch`.
 
     Raises:
-        DataError: if it cannot be had, or is not what the task needs.
+        DataError: if it is unavailable, or does not fit the task.
     """
     url, task = config.task.d4rl_url, config.task
     path = get_cache_file(url)

@@ -24,7 +24,7 @@ def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         given: settings of `--set`; `task.horizon` and `data.episode_ends` decide where episodes end, and so all returns.
 
     Raises:
-        DataError: if it is not what is accepted, or holds too few episodes.
+        DataError: if it is of no accepted format, or holds too few episodes.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file; accepted is an HDF5 file in D4RL's schema or a folder of npz episodes")
@@ -53,7 +53,7 @@ def derive_minari_task(dataset_id: str, given: Mapping[str, Any]) -> dict[str, A
         given: settings of `--set`; with `task.environment_id` the data set need not name an environment.
 
     Raises:
-        DataError: if it cannot be had, or is not what is accepted.
+        DataError: if it is unavailable, or of no accepted format.
     """
     (minari_set,) = sets = open_sets([dataset_id])
     summary = minari_set.scan()
@@ -84,7 +84,7 @@ def derive_named_task(env: str, task: Mapping[str, Any], given: Mapping[str, Any
         given: settings of `--set`.
 
     Raises:
-        DataError: if there is no such data for the task, or it cannot be had.
+        DataError: if there is no such data for the task, or it is unavailable.
     """
     dataset_ids = task.get("task.minari_ids", [])
     if not dataset_ids:

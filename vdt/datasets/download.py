@@ -34,7 +34,7 @@ def probe(url: str, seconds: float = PROBE_SECONDS) -> str | None:
     """Request the file's header.
 
     Returns:
-        None if the address answers within `seconds`, else what went wrong.
+        None if the address answers within `seconds`, else the error.
     """
     outcome: list[str | None] = []
 
@@ -66,7 +66,7 @@ def download(url: str, target: Path, check: Callable[[Path], None], sha256: str 
         sha256: digest that the content must have; empty if it is not known.
 
     Raises:
-        DataError: if the connection breaks, the size is not known or not met, the content is not what was wanted, or
+        DataError: if the connection breaks, the size is not known or not met, the content is not the wanted one, or
             the folder cannot be written.
     """
     part = target.with_name(f".{target.name}.part")
@@ -186,7 +186,7 @@ def _copy(answer: http.client.HTTPResponse, file: IO[bytes], received: int, tota
     first, started = received, time.monotonic()
     reported = started
     try:
-        while block := answer.read1(BLOCK_BYTES):  # what is there: a slow server is reported, not waited for
+        while block := answer.read1(BLOCK_BYTES):  # available bytes: a slow server is reported, not waited for
             file.write(block)
             received += len(block)
             now = time.monotonic()

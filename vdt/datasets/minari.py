@@ -152,7 +152,7 @@ def open_sets(dataset_ids: Sequence[str]) -> list[MinariSet]:
     """Find data sets, fetching those that are not here.
 
     Raises:
-        DataError: if one cannot be had, or they do not fit together.
+        DataError: if one is unavailable, or they do not fit together.
     """
     sets = []
     for dataset_id in dataset_ids:

@@ -32,7 +32,7 @@ def find_dataset(dataset_id: str) -> Path:
     """Return the folder with a data set's files, downloaded if it is not here and the remote answers quickly.
 
     Raises:
-        DataError: if the id is none, or the data set cannot be had.
+        DataError: if the id is malformed, or the data set is unavailable.
     """
     if not ID.fullmatch(dataset_id):
         raise DataError(f"{dataset_id!r} is no id of a Minari data set; accepted is NAMESPACE/NAME-vN or NAME-vN")

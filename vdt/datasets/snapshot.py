@@ -65,7 +65,7 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
 
     Raises:
         FolderError: if the data folder cannot be written.
-        DataError: if no source is within reach, or its data is not what the task needs; nothing is written then.
+        DataError: if no source is available, or its data does not fit the task; nothing is written then.
     """
     check_folders(home)
     choice = choose_source(config, home)

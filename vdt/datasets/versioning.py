@@ -97,7 +97,7 @@ def _add(home: Path, path: Path) -> tuple[str, int]:
 def _keep_dvc_to_itself(home: Path) -> Iterator[None]:
     """Disable DVC's advice on git commands, and keep its index below `home`.
 
-    DVC's own place for the index, /var/tmp/dvc, may belong to another user. What the user has chosen stays.
+    DVC's own place for the index, /var/tmp/dvc, may belong to another user. A setting of the user stays.
     """
     dvc_logger = logging.getLogger("dvc")
     level, chosen = dvc_logger.level, os.environ.get(INDEX_FOLDER)

@@ -89,7 +89,7 @@ class HeldOutReport:
         episodes: held out.
         steps: in them.
         action_rmse: root mean square difference between the policy's and the data's actions, in action units.
-        action_std: standard deviation of the data's actions about their mean, the same average: what a constant scores.
+        action_std: standard deviation of the data's actions about their mean, the same average: the error of a constant.
         policy_value: mean value of the policy's actions.
         data_value: mean value of the data's actions.
         monte_carlo_value: mean discounted return from the data's steps on; after a cut, the value of the final observation.

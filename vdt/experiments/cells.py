@@ -125,7 +125,7 @@ def split_finished(cells: Sequence[Cell], reuse: str) -> tuple[list[Cell], list[
     """Return the cells without a result, and the results of the others.
 
     Raises:
-        ConfigError: if an env's data is out of reach.
+        ConfigError: if an env's data is unavailable.
     """
     missing: list[Cell] = []
     finished: list[CellRecord] = []

@@ -62,7 +62,7 @@ def _check_data(config: Config) -> None:
     """Check that data without a substitute exists and has the task's sizes.
 
     Raises:
-        ConfigError: saying what is missing, and where to put it.
+        ConfigError: naming the missing data, and where to put it.
     """
     source, recipe = config.data.source, config.task.collected
     stands_in = recipe.ladder is not None or recipe.controller != "none"

@@ -81,7 +81,7 @@ def _lay_files(env: str, facts: Mapping[str, Any], files: Sequence[Path]) -> Lay
 
 
 def _leave_environment_out(layers: Layers) -> None:
-    """Remove what needs an environment: the budgets of presets do not apply, and some episodes are held out."""
+    """Remove the settings that need an environment: no budgets of presets, and some episodes held out."""
     from vdt.datasets.derived_tasks import HELD_OUT_FRACTION
 
     held_out = layers.values.get("data.held_out_fraction") or HELD_OUT_FRACTION

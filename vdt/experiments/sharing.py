@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 OWNER = "OWNER"  # file: the MLflow run that trains, or trained
 SHARED_FROM = "{}_shared_from"  # tag: the MLflow run whose critic, or actor, this one has
 CONTINUED_FROM = "{}_continued_from"  # tag: the MLflow run that had worked on it before, unfinished
-# Settings that no actor depends on: those of later steps, and what only the machine cares about. The planner's context
+# Settings that no actor depends on: those of later steps, and those of the machine alone. The planner's context
 # matters where a critic follows the policy, which then acts upon it.
 AFTER_THE_ACTOR = (
     *("planner.candidates", "planner.planning_horizon", "planner.env_model", "planner.forget_steps"),

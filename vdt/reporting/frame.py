@@ -37,7 +37,7 @@ class Estimate:
     Attributes:
         mean: mean over seeds of the mean over each seed's episodes.
         standard_error: of the mean; none where a single number was given.
-        over: what the standard error is taken over, "seeds" or "episodes".
+        over: units of the standard error, "seeds" or "episodes".
         seeds: number of seeds.
         episodes: number of episodes, all seeds together.
     """

@@ -13,7 +13,7 @@ import sys
 PACKAGES = ("vdt", "flows")  # whose loggers are shown
 WORDS = {logging.WARNING: "WARNING: ", logging.ERROR: "error: ", logging.CRITICAL: "error: "}
 PLAIN = {"±": "+/-", "→": "->", "·": "-", "×": "x", "…": "...", "–": "-", "−": "-", "’": "'"}  # noqa: RUF001
-PLAIN_ERRORS = "vdt_plain"  # codec error handler: what an ASCII-only terminal shows instead
+PLAIN_ERRORS = "vdt_plain"  # codec error handler: replacements on an ASCII-only terminal
 
 
 class PlainFormatter(logging.Formatter):

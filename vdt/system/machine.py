@@ -60,7 +60,7 @@ def limit_spinning() -> None:
     """Make OpenMP's threads sleep after a moment of waiting. Must run before torch and NumPy are imported.
 
     By default a thread spins for milliseconds at each barrier, also while the core that it waits for belongs to another
-    program: beside two busy programs a critic update took 350 ms instead of 5. What the user has set stays.
+    program: beside two busy programs a critic update took 350 ms instead of 5. A setting of the user stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         for name, value in SPINNING.items():

@@ -102,11 +102,11 @@ def upgrade_database(path: Path) -> Path | None:
 def follow_moved_folder(path: Path, old: str, new: str) -> None:
     """Correct the artifact addresses in the database of a moved home folder.
 
-    Artifacts that lie elsewhere on purpose, or are still at the old place alone, stay where they are.
+    Addresses of artifacts outside the home folder, or still only at the old place, are not changed.
 
     Args:
         path: the database.
-        old: file address of the artifacts that the database knows.
+        old: file address of the artifacts in the database.
         new: file address below the home folder.
     """
     there = _is_folder(new)

@@ -248,7 +248,7 @@ class RunSender:
         return found[0] if found else None
 
     def _make_model(self, record: Checkpoint, begun: LoggedModel | None) -> LoggedModel:
-        """Make a model or complete one whose making was cut short; what is ready has its file and is linked to the run."""
+        """Make a model or complete one whose making was cut short; a ready one has its file and is linked to the run."""
         from mlflow.entities import LoggedModelOutput
 
         client, run_id = self.client, self.find_run()

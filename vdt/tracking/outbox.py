@@ -98,7 +98,7 @@ class Delivery:
 
         Args:
             send: delivers some records or raises; takes a repeated record as one.
-            backlog: JSONL file for what cannot be delivered.
+            backlog: JSONL file for undelivered records.
             interval: seconds between two deliveries.
             first_pause: seconds to wait after a first failure; doubled with each further one, up to a minute.
         """

@@ -24,7 +24,7 @@ from vdt.tracking.store import get_experiment_id, open_store
 
 logger = logging.getLogger(__name__)
 
-COLOR = "mlflow.runColor"  # tag: what MLflow's pages draw a run in
+COLOR = "mlflow.runColor"  # tag: color of a run in MLflow's pages
 LIGHTNESS = (0.38, 0.58, 0.28, 0.7)  # by seed, in turn
 REPORT_OF = "report_of"  # tag: of the run that holds a study's report
 
