@@ -96,7 +96,7 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
 
 
 def _compare(key: str, md5: str, card: dict[str, Any]) -> None:
-    """Say in log and card if collected data differ from what is on record; in the log if nothing is."""
+    """Record in log and card that collected data differ from the recorded md5; log a recipe without a record."""
     if other := compare_checksum(key, md5, card["recipe"]):
         logger.warning(other)
         card["notes"] = [*card["notes"], other]  # here alone: in the file it would change the md5
