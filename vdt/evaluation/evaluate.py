@@ -183,9 +183,14 @@ def evaluate_agents(
 
 
 def _make_metrics(name: str, reports: Mapping[str, EvaluationReport]) -> dict[str, float]:
-    """Return the MLflow metrics of an agent's reports; episodes that were cut short have no normalized_score."""
+    """Return the MLflow metrics of an agent's reports; episodes that were cut short have a return and no score."""
     numbers = {
         **{f"{key}_normalized_score": report.normalized_score_mean for key, report in reports.items()},
         **{f"{key}_success_rate": report.success_rate for key, report in reports.items()},
+        **{
+            f"{key}_episode_return_of_{report.cut_at}_steps": float(np.mean(report.episode_returns))
+            for key, report in reports.items()
+            if report.cut_at is not None
+        },
     }
     return {f"eval/{name}_{key}": value for key, value in numbers.items() if value is not None}
