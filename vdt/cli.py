@@ -193,6 +193,12 @@ def _list_files(folder: str) -> None:
         typer.echo(f"{name:<12}{comment.partition('. ')[0].rstrip('.')}")
 
 
+@app.command("run", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def refuse_run() -> None:
+    """Refuse a command that `vdt` does not have, and name the one that starts training."""
+    raise ValueError("runs are started by `python flows/vdt_flow.py run --env ENV`")
+
+
 def run(words: Sequence[str]) -> int:
     """Run a command; return 2 after one line where the words or what they name are wrong."""
     try:

@@ -60,7 +60,6 @@ VERBS = [
     "Improve",
     "Initialise",
     "Interleave",
-    "Invert",
     "Join",
     "Keep",
     "Label",

@@ -29,6 +29,8 @@ def test_data_are_made_and_described(home: Path) -> None:
     [
         (["data"], "Missing argument 'ENV'."),
         (["dat", ENV], "No such command 'dat'."),
+        (["run"], "runs are started by `python flows/vdt_flow.py run --env ENV`"),
+        (["run", "--env", ENV, "more"], "runs are started by `python flows/vdt_flow.py run --env ENV`"),
         (["data", ENV, "--sorce", "auto"], "No such option: --sorce"),
         (["data", ENV, "more"], "Got unexpected extra argument"),
         (["data", "walker2d-medum-v2"], "unknown env 'walker2d-medum-v2'; did you mean 'walker2d-medium-v2'"),

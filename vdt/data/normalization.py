@@ -38,10 +38,6 @@ class Normalizer:
         """Normalise observations from environment units: (..., S) -> (..., S)."""
         return (observations - self.mean) / self.std
 
-    def denormalize(self, observations: Tensor) -> Tensor:
-        """Invert `normalize`."""
-        return observations * self.std + self.mean
-
     def to(self, device: torch.device) -> Normalizer:
         """Return a copy on `device`."""
         return Normalizer(self.mean.to(device), self.std.to(device))

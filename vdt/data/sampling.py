@@ -59,8 +59,7 @@ class Sampler:
     def gather_transitions(self, rows: Tensor) -> TransitionBatch:
         """Gather the transitions that start at `rows` (B,) of the buffer's matrix; each must have a target (M2)."""
         column, matrix = self.buffer.column, self.buffer.matrix
-        taken = matrix[rows]
-        later = rows + taken[:, column.bootstrap_steps].long()
+        taken, later = matrix[rows], find_bootstrap_rows(self.buffer, rows)
         return TransitionBatch(
             observations=taken[:, column.observation],
             actions=taken[:, column.action],

@@ -1,7 +1,10 @@
 """Results of finished cells, stored by identity, so that no study trains a cell twice.
 
 A cell's identity is its resolved configuration (without settings of the machine alone), its data, and the code that
-computes. `HOME/.vdt/results/<identity>.json` holds all data of a report.
+computes. `HOME/.vdt/results/<identity>-<code>.json` holds all data of a report.
+
+Every run stores its finished cells. Studies and reports read them back; a run without a study trains anew. The code's
+digest is of bytes, so an edited comment counts, too.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Settings that are no part of an identity.
 APART = ("checkpoint.", "runtime.device", "runtime.threads", "data.source")
 # Modules that show, store or name results without computing them: a change here leaves finished cells valid.
-SHOWING = frozenset(["reporting", "tracking", "experiments"])
+SHOWING = frozenset(["reporting", "tracking", "experiments", "cli.py", "config/reference.py"])
 DIGITS = 16
 
 
@@ -30,7 +33,7 @@ def compute_code_digest() -> str:
     digest = hashlib.sha256()
     for path in sorted(ROOT.rglob("*.py")):
         name = path.relative_to(ROOT)
-        if name.parts[0] not in SHOWING:
+        if not {name.parts[0], name.as_posix()} & SHOWING:
             digest.update(f"{name}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:DIGITS]
 

@@ -1,4 +1,4 @@
-"""Process setup: folders, environment variables, threads, device. Imports nothing heavy.
+"""Process setup: folders, environment variables, user name, log. Imports nothing heavy.
 
 `prepare()` must run before `import metaflow`, which reads the user name and the datastore's root while it is imported.
 """
@@ -55,9 +55,8 @@ def prepare() -> None:
     collection is less frequent: importing PyTorch and MLflow then takes three quarters of the time, in each step's process.
     """
     configure_logging()
-    name_user()
-    limit_spinning()
     name_user()  # MLflow looks for a home folder while it is imported
+    limit_spinning()
     gc.set_threshold(OBJECTS_PER_COLLECTION)
     names = ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
     if all(os.environ.get(name, "root") in ("", "root") for name in names):

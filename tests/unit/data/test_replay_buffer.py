@@ -91,7 +91,8 @@ def assert_rows_match(buffer: TrajectoryReplayBuffer) -> None:
     assert lengths.tolist() == held(buffer)
     for start, trajectory in zip(starts.tolist(), buffer.trajectories, strict=True):
         rows = buffer.matrix[start : start + len(trajectory) + 1]
-        seen = buffer.normalizer.denormalize(rows[:, : buffer.observation_size])
+        normalizer = buffer.normalizer
+        seen = rows[:, : buffer.observation_size] * normalizer.std + normalizer.mean
         torch.testing.assert_close(seen, torch.from_numpy(trajectory.observations), atol=1e-5, rtol=1e-5)
         actions = rows[:-1, buffer.observation_size : buffer.observation_size + buffer.action_size]
         assert torch.equal(actions, torch.from_numpy(trajectory.actions))

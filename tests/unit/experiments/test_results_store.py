@@ -88,6 +88,19 @@ def test_code_that_only_shows_is_left_out() -> None:
     )
 
 
+def test_only_code_that_computes_changes_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vdt.experiments.results_store, "ROOT", tmp_path)
+
+    def edit(name: str) -> str:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("edited = True")
+        return compute_code_digest.__wrapped__()
+
+    before = edit("config/schema.py")
+    assert {edit(name) for name in ("cli.py", "config/reference.py", "reporting/report.py")} == {before}
+    assert edit("training/cli.py") != before
+
+
 def test_the_critic_is_trained_once(home: Path, dataset: TrajectoryDataset) -> None:
     first, second = TaggedTracker(), TaggedTracker()
     path, owner = share(home, dataset, "run-1", first)
