@@ -116,6 +116,10 @@ def test_cores_are_divided_among_cells(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.set_num_threads(before)
 
 
+def test_acting_takes_one_thread_unless_told_otherwise() -> None:
+    assert [machine.count_acting_threads(n) for n in (0, 1, 3)] == [1, 1, 3]
+
+
 def test_cells_in_parallel_are_limited_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METAFLOW_RUN_MAX_WORKERS", "2")
     assert [machine.count_cells_in_parallel(n) for n in (0, 1, 2, 5)] == [1, 1, 2, 2]
