@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +15,14 @@ from vdt.acceleration.acting import freeze
 from vdt.agent.actor_critic import ActorCritic
 from vdt.config.schema import Config
 from vdt.data.trajectory import FloatArray
-from vdt.environments import Environment, make_environment
 from vdt.planning.env_model import EnvModel, LearnedModel, SimulatorModel
 from vdt.planning.imagination import ContextCache
 from vdt.planning.planner import Plan, plan
 from vdt.policy.decision_transformer import ActingPolicy
 from vdt.policy.history import History
+
+if TYPE_CHECKING:  # a policy acts without Gymnasium
+    from vdt.environments import Environment
 
 
 @dataclass(frozen=True)
@@ -73,19 +77,29 @@ class Agent:
             return None
         task = self.actor_critic.config.task
         if self.settings.env_model == "simulator":
+            from vdt.environments import make_environment
+
             scratch = make_environment(task)
             return SimulatorModel(scratch, self.actor_critic.normalizer, task.return_scale)
         return LearnedModel()
 
     def start(self, environments: Sequence[Environment]) -> None:
-        """Begin new episodes with the policy's current weights; drop the old ones."""
+        """Begin new episodes, one per environment."""
+        self.begin(len(environments))
+        self.environments = list(environments)
+
+    def begin(self, episodes: int) -> None:
+        """Begin new episodes with the policy's current weights; drop the old ones.
+
+        Only a simulator as environment model needs `start` instead, which names the environments.
+        """
         config = self.actor_critic.config
         task = config.task
         self._policy = freeze(self.actor_critic.policy.eval(), config.runtime)
-        self.environments = list(environments)
+        self.environments = []
         returns = torch.tensor(self.settings.candidate_returns, device=self.device) / task.return_scale
         context_length = self.settings.context_length or config.policy.context_length
-        self._history = History(returns.repeat(len(environments), 1), context_length, self.settings.forget_steps)
+        self._history = History(returns.repeat(episodes, 1), context_length, self.settings.forget_steps)
         self._cache = ContextCache(self.settings.planning_horizon - 1)
 
     def act(self, observations: FloatArray) -> FloatArray:
@@ -127,4 +141,4 @@ class Agent:
             kept = torch.from_numpy(active).to(self.device)
             self._history.keep(kept)
             self._cache.keep(kept, len(self.settings.candidate_returns))
-            self.environments = [e for e, kept in zip(self.environments, active, strict=True) if kept]
+            self.environments = list(compress(self.environments, active))

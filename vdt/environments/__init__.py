@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
+from vdt.data.action_range import scale_actions
 
 Environment = gymnasium.Env[npt.NDArray[Any], npt.NDArray[Any]]
 EnvironmentFactory = Callable[[], Environment]
@@ -29,16 +30,24 @@ def make_environment(task: TaskConfig) -> Environment:
     Raises:
         ValueError: if the task has no environment, or it cannot be made.
     """
-    if task.environment_id is None:
-        raise ValueError("this data has no environment (task.environment_id is none)")
-    made = make_gymnasium_environment(
-        task.environment_id, task.horizon, json.loads(task.environment_kwargs), get_bridge(task)
-    )
+    made = make_raw_environment(task)
     if not task.action_low:
         return made
     low, high = np.asarray(task.action_low, np.float32), np.asarray(task.action_high, np.float32)
     unit = gymnasium.spaces.Box(-1.0, 1.0, low.shape, np.float32)
-    return gymnasium.wrappers.TransformAction(made, lambda action: low + (action + 1.0) / 2.0 * (high - low), unit)
+    return gymnasium.wrappers.TransformAction(made, lambda action: scale_actions(action, low, high), unit)
+
+
+def make_raw_environment(task: TaskConfig) -> Environment:
+    """Make the environment of a task, with the actions in its own range.
+
+    Raises:
+        ValueError: if the task has no environment, or it cannot be made.
+    """
+    if task.environment_id is None:
+        raise ValueError("this data has no environment (task.environment_id is none)")
+    settings = json.loads(task.environment_kwargs)
+    return make_gymnasium_environment(task.environment_id, task.horizon, settings, get_bridge(task))
 
 
 def flatten_observations(tree: Any, rows: tuple[int, ...] = ()) -> npt.NDArray[Any]:

@@ -1,0 +1,294 @@
+"""Trained policy for use outside of training: raw observations in, raw actions out; no environment is needed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.agent import Agent, PlannerSettings
+from vdt.checkpoint.store import UNREADABLE, CheckpointError, State, find_not_finite, load_state
+from vdt.config.schema import Config
+from vdt.data.action_range import scale_actions
+from vdt.data.trajectory import FloatArray
+from vdt.system.machine import choose_device, count_acting_threads, use_threads
+
+DEVICES = ("cpu", "cuda", "auto")
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """Sizes of observations and actions, and the range of actions.
+
+    Attributes:
+        observation_size: S, numbers in an observation.
+        action_size: A, numbers in an action.
+        action_low: lowest action, A numbers in the environment's units.
+        action_high: highest action, likewise.
+    """
+
+    observation_size: int
+    action_size: int
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+
+    @classmethod
+    def from_config(cls, config: Config) -> Spaces:
+        """Read the spaces of a task; a task without a range of actions has -1 to 1."""
+        task, ones = config.task, (1.0,) * config.task.action_size
+        low, high = task.action_low or tuple(-one for one in ones), task.action_high or ones
+        return cls(task.observation_size, task.action_size, low, high)
+
+
+class Policy:
+    """Trained policy that acts in one episode, or in several that start together.
+
+    Attributes:
+        config: resolved configuration that the policy was trained with.
+        spaces: sizes and the range of actions.
+        candidate_returns: returns that the configuration asks for, the first without look-ahead.
+        metadata: env, method, seed, gradient_steps, versions, and config as dotted key -> value.
+    """
+
+    def __init__(self, actor_critic: ActorCritic, *, lookahead: bool = False, versions: Any = None) -> None:
+        """Act with `actor_critic`; `load_policy` makes one from a file.
+
+        Args:
+            actor_critic: the networks, which must not change while an episode runs.
+            lookahead: whether to choose among candidate returns, as the configuration's `planner` does.
+            versions: of the libraries that it was trained with, by name.
+        """
+        config, acting = actor_critic.config, PlannerSettings.from_config(actor_critic.config)
+        self.config = config
+        self.spaces = Spaces.from_config(config)
+        self.candidate_returns = acting.candidate_returns
+        self.metadata: dict[str, Any] = {
+            **{"env": config.env, "method": config.method, "seed": config.seed},
+            "gradient_steps": actor_critic.gradient_steps,
+            "versions": dict(versions) if isinstance(versions, dict) else {},
+            "config": config.flatten(),
+        }
+        self._actor_critic, self._lookahead = actor_critic, lookahead
+        self._settings = acting if lookahead else acting.follow(acting.candidate_returns[0])
+        self._threads = count_acting_threads(config.runtime.threads)
+        self._ignores_returns = config.policy.kind == "mlp"
+        self._agent: Agent | None = None
+        self._running = np.zeros(0, np.bool_)  # (N,)
+        self._executed: FloatArray | None = None  # (N, A) from -1 to 1, of the last step
+
+    def __repr__(self) -> str:
+        known = self.metadata
+        return f"Policy(env={known['env']!r}, method={known['method']!r}, seed={known['seed']}, {self.spaces})"
+
+    def reset(self, target_return: float | Sequence[float] | None = None, episodes: int = 1) -> None:
+        """Begin new episodes; drop the old ones.
+
+        Args:
+            target_return: return to reach, in the rewards' units. With look-ahead, several to choose among are accepted.
+                None is the first of `candidate_returns`, and with look-ahead all of them.
+            episodes: N, how many start together.
+
+        Raises:
+            ValueError: if a target return is not a finite number, or there are several without look-ahead.
+        """
+        settings = self._settings if target_return is None else self._follow(target_return)
+        count = 0 if isinstance(episodes, bool) else _read_index(episodes)
+        if count < 1:
+            raise ValueError(f"episodes must be a whole number of at least 1, not {episodes!r}")
+        self._agent = Agent(self._actor_critic, settings)
+        self._agent.begin(count)
+        self._running, self._executed = np.ones(count, np.bool_), None
+
+    def _follow(self, target_return: float | Sequence[float]) -> PlannerSettings:
+        """Return settings that follow the given return, or choose among several."""
+        wanted = np.atleast_1d(_read_numbers(target_return, "target_return"))
+        if wanted.ndim != 1 or wanted.size == 0 or not np.isfinite(wanted).all():
+            raise ValueError(f"target_return must be a finite number, not {target_return!r}")
+        if wanted.size == 1:
+            return self._settings.follow(float(wanted[0]))
+        if not self._lookahead:
+            raise ValueError(
+                f"{wanted.size} target returns need look-ahead, which chooses among them: load_policy(…, lookahead=True)"
+            )
+        return replace(self._settings, candidate_returns=tuple(wanted.tolist()))
+
+    def act(
+        self, observation: npt.ArrayLike, reward: npt.ArrayLike | None = None, terminated: Any = None
+    ) -> FloatArray:
+        """Choose the next action of each episode. An error leaves the episodes as they were.
+
+        Args:
+            observation: raw, (S,) for one episode or (N, S).
+            reward: received for the last action, a number or (N,); none at the first step. The return-to-go shrinks by
+                it (M4). A policy without memory ignores returns and does not need it.
+            terminated: episodes that have ended, for whatever reason, true or false or (N,). They stay ended.
+
+        Returns:
+            Actions (A,) or (N, A) in the environment's range; zeros for ended episodes, whose input is ignored.
+
+        Raises:
+            RuntimeError: before `reset`.
+            ValueError: if a size is wrong, a number is not finite, or the reward is missing.
+        """
+        if self._agent is None:
+            raise RuntimeError("call reset() before act(): it begins the episodes")
+        active = self._running & ~self._read_ended(terminated)
+        observations = self._read_observations(observation, active)
+        rewards = self._read_rewards(reward, active)
+        actions = np.zeros((len(active), self.spaces.action_size), np.float32)
+        with use_threads(self._threads):
+            if self._executed is not None and self._running.any():
+                were = self._running
+                self._agent.observe(self._executed[were], rewards[were], active[were])
+            self._running = active
+            if active.any():
+                self._executed = np.zeros_like(actions)
+                self._executed[active] = self._agent.act(observations[active])
+                actions[active] = self._to_range(self._executed[active])
+        return actions[0] if np.ndim(observation) == 1 else actions
+
+    def _to_range(self, actions: FloatArray) -> FloatArray:
+        """Map the networks' actions (N, A) to the environment's range."""
+        if not self.config.task.action_low:
+            return actions
+        low, high = np.array(self.spaces.action_low, np.float32), np.array(self.spaces.action_high, np.float32)
+        return np.clip(scale_actions(actions, low, high), low, high)
+
+    def _read_ended(self, terminated: Any) -> npt.NDArray[np.bool_]:
+        """Return which of the N episodes have ended, (N,)."""
+        episodes = len(self._running)
+        if terminated is None:
+            return np.zeros(episodes, np.bool_)
+        ended = np.asarray(terminated)
+        if ended.dtype != np.bool_ or not _has_rows(ended, episodes):
+            raise ValueError(f"terminated must be {_describe_rows('true or false', episodes)}, not {terminated!r}")
+        if self._executed is None and ended.any():
+            raise ValueError("terminated: no episode can end before its first action")
+        return ended.reshape(episodes)
+
+    def _read_observations(self, observation: npt.ArrayLike, active: npt.NDArray[np.bool_]) -> FloatArray:
+        """Return raw observations (N, S); those of active episodes are finite."""
+        episodes, size = len(active), self.spaces.observation_size
+        rows = _read_numbers(observation, "observation")
+        if rows.shape != (episodes, size) and not (episodes == 1 and rows.shape == (size,)):
+            accepted = f"({size},)" if episodes == 1 else f"({episodes}, {size}), a row for each episode"
+            raise ValueError(f"observation must have shape {accepted}, not {rows.shape}")
+        rows = rows.reshape(episodes, size)
+        _expect_finite(rows, active, "observation")
+        return rows
+
+    def _read_rewards(self, reward: npt.ArrayLike | None, active: npt.NDArray[np.bool_]) -> FloatArray:
+        """Return the rewards (N,) of the last actions; zeros at the first step and for ended episodes."""
+        episodes = len(active)
+        if self._executed is None and reward is not None:
+            raise ValueError("reward: no action was taken yet, so the first act() after reset() takes none")
+        if reward is None:
+            if self._executed is not None and not self._ignores_returns and active.any():
+                raise ValueError("reward of the last action is missing: act(observation, reward) after the first step")
+            return np.zeros(episodes, np.float32)
+        rewards = _read_numbers(reward, "reward")
+        if not _has_rows(rewards, episodes):
+            raise ValueError(f"reward must be {_describe_rows('a number', episodes)}, not of shape {rewards.shape}")
+        rewards = rewards.reshape(episodes)
+        _expect_finite(rewards, active, "reward")
+        return np.where(active, rewards, np.float32(0.0))
+
+
+def _read_index(value: Any) -> int:
+    """Return a whole number, or 0 for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return 0
+
+
+def _read_numbers(value: Any, what: str) -> FloatArray:
+    """Return numbers as float32, whatever their shape."""
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of unequal length, a tensor on a GPU
+        raise ValueError(f"{what} must be an array of numbers: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{what} must be numbers, not {type(value).__name__} of {array.dtype}")
+    with np.errstate(over="ignore"):  # too large is found as not finite
+        return array.astype(np.float32)
+
+
+def _has_rows(array: npt.NDArray[Any], episodes: int) -> bool:
+    """Return whether there is one value for each episode; a single episode's may stand alone."""
+    return array.shape == (episodes,) or (episodes == 1 and array.shape == ())
+
+
+def _describe_rows(what: str, episodes: int) -> str:
+    return what if episodes == 1 else f"{what} for each of the {episodes} episodes"
+
+
+def _expect_finite(rows: FloatArray, active: npt.NDArray[np.bool_], what: str) -> None:
+    """Check the rows of active episodes; name the first place that is not finite."""
+    bad = ~np.isfinite(rows) & active.reshape(-1, *[1] * (rows.ndim - 1))
+    if bad.any():
+        place = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(f"{what}{list(place)} is not a finite float32 number: {rows[place]}")
+
+
+def load_policy(where: str | Path, *, lookahead: bool = False, device: str = "cpu") -> Policy:
+    """Load the policy of a checkpoint file; nothing in the file is executed.
+
+    Args:
+        where: the last file (`.pt`) of `train_actor` or `tune_online`.
+        lookahead: whether to choose among the candidate returns at each step, with the `planner` settings of the
+            configuration (M5). Else one return is followed.
+        device: "cpu", "cuda", or "auto" for a GPU if there is one. Bits differ between them.
+
+    Raises:
+        CheckpointError: if there is no such file, or it holds no policy of this version.
+        ValueError: if the device is unknown or absent, or look-ahead needs the simulator.
+    """
+    if device not in DEVICES:
+        raise ValueError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
+    path = Path(where)
+    if not path.is_file():
+        raise CheckpointError(
+            f"no file at {str(where)!r}: load_policy accepts the last .pt file of train_actor or tune_online so far, "
+            "no run ids, addresses or folders"
+        )
+    chosen, state = choose_device(device), load_state(path)
+    if "actor_critic" not in state:
+        raise CheckpointError(f"{path} holds no policy: it is not a checkpoint of train_actor or tune_online")
+    try:
+        actor_critic = ActorCritic.from_state(state["actor_critic"], chosen)
+        _check_numbers(state["actor_critic"], actor_critic.config)
+    except UNREADABLE as error:
+        raise CheckpointError(
+            f"{path} holds no policy that this version can use: {' '.join(str(error).split())}"
+        ) from error
+    if lookahead and actor_critic.config.planner.env_model == "simulator":
+        raise ValueError("planner.env_model is simulator, and a loaded policy has none: load it with lookahead=False")
+    return Policy(actor_critic, lookahead=lookahead, versions=state.get("versions"))
+
+
+def _check_numbers(state: State, config: Config) -> None:
+    """Refuse numbers that training never writes.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    if bad := find_not_finite(state):
+        raise ValueError(f"{bad} is not finite")
+    size = config.task.observation_size
+    for name, held in state["normalizer"].items():
+        if tuple(held.shape) != (size,) or held.dtype != torch.float32:
+            raise ValueError(
+                f"normalizer.{name} must be {size} numbers of float32, not {held.dtype} of shape {tuple(held.shape)}"
+            )
+    if not bool((state["normalizer"]["std"] > 0).all()):
+        raise ValueError("normalizer.std must be positive")
+    if not config.task.candidate_returns:
+        raise ValueError("task.candidate_returns is empty")
