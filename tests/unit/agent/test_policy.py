@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import vdt
-from support.builders import make_lively_actor_critic
+from support.builders import make_config, make_dataset, make_lively_actor_critic, make_store
 from support.environments import COUNTDOWN
 from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
@@ -20,6 +20,10 @@ from vdt.checkpoint.store import CheckpointError
 from vdt.data.trajectory import Trajectory
 from vdt.environments import make_environment, make_raw_environment
 from vdt.environments.rollout import collect_trajectories
+from vdt.tracking import NullTracker
+from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.online import tune_online
+from vdt.training.seeding import seed_buffer
 
 ROOT = Path(__file__).resolve().parents[3]
 SEEDS = [4, 0, 3, 1]  # episodes of 6, 2, 5 and 3 steps
@@ -268,3 +272,18 @@ def test_the_example_acts(tmp_path: Path) -> None:
     (expected,) = act_as_in_training(actor_critic, planner, [7])
     assert said == f"walker2d-medium-v2: return {expected.episode_return:.4f}\n"
     assert isinstance(make_raw_environment(actor_critic.config.task).action_space, gymnasium.spaces.Box)
+
+
+def test_final_checkpoints_of_training_are_policies(tmp_path: Path) -> None:
+    config, dataset = make_config({"online.environment_steps": 10}), make_dataset()
+    critic = pretrain_critic(config, dataset, NullTracker(), make_store(tmp_path / "critic"))
+    offline = train_actor(config, dataset, critic, NullTracker(), make_store(tmp_path / "actor"))
+    seeded = seed_buffer(config, dataset, tmp_path / "buffer.hdf5")
+    online = tune_online(config, offline, seeded, NullTracker(), make_store(tmp_path / "online"))
+    for path in (offline, online):
+        policy = vdt.load_policy(path)
+        assert policy.metadata["gradient_steps"] >= 30 and "torch" in policy.metadata["versions"]
+        policy.reset()
+        assert np.isfinite(policy.act([3.0, 1.0])).all()
+    with pytest.raises(CheckpointError, match="it is not a checkpoint of train_actor or tune_online"):
+        vdt.load_policy(critic)
