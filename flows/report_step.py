@@ -65,7 +65,8 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
     opening, closing = make_continue_record(str(current.run_id), fork=False), Status(status="FINISHED")
     kept = _keep_study_report(study, files) if study else make_artifact_records(files, "report")
     run_ids = [send_now(home(), cell.mlflow_run_id, [opening, *kept, closing]) for cell in own]
-    policies = [list(branch.agents.values())[-1]["path"] for branch in branches]
+    # the tuned policy whose score stands above it; the checkpoint of the best rollouts may be worse
+    policies = [(branch.agents.get("online") or branch.agents["offline"])["path"] for branch in branches]
     summary = _summarise(cells, path, policies)
     return FinishedReport(str(path), summary, run_ids, [describe_file(flow, file) for file in files])
 
