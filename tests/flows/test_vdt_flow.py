@@ -110,11 +110,10 @@ def test_mlflow_has_every_final_checkpoint_with_its_file_and_metrics(run: Any, c
         experiment = client.get_run(data.mlflow_run_id).info.experiment_id
         found = client.search_logged_models([experiment], f"source_run_id = '{data.mlflow_run_id}'")
         models = {model.name: model for model in found}
-        assert set(models) == {"critic-60", "actor-40", "online-100"}, (
-            "a model is where its file is: at the end of a phase"
-        )
+        (online,) = (name for name in models if name.startswith("online-"))  # then the steps that episodes came to
+        assert set(models) == {"critic-60", "actor-40", online}, "a model is where its file is: at the end of a phase"
         assert all(str(model.status) == "READY" for model in found)
-        assert models["actor-40"].metrics and models["online-100"].metrics, "what was measured with it is linked"
+        assert models["actor-40"].metrics and models[online].metrics, "what was measured with it is linked"
         outputs = client.get_run(data.mlflow_run_id).outputs.model_outputs
         assert {output.model_id for output in outputs} == {model.model_id for model in found}
         final = models["actor-40"]
