@@ -1,6 +1,7 @@
 """Value-Guided Decision Transformer: critic, policy, planner and the training around them.
 
-`load_policy` loads a trained policy, and `Policy` acts. Both are imported when they are first used.
+`load_policy` loads a trained policy, `Policy` acts, and `evaluate_policy` runs its episodes in its environment. They are
+imported when they are first used.
 """
 
 from __future__ import annotations
@@ -8,11 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vdt.agent.policy import Policy, load_policy
+    from vdt.agent.policy import Policy, Spaces, load_policy
+    from vdt.evaluation.evaluate import evaluate_policy
+    from vdt.evaluation.records import EvaluationReport
 
     __version__: str
 
-__all__ = ["Policy", "__version__", "load_policy"]
+__all__ = ["EvaluationReport", "Policy", "Spaces", "__version__", "evaluate_policy", "load_policy"]
+PLACES = {
+    "EvaluationReport": "vdt.evaluation.records",
+    "Policy": "vdt.agent.policy",
+    "Spaces": "vdt.agent.policy",
+    "evaluate_policy": "vdt.evaluation.evaluate",
+    "load_policy": "vdt.agent.policy",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -21,10 +31,10 @@ def __getattr__(name: str) -> Any:
         import importlib.metadata
 
         return importlib.metadata.version("vdt")
-    if name in __all__:
-        import vdt.agent.policy
+    if name in PLACES:
+        import importlib
 
-        return getattr(vdt.agent.policy, name)
+        return getattr(importlib.import_module(PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

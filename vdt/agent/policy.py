@@ -98,13 +98,17 @@ class Policy:
         Raises:
             ValueError: if a target return is not a finite number, or there are several without look-ahead.
         """
+        agent, count = self.make_agent(target_return), read_count(episodes, "episodes")
+        agent.begin(count)
+        self._agent, self._running, self._executed = agent, np.ones(count, np.bool_), None
+
+    def make_agent(self, target_return: float | Sequence[float] | None = None) -> Agent:
+        """Return an agent for rollouts in environments (`vdt.environments.rollout`); arguments as of `reset`.
+
+        It acts as this policy does, in the networks' units, and apart from the episodes that run here.
+        """
         settings = self._settings if target_return is None else self._follow(target_return)
-        count = 0 if isinstance(episodes, bool) else _read_index(episodes)
-        if count < 1:
-            raise ValueError(f"episodes must be a whole number of at least 1, not {episodes!r}")
-        self._agent = Agent(self._actor_critic, settings)
-        self._agent.begin(count)
-        self._running, self._executed = np.ones(count, np.bool_), None
+        return Agent(self._actor_critic, settings)
 
     def _follow(self, target_return: float | Sequence[float]) -> PlannerSettings:
         """Return settings that follow the given return, or choose among several."""
@@ -201,12 +205,15 @@ class Policy:
         return np.where(active, rewards, np.float32(0.0))
 
 
-def _read_index(value: Any) -> int:
-    """Return a whole number, or 0 for anything else."""
-    try:
+def read_count(value: Any, what: str, least: int = 1) -> int:
+    """Return a whole number; `what` names it in the error.
+
+    Raises:
+        ValueError: if it is another kind of value, or smaller than `least`.
+    """
+    if not isinstance(value, bool) and hasattr(value, "__index__") and operator.index(value) >= least:
         return operator.index(value)
-    except TypeError:
-        return 0
+    raise ValueError(f"{what} must be a whole number of at least {least}, not {value!r}")
 
 
 def _read_numbers(value: Any, what: str) -> FloatArray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
+from vdt.agent.policy import Policy, read_count
 from vdt.checkpoint.store import load_state
 from vdt.config.schema import Config
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
@@ -37,12 +38,46 @@ CURVES = {"offline": "actor/score", "online": "online/score"}  # which end with 
 TRACE_EVERY = 5  # steps
 
 
+def evaluate_policy(
+    policy: Policy,
+    *,
+    episodes: int | None = None,
+    seed: int | None = None,
+    target_return: float | Sequence[float] | None = None,
+) -> EvaluationReport:
+    """Run deterministic episodes of a loaded policy side by side in the environment that its configuration names.
+
+    With the defaults, on the same device, they are those of the run's report to the bit.
+
+    Args:
+        policy: of `load_policy`, with or without look-ahead. Its own episodes go on undisturbed.
+        episodes: how many; None is the configuration's `evaluation.episodes`. Fewer or more change the last bits of each.
+        seed: of the first episode, the next has the next; None is `evaluation.seed`.
+        target_return: as of `Policy.reset`.
+
+    Raises:
+        ValueError: if the policy's data has no environment, or an argument is out of range.
+    """
+    config = policy.config
+    if not config.has_environment:
+        raise ValueError(
+            f"{config.env} has no environment (task.environment_id is none), so there are no episodes to run"
+        )
+    count = config.evaluation.episodes if episodes is None else read_count(episodes, "episodes")
+    first = config.evaluation.seed if seed is None else read_count(seed, "seed", 0)
+    changed = replace(config, evaluation=replace(config.evaluation, episodes=count, seed=first))
+    return _evaluate(policy.make_agent(target_return), changed, "policy")
+
+
 def evaluate(actor_critic: ActorCritic, settings: PlannerSettings, config: Config, label: str) -> EvaluationReport:
     """Run `evaluation.episodes` deterministic episodes side by side."""
-    task, started = config.task, time.monotonic()
+    return _evaluate(Agent(actor_critic, settings), config, label)
+
+
+def _evaluate(agent: Agent, config: Config, label: str) -> EvaluationReport:
+    task, settings, started = config.task, agent.settings, time.monotonic()
     count = config.evaluation.episodes
     environments = [make_environment(task) for _ in range(count)]
-    agent = Agent(actor_critic, settings)
     seeds = [config.evaluation.seed + i for i in range(count)]
     limit = config.evaluation.max_episode_steps or None
     threads = count_acting_threads(config.runtime.threads)
