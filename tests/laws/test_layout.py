@@ -130,6 +130,10 @@ def test_vdt_never_imports_flows_or_tests() -> None:
         assert not roots & {"flows", "tests", "benchmarks"}, module
 
 
+def test_modules_live_in_packages() -> None:
+    assert [path.name for path in (ROOT / "vdt").glob("*.py")] == ["__init__.py"]
+
+
 def test_packages_are_in_order() -> None:
     upward = {
         f"{module} -> {name}"

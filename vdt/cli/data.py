@@ -1,0 +1,73 @@
+"""Commands on data sets."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vdt.cli.application import app
+from vdt.system.home import home
+
+if TYPE_CHECKING:
+    from vdt.config.schema import Config
+
+logger = logging.getLogger(__name__)
+
+Env = Annotated[
+    str, typer.Argument(metavar="ENV", help="Task (see `vdt tasks`), minari:NAMESPACE/NAME-vN or data:PATH.")
+]
+Preset = Annotated[str, typer.Option(help="Sizes and budgets (see `vdt presets`).")]
+Source = Annotated[str, typer.Option(help="auto, collected, d4rl, minari or path:FILE.")]
+Changes = Annotated[
+    str, typer.Option("--set", metavar="CHANGES", help='Changed settings, e.g. "data.steps=50000" (see `vdt keys`).')
+]
+Report = Annotated[
+    str, typer.Option(metavar="NAME", help="Folder of reports/ to write to; by default named after ENV.")
+]
+
+
+@app.command("data")
+def make_data(
+    env: Env, preset: Preset = "laptop", source: Source = "auto", changes: Changes = "", report: Report = ""
+) -> None:
+    """Make, check and version the data set of ENV.
+
+    Its md5 and card are written to reports/NAME/dataset.json and dataset.md.
+    """
+    from vdt.datasets.card import format_card
+    from vdt.datasets.snapshot import make_snapshot
+    from vdt.system.files import write_text
+
+    config = _resolve(env, preset, source, changes)
+    snapshot = make_snapshot(config, home())
+    folder = home() / "reports" / (report or config.file_name)
+    stable = {"md5": snapshot.md5, "size": snapshot.size, "source": snapshot.source}
+    card = {name: value for name, value in snapshot.card.items() if name != "reason"}  # differs from run to run
+    write_text(folder / "dataset.json", json.dumps({**stable, "card": card}, indent=2, sort_keys=True) + "\n")
+    write_text(folder / "dataset.md", format_card(snapshot.card))
+    logger.info(f"data: {folder / 'dataset.json'}")
+
+
+@app.command("export")
+def export_data(env: Env, preset: Preset = "laptop", changes: Changes = "") -> None:
+    """Write collected data as a Minari data set.
+
+    It is collected first, unless that was done before. The data set of task NAME-SPLIT-vN is vdt/NAME/SPLIT-v0.
+    """
+    from vdt.datasets.export import export_snapshot, make_dataset_id
+    from vdt.datasets.minari_folder import get_root
+    from vdt.datasets.snapshot import make_snapshot
+
+    make_dataset_id(env)  # a name that cannot be exported is refused before anything is collected
+    config = _resolve(env, preset, "collected", changes)
+    dataset_id = export_snapshot(config, make_snapshot(config, home()))
+    logger.info(f"export: {get_root() / dataset_id}; minari.load_dataset({dataset_id!r}) opens it")
+
+
+def _resolve(env: str, preset: str, source: str, changes: str) -> Config:
+    from vdt.experiments.resolve import resolve_config
+
+    return resolve_config(env, preset=preset, source=source, overrides=changes)
