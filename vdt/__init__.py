@@ -9,17 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vdt.agent.policy import Policy, Spaces, load_policy
+    from vdt.agent.histories import EpisodeHistory
+    from vdt.agent.policy import Policy, load_policy
+    from vdt.agent.spaces import Spaces
     from vdt.evaluation.evaluate import evaluate_policy
     from vdt.evaluation.records import EvaluationReport
 
     __version__: str
 
-__all__ = ["EvaluationReport", "Policy", "Spaces", "__version__", "evaluate_policy", "load_policy"]
+__all__ = ["EpisodeHistory", "EvaluationReport", "Policy", "Spaces", "__version__", "evaluate_policy", "load_policy"]
 PLACES = {
+    "EpisodeHistory": "vdt.agent.histories",
     "EvaluationReport": "vdt.evaluation.records",
     "Policy": "vdt.agent.policy",
-    "Spaces": "vdt.agent.policy",
+    "Spaces": "vdt.agent.spaces",
     "evaluate_policy": "vdt.evaluation.evaluate",
     "load_policy": "vdt.agent.policy",
 }

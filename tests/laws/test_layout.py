@@ -20,7 +20,7 @@ FLOWS = sorted((ROOT / "flows").glob("*.py"))
 # Third-party package -> the only places that may import it.
 IMPORTERS = {
     "metaflow": (),
-    "mlflow": ("tracking",),
+    "mlflow": ("tracking", "serving"),
     "minari": ("datasets",),
     "h5py": ("datasets", "data.storage", "data.safe_hdf5"),
     "dvc": ("datasets.versioning",),
@@ -39,7 +39,18 @@ IMPORTERS = {
 # Packages of vdt/ from the ground up: a module imports its own package and those before it, never a later one.
 ORDER = (
     *("system", "checkpoint", "data", "config", "environments", "tracking", "behavior", "critic", "policy"),
-    *("acceleration", "planning", "agent", "training", "evaluation", "reporting", "datasets", "experiments", "cli"),
+    *(
+        "acceleration",
+        "planning",
+        "agent",
+        "serving",
+        "training",
+        "evaluation",
+        "reporting",
+        "datasets",
+        "experiments",
+        "cli",
+    ),
 )
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from vdt.acceleration.acting import freeze
 from vdt.agent.actor_critic import ActorCritic
 from vdt.config.schema import Config
 from vdt.data.trajectory import FloatArray
 from vdt.planning.env_model import EnvModel, LearnedModel, SimulatorModel
-from vdt.planning.imagination import ContextCache
+from vdt.planning.imagination import ContextCache, TransformerPolicy
 from vdt.planning.planner import Plan, plan
 from vdt.policy.decision_transformer import ActingPolicy
 from vdt.policy.history import History
@@ -98,9 +99,16 @@ class Agent:
         self._policy = freeze(self.actor_critic.policy.eval(), config.runtime)
         self.environments = []
         returns = torch.tensor(self.settings.candidate_returns, device=self.device) / task.return_scale
-        context_length = self.settings.context_length or config.policy.context_length
-        self._history = History(returns.repeat(episodes, 1), context_length, self.settings.forget_steps)
-        self._cache = ContextCache(self.settings.planning_horizon - 1)
+        self._history, self._cache = self._make_history(returns.repeat(episodes, 1)), self._make_cache()
+
+    def _make_history(self, returns: Tensor) -> History:
+        """Return an empty history that starts from returns-to-go (N, M) divided by the return scale."""
+        policy = self.actor_critic.config.policy
+        context_length = 1 if policy.kind == "mlp" else self.settings.context_length or policy.context_length
+        return History(returns, context_length, self.settings.forget_steps)
+
+    def _make_cache(self) -> ContextCache:
+        return ContextCache(self.settings.planning_horizon - 1)
 
     def act(self, observations: FloatArray) -> FloatArray:
         """Choose actions (N, A) for raw observations (N, S)."""
@@ -115,6 +123,39 @@ class Agent:
             self.imagined_environment_steps = self._env_model.environment_steps
         actions: FloatArray = choice.actions.cpu().numpy()
         return actions
+
+    @torch.inference_mode()
+    def recall(self, observations: FloatArray, actions: FloatArray, rewards: FloatArray, returns: FloatArray) -> None:
+        """Take up N episodes at their present step as if the agent had acted in them; `decide` is next.
+
+        Tokens pass through the transformer in the same groups as they did then, which keeps the last bits.
+
+        Args:
+            observations: (N, L, S) raw, the last ones; at least `count_needed` of them.
+            actions: (N, L - 1, A) from -1 to 1, those between them.
+            rewards: (N, t), all of the episodes.
+            returns: (N, M) first returns-to-go of the candidates, in the rewards' units.
+        """
+        scale, timestep = self.actor_critic.config.task.return_scale, rewards.shape[1]
+        first = torch.from_numpy(returns).to(self.device) / scale
+        history, cache = self._make_history(first), self._make_cache()
+        kept, together = history.count_kept(timestep)
+        seen = self.actor_critic.normalizer.normalize(torch.from_numpy(observations[:, -kept:]).to(self.device))
+        taken = torch.from_numpy(actions[:, actions.shape[1] + 1 - kept :]).to(self.device)
+        taken = torch.cat([taken, taken.new_zeros(len(taken), 1, taken.shape[2])], 1)
+        returns_to_go = _align(first, torch.from_numpy(rewards).to(self.device) / scale)[:, :, -kept:]
+        for length in range(together, kept + 1):
+            present = taken[:, :length].clone()
+            present[:, -1] = 0.0  # still open
+            steps = seen[:, :length].contiguous(), present, returns_to_go[:, :, :length].contiguous()
+            history.restore(timestep - kept + length, *steps)
+            if length < kept and isinstance(self._policy, TransformerPolicy):
+                cache.encode(self._policy, history)
+        self._history, self._cache = history, cache
+
+    def count_needed(self, timestep: int) -> int:
+        """Return the number of last steps that a decision at a timestep depends on, that step included."""
+        return self._make_history(torch.zeros(1, 1)).count_kept(timestep)[0]
 
     def decide(self) -> Plan:
         """Plan for the present step without changing state."""
@@ -142,3 +183,9 @@ class Agent:
             self._history.keep(kept)
             self._cache.keep(kept, len(self.settings.candidate_returns))
             self.environments = list(compress(self.environments, active))
+
+
+def _align(first: Tensor, rewards: Tensor) -> Tensor:
+    """Return the returns-to-go of every step (M4), rounded as step by step: (N, M), (N, t) -> (N, M, t + 1)."""
+    terms = torch.cat([first[:, :, None], rewards[:, None].expand(-1, first.shape[1], -1)], 2)
+    return torch.from_numpy(np.subtract.accumulate(terms.cpu().numpy(), axis=2)).to(first.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import torch
 
 from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
+from vdt.agent.histories import EpisodeHistory, Recaller
+from vdt.agent.spaces import Spaces
 from vdt.checkpoint.store import UNREADABLE, CheckpointError, State, find_not_finite, load_state
 from vdt.config.schema import Config
 from vdt.data.action_range import scale_actions
@@ -21,30 +23,6 @@ from vdt.data.trajectory import FloatArray
 from vdt.system.machine import choose_device, count_acting_threads, use_threads
 
 DEVICES = ("cpu", "cuda", "auto")
-
-
-@dataclass(frozen=True)
-class Spaces:
-    """Sizes of observations and actions, and the range of actions.
-
-    Attributes:
-        observation_size: S, numbers in an observation.
-        action_size: A, numbers in an action.
-        action_low: lowest action, A numbers in the environment's units.
-        action_high: highest action, likewise.
-    """
-
-    observation_size: int
-    action_size: int
-    action_low: tuple[float, ...]
-    action_high: tuple[float, ...]
-
-    @classmethod
-    def from_config(cls, config: Config) -> Spaces:
-        """Read the spaces of a task; a task without a range of actions has -1 to 1."""
-        task, ones = config.task, (1.0,) * config.task.action_size
-        low, high = task.action_low or tuple(-one for one in ones), task.action_high or ones
-        return cls(task.observation_size, task.action_size, low, high)
 
 
 class Policy:
@@ -80,6 +58,7 @@ class Policy:
         self._threads = count_acting_threads(config.runtime.threads)
         self._ignores_returns = config.policy.kind == "mlp"
         self._agent: Agent | None = None
+        self._recaller: Recaller | None = None
         self._running = np.zeros(0, np.bool_)  # (N,)
         self._executed: FloatArray | None = None  # (N, A) from -1 to 1, of the last step
 
@@ -157,6 +136,26 @@ class Policy:
                 self._executed[active] = self._agent.act(observations[active])
                 actions[active] = self._to_range(self._executed[active])
         return actions[0] if np.ndim(observation) == 1 else actions
+
+    def act_after(self, histories: Sequence[EpisodeHistory]) -> FloatArray:
+        """Choose the next action of each episode from its history alone; the episodes of `reset` go on undisturbed.
+
+        An action is the one that `act` returns after that history. It is so to the last bit where the range of
+        actions is -1 to 1, and as many episodes of one length are given as acted together.
+
+        Args:
+            histories: N episodes, not necessarily of equal length.
+
+        Returns:
+            Actions (N, A) in the environment's range.
+
+        Raises:
+            ValueError: if there is no history, a size is wrong, or a number is not finite.
+        """
+        if self._recaller is None:
+            self._recaller = Recaller(self.make_agent, self.spaces, ignores_returns=self._ignores_returns)
+        with use_threads(self._threads):
+            return self._to_range(self._recaller.act(histories))
 
     def _to_range(self, actions: FloatArray) -> FloatArray:
         """Map the networks' actions (N, A) to the environment's range."""

@@ -56,6 +56,30 @@ class History:
         self.observations, self.actions = self.observations[active], self.actions[active]
         self.returns_to_go, self._next_returns = self.returns_to_go[active], self._next_returns[active]
 
+    def count_kept(self, timestep: int) -> tuple[int, int]:
+        """Return L, the number of steps kept once a timestep has begun, and how many there were when the first of them was new.
+
+        The latter is 1 until the first steps are dropped; then it is the number left after each drop, the new step included.
+        """
+        beyond = timestep - self.context_length
+        if beyond < 0:
+            return timestep + 1, 1
+        left = self.context_length - self.forget_steps + 1
+        return left + beyond % self.forget_steps, left
+
+    def restore(self, timestep: int, observations: Tensor, actions: Tensor, returns_to_go: Tensor) -> None:
+        """Hold the given steps, of which the last is the present one, with the action still open.
+
+        Args:
+            timestep: of the present step.
+            observations: (N, L, S), normalised.
+            actions: (N, L, A), the present step's zero.
+            returns_to_go: (N, M, L), divided by the return scale.
+        """
+        self.timestep = timestep
+        self.observations, self.actions, self.returns_to_go = observations, actions, returns_to_go
+        self._next_returns = returns_to_go[:, :, -1]
+
     def __len__(self) -> int:
         """Return L, the number of steps kept, the present one included."""
         return 0 if self.observations is None else self.observations.shape[1]

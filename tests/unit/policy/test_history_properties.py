@@ -24,6 +24,7 @@ def test_the_window_is_the_end_of_the_episode(rewards: list[int], context_length
         kept.append(step)
         history.append_observation(torch.full((1, 2), float(step)), 1)
         assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
+        assert history.count_kept(step)[0] == len(kept)
         assert len(history) == len(kept) and history.timesteps().tolist() == kept
         assert history.observations[0, :, 0].tolist() == kept
         assert history.actions[0, :, 0].tolist() == [*kept[:-1], 0]  # the present action is still open

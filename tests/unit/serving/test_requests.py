@@ -1,0 +1,43 @@
+"""Rows of a request become histories; what no client should send gets one sentence."""
+
+from typing import Any
+
+import pytest
+
+from vdt.agent.histories import EpisodeHistory
+from vdt.serving.requests import RequestError, read_histories
+
+SEEN = [[0.0, 1.0]]
+
+
+def test_rows_become_histories() -> None:
+    later = {"observations": SEEN * 2, "actions": [[0.5]], "rewards": [1.0], "target_return": 3.0, "skipped_steps": 0}
+    first = {"observations": SEEN, "actions": None, "target_return": None}
+    assert read_histories([later, first]) == [EpisodeHistory(**later), EpisodeHistory(SEEN)]
+
+
+def test_whole_numbers_may_have_become_floats() -> None:
+    """A column of whole numbers and gaps has that type in pandas."""
+    (history,) = read_histories([{"observations": SEEN, "skipped_steps": 2.0}])
+    assert history.skipped_steps == 2 and isinstance(history.skipped_steps, int)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "1 to 1000 episodes, not 0"),
+        ([{"observations": SEEN}] * 1001, "1 to 1000 episodes, not 1001"),
+        ([{"observations": SEEN}, {"actions": []}], "observations of episode 1 are missing"),
+        ([{"observations": None}], "observations of episode 0 are missing"),
+        (
+            [{"observations": SEEN, "target": 1.0}],
+            "'target' is no column of a request; accepted are observations, actions",
+        ),
+        ([{0: SEEN}], "'0' is no column of a request"),
+        ([{"observations": SEEN, "target_return": float("nan")}], "target_return of episode 0 is not a number"),
+    ],
+    ids=str,
+)
+def test_requests_without_an_answer_are_refused(rows: list[Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        read_histories(rows)
