@@ -71,7 +71,7 @@ def check_command_line(argv: list[str]) -> None:
 def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
     """Resolve all cells to be run; continue a finished study as its report."""
     is_main = Path(argv[0]).name == FLOW
-    if not given["study"] and not is_main:
+    if not given["study"] and not given["sweep"] and not is_main:
         raise ConfigError("--study needs the name or the path of a study file")
     cells, study = resolve_cells(given)
     if study and is_main:

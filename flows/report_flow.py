@@ -37,7 +37,8 @@ class ReportFlow(FlowSpec):
     seeds = Parameter("seeds", help="instead of the study's", default="")
     source = Parameter("source", help="instead of the study's", default="")
     overrides = Parameter("set", help="over the study's settings", default="")
-    study = Parameter("study", help="a file of params/studies/, by name or path", required=True)
+    sweep = Parameter("sweep", help="instead of the study's grid", default="")
+    study = Parameter("study", help="a file of params/studies/, by name or path; not with --sweep", default="")
     reuse = Parameter("reuse", help="exact, or settings: results of other versions of the code, too", default="")
 
     @card(type="blank")

@@ -48,6 +48,7 @@ class VDTFlow(FlowSpec):
     seeds = Parameter("seeds", help="whole numbers and ranges, e.g. 0,2 or 0-4; default 0", default="")
     source = Parameter("source", help="auto (default), collected, d4rl, minari, or path:FILE", default="")
     overrides = Parameter("set", help='changes, e.g. "critic.expectile=0.8 online.environment_steps=0"', default="")
+    sweep = Parameter("sweep", help='values to try, e.g. "actor.q_coefficient=0.1,0.3"; all combinations', default="")
     study = Parameter(
         "study", help="a file of params/studies/, by name or path; the above then override it", default=""
     )

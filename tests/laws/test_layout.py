@@ -34,6 +34,7 @@ IMPORTERS = {
     "pydantic_core": ("config",),
     "stable_baselines3": ("behavior.train",),
     "matplotlib": ("reporting",),
+    "optuna": ("experiments.search_store",),
 }
 
 # Packages of vdt/ from the ground up: a module imports its own package and those before it, never a later one.

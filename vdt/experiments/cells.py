@@ -12,6 +12,8 @@ from typing import Any
 from vdt.config.errors import ConfigError, suggest
 from vdt.config.schema import Config
 from vdt.evaluation.records import CellRecord
+from vdt.experiments.data_keys import find_data_key, make_data_key
+from vdt.experiments.grid import LONGEST_NAME, Grid, parse_sweep
 from vdt.experiments.preflight import check_cells, check_source
 from vdt.experiments.results_store import compute_identity, find_result, save_result
 from vdt.experiments.study import Cell, Study, expand, load_study, parse_seeds, split_words
@@ -21,7 +23,9 @@ from vdt.system.home import home
 logger = logging.getLogger(__name__)
 
 DEFAULTS = {"preset": "laptop", "method": "vdt", "seeds": "0", "source": "auto", "reuse": "exact"}
-OPTIONS = ("env", "preset", "method", "seeds", "source", "set", "study", "reuse")  # empty: the study's, or the default
+OPTIONS = (  # empty: the study's, or the default
+    *("env", "preset", "method", "seeds", "source", "set", "sweep", "study", "reuse"),
+)
 REUSE = ("exact", "settings", "none")
 
 
@@ -70,6 +74,10 @@ def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Cell], Study | Non
         given = {**DEFAULTS, "env": "", **given}
     study = named or Study(name="", place="", envs=())
     changes: dict[str, Any] = {name: given[name] for name in ("preset", "source") if name in given}
+    if "sweep" in given:
+        changes["grid"] = parse_sweep(given["sweep"])
+        if named is None:
+            changes |= name_sweep(changes["grid"])
     if "seeds" in given:
         changes["seeds"] = parse_seeds(given["seeds"])
     for option, field in (("env", "envs"), ("method", "methods")):
@@ -79,7 +87,17 @@ def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Cell], Study | Non
     cells = expand(study, given.get("set", ""))
     for source in {cell.config.data.source for cell in cells}:
         check_source(source)
-    return cells, study if named else None
+    return cells, study if study.name else None
+
+
+def name_sweep(grid: Grid) -> dict[str, str]:
+    """Return name, title and place of the study that a sweep without a study's file is."""
+    keys = [key.rpartition(".")[2] for key in grid]
+    return {
+        "name": "-".join(["sweep", *keys])[:LONGEST_NAME],
+        "title": f"Sweep over {', '.join(grid)}",
+        "place": "--sweep",
+    }
 
 
 def get_reuse(arguments: Mapping[str, str]) -> str:
@@ -133,7 +151,7 @@ def split_finished(cells: Sequence[Cell], reuse: str) -> tuple[list[Cell], list[
     for cell in cells:
         result = None
         if reuse != "none":
-            identity = compute_identity(cell.config, _find_data_key(cell.config, keys))
+            identity = compute_identity(cell.config, find_data_key(cell.config, keys))
             result = find_result(home(), identity, any_code=reuse == "settings")
         record = None if result is None else _read_record({**result, "key": cell.key, "patch": cell.patch})
         if record is None:
@@ -152,24 +170,6 @@ def _read_record(result: Mapping[str, Any]) -> CellRecord | None:
             f"{result['key']}: its result is of another release ({str(error).splitlines()[0]}); it is run again"
         )
         return None
-
-
-def _find_data_key(config: Config, known: dict[str, str]) -> str:
-    from vdt.datasets.choose import DataError, choose_source
-
-    question = repr((config.env, config.task, config.data))
-    if question not in known:
-        try:
-            choice = choose_source(config, home())
-        except DataError as error:
-            raise ConfigError(str(error)) from None
-        known[question] = make_data_key(choice.source, choice.key)
-    return known[question]
-
-
-def make_data_key(source: str, key: str) -> str:
-    """Name a data set's content."""
-    return f"{source}/{key}"
 
 
 def order_by_critic(cells: Sequence[Cell]) -> list[Cell]:

@@ -14,22 +14,27 @@ A patch is a named change of settings. Keys of the file, all but `envs` with a d
     set: {online: {environment_steps: 0}}    # of all cells
     patches:                                 # each with every method; none: the methods as they are
       short: {policy: {context_length: 8}}
+    grid:                                    # each combination is a patch, with each of the patches above
+      actor.q_coefficient: [0.1, 0.3]
+    search: {...}                            # instead of seeds, patches and grid: `vdt/experiments/search.py`
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vdt.config.errors import ConfigError, list_known
 from vdt.config.layers import PARAMS, expect_mapping, list_names, load_yaml, read_value
-from vdt.config.schema import Config
+from vdt.config.schema import Config, flatten
 from vdt.config.types import Flag, Text, Texts, Wholes
+from vdt.experiments.grid import Grid, expand_grid, read_grid, read_plain
 from vdt.experiments.resolve import resolve_config
+from vdt.experiments.search import Search, read_search
 from vdt.reporting.published import load_published
 from vdt.system.home import MOST_CELLS
 
@@ -47,15 +52,29 @@ WORDS: dict[str, Any] = {  # keys of a study file that hold one value or a list,
     "envs": Texts,
     "methods": Texts,
 }
-KEYS = (*WORDS, "set", "patches")
+KEYS = (*WORDS, "set", "patches", "grid", "search")
+
+
+def _read_grid(value: Any, where: str) -> Grid:
+    return read_grid(expect_mapping(value, where), where)
+
+
+SECTIONS: Mapping[str, Callable[[Any, str], Any]] = {"grid": _read_grid, "search": read_search}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Cell to be run: its configuration, and the name of its patch, empty for none."""
+    """Cell to be run.
+
+    Attributes:
+        config: its configuration.
+        patch: name of its patch, empty for none.
+        trial: number of the trial that it belongs to, none outside a search.
+    """
 
     config: Config
     patch: str = ""
+    trial: int | None = None
 
     @property
     def key(self) -> str:
@@ -81,10 +100,26 @@ class Study:
     methods: tuple[str, ...] = ("vdt",)
     set: Mapping[str, Any] = field(default_factory=dict)
     patches: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    grid: Grid = field(default_factory=dict)
+    search: Search | None = None
+    trial: int | None = None
+
+    def list_variants(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of each patch, of each combination of the grid with it, by name: dotted key -> value."""
+        points = expand_grid(self.grid) if self.grid else {"": {}}
+        return {
+            "-".join(filter(None, (name, point))): {
+                **{key: read_plain(value) for key, value in flatten(patch).items()},
+                **settings,
+            }
+            for name, patch in self.patches.items()
+            for point, settings in points.items()
+        }
 
     def describe(self) -> dict[str, Any]:
-        """Return the facts of the study for a report."""
-        return {"name": self.name, "title": self.title, "note": self.note, "published": self.published}
+        """Return the facts of the study for a report; `settings` are those of its patches, by name, with dotted keys."""
+        words = {"name": self.name, "title": self.title, "note": self.note, "published": self.published}
+        return {**words, "settings": self.list_variants()}
 
 
 def split_words(text: str, option: str) -> list[str]:
@@ -165,13 +200,30 @@ def load_study(given: str) -> Study:
                 f"{path}: patches: {name!r} is no name: small letters, digits, _ . - only, quoted if a number"
             )
         expect_mapping(patch, f"{path}: patches: {name}")
+    if "search" in values:
+        _refuse_beside_search(path, values)
+        values["seeds"] = values["search"].seeds
     return Study(name=path.stem, place=str(path), **values)
+
+
+def _refuse_beside_search(path: Path, values: Mapping[str, Any]) -> None:
+    """Refuse what a search has no place for: seeds of its own kinds, and other sets of patches."""
+    for key in ("seeds", "patches", "grid"):
+        if key in values:
+            instead = "search: seeds and search: report: seeds" if key == "seeds" else "search: space"
+            raise ConfigError(f"{path}: {key} does not go with search; {instead} is its place")
+    if len(values.get("methods", ("vdt",))) > 1:
+        raise ConfigError(
+            f"{path}: a search has one method, not {', '.join(values['methods'])}; give each its own file"
+        )
 
 
 def _read_value(path: Path, key: Any, value: Any) -> Any:
     """Return a key's value, of its type."""
     if key not in KEYS:
         raise ConfigError(f"{path}: unknown key {key!r}{list_known(str(key), KEYS)}")
+    if key in SECTIONS:
+        return SECTIONS[key](value, f"{path}: {key}")
     if key not in WORDS:
         return expect_mapping(value, f"{path}: {key}")
     value = read_value(key, WORDS[key], value, str(path))
@@ -191,10 +243,11 @@ def expand(study: Study, overrides: str = "") -> list[Cell]:
         ConfigError: naming the study and the cell with the first value that is not accepted.
     """
     _check_size(study)
-    cells: list[Cell] = []
+    _refuse_two_values(study)
+    variants, cells = study.list_variants(), []
     for env in study.envs:
         for method in study.methods:
-            for name, patch in study.patches.items():
+            for name, patch in variants.items():
                 patches = [("set", study.set), (f"patches.{name}", patch)]
                 where = f"{study.place}: env {env}, method {method}{f', patch {name}' if name else ''}: "
                 try:
@@ -209,13 +262,23 @@ def expand(study: Study, overrides: str = "") -> list[Cell]:
                     )
                 except ConfigError as error:
                     raise ConfigError(f"{where if study.place else ''}{error}") from None
-                cells += [Cell(first.with_seed(seed), name) for seed in study.seeds]
+                cells += [Cell(first.with_seed(seed), name, study.trial) for seed in study.seeds]
     _refuse_equal_patches(study, cells)
     return cells
 
 
+def _refuse_two_values(study: Study) -> None:
+    """Refuse a key that both a patch and the grid give."""
+    for name, patch in study.patches.items():
+        both = sorted(set(flatten(patch)) & set(study.grid))
+        if both:
+            raise ConfigError(f"{study.place}: grid and patch {name} both give {both[0]}; leave it out of one")
+
+
 def _check_size(study: Study) -> None:
-    parts = {"envs": study.envs, "methods": study.methods, "patches": study.patches, "seeds": study.seeds}
+    """Refuse more cells than a flow takes, before they are made."""
+    parts: dict[str, Sized] = {"envs": study.envs, "methods": study.methods, "patches": study.patches}
+    parts |= {**{f"values of {key}": values for key, values in study.grid.items()}, "seeds": study.seeds}
     cells = math.prod(map(len, parts.values()))
     if cells > MOST_CELLS:
         sizes = " x ".join(f"{len(part):,} {name}" for name, part in parts.items() if len(part) > 1)

@@ -1,0 +1,204 @@
+"""From a search to its trials' cells and back: folders, settings, scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vdt.config.errors import ConfigError
+from vdt.config.schema import Config
+from vdt.evaluation.records import CellRecord
+from vdt.evaluation.trials import COMPLETE, PRUNED, Trial
+from vdt.experiments.data_keys import find_data_key
+from vdt.experiments.results_store import compute_code_digest, compute_identity, digest_of
+from vdt.experiments.search import Search, list_corners
+from vdt.experiments.study import Cell, Study, expand
+from vdt.system.home import home
+
+if TYPE_CHECKING:
+    from vdt.experiments.search_store import SearchStore
+
+SEARCHES = "searches"  # folder below HOME/.vdt
+APART = 10_000  # episode seeds between a search's evaluation and the reported one, at least
+BUDGET = ("trials",)  # fields of a search that its trials do not depend on
+
+
+def make_base(study: Study) -> Study:
+    """Return the study of a search's trials without their patches: tuning seeds, and evaluation seeds of its own."""
+    search = get_search(study)
+    measured = {**study.set, "evaluation.seed": search.evaluation_seed}
+    return dataclasses.replace(study, set=measured, seeds=study.seeds)
+
+
+def get_search(study: Study) -> Search:
+    """Return the section `search` of a study.
+
+    Raises:
+        ConfigError: if it has none.
+    """
+    if study.search is None:
+        raise ConfigError(f"{study.place or 'this run'} has no section `search`, and so no trials")
+    return study.search
+
+
+def check_search(study: Study, overrides: str = "") -> list[Cell]:
+    """Resolve the settings at the ends of a search's space, and return the cells of one of them.
+
+    Raises:
+        ConfigError: naming the first value that is not accepted, or a score that cells like these do not have.
+    """
+    search, base = get_search(study), make_base(study)
+    corners = {f"space-{place}": settings for place, settings in enumerate(list_corners(search.space))}
+    cells = expand(dataclasses.replace(base, patches=corners), overrides)
+    for cell in cells:
+        _check_measure(cell.config, search, study.place)
+    reported = expand(make_reported(study, {}), overrides)
+    if any(abs(cell.config.evaluation.seed - search.evaluation_seed) < APART for cell in reported):
+        raise ConfigError(
+            f"{study.place}: search: evaluation_seed {search.evaluation_seed} is that of reported episodes, or less than "
+            f"{APART:,} from it; episodes on which a winner is chosen are not reported"
+        )
+    if search.pruner != "none" and len(study.envs) > 1:
+        raise ConfigError(
+            f"{study.place}: search: pruner {search.pruner} compares scores of one env; {len(study.envs)} are given"
+        )
+    return cells[: len(study.seeds)]
+
+
+def _check_measure(config: Config, search: Search, place: str) -> None:
+    """Refuse what would leave trials without a score, or without the scores that a pruner compares."""
+    where, evaluation = f"{place}: search: ", config.evaluation
+    if evaluation.seed != search.evaluation_seed:
+        raise ConfigError(f"{where}evaluation.seed is given by evaluation_seed, not by a change of settings")
+    score = choose_score(config, search)
+    if score == "return" and not config.has_environment:
+        raise ConfigError(
+            f"{where}score return needs an environment, which {config.env} has not; take held_out or fitted_q"
+        )
+    if score == "return" and evaluation.max_episode_steps:
+        raise ConfigError(
+            f"{where}episodes that are cut short have no score: set evaluation.max_episode_steps to 0, "
+            f"not {evaluation.max_episode_steps}"
+        )
+    if score != "return" and config.data.held_out_fraction == 0:
+        raise ConfigError(f"{where}score {score} needs held-out episodes: set data.held_out_fraction, e.g. to 0.1")
+    if search.pruner == "none":
+        return
+    if score != "return":
+        raise ConfigError(f"{where}pruner {search.pruner} compares returns while a policy trains; score is {score}")
+    if evaluation.curve_points == 0:
+        raise ConfigError(
+            f"{where}pruner {search.pruner} needs scores while a policy trains: set evaluation.curve_points"
+        )
+
+
+def choose_score(config: Config, search: Search) -> str:
+    """Return the quantity that a search maximises on a cell."""
+    return search.score or ("return" if config.has_environment else "held_out")
+
+
+def make_reported(study: Study, settings: Mapping[str, object]) -> Study:
+    """Return the study of the winner on the reported seeds."""
+    search = get_search(study)
+    data = {} if search.report_data_seed is None else {"data.seed": search.report_data_seed}
+    return dataclasses.replace(
+        study, search=None, seeds=search.report_seeds, set={**study.set, **settings, **data}, patches={"": {}}
+    )
+
+
+def find_folder(study: Study, overrides: str = "", reuse: str = "exact") -> Path:
+    """Return the folder of a search: named by all that its trials depend on, apart from their number.
+
+    Args:
+        study: of the search.
+        overrides: `--set` text.
+        reuse: "exact", or "settings" for the newest search of the same settings and data with any code.
+
+    Raises:
+        ConfigError: if a value is not accepted, or the data is unavailable.
+    """
+    search = get_search(study)
+    first = dataclasses.replace(make_base(study), seeds=search.seeds[:1])
+    keys: dict[str, str] = {}
+    cells = [compute_identity(c.config, find_data_key(c.config, keys)) for c in expand(first, overrides)]
+    content = {name: value for name, value in dataclasses.asdict(search).items() if name not in BUDGET}
+    identity = digest_of({"cells": cells, "search": repr(content)})
+    root = home() / ".vdt" / SEARCHES
+    folder = root / f"{study.name}-{identity}-{compute_code_digest()}"
+    if reuse == "settings" and not folder.is_dir():
+        others = root.glob(f"{study.name}-{identity}-*")
+        return max(others, key=lambda other: other.stat().st_mtime, default=folder)
+    return folder
+
+
+def open_search(folder: Path, search: Search, *, first_rung: int = 1) -> SearchStore:
+    """Open the trials of a search's folder.
+
+    Raises:
+        ConfigError: if Optuna is not installed.
+    """
+    try:
+        from vdt.experiments.search_store import SearchStore
+    except ImportError as error:
+        raise ConfigError(
+            f"a search needs Optuna, which cannot be imported here ({error}): pip install 'vdt[search]'"
+        ) from None
+    return SearchStore(folder, search, first_rung=first_rung)
+
+
+def load_trials(study: Study, overrides: str = "", reuse: str = "exact") -> list[Trial]:
+    """Return the trials of a study's search so far, in the order of their numbers; arguments as of `find_folder`.
+
+    Raises:
+        ConfigError: if the study has no search, or Optuna is not installed.
+    """
+    folder = find_folder(study, overrides, reuse)
+    return open_search(folder, get_search(study)).list_trials() if folder.is_dir() else []
+
+
+def add_trials(study: Study, trials: Sequence[Trial]) -> Study:
+    """Return a study whose patches are trials, equal settings once."""
+    seen: dict[str, Trial] = {}
+    for trial in trials:
+        seen.setdefault(repr(sorted(trial.settings.items())), trial)
+    return dataclasses.replace(make_base(study), patches={trial.patch: trial.settings for trial in seen.values()})
+
+
+def score_seeds(records: Sequence[CellRecord], search: Search, configs: Sequence[Config]) -> dict[int, float]:
+    """Return tuning seed -> mean score over envs.
+
+    Raises:
+        ConfigError: if a cell has no score.
+    """
+    scores: dict[int, list[float]] = {}
+    for record, config in zip(records, configs, strict=True):
+        scores.setdefault(record.seed, []).append(score_cell(record, choose_score(config, search)))
+    return {seed: math.fsum(values) / len(values) for seed, values in scores.items()}
+
+
+def score_cell(record: CellRecord, score: str) -> float:
+    """Return the score of a finished cell, higher is better, of its last policy: tuned online where it was.
+
+    Raises:
+        ConfigError: if it was not measured.
+    """
+    from vdt.reporting.aggregates import find_headline
+
+    if score == "return":
+        policies = record.evaluation.policies
+        report = policies.get("online") or policies.get("offline") or {}
+        headline = report.get(find_headline(record.config))
+        if headline is not None and headline.normalized_score_mean is not None:
+            return headline.normalized_score_mean
+    held_out = record.evaluation.held_out.get("online") or record.evaluation.held_out.get("offline")
+    if score == "held_out" and held_out is not None:
+        return -held_out.action_rmse
+    raise ConfigError(f"{record.key} has no score of kind {score}")
+
+
+def is_ended(trial: Trial) -> bool:
+    """Return whether a trial is complete or was stopped early."""
+    return trial.state in (COMPLETE, PRUNED)
