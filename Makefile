@@ -30,8 +30,9 @@ test: ## the unit tier, a few minutes
 test-all: ## every tier but the fault campaign
 	$(PYTHON) -m pytest -n auto --dist loadfile -m "not faults"
 
-docs: ## make the pages that come from the code, and check what all pages claim
+docs: ## make the pages that come from the code, check what all pages claim, and build the site in site/
 	$(PYTHON) -m vdt.config.reference
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet --strict
 	$(PYTHON) -m pytest tests/laws/test_documents.py
 
 bench: ## speed against bare loops, on an otherwise idle machine
