@@ -126,12 +126,14 @@ class VDTFlow(FlowSpec):
 
             from vdt.evaluation.diagnostics import diagnose
             from vdt.evaluation.evaluate import evaluate_agents
+            from vdt.evaluation.fitted_q import estimate_values
 
             agents = {name: stage.check(file) for name, file in self.agents.items()}
             dataset, held_out = stage.load_episodes()
             evaluation = evaluate_agents(stage.config, agents, stage.tracker, held_out)
             diagnostics = diagnose(stage.config, agents, dataset, stage.tracker)
-            self.evaluation = replace(evaluation, diagnostics=diagnostics)
+            values = estimate_values(stage.config, agents, dataset, held_out, stage.tracker)
+            self.evaluation = replace(evaluation, diagnostics=diagnostics, values=values)
         stage.keep_result()
         self.next(self.report)
 

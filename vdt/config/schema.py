@@ -190,6 +190,7 @@ class EvaluationConfig:
     lookahead_horizon: Whole = Field(ge=0, le=100)
     requested_episodes: Whole = Field(ge=0)
     curve_points: Whole = Field(ge=0, le=100)
+    fitted_q_steps: Whole = Field(ge=0, le=10_000_000, default=0)  # new since release 0.2
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

@@ -19,6 +19,7 @@ from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import describe_cut, score_episodes
+from vdt.evaluation.monte_carlo import compute_followed_returns, make_return_sampler
 from vdt.evaluation.records import Calibration, Diagnostics, ParameterCounts, RequestedReturn, WeightHistogram
 from vdt.evaluation.statistics import compute_correlation
 from vdt.system.machine import choose_device, count_acting_threads
@@ -26,6 +27,7 @@ from vdt.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
+CHUNK = 4096  # steps whose returns are computed at once
 BINS = 10  # of predicted values, with equally many steps
 WEIGHTS = 20_000  # steps of the data whose weights are counted
 EDGES = [10.0 ** (-2.0 + 0.125 * i) for i in range(33)]  # of the weights' histogram, 0.01 to 100; weights have mean 1
@@ -109,23 +111,15 @@ def measure_requested(
 def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory]) -> Calibration:
     """Compare the critic's min_i target Q of the steps taken with the discounted return that followed.
 
-    After a cut the return continues with V of the final observation.
+    After a cut the return continues with the value of the final observation.
     """
-    config = actor_critic.config
-    buffer = actor_critic.make_buffer(episodes, n_step=max(map(len, episodes)))
-    rows = buffer.list_step_rows()
-    generator = torch.Generator(device=buffer.device)
-    steps = Sampler(buffer, config.data.trajectory_weighting, generator).gather_transitions(rows)
-    followed = steps.n_step_rewards + steps.bootstrap_discounts * actor_critic.critic.value(
-        steps.bootstrap_observations
-    )
-    predicted = (
-        (actor_critic.critic.compute_min_q(steps.observations, steps.actions) / actor_critic.reward_scale)
-        .cpu()
-        .double()
-        .numpy()
-    )
-    earned = (followed / actor_critic.reward_scale).cpu().double().numpy()
+    sampler = make_return_sampler(actor_critic, episodes)
+    matrix, column, rows = sampler.buffer.matrix, sampler.buffer.column, sampler.buffer.list_step_rows()
+    taken = matrix[rows]
+    chunks = rows.tensor_split(1 + len(rows) // CHUNK)
+    followed = torch.cat([compute_followed_returns(actor_critic, sampler, chunk) for chunk in chunks])
+    expected = actor_critic.critic.compute_min_q(taken[:, column.observation], taken[:, column.action])
+    predicted, earned = ((values / actor_critic.reward_scale).cpu().double().numpy() for values in (expected, followed))
     order = np.argsort(predicted, kind="stable")
     bins = [part for part in np.array_split(order, BINS) if len(part)]
     return Calibration(

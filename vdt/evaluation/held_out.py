@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,14 +11,46 @@ from torch import Tensor
 from vdt.agent.actor_critic import ActorCritic
 from vdt.data.batches import SequenceBatch
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
-from vdt.data.sampling import Sampler, find_bootstrap_rows, gather_contexts
+from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
+from vdt.evaluation.monte_carlo import compute_followed_returns, make_return_sampler
 from vdt.evaluation.records import HeldOutReport
 from vdt.evaluation.statistics import compute_correlation
+from vdt.policy.losses import calibrate_advantage_weighting
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 256  # sub-trajectories in one forward
+TEMPERATURE, LARGEST = (
+    1.0,
+    100.0,
+)  # of the weighted error, per standard deviation of the advantage: equal for all settings
+
+_Values = tuple[float | None, float | None, float | None, float | None]  # policy's, data's, what followed, correlation
+
+
+class _Steps(NamedTuple):
+    """Measurements of N real steps: the policy's actions, the data's, and the critic's opinion of both.
+
+    Attributes:
+        predicted: (N, A).
+        taken: (N, A).
+        policy_value: min target Q of the predicted actions, (N,).
+        data_value: min target Q of the taken ones, (N,).
+        usual_value: V, or where V is not trained that of the predicted actions, (N,).
+        log_density: of the taken actions, (N,); not a number where the policy is deterministic.
+        earned: discounted return that followed, (N,).
+        known: positive where that return is known, (N,).
+    """
+
+    predicted: Tensor
+    taken: Tensor
+    policy_value: Tensor
+    data_value: Tensor
+    usual_value: Tensor
+    log_density: Tensor
+    earned: Tensor
+    known: Tensor
 
 
 @torch.no_grad()
@@ -25,31 +58,23 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
     """Compare the policy's actions with the data's, and the critic's values with the data's returns."""
     config, task = actor_critic.config, actor_critic.config.task
     actor_critic.policy.eval()
-    # The n-step sums of a horizon beyond every episode are Monte-Carlo returns, bootstrapped where an episode was cut.
-    buffer = actor_critic.make_buffer(episodes, n_step=int(episodes.lengths.max()))
-    device = buffer.device
-    sampler = Sampler(buffer, config.data.trajectory_weighting, torch.Generator(device=device))
-    chunks = [_measure(actor_critic, sampler, rows) for rows in _tile(buffer, config.policy.context_length)]
-    predicted, taken, policy_value, data_value, earned, known = (
-        torch.cat(column).double() for column in zip(*chunks, strict=True)
-    )
-    half = torch.ones(task.action_size, dtype=torch.float64, device=device)
+    sampler = make_return_sampler(actor_critic, episodes)
+    chunks = [_measure(actor_critic, sampler, rows) for rows in _tile(sampler.buffer, config.policy.context_length)]
+    steps = _Steps(*(torch.cat(column).double() for column in zip(*chunks, strict=True)))
+    half = torch.ones(task.action_size, dtype=torch.float64, device=sampler.buffer.device)
     if task.action_low:
         half = (half.new_tensor(task.action_high) - half.new_tensor(task.action_low)) / 2.0
-    values: tuple[float | None, ...] = (None, None, None, None)
-    if config.critic.gradient_steps > 0:
-        policy_mean, data_mean = (float(v.mean()) / actor_critic.reward_scale for v in (policy_value, data_value))
-        values = (policy_mean, data_mean, None, None)
-        followed, expected = earned[known > 0], data_value[known > 0]
-        if len(followed):
-            correlation = compute_correlation(expected.cpu().numpy(), followed.cpu().numpy())
-            values = (policy_mean, data_mean, float(followed.mean()) / actor_critic.reward_scale, correlation)
+    errors = ((steps.predicted - steps.taken) * half).square()
+    trained = config.critic.gradient_steps > 0
+    values: _Values = _summarize_values(steps, actor_critic.reward_scale) if trained else (None, None, None, None)
     report = HeldOutReport(
         len(episodes),
         episodes.steps,
-        float(((predicted - taken) * half).square().mean().sqrt()),
-        float((taken * half).var(dim=0, correction=0).mean().sqrt()),
+        float(errors.mean().sqrt()),
+        float((steps.taken * half).var(dim=0, correction=0).mean().sqrt()),
         *values,
+        _compute_weighted_error(errors, steps) if trained else None,
+        float(steps.log_density.mean()) if config.policy.head == "gaussian" else None,
     )
     shown = "" if report.policy_value is None else f", value {report.policy_value:.4g} (data's {report.data_value:.4g})"
     logger.info(
@@ -57,6 +82,23 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
         f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g}){shown}"
     )
     return report
+
+
+def _summarize_values(steps: _Steps, reward_scale: float) -> _Values:
+    """Compute the means of both values and of the return that followed, and the correlation, in environment units."""
+    policy_mean, data_mean = (float(v.mean()) / reward_scale for v in (steps.policy_value, steps.data_value))
+    followed, expected = steps.earned[steps.known > 0], steps.data_value[steps.known > 0]
+    if not len(followed):
+        return policy_mean, data_mean, None, None
+    correlation = compute_correlation(expected.cpu().numpy(), followed.cpu().numpy())
+    return policy_mean, data_mean, float(followed.mean()) / reward_scale, correlation
+
+
+def _compute_weighted_error(errors: Tensor, steps: _Steps) -> float:
+    """Compute the root of the mean squared error (N, A) with steps weighted by their advantage (M3)."""
+    advantages = steps.data_value - steps.usual_value
+    weights = calibrate_advantage_weighting(advantages, TEMPERATURE, LARGEST, 0.0).compute_weights(advantages)
+    return float((weights * errors.mean(1)).mean().sqrt())
 
 
 def _tile(buffer: TrajectoryReplayBuffer, context_length: int) -> tuple[Tensor, ...]:
@@ -67,22 +109,26 @@ def _tile(buffer: TrajectoryReplayBuffer, context_length: int) -> tuple[Tensor, 
     return chunks
 
 
-def _measure(
-    actor_critic: ActorCritic, sampler: Sampler, rows: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compute predicted actions, the data's, values of both, returns that followed and whether these are known.
-
-    All are those of the real steps.
-    """
+def _measure(actor_critic: ActorCritic, sampler: Sampler, rows: Tensor) -> _Steps:
+    """Measure the real steps of the sub-trajectories that begin at `rows`."""
     length = actor_critic.config.policy.context_length
     batch: SequenceBatch = sampler.gather_sequences(rows, length)
     output = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
     real = batch.mask > 0
     observations, predicted, taken = batch.observations[real], output.actions[real], batch.actions[real]
     every = (rows[:, None] + torch.arange(length, device=rows.device))[real]
-    steps = sampler.gather_transitions(every)
-    after = gather_contexts(sampler.buffer, find_bootstrap_rows(sampler.buffer, every), actor_critic.acting_context)
-    earned = steps.n_step_rewards + steps.bootstrap_discounts * actor_critic.compute_values(after)
-    known = sampler.buffer.matrix[every, sampler.buffer.column.bootstrap_steps] > 0
-    compute = actor_critic.critic.compute_min_q
-    return predicted, taken, compute(observations, predicted), compute(observations, taken), earned, known
+    critic = actor_critic.critic
+    of_policy, of_data = critic.compute_min_q(observations, predicted), critic.compute_min_q(observations, taken)
+    density = torch.full_like(of_data, torch.nan)
+    if output.distribution is not None:
+        density = output.distribution.compute_log_density(batch.actions)[real]
+    return _Steps(
+        predicted,
+        taken,
+        of_policy,
+        of_data,
+        critic.value(observations) if actor_critic.target_policy is None else of_policy,
+        density,
+        compute_followed_returns(actor_critic, sampler, every),
+        sampler.buffer.matrix[every, sampler.buffer.column.bootstrap_steps],
+    )

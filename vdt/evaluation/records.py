@@ -95,6 +95,9 @@ class HeldOutReport:
         monte_carlo_value: mean discounted return from the data's steps on; after a cut, the value of the final observation.
             Steps whose next observation is missing are left out of this and of the next.
         value_correlation: between data_value and monte_carlo_value, over steps.
+        weighted_action_rmse: action_rmse with steps weighted by exp(advantage / its standard deviation); none without a
+            critic.
+        log_likelihood: mean log-density of the data's actions under a stochastic policy; none for a deterministic one.
     """
 
     episodes: int
@@ -105,6 +108,31 @@ class HeldOutReport:
     data_value: float | None
     monte_carlo_value: float | None
     value_correlation: float | None
+    weighted_action_rmse: float | None = None
+    log_likelihood: float | None = None
+
+
+@dataclass(frozen=True)
+class ValueEstimates:
+    """Values of the acting policy at the first observations of the data's episodes, estimated without an environment.
+
+    They are discounted, in environment units of reward, and say nothing of what the data does not show.
+
+    Attributes:
+        episodes: whose first observations were valued, held-out ones included.
+        critic: the cell's own critic, min_i target Q; none where it was not trained.
+        fitted_q: Q of this policy, fitted to the training data (`evaluation.fitted_q_steps`); none where it is off.
+        fitted_q_halfway: the same after half of the steps; where the two differ much, the fit was not at its end.
+        fitted_q_steps: gradient steps of the fit.
+        seconds: wall time of the fit, and of the policy's actions that it needs.
+    """
+
+    episodes: int
+    critic: float | None
+    fitted_q: float | None
+    fitted_q_halfway: float | None
+    fitted_q_steps: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -183,11 +211,13 @@ class Evaluation:
         policies: agent ("offline", "online", "online_best") -> look-ahead setting -> report; empty without an environment.
         held_out: agent -> report; empty without held-out episodes.
         diagnostics: agent -> report.
+        values: agent -> estimates of its value without an environment; empty where none were asked for.
     """
 
     policies: Mapping[str, Mapping[str, EvaluationReport]]
     held_out: Mapping[str, HeldOutReport] = field(default_factory=dict)
     diagnostics: Mapping[str, Diagnostics] = field(default_factory=dict)
+    values: Mapping[str, ValueEstimates] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

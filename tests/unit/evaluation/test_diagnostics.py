@@ -50,6 +50,19 @@ def test_calibration_by_hand() -> None:
     assert ended.earned == [4.0, 4.0] and ended.correlation is None
 
 
+def test_calibration_after_a_cut_follows_what_the_critic_bootstraps_from() -> None:
+    """A critic that values the policy has no trained V: after a cut the target policy's Q follows, as in its targets."""
+    actor_critic = make_actor_critic(make_config({"critic.discount": 0.5}, method="qt"), make_dataset())
+    actor_critic.add_target_policy()
+    actor_critic.critic.target_q = FirstObservation()  # type: ignore[assignment]
+    actor_critic.normalizer.mean.zero_()
+    actor_critic.normalizer.std.fill_(1.0)
+    observations = np.array([[8.0, 0.0], [4.0, 0.0], [6.0, 0.0]], np.float32)
+    cut = Trajectory(observations, np.zeros((2, 1), np.float32), np.array([1.0, 3.0], np.float32), False)
+    # min target Q of the last observation is 6: step 1 earns 3 + 6/2 = 6, step 0 earns 1 + 6/2 = 4
+    assert sorted(measure_calibration(actor_critic, [cut]).earned) == [4.0, 6.0]
+
+
 def test_calibration_has_bins_of_equal_size() -> None:
     actor_critic = make_known(make_actor_critic(make_config(), make_dataset()))
     episodes = list(make_dataset((20, 13)))

@@ -128,3 +128,41 @@ def test_steps_whose_next_observation_is_missing_say_nothing_of_what_followed() 
     assert first.monte_carlo_value == pytest.approx(second.monte_carlo_value)
     known = evaluate_held_out(actor_critic, whole, "offline").monte_carlo_value
     assert first.monte_carlo_value != pytest.approx(known)
+
+
+def test_the_weighted_error_counts_steps_by_their_advantage() -> None:
+    """Two episodes; the policy does 0.1, the data 0.5 and -0.5. Where Q - V is higher, the error weighs more."""
+    actor_critic = make_known_actor_critic({}, action=0.1, value=3.0)
+    plain = evaluate_held_out(actor_critic, make_constant_dataset(True), "test")
+    assert plain.weighted_action_rmse == pytest.approx(plain.action_rmse, rel=1e-5), "equal advantages, equal weights"
+
+    class Action(torch.nn.Module):  # Q is the data's action: 0.5 four times, -0.5 six times
+        def forward(self, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+            return actions.expand(*actions.shape[:-1], 1)[..., 0].expand(2, *actions.shape[:-1])
+
+    actor_critic.critic.target_q = Action()  # type: ignore[assignment]
+    report = evaluate_held_out(actor_critic, make_constant_dataset(True), "test")
+    values = np.array([0.5 - 3.0] * 4 + [-0.5 - 3.0] * 6)
+    weights = np.exp(values / values.std(ddof=1))
+    errors = np.array([0.4**2] * 4 + [0.6**2] * 6)
+    assert report.weighted_action_rmse == pytest.approx(np.sqrt((weights * errors).sum() / weights.sum()), rel=1e-4)
+    assert report.weighted_action_rmse < report.action_rmse
+
+
+def test_a_stochastic_policy_has_a_likelihood() -> None:
+    actor_critic = make_actor_critic(make_config({**OFFLINE, "policy.head": "gaussian"}, method="dt"), make_dataset())
+    data = make_constant_dataset(True)
+    report = evaluate_held_out(actor_critic, data, "test")
+    batch = actor_critic.make_buffer(data, 1)
+    densities = []
+    for episode in data:
+        for first in range(0, len(episode), 4):  # the context length
+            observations = actor_critic.normalizer.normalize(torch.from_numpy(episode.observations[first:][:4]))
+            taken = torch.from_numpy(episode.actions[first:][:4])
+            observations = observations[: len(taken)]
+            left = torch.arange(len(episode), 0, -1)[first:][:4] / batch.settings.return_scale
+            steps = torch.arange(first, first + len(taken))
+            gaussian = actor_critic.policy(observations[None], taken[None], left[None], steps[None]).distribution
+            densities += gaussian.compute_log_density(taken[None])[0].tolist()
+    assert report.log_likelihood == pytest.approx(np.mean(densities), rel=1e-4)
+    assert evaluate_held_out(make_actor_critic(make_config(OFFLINE), data), data, "test").log_likelihood is None

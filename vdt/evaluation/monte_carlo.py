@@ -1,0 +1,36 @@
+"""Monte-Carlo returns of recorded steps, in units of the critic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from vdt.agent.actor_critic import ActorCritic
+from vdt.data.sampling import Sampler, find_bootstrap_rows, gather_contexts
+from vdt.data.trajectory import Trajectory
+
+
+def make_return_sampler(actor_critic: ActorCritic, episodes: Iterable[Trajectory]) -> Sampler:
+    """Make a sampler of whole episodes whose n-step sums (M2) reach beyond every end: they are Monte-Carlo returns."""
+    held = list(episodes)
+    buffer = actor_critic.make_buffer(held, n_step=max(map(len, held)))
+    generator = torch.Generator(device=buffer.device)
+    return Sampler(buffer, actor_critic.config.data.trajectory_weighting, generator)
+
+
+@torch.no_grad()
+def compute_followed_returns(actor_critic: ActorCritic, sampler: Sampler, rows: Tensor) -> Tensor:
+    """Compute the discounted return that followed each step, (B,), in scaled rewards.
+
+    After a cut the value of the final observation follows, as the critic's targets have it.
+
+    Args:
+        actor_critic: gives that value.
+        sampler: of `make_return_sampler`.
+        rows: of the steps in the sampler's matrix, (B,).
+    """
+    steps = sampler.gather_transitions(rows)
+    after = gather_contexts(sampler.buffer, find_bootstrap_rows(sampler.buffer, rows), actor_critic.acting_context)
+    return steps.n_step_rewards + steps.bootstrap_discounts * actor_critic.compute_values(after)
