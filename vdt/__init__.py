@@ -1,7 +1,7 @@
 """Value-Guided Decision Transformer: critic, policy, planner and the training around them.
 
-`load_policy` loads a trained policy, `Policy` acts, and `evaluate_policy` runs its episodes in its environment. They are
-imported when they are first used.
+`load_policy` loads a trained policy, `Policy` acts, `evaluate_policy` runs its episodes in its environment, and
+`EpisodeWriter` keeps what happened on a robot as data to train on. They are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -12,14 +12,25 @@ if TYPE_CHECKING:
     from vdt.agent.histories import EpisodeHistory
     from vdt.agent.policy import Policy, load_policy
     from vdt.agent.spaces import Spaces
+    from vdt.data.episode_writer import EpisodeWriter
     from vdt.evaluation.evaluate import evaluate_policy
     from vdt.evaluation.records import EvaluationReport
 
     __version__: str
 
-__all__ = ["EpisodeHistory", "EvaluationReport", "Policy", "Spaces", "__version__", "evaluate_policy", "load_policy"]
+__all__ = [
+    "EpisodeHistory",
+    "EpisodeWriter",
+    "EvaluationReport",
+    "Policy",
+    "Spaces",
+    "__version__",
+    "evaluate_policy",
+    "load_policy",
+]
 PLACES = {
     "EpisodeHistory": "vdt.agent.histories",
+    "EpisodeWriter": "vdt.data.episode_writer",
     "EvaluationReport": "vdt.evaluation.records",
     "Policy": "vdt.agent.policy",
     "Spaces": "vdt.agent.spaces",

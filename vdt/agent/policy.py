@@ -19,6 +19,7 @@ from vdt.agent.spaces import Spaces
 from vdt.checkpoint.store import UNREADABLE, CheckpointError, State, find_not_finite, load_state
 from vdt.config.schema import Config
 from vdt.data.action_range import scale_actions
+from vdt.data.numbers import expect_finite, read_numbers
 from vdt.data.trajectory import FloatArray
 from vdt.system.machine import choose_device, count_acting_threads, use_threads
 
@@ -91,7 +92,7 @@ class Policy:
 
     def _follow(self, target_return: float | Sequence[float]) -> PlannerSettings:
         """Return settings that follow the given return, or choose among several."""
-        wanted = np.atleast_1d(_read_numbers(target_return, "target_return"))
+        wanted = np.atleast_1d(read_numbers(target_return, "target_return"))
         if wanted.ndim != 1 or wanted.size == 0 or not np.isfinite(wanted).all():
             raise ValueError(f"target_return must be a finite number, not {target_return!r}")
         if wanted.size == 1:
@@ -179,12 +180,12 @@ class Policy:
     def _read_observations(self, observation: npt.ArrayLike, active: npt.NDArray[np.bool_]) -> FloatArray:
         """Return raw observations (N, S); those of active episodes are finite."""
         episodes, size = len(active), self.spaces.observation_size
-        rows = _read_numbers(observation, "observation")
+        rows = read_numbers(observation, "observation")
         if rows.shape != (episodes, size) and not (episodes == 1 and rows.shape == (size,)):
             accepted = f"({size},)" if episodes == 1 else f"({episodes}, {size}), a row for each episode"
             raise ValueError(f"observation must have shape {accepted}, not {rows.shape}")
         rows = rows.reshape(episodes, size)
-        _expect_finite(rows, active, "observation")
+        expect_finite(rows, "observation", active)
         return rows
 
     def _read_rewards(self, reward: npt.ArrayLike | None, active: npt.NDArray[np.bool_]) -> FloatArray:
@@ -196,11 +197,11 @@ class Policy:
             if self._executed is not None and not self._ignores_returns and active.any():
                 raise ValueError("reward of the last action is missing: act(observation, reward) after the first step")
             return np.zeros(episodes, np.float32)
-        rewards = _read_numbers(reward, "reward")
+        rewards = read_numbers(reward, "reward")
         if not _has_rows(rewards, episodes):
             raise ValueError(f"reward must be {_describe_rows('a number', episodes)}, not of shape {rewards.shape}")
         rewards = rewards.reshape(episodes)
-        _expect_finite(rewards, active, "reward")
+        expect_finite(rewards, "reward", active)
         return np.where(active, rewards, np.float32(0.0))
 
 
@@ -215,18 +216,6 @@ def read_count(value: Any, what: str, least: int = 1) -> int:
     raise ValueError(f"{what} must be a whole number of at least {least}, not {value!r}")
 
 
-def _read_numbers(value: Any, what: str) -> FloatArray:
-    """Return numbers as float32, whatever their shape."""
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:  # rows of unequal length, a tensor on a GPU
-        raise ValueError(f"{what} must be an array of numbers: {error}") from None
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{what} must be numbers, not {type(value).__name__} of {array.dtype}")
-    with np.errstate(over="ignore"):  # too large is found as not finite
-        return array.astype(np.float32)
-
-
 def _has_rows(array: npt.NDArray[Any], episodes: int) -> bool:
     """Return whether there is one value for each episode; a single episode's may stand alone."""
     return array.shape == (episodes,) or (episodes == 1 and array.shape == ())
@@ -234,14 +223,6 @@ def _has_rows(array: npt.NDArray[Any], episodes: int) -> bool:
 
 def _describe_rows(what: str, episodes: int) -> str:
     return what if episodes == 1 else f"{what} for each of the {episodes} episodes"
-
-
-def _expect_finite(rows: FloatArray, active: npt.NDArray[np.bool_], what: str) -> None:
-    """Check the rows of active episodes; name the first place that is not finite."""
-    bad = ~np.isfinite(rows) & active.reshape(-1, *[1] * (rows.ndim - 1))
-    if bad.any():
-        place = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(f"{what}{list(place)} is not a finite float32 number: {rows[place]}")
 
 
 def load_policy(where: str | Path, *, lookahead: bool = False, device: str = "cpu") -> Policy:

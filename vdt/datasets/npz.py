@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
+from vdt.data.episode_writer import MAX_BYTES
 from vdt.data.safe_hdf5 import DataError, list_found
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
 from vdt.datasets.loaded_data import LoadedData
@@ -29,7 +30,6 @@ from vdt.datasets.summary import DataSummary, are_counts, normalise_actions
 from vdt.system.files import compute_file_digest
 from vdt.system.safe_archives import UNREADABLE, list_arrays, read_arrays
 
-MAX_BYTES = 2**30  # of one array; an episode is far smaller
 REQUIRED = ("observations", "actions", "rewards", "terminated")
 SCHEMA = f"npz files with the arrays {', '.join(REQUIRED)} and, if wanted, final_observation"
 
