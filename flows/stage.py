@@ -139,6 +139,13 @@ class Stage:
         critic, dataset = self.check(self.flow.critic), self.load_dataset()
         return share_actor(self.config, dataset, critic, self.tracker, self.checkpoints, self._get_sharing("actor"))
 
+    def tune_online(self) -> Path:
+        """Tune the offline agent with interaction; return its file."""
+        from vdt.training.online import tune_online
+
+        agent, buffer = self.check(self.flow.offline_agent), self.check(self.flow.buffer)
+        return tune_online(self.config, agent, buffer, self.load_dataset(), self.tracker, self.checkpoints)
+
     def _get_sharing(self, part: str) -> Sharing | None:
         """Return the place where cells with the same training find each other; none if this cell trains alone."""
         from vdt.experiments.sharing import Sharing

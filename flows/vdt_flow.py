@@ -108,10 +108,7 @@ class VDTFlow(FlowSpec):
         self.agents = {"offline": self.offline_agent}
         if self.cell.get("tunes_online", True):
             with open_stage(self) as stage:
-                from vdt.training.online import tune_online
-
-                agent, buffer = stage.check(self.offline_agent), stage.check(self.buffer)
-                path = tune_online(stage.config, agent, buffer, stage.tracker, stage.checkpoints)
+                path = stage.tune_online()
                 best = stage.checkpoints.find_best()
                 self.agents = {**self.agents, "online": stage.describe(path)}
                 if best not in (None, path):

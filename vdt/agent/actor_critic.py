@@ -16,7 +16,7 @@ from vdt.config.layers import config_from_yaml
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
 from vdt.data.batches import ContextBatch
-from vdt.data.normalization import Normalizer
+from vdt.data.normalization import RETURN_SCALE_UNITS, Normalizer, RewardStatistics
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
 from vdt.data.trajectory import Trajectory
 from vdt.policy.decision_transformer import PolicyOutput
@@ -77,6 +77,7 @@ class ActorCritic:
         reward_scale: factor on the critic's rewards, frozen.
         weighting: advantages -> weights of the policy loss.
         gradient_steps: policy updates taken.
+        reward_statistics: units of the policy's reward head, frozen.
         target_policy: follows the policy slowly; only where the critic values it (`critic.bootstrap` policy).
         compiled_policy: the policy's pass while it trains, if that is compiled (`runtime.compile`).
     """
@@ -88,6 +89,7 @@ class ActorCritic:
     reward_scale: float
     weighting: AdvantageWeighting
     gradient_steps: int = 0
+    reward_statistics: RewardStatistics = RETURN_SCALE_UNITS
     target_policy: nn.Module | None = None
     compiled_policy: Callable[..., Any] | None = None
 
@@ -148,6 +150,7 @@ class ActorCritic:
             "reward_scale": self.reward_scale,
             "weighting": vars(self.weighting).copy(),
             "gradient_steps": self.gradient_steps,
+            "reward_statistics": vars(self.reward_statistics).copy(),
             **({"target_policy": self.target_policy.state_dict()} if self.target_policy is not None else {}),
         }
 
@@ -156,6 +159,7 @@ class ActorCritic:
         self.policy.load_state_dict(state["policy"])
         self.weighting = AdvantageWeighting(**state["weighting"])
         self.gradient_steps = state["gradient_steps"]
+        self.reward_statistics = _read_reward_statistics(state)
         if self.target_policy is not None:
             self.critic.load_state_dict(state["critic"])
             self.target_policy.load_state_dict(state["target_policy"])
@@ -169,8 +173,19 @@ class ActorCritic:
         critic.load_state_dict(state["critic"])
         normalizer = Normalizer(**state["normalizer"]).to(device)
         weighting = AdvantageWeighting(**state["weighting"])
-        numbers = (normalizer, state["reward_scale"], weighting, state["gradient_steps"])
+        numbers = (
+            normalizer,
+            state["reward_scale"],
+            weighting,
+            state["gradient_steps"],
+            _read_reward_statistics(state),
+        )
         actor_critic = cls(config, policy, critic, *numbers)
         if "target_policy" in state:
             actor_critic.add_target_policy(state["target_policy"])
         return actor_critic
+
+
+def _read_reward_statistics(state: dict[str, Any]) -> RewardStatistics:
+    """Return the units of the reward head; checkpoints of release 0.2.0 have none, and mean the return scale's."""
+    return RewardStatistics(**state.get("reward_statistics", {}))

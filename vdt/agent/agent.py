@@ -82,7 +82,7 @@ class Agent:
 
             scratch = make_environment(task)
             return SimulatorModel(scratch, self.actor_critic.normalizer, task.return_scale)
-        return LearnedModel()
+        return LearnedModel(self.actor_critic.reward_statistics)
 
     def start(self, environments: Sequence[Environment]) -> None:
         """Begin new episodes, one per environment."""

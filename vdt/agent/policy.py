@@ -277,5 +277,7 @@ def _check_numbers(state: State, config: Config) -> None:
             )
     if not bool((state["normalizer"]["std"] > 0).all()):
         raise ValueError("normalizer.std must be positive")
+    if state.get("reward_statistics", {}).get("std", 1.0) <= 0:
+        raise ValueError("reward_statistics.std must be positive")
     if not config.task.candidate_returns:
         raise ValueError("task.candidate_returns is empty")

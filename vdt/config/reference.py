@@ -14,7 +14,7 @@ from vdt.config.schema import KEYS
 
 LINE = re.compile(r"(?P<indent> *)(?P<name>\w+):[^#]*(?:# (?P<comment>.*))?")
 RANGE = re.compile(r" \[(?P<low>[0-9.e-]+), (?P<high>[0-9.e]+\]|inf\))$")  # at the end: `[0, 1]`, `[1, inf)`
-SOURCE = re.compile(r"; (?P<source>(?:paper|code|IQL|DT|ODT|CQL|TD3|ours)\b.*)$")
+SOURCE = re.compile(r"; (?P<source>(?:paper|code|IQL|DT|ODT|CQL|TD3|RLPD|ours)\b.*)$")
 
 HEAD = """# Configuration reference
 

@@ -178,6 +178,7 @@ class OnlineConfig:
     actor_steps_per_iteration: Whole = Field(ge=0)
     actor_learning_rate: Number = Field(ge=0.0)
     exploration_noise: Number = Field(ge=0.0)
+    offline_share: Number = Field(default=0.0, ge=0.0, le=1.0)  # new since release 0.2
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

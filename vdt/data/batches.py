@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -76,3 +78,12 @@ class SequenceBatch:
     mask: Tensor
     next_observations: Tensor
     next_observation_mask: Tensor
+
+
+Batch = TypeVar("Batch", TransitionBatch, ContextBatch)
+
+
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """Concatenate batches of one kind and of one shape but for B, in this order."""
+    first = batches[0]
+    return type(first)(**{f.name: torch.cat([getattr(batch, f.name) for batch in batches]) for f in fields(first)})

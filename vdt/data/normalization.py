@@ -1,4 +1,4 @@
-"""Normalisation of raw observations, defined here alone."""
+"""Units of the networks: normalised observations and standardised rewards, defined here alone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from vdt.data.trajectory import TrajectoryDataset
 
 MIN_STD = 1e-6  # a constant dimension is only centred
+MIN_REWARD_STD = 1e-6  # share of the largest reward: below it rewards are constant but for rounding
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,36 @@ class Normalizer:
     def state_dict(self) -> dict[str, Tensor]:
         """Return the numbers to store in a checkpoint."""
         return {"mean": self.mean, "std": self.std}
+
+
+@dataclass(frozen=True)
+class RewardStatistics:
+    """Units of the policy's reward head, which predicts (r - mean) / std; frozen after the offline phase.
+
+    In units of the return scale rewards may be as small as 0.003 +- 0.001, which no head predicts better than a constant.
+
+    Attributes:
+        mean: of the data's rewards, divided by the return scale.
+        std: likewise; 1 where the rewards are constant.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    @classmethod
+    def fit(cls, dataset: TrajectoryDataset, return_scale: float) -> RewardStatistics:
+        """Compute mean and standard deviation over all steps."""
+        rewards = np.delete(dataset.rewards, dataset.offsets[1:] - 1).astype(np.float64) / return_scale
+        std = float(rewards.std())
+        return cls(float(rewards.mean()), std if std > MIN_REWARD_STD * float(np.abs(rewards).max()) else 1.0)
+
+    def standardize(self, rewards: Tensor) -> Tensor:
+        """Map rewards divided by the return scale to the head's units, of any shape."""
+        return (rewards - self.mean) / self.std
+
+    def restore(self, standardized: Tensor) -> Tensor:
+        """Map the head's predictions to rewards divided by the return scale (M6)."""
+        return standardized * self.std + self.mean
+
+
+RETURN_SCALE_UNITS = RewardStatistics()  # the return scale's own, as of release 0.2.0

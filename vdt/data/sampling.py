@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vdt.data.batches import ContextBatch, SequenceBatch, TransitionBatch
+from vdt.data.batches import ContextBatch, SequenceBatch, TransitionBatch, concatenate
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 
 
@@ -51,6 +51,15 @@ class Sampler:
         """Draw independent n-step transitions for the critic (M2)."""
         return self.gather_transitions(self.sample_rows(batch_size, with_target=True))
 
+    def sample_transitions_in_context(
+        self, batch_size: int, context_length: int, *, present: bool
+    ) -> tuple[TransitionBatch, ContextBatch, ContextBatch | None]:
+        """Draw transitions, the contexts of a policy after them, and, if `present`, those at their beginning."""
+        buffer, rows = self.buffer, self.sample_rows(batch_size, with_target=True)
+        after = gather_contexts(buffer, find_bootstrap_rows(buffer, rows), context_length)
+        before = gather_contexts(buffer, rows, context_length) if present else None
+        return self.gather_transitions(rows), after, before
+
     def sample_steps(self, count: int) -> tuple[Tensor, Tensor]:
         """Draw observations (count, S) and actions (count, A) among all steps that the policy learns from."""
         column, taken = self.buffer.column, self.buffer.matrix[self.sample_rows(count)]
@@ -94,6 +103,41 @@ class Sampler:
         )
 
 
+class MixedSampler:
+    """Sampler of the critic's batches from two buffers, with a fixed share of each (RLPD's symmetric sampling)."""
+
+    def __init__(self, own: Sampler, offline: Sampler, offline_share: float) -> None:
+        """Draw a share of `offline_share` from `offline`, the rest from `own`; both draw from one generator."""
+        self.own, self.offline, self.offline_share = own, offline, offline_share
+        self.generator = own.generator
+
+    def split(self, count: int) -> list[tuple[Sampler, int]]:
+        """Divide `count` draws: own ones first, then the offline ones, `offline_share` of all to the nearest whole number."""
+        offline = round(self.offline_share * count)
+        return [(self.own, count - offline), (self.offline, offline)]
+
+    def sample_transitions(self, batch_size: int) -> TransitionBatch:
+        """Draw as `Sampler.sample_transitions`."""
+        return concatenate([sampler.sample_transitions(count) for sampler, count in self.split(batch_size)])
+
+    def sample_transitions_in_context(
+        self, batch_size: int, context_length: int, *, present: bool
+    ) -> tuple[TransitionBatch, ContextBatch, ContextBatch | None]:
+        """Draw as `Sampler.sample_transitions_in_context`."""
+        parts = [s.sample_transitions_in_context(n, context_length, present=present) for s, n in self.split(batch_size)]
+        befores = [before for _, _, before in parts if before is not None]
+        before = concatenate(befores) if befores else None
+        return concatenate([batch for batch, _, _ in parts]), concatenate([after for _, after, _ in parts]), before
+
+    def sample_steps(self, count: int) -> tuple[Tensor, Tensor]:
+        """Draw as `Sampler.sample_steps`."""
+        parts = [sampler.sample_steps(share) for sampler, share in self.split(count)]
+        return torch.cat([observations for observations, _ in parts]), torch.cat([actions for _, actions in parts])
+
+
+CriticSampler = Sampler | MixedSampler
+
+
 def find_bootstrap_rows(buffer: TrajectoryReplayBuffer, rows: Tensor) -> Tensor:
     """Find the row of the observation after the n-step rewards that start at `rows` (B,) of the buffer's matrix (M2)."""
     return rows + buffer.matrix[rows, buffer.column.bootstrap_steps].long()
@@ -102,7 +146,8 @@ def find_bootstrap_rows(buffer: TrajectoryReplayBuffer, rows: Tensor) -> Tensor:
 def gather_contexts(buffer: TrajectoryReplayBuffer, rows: Tensor, context_length: int) -> ContextBatch:
     """Gather the last `context_length` steps up to each of `rows` (B,), which may be an episode's final observation.
 
-    A final observation has no return-to-go of its own: nothing was recorded after it, so it is 0.
+    Nothing was recorded after a final observation. Its return-to-go is 0 after a real end, and the last step's after a
+    time limit, where the task goes on.
     """
     column = buffer.column
     starts, _ = buffer.index()
@@ -110,10 +155,12 @@ def gather_contexts(buffer: TrajectoryReplayBuffer, rows: Tensor, context_length
     present = timesteps.clamp(max=context_length - 1)
     positions = torch.arange(context_length, device=rows.device)
     window = buffer.matrix[(rows - present)[:, None] + torch.minimum(positions, present[:, None])]
+    cut = (buffer.matrix[rows, column.steps_left] == 0) & (buffer.matrix[rows - 1, column.bootstrap_discount] > 0)
+    returns, last = window[..., column.return_to_go], buffer.matrix[rows - 1, column.return_to_go]
     return ContextBatch(
         observations=window[..., column.observation],
         actions=window[..., column.action],
-        returns_to_go=window[..., column.return_to_go],
+        returns_to_go=torch.where(cut[:, None] & (positions == present[:, None]), last[:, None], returns),
         timesteps=(timesteps - present)[:, None] + positions,
         present=present,
     )

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vdt.data.normalization import Normalizer
+from vdt.data.normalization import RETURN_SCALE_UNITS, Normalizer, RewardStatistics
 from vdt.planning.imagination import Imagination
 
 
@@ -29,13 +29,17 @@ class EnvModel(Protocol):
 class LearnedModel:
     """Model from the policy's own next-observation and reward heads."""
 
+    def __init__(self, reward_statistics: RewardStatistics = RETURN_SCALE_UNITS) -> None:
+        """Read the reward head in units of `reward_statistics`."""
+        self.reward_statistics = reward_statistics
+
     def begin(self, environments: Sequence[Any], candidates: int) -> None:
         """Do nothing: no state to prepare."""
 
     def predict(self, imagination: Imagination) -> tuple[Tensor, Tensor, Tensor]:
         """Predict by the policy's heads, which predict no ends."""
         observations, rewards = imagination.step()
-        return observations, rewards, torch.ones_like(rewards)
+        return observations, self.reward_statistics.restore(rewards), torch.ones_like(rewards)
 
 
 class SimulatorModel:

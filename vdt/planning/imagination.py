@@ -28,7 +28,7 @@ class Imagination(Protocol):
     actions: Tensor
 
     def step(self) -> tuple[Tensor, Tensor]:
-        """Take the proposed actions; return next observations (C, S), and rewards (C,) by the return scale."""
+        """Take the proposed actions; return next observations (C, S), and rewards (C,) in the reward head's units."""
 
     def advance(self, observations: Tensor, rewards: Tensor) -> None:
         """Begin the next step with its observation and reward; the return-to-go shrinks by the reward (M6)."""

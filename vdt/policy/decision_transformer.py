@@ -20,7 +20,7 @@ class PolicyOutput:
     Attributes:
         actions: (B, K, A) in [-1, 1], from all tokens up to and including that step's observation.
         next_observations: (B, K, S) normalised, from all tokens up to that step's action; None if not predicted.
-        rewards: (B, K) divided by the return scale, likewise.
+        rewards: (B, K) standardised (vdt/data/normalization.py), likewise.
         distribution: of the action, centred on `actions`; None if the policy is deterministic.
     """
 

@@ -65,7 +65,12 @@ def compute_effective_sample_fraction(weights: Tensor) -> float:
 
 
 def calibrate_advantage_weighting(
-    advantages: Tensor, inverse_temperature: float, max_weight: float, min_effective_sample_fraction: float
+    advantages: Tensor,
+    inverse_temperature: float,
+    max_weight: float,
+    min_effective_sample_fraction: float,
+    *,
+    reference: Tensor | None = None,
 ) -> AdvantageWeighting:
     """Fit the weighting to the spread of the advantages, so that its settings mean the same on every task (M3, ours).
 
@@ -77,10 +82,11 @@ def calibrate_advantage_weighting(
         inverse_temperature: eta, per standard deviation; 0 for uniform weights.
         max_weight: w_max.
         min_effective_sample_fraction: in [0, 1].
+        reference: advantages whose standard deviation is the unit, (M,); none for `advantages` themselves.
     """
     if inverse_temperature == 0:
         return AdvantageWeighting(0.0, max_weight, 1.0)
-    highest = inverse_temperature / max(float(advantages.std()), 1e-8)
+    highest = inverse_temperature / max(float((advantages if reference is None else reference).std()), 1e-8)
 
     def fraction(eta: float) -> float:
         return compute_effective_sample_fraction(compute_advantage_weights(advantages, eta, max_weight))
@@ -171,5 +177,5 @@ def compute_next_observation_loss(predicted: Tensor, target: Tensor, mask: Tenso
 
 
 def compute_reward_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Compute the squared error of rewards in units of the return scale, mean over real steps: all (B, K)."""
+    """Compute the squared error of standardised rewards, mean over real steps: all (B, K); a constant's is about 1."""
     return masked_mean((predicted - target).square(), mask)

@@ -12,7 +12,7 @@ from torch import Tensor
 from vdt.agent.actor_critic import ActorCritic
 from vdt.critic.critic import CriticUpdate
 from vdt.critic.losses import Proposals
-from vdt.data.sampling import Sampler, find_bootstrap_rows, gather_contexts
+from vdt.data.sampling import CriticSampler
 from vdt.policy.gaussian import SquashedGaussian
 from vdt.training.update import Metrics
 
@@ -56,21 +56,19 @@ def make_proposals(
     return Proposals(torch.cat([a for a, _ in drawn]), torch.cat([d for _, d in drawn]))
 
 
-def update_policy_critic(actor_critic: ActorCritic, critic_update: CriticUpdate, sampler: Sampler) -> Metrics:
+def update_policy_critic(actor_critic: ActorCritic, critic_update: CriticUpdate, sampler: CriticSampler) -> Metrics:
     """Take one step on M2 with the target policy's value as the bootstrap, and CQL's term; then move all targets."""
-    config, buffer, generator = actor_critic.config.critic, sampler.buffer, sampler.generator
-    rows = sampler.sample_rows(config.batch_size, with_target=True)
-    batch = sampler.gather_transitions(rows)
-    after = gather_contexts(buffer, find_bootstrap_rows(buffer, rows), actor_critic.acting_context)
-    proposals = None
+    config, generator, proposals = actor_critic.config.critic, sampler.generator, None
+    conservative, context = config.conservative_coefficient > 0, actor_critic.acting_context
+    batch, after, before = sampler.sample_transitions_in_context(config.batch_size, context, present=conservative)
     with torch.no_grad():
         actions, gaussian = actor_critic.ask_target_policy(after)
         if gaussian is not None:
             actions, _ = gaussian.sample(generator)
         elif config.target_action_noise > 0:
             actions = blur_actions(actions, config.target_action_noise, generator)
-        if config.conservative_coefficient > 0:
-            _, present = actor_critic.ask_target_policy(gather_contexts(buffer, rows, actor_critic.acting_context))
+        if before is not None:
+            _, present = actor_critic.ask_target_policy(before)
             assert gaussian is not None and present is not None
             proposals = make_proposals((present, gaussian), batch.actions, config.conservative_samples, generator)
     losses = actor_critic.critic.compute_policy_value_losses(batch, actions, proposals)
@@ -79,7 +77,7 @@ def update_policy_critic(actor_critic: ActorCritic, critic_update: CriticUpdate,
     return {name: value.detach() for name, value in vars(losses).items()}
 
 
-def take_critic_step(actor_critic: ActorCritic, critic_update: CriticUpdate, sampler: Sampler) -> Metrics:
+def take_critic_step(actor_critic: ActorCritic, critic_update: CriticUpdate, sampler: CriticSampler) -> Metrics:
     """Take one critic step of the kind that `critic.bootstrap` names."""
     if actor_critic.target_policy is not None:
         return update_policy_critic(actor_critic, critic_update, sampler)

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vdt.acceleration.convert import make_critic_update
 from vdt.acceleration.threads import ThreadTuner, make_thread_tuner
@@ -14,10 +15,10 @@ from vdt.checkpoint.random_state import get_random_state, seed_streams, set_rand
 from vdt.checkpoint.store import CheckpointStore, State, load_state
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
-from vdt.data.normalization import Normalizer
+from vdt.data.normalization import Normalizer, RewardStatistics
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.reward_scale import compute_reward_scale
-from vdt.data.sampling import Sampler
+from vdt.data.sampling import CriticSampler, MixedSampler, Sampler
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.policy.losses import AdvantageWeighting, calibrate_advantage_weighting
 from vdt.system.machine import choose_device
@@ -121,16 +122,35 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
     )
 
 
-def calibrate_weighting(config: Config, critic: Critic, sampler: Sampler) -> AdvantageWeighting:
-    """Fit the advantage weights to the spread of the advantages in the sampler's buffer (M3), unless they are fixed."""
+def sample_advantages(critic: Critic, sampler: CriticSampler) -> Tensor:
+    """Compute the advantages of `CALIBRATION_STEPS` drawn steps."""
+    chunks = range(0, CALIBRATION_STEPS, CALIBRATION_CHUNK)
+    return torch.cat([critic.compute_advantages(*sampler.sample_steps(CALIBRATION_CHUNK)) for _ in chunks])
+
+
+def calibrate_weighting(
+    config: Config, critic: Critic, sampler: Sampler, mixed: MixedSampler | None = None
+) -> AdvantageWeighting:
+    """Fit the advantage weights to the spread of the advantages (M3), unless they are fixed.
+
+    Floor and mean are those of the buffer that the policy is trained on. So is the unit, the advantages' standard
+    deviation, unless the critic is trained on more.
+
+    Args:
+        config: of the actor.
+        critic: gives the advantages.
+        sampler: of the policy's buffer.
+        mixed: of the critic's batches, if these are not from that buffer alone; then they give the unit.
+    """
     actor = config.actor
     if actor.inverse_temperature == 0 or actor.advantage_unit == "reward":
         return AdvantageWeighting(actor.inverse_temperature, actor.max_advantage_weight, 1.0)
-    chunks = []
-    for _ in range(0, CALIBRATION_STEPS, CALIBRATION_CHUNK):
-        chunks.append(critic.compute_advantages(*sampler.sample_steps(CALIBRATION_CHUNK)))
     return calibrate_advantage_weighting(
-        torch.cat(chunks), actor.inverse_temperature, actor.max_advantage_weight, actor.min_effective_sample_fraction
+        sample_advantages(critic, sampler),
+        actor.inverse_temperature,
+        actor.max_advantage_weight,
+        actor.min_effective_sample_fraction,
+        reference=None if mixed is None else sample_advantages(critic, mixed),
     )
 
 
@@ -199,6 +219,7 @@ def train_actor(
     policy = make_policy(config, device)
     weighting = calibrate_weighting(config, critic, sampler)
     actor_critic = ActorCritic(config, policy, critic, normalizer, source["reward_scale"], weighting)
+    actor_critic.reward_statistics = RewardStatistics.fit(dataset, config.task.return_scale)
     if config.critic.bootstrap == "policy":
         actor_critic.add_target_policy()
     trainer = ActorTrainer(config, actor_critic, sampler)

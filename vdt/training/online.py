@@ -16,8 +16,7 @@ from vdt.agent.agent import Agent, PlannerSettings
 from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
 from vdt.checkpoint.store import CheckpointStore, State, load_state
 from vdt.config.schema import Config
-from vdt.data.replay_buffer import TrajectoryReplayBuffer
-from vdt.data.sampling import Sampler
+from vdt.data.sampling import MixedSampler, Sampler
 from vdt.data.storage import load_snapshot
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import Environment, make_environment
@@ -28,7 +27,7 @@ from vdt.system.progress import Progress
 from vdt.tracking import Tracker
 from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import read_metrics, save_checkpoint
-from vdt.training.offline import calibrate_weighting, make_sampler
+from vdt.training.offline import calibrate_weighting, make_offline_buffer, make_sampler
 from vdt.training.score_curve import ScoreCurve
 from vdt.training.update import Metrics, PolicyUpdate
 
@@ -41,10 +40,11 @@ class OnlineTuner:
     """Tuner of the online phase and its two halves: collect and update."""
 
     def __init__(
-        self, config: Config, actor_critic: ActorCritic, buffer: TrajectoryReplayBuffer, sampler: Sampler
+        self, config: Config, actor_critic: ActorCritic, sampler: Sampler, mixed: MixedSampler | None = None
     ) -> None:
-        """Tune `actor_critic` with the trajectories of `buffer`."""
-        self.config, self.actor_critic, self.buffer, self.sampler = config, actor_critic, buffer, sampler
+        """Tune `actor_critic` with the trajectories of the sampler's buffer; `mixed` draws the critic's batches instead."""
+        self.config, self.actor_critic, self.sampler, self.mixed = config, actor_critic, sampler, mixed
+        self.buffer = sampler.buffer
         online = config.online
         actor_critic.critic.unfreeze()
         self.critic_update = make_critic_update(actor_critic.critic, config.critic.learning_rate, config.runtime)
@@ -104,7 +104,7 @@ class OnlineTuner:
         )
         for _ in range(before):
             metrics.update(self.critic_threads.run(self.take_critic_step))
-        self.actor_critic.weighting = calibrate_weighting(config, self.actor_critic.critic, self.sampler)
+        self.actor_critic.weighting = calibrate_weighting(config, self.actor_critic.critic, self.sampler, self.mixed)
         for count in between:
             for _ in range(count):
                 metrics.update(self.critic_threads.run(self.take_critic_step))
@@ -114,7 +114,7 @@ class OnlineTuner:
 
     def take_critic_step(self) -> Metrics:
         """Take one step of the critic."""
-        return take_critic_step(self.actor_critic, self.critic_update, self.sampler)
+        return take_critic_step(self.actor_critic, self.critic_update, self.mixed or self.sampler)
 
     def take_policy_step(self) -> Metrics:
         """Take one step of the policy."""
@@ -169,7 +169,25 @@ class OnlineTuner:
         set_random_state(state["random"], self.sampler.generator)
 
 
-def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State | None) -> OnlineTuner:
+def make_mixed_sampler(
+    config: Config, actor_critic: ActorCritic, sampler: Sampler, dataset: TrajectoryDataset
+) -> MixedSampler | None:
+    """Make the sampler of the critic's batches; none where they all come from `sampler`, or there are no critic steps.
+
+    The buffer's best episodes hold no failures, and a critic that goes on without any forgets them. So a share of each
+    batch is drawn from all that the policy was trained on offline (RLPD, Ball et al., 2023).
+    """
+    online = config.online
+    if online.offline_share == 0 or online.critic_steps_per_iteration == 0:
+        return None
+    buffer = make_offline_buffer(config, dataset, actor_critic.normalizer, actor_critic.reward_scale)
+    offline = Sampler(buffer, config.data.trajectory_weighting, sampler.generator)
+    return MixedSampler(sampler, offline, online.offline_share)
+
+
+def make_tuner(
+    config: Config, agent_path: Path, buffer_path: Path, dataset: TrajectoryDataset, state: State | None
+) -> OnlineTuner:
     """Make a tuner at the start of the online phase, or at `state`."""
     device = choose_device(config.runtime.device)
     seed_streams(config.seed + 2)
@@ -180,7 +198,7 @@ def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State
         held = TrajectoryDataset(**{name: tensor.numpy() for name, tensor in state["buffer"].items()})
     buffer = actor_critic.make_buffer(held, capacity=config.online.buffer_trajectories)
     sampler = make_sampler(config, buffer, 3)
-    tuner = OnlineTuner(config, actor_critic, buffer, sampler)
+    tuner = OnlineTuner(config, actor_critic, sampler, make_mixed_sampler(config, actor_critic, sampler, dataset))
     if state is not None:
         tuner.load_optimizers_and_counters(state)
     tuner.tune_threads(device)
@@ -188,7 +206,12 @@ def make_tuner(config: Config, agent_path: Path, buffer_path: Path, state: State
 
 
 def tune_online(
-    config: Config, agent_path: Path, buffer_path: Path, tracker: Tracker, checkpoints: CheckpointStore
+    config: Config,
+    agent_path: Path,
+    buffer_path: Path,
+    dataset: TrajectoryDataset,
+    tracker: Tracker,
+    checkpoints: CheckpointStore,
 ) -> Path:
     """Improve policy and critic with real interaction until the budget of environment steps is used.
 
@@ -196,6 +219,7 @@ def tune_online(
         config: resolved configuration; `online.environment_steps` 0 leaves the policy as it is.
         agent_path: final checkpoint of `train_actor`.
         buffer_path: file of `seed_buffer`.
+        dataset: the offline data, of which a share of the critic's batches is drawn (`online.offline_share`).
         tracker: takes `online/…` on the environment-step axis.
         checkpoints: of this step.
 
@@ -203,7 +227,7 @@ def tune_online(
         The final checkpoint; its "actor_critic" is the tuned agent.
     """
     state = checkpoints.load_latest()
-    tuner = make_tuner(config, agent_path, buffer_path, state)
+    tuner = make_tuner(config, agent_path, buffer_path, dataset, state)
     budget, task = config.online.environment_steps, config.task
     start, began = tuner.environment_steps, time.monotonic()
     progress = Progress("online", start, budget, "environment step")

@@ -113,7 +113,8 @@ def compute_policy_losses(
         )
         total = total + config.next_observation_coefficient * next_observation
     if config.reward_coefficient > 0:
-        reward = compute_reward_loss(output.rewards, batch.rewards, batch.mask)
+        rewards = actor_critic.reward_statistics.standardize(batch.rewards)
+        reward = compute_reward_loss(output.rewards, rewards, batch.mask)
         total = total + config.reward_coefficient * reward
     return dataclasses.replace(losses, total=total, next_observation=next_observation, reward=reward), weights
 

@@ -279,7 +279,7 @@ def test_final_checkpoints_of_training_are_policies(tmp_path: Path) -> None:
     critic = pretrain_critic(config, dataset, NullTracker(), make_store(tmp_path / "critic"))
     offline = train_actor(config, dataset, critic, NullTracker(), make_store(tmp_path / "actor"))
     seeded = seed_buffer(config, dataset, tmp_path / "buffer.hdf5")
-    online = tune_online(config, offline, seeded, NullTracker(), make_store(tmp_path / "online"))
+    online = tune_online(config, offline, seeded, dataset, NullTracker(), make_store(tmp_path / "online"))
     for path in (offline, online):
         policy = vdt.load_policy(path)
         assert policy.metadata["gradient_steps"] >= 30 and "torch" in policy.metadata["versions"]

@@ -32,9 +32,13 @@ def test_histories_are_the_last_steps_of_the_same_episode(context: int) -> None:
     torch.testing.assert_close(histories.at_present(histories.observations), buffer.matrix[: len(ALL), :2])
 
 
-def test_final_observations_have_nothing_to_go() -> None:
-    histories = gather_contexts(make_buffer(DATASET), torch.tensor([5, 7]), 4)
-    assert histories.at_present(histories.returns_to_go).tolist() == [0.0, 0.0]
+def test_after_a_real_end_nothing_is_to_go_and_after_a_time_limit_what_was() -> None:
+    histories = gather_contexts(make_buffer(DATASET), torch.tensor([5, 7]), 4)  # cut, and really ended
+    last = float(DATASET[0].rewards[-1])
+    assert histories.at_present(histories.returns_to_go).tolist() == [pytest.approx(last), 0.0]
+    assert histories.returns_to_go[0, :3].tolist() == pytest.approx(
+        [float(DATASET[0].rewards[t:].sum()) for t in (2, 3, 4)], abs=1e-5
+    )
 
 
 def test_histories_after_eviction() -> None:

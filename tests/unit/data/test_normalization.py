@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from support.builders import make_dataset
-from vdt.data.normalization import Normalizer
+from vdt.data.normalization import RETURN_SCALE_UNITS, Normalizer, RewardStatistics
 from vdt.data.reward_scale import compute_reward_scale, describe_reward_scale
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 
@@ -46,6 +46,31 @@ def test_state_rebuilds_the_normaliser() -> None:
     normalizer = Normalizer.fit(make_dataset())
     again = Normalizer(**normalizer.state_dict()).to(torch.device("cpu"))
     assert torch.equal(again.mean, normalizer.mean) and torch.equal(again.std, normalizer.std)
+
+
+def make_rewarded(*episodes: list[float]) -> TrajectoryDataset:
+    return TrajectoryDataset.from_trajectories(
+        Trajectory(np.zeros((len(r) + 1, 1), np.float32), np.zeros((len(r), 1), np.float32), np.float32(r), False)
+        for r in episodes
+    )
+
+
+def test_reward_statistics_golden() -> None:
+    # over the scale of 10: 0.1, 0.3 and 0.2, so mean 0.2 and variance (0.01 + 0.01) / 3; final observations have no reward
+    statistics = RewardStatistics.fit(make_rewarded([1.0, 3.0], [2.0]), 10.0)
+    assert (statistics.mean, statistics.std) == (pytest.approx(0.2), pytest.approx((0.02 / 3) ** 0.5))
+    rewards = torch.tensor([[0.1, 0.3], [0.2, 5.0]])
+    seen = statistics.standardize(rewards)
+    torch.testing.assert_close(seen[0], torch.tensor([-(1.5**0.5), 1.5**0.5]))
+    torch.testing.assert_close(statistics.restore(seen), rewards)
+
+
+def test_constant_rewards_are_only_centred() -> None:
+    statistics = RewardStatistics.fit(make_rewarded([0.1] * 5, [0.1] * 3), 1.0)
+    assert statistics.std == 1.0 and statistics.mean == pytest.approx(0.1)
+    assert RewardStatistics.fit(make_rewarded([0.0, 0.0]), 1.0) == RETURN_SCALE_UNITS
+    one_bit_apart = [1000.0, float(np.nextafter(np.float32(1000), np.float32(2000)))]
+    assert RewardStatistics.fit(make_rewarded(one_bit_apart), 1.0).std == 1.0
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from reference.targets import n_step_target_loop
 from support.builders import SETTINGS, make_buffer, make_dataset, make_tiny_sampler, make_trajectory
 from vdt.data.normalization import Normalizer
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
+from vdt.data.sampling import MixedSampler, Sampler
+from vdt.data.trajectory import Trajectory
 
 LENGTHS = (5, 1, 7, 3, 6, 2)
 
@@ -124,3 +126,31 @@ def test_an_empty_buffer_cannot_be_sampled() -> None:
     buffer = TrajectoryReplayBuffer(Normalizer(torch.zeros(2), torch.ones(2)), SETTINGS, action_size=1)
     with pytest.raises(ValueError, match="empty buffer"):
         make_tiny_sampler(buffer).sample_rows(1)
+
+
+# Two buffers
+
+
+def make_marked_buffer(mark: float, episodes: int) -> TrajectoryReplayBuffer:
+    """Every reward is `mark`, and sums stop after one step."""
+    trajectories = (make_trajectory(4, seed=seed) for seed in range(episodes))
+    settings = TargetSettings(0.9, 1, 1.0, 0.0, return_scale=1.0)
+    buffer = TrajectoryReplayBuffer(Normalizer(torch.zeros(2), torch.ones(2)), settings, action_size=1)
+    buffer.extend(Trajectory(t.observations, t.actions, np.full(4, mark, np.float32), False) for t in trajectories)
+    return buffer
+
+
+@pytest.mark.parametrize(("share", "batch_size", "offline"), [(0.5, 6, 3), (0.25, 8, 2), (1.0, 4, 4), (0.9, 4, 4)])
+def test_a_share_of_each_mixed_batch_is_offline(share: float, batch_size: int, offline: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    own, other = (Sampler(make_marked_buffer(mark, n), "length", generator) for mark, n in ((1.0, 3), (7.0, 5)))
+    mixed = MixedSampler(own, other, share)
+    expected = [1.0] * (batch_size - offline) + [7.0] * offline
+    assert mixed.sample_transitions(batch_size).n_step_rewards.tolist() == expected
+    batch, after, before = mixed.sample_transitions_in_context(batch_size, 3, present=True)
+    assert batch.n_step_rewards.tolist() == expected and before is not None
+    assert torch.equal(before.at_present(before.observations), batch.observations)
+    assert torch.equal(after.at_present(after.observations), batch.bootstrap_observations)
+    assert mixed.sample_transitions_in_context(batch_size, 3, present=False)[2] is None
+    assert [len(part) for part in mixed.sample_steps(batch_size)] == [batch_size] * 2
+    assert mixed.generator is generator

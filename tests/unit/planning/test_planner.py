@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from reference.planner import score_candidate_loop
 from support.builders import make_config
 from vdt.critic.critic import Critic
+from vdt.data.normalization import RewardStatistics
 from vdt.planning.env_model import LearnedModel
 from vdt.planning.imagination import Imagination, imagine
 from vdt.planning.planner import Plan, plan
@@ -113,6 +114,13 @@ def test_nothing_counts_after_an_imagined_end() -> None:
 
 
 # M6
+
+
+def test_predicted_rewards_are_decoded_before_returns_shrink_golden() -> None:
+    # the head says 2 in units of 0.5 around 0.25: a reward of 1.25, so actions are 10, 8.75, 7.5
+    model = LearnedModel(RewardStatistics(0.25, 0.5))
+    result = run(make_history([[10.0, 0.0]]), ReturnPolicy(), action_as_q, planning_horizon=3, env_model=model)
+    torch.testing.assert_close(result.scores[0, 0], torch.tensor(10.0 + 8.75 / 2 + 7.5 / 4))
 
 
 def test_imagined_returns_shrink_by_the_predicted_reward_golden() -> None:

@@ -251,12 +251,12 @@ def test_interrupted_and_resumed_tuning_is_the_undisturbed_one(
     config = make_config({f"online.{key}": value for key, value in settings.items()}, method=method)
     agent = undisturbed[method]
     buffer = seed_buffer(config, DATASET, tmp_path / "buffer.hdf5")
-    whole = load_state(tune_online(config, agent, buffer, NullTracker(), make_store(tmp_path / "whole")))
+    whole = load_state(tune_online(config, agent, buffer, DATASET, NullTracker(), make_store(tmp_path / "whole")))
     with pytest.raises(Interrupted):
-        tune_online(config, agent, buffer, InterruptingTracker(28), make_store(tmp_path / "cut", every=12))
+        tune_online(config, agent, buffer, DATASET, InterruptingTracker(28), make_store(tmp_path / "cut", every=12))
     torch.manual_seed(77)
     tracker = RecordingTracker()
-    resumed = tune_online(config, agent, buffer, tracker, make_store(tmp_path / "cut", every=12))
+    resumed = tune_online(config, agent, buffer, DATASET, tracker, make_store(tmp_path / "cut", every=12))
     assert tracker.metrics[0][0] > 12
     assert_identical(load_state(resumed), whole)
     before, after = load_state(agent)["actor_critic"], whole["actor_critic"]

@@ -17,10 +17,13 @@ from support.builders import (
     make_store,
 )
 from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.agent import Agent, PlannerSettings
 from vdt.checkpoint.store import load_state
 from vdt.config.layers import config_from_yaml
 from vdt.config.schema import Config
+from vdt.data.normalization import RETURN_SCALE_UNITS, RewardStatistics
 from vdt.data.trajectory import TrajectoryDataset
+from vdt.planning.env_model import LearnedModel
 from vdt.tracking import NullTracker
 from vdt.training.offline import make_offline_buffer, make_sampler, pretrain_critic, train_actor
 
@@ -67,6 +70,24 @@ def test_the_normaliser_has_the_floor_that_is_asked_for(tmp_path: Path) -> None:
     config = make_config({"data.min_observation_std": 50.0, "critic.gradient_steps": 1})
     source = load_state(pretrain_critic(config, DATASET, NullTracker(), make_store(tmp_path)))
     assert source["normalizer"]["std"].tolist() == [50.0] * DATASET.observation_size
+
+
+def test_the_reward_heads_units_are_the_datas_and_go_with_the_policy(actor_path: Path) -> None:
+    expected = RewardStatistics.fit(DATASET, CONFIG.task.return_scale)
+    actor_critic = ActorCritic.from_state(load_state(actor_path)["actor_critic"], torch.device("cpu"))
+    assert actor_critic.reward_statistics == expected and expected.std != 1.0
+    model = Agent(actor_critic, PlannerSettings((12.0, 6.0), 2, "learned"))._env_model
+    assert isinstance(model, LearnedModel) and model.reward_statistics == expected
+
+
+def test_checkpoints_of_0_2_0_are_read_in_its_units(actor_path: Path) -> None:
+    state = load_state(actor_path)["actor_critic"]
+    del state["reward_statistics"]
+    actor_critic = ActorCritic.from_state(state, torch.device("cpu"))
+    assert actor_critic.reward_statistics == RETURN_SCALE_UNITS
+    actor_critic.reward_statistics = RewardStatistics(1.0, 2.0)
+    actor_critic.load_progress(state)  # a training that 0.2.0 began goes on in its units
+    assert actor_critic.reward_statistics == RETURN_SCALE_UNITS
 
 
 def test_actor_training_leaves_the_critic_bit_for_bit(actor_path: Path, critic_path: Path) -> None:

@@ -21,31 +21,33 @@ from support.builders import (
 )
 from vdt.checkpoint.store import load_state
 from vdt.data.storage import load_snapshot
+from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.tracking import NullTracker
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.offline import calibrate_weighting, pretrain_critic, sample_advantages, train_actor
 from vdt.training.online import OnlineTuner, make_tuner, tune_online
 from vdt.training.seeding import seed_buffer, select_best_trajectories
 
+Inputs = tuple[Path, Path, TrajectoryDataset]
 DATASET = make_dataset((5, 1, 7, 3, 6, 2, 4, 4))
 CONFIG = make_config({"online.buffer_trajectories": 6})
 
 
 @pytest.fixture(scope="module")
-def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """An offline agent and its buffer file."""
+def paths(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """An offline agent, its buffer file, and the data of both."""
     folder = tmp_path_factory.mktemp("offline")
     critic = pretrain_critic(CONFIG, DATASET, NullTracker(), make_store(folder / "critic"))
     agent = train_actor(CONFIG, DATASET, critic, NullTracker(), make_store(folder / "actor"))
-    return agent, seed_buffer(CONFIG, DATASET, folder / "buffer.hdf5")
+    return agent, seed_buffer(CONFIG, DATASET, folder / "buffer.hdf5"), DATASET
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, paths: tuple[Path, Path]) -> dict[str, Any]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, paths: Inputs) -> dict[str, Any]:
     path = tune_online(CONFIG, *paths, NullTracker(), make_store(tmp_path_factory.mktemp("online")))
     return load_state(path)
 
 
-def make(paths: tuple[Path, Path], **settings: Any) -> OnlineTuner:
+def make(paths: Inputs, **settings: Any) -> OnlineTuner:
     config = make_config({"online.buffer_trajectories": 6, **{f"online.{k}": v for k, v in settings.items()}})
     return make_tuner(config, *paths, None)
 
@@ -65,7 +67,7 @@ def test_buffer_file_holds_what_fits(tmp_path: Path) -> None:
     np.testing.assert_allclose(held.episode_returns, sorted(DATASET.episode_returns)[-6:])
 
 
-def test_new_trajectories_push_out_the_worst_offline_ones(paths: tuple[Path, Path]) -> None:
+def test_new_trajectories_push_out_the_worst_offline_ones(paths: Inputs) -> None:
     tuner = make(paths)
     before = list(tuner.buffer.trajectories)
     new = tuner.collect()
@@ -75,7 +77,7 @@ def test_new_trajectories_push_out_the_worst_offline_ones(paths: tuple[Path, Pat
     assert min(t.episode_return for t in before[:2]) == min(t.episode_return for t in before)
 
 
-def test_stored_returns_to_go_are_those_really_received(paths: tuple[Path, Path]) -> None:
+def test_stored_returns_to_go_are_those_really_received(paths: Inputs) -> None:
     tuner = make(paths)
     *_, last = tuner.collect()  # acted for a target of 12, which this task does not pay
     start = int(tuner.buffer.index()[0][-1])
@@ -86,7 +88,7 @@ def test_stored_returns_to_go_are_those_really_received(paths: tuple[Path, Path]
 # Collecting
 
 
-def test_environment_steps_and_seeds_are_counted(paths: tuple[Path, Path]) -> None:
+def test_environment_steps_and_seeds_are_counted(paths: Inputs) -> None:
     tuner = make(paths)
     first, second = tuner.collect(), tuner.collect()
     assert tuner.environment_steps == sum(len(t) for t in [*first, *second])
@@ -111,12 +113,11 @@ def test_simulator_steps_are_paid_from_the_budget(tmp_path: Path) -> None:
     }
     config = make_config(settings)
     from support.builders import make_trajectory
-    from vdt.data.trajectory import TrajectoryDataset
 
     dataset = TrajectoryDataset.from_trajectories([make_trajectory(6, seed=s, observation_size=4) for s in range(3)])
     critic = pretrain_critic(config, dataset, NullTracker(), make_store(tmp_path / "critic"))
     agent = train_actor(config, dataset, critic, NullTracker(), make_store(tmp_path / "actor"))
-    tuner = make_tuner(config, agent, seed_buffer(config, dataset, tmp_path / "b.hdf5"), None)
+    tuner = make_tuner(config, agent, seed_buffer(config, dataset, tmp_path / "b.hdf5"), dataset, None)
     steps = sum(len(t) for t in tuner.collect())
     assert tuner.environment_steps == steps + steps * 2 * 1  # each step imagines E - 1 = 1 step for 2 candidates
 
@@ -124,7 +125,7 @@ def test_simulator_steps_are_paid_from_the_budget(tmp_path: Path) -> None:
 # Updating
 
 
-def test_update_trains_policy_and_critic_but_not_what_is_frozen(paths: tuple[Path, Path]) -> None:
+def test_update_trains_policy_and_critic_but_not_what_is_frozen(paths: Inputs) -> None:
     tuner = make(paths)
     actor_critic = tuner.actor_critic
     policy, critic = clone_state(actor_critic.policy), clone_state(actor_critic.critic)
@@ -143,7 +144,7 @@ def test_update_trains_policy_and_critic_but_not_what_is_frozen(paths: tuple[Pat
     assert {"q_loss", "value_loss", "behavior_loss", "q_term"} <= set(metrics)
 
 
-def test_policy_update_leaves_no_gradient_in_the_critic(paths: tuple[Path, Path]) -> None:
+def test_policy_update_leaves_no_gradient_in_the_critic(paths: Inputs) -> None:
     tuner = make(paths, critic_steps_per_iteration=0)
     before = clone_state(tuner.actor_critic.critic)
     tuner.update()
@@ -152,7 +153,7 @@ def test_policy_update_leaves_no_gradient_in_the_critic(paths: tuple[Path, Path]
     assert not any(p.requires_grad for p in tuner.actor_critic.critic.target_q.parameters())
 
 
-def test_weights_are_calibrated_to_the_buffer_as_it_is(paths: tuple[Path, Path]) -> None:
+def test_weights_are_calibrated_to_the_buffer_as_it_is(paths: Inputs) -> None:
     tuner = make(paths)
     before = tuner.actor_critic.weighting
     tuner.collect()
@@ -167,7 +168,7 @@ def test_weights_are_calibrated_to_the_buffer_as_it_is(paths: tuple[Path, Path])
     assert float(weights.mean()) == pytest.approx(1.0, abs=0.05)
 
 
-def test_no_budget_leaves_the_agent_as_it_is(paths: tuple[Path, Path], tmp_path: Path) -> None:
+def test_no_budget_leaves_the_agent_as_it_is(paths: Inputs, tmp_path: Path) -> None:
     config = make_config({"online.environment_steps": 0, "online.buffer_trajectories": 6})
     tuned = load_state(tune_online(config, *paths, NullTracker(), make_store(tmp_path)))
     offline = load_state(paths[0])
@@ -175,25 +176,72 @@ def test_no_budget_leaves_the_agent_as_it_is(paths: tuple[Path, Path], tmp_path:
     assert tuned["environment_steps"] == 0
 
 
+# All of the offline data
+
+
+def test_half_of_each_critic_batch_is_from_all_of_the_data(paths: Inputs) -> None:
+    """The buffer holds the six best of eight episodes, and the critic sees the two worst too."""
+    tuner = make(paths)
+    assert tuner.mixed is not None and tuner.mixed.own is tuner.sampler and len(tuner.mixed.offline.buffer) == 8
+    worst = sorted(DATASET.episode_returns)[:2]
+    held = {round(t.episode_return, 4) for t in tuner.mixed.offline.buffer.trajectories}
+    assert {round(r, 4) for r in worst} <= held
+    assert not {round(r, 4) for r in worst} & {round(t.episode_return, 4) for t in tuner.buffer.trajectories}
+    split = tuner.mixed.split(CONFIG.critic.batch_size)
+    assert [count for _, count in split] == [16, 16], "RLPD's symmetric sampling is the default"
+    assert tuner.mixed.offline.buffer.normalizer is tuner.actor_critic.normalizer
+
+
+def test_the_critic_learns_from_the_data_and_the_actor_does_not(paths: Inputs) -> None:
+    """Rewards of the offline data are raised by 1000: the critic's targets show it, the policy's returns-to-go do not."""
+    agent, buffer, _ = paths
+    shifted = TrajectoryDataset.from_trajectories(
+        Trajectory(t.observations, t.actions, t.rewards + 1000, t.terminated) for t in DATASET
+    )
+    losses = [float(make((agent, buffer, data)).take_critic_step()["q_loss"]) for data in (DATASET, shifted)]
+    assert losses[1] > 1000 * losses[0]
+    policies = []
+    for data in (DATASET, shifted):
+        tuner = make((agent, buffer, data))
+        tuner.take_policy_step()
+        policies.append(clone_state(tuner.actor_critic.policy))
+    assert_identical(policies[0], policies[1])
+
+
+def test_without_a_share_the_critic_has_the_buffer_alone(paths: Inputs) -> None:
+    assert make(paths, offline_share=0).mixed is None
+    assert make(paths, critic_steps_per_iteration=0).mixed is None, "nothing would be drawn from it"
+
+
+def test_the_unit_of_advantages_is_that_of_the_critics_batches(paths: Inputs) -> None:
+    """The buffer's advantages are alike where all episodes are good; eta would grow with that."""
+    tuner, config = make(paths), make_config({"actor.min_effective_sample_fraction": 0})
+    critic, generator = tuner.actor_critic.critic, tuner.sampler.generator
+    assert tuner.mixed is not None
+    state = generator.get_state()
+    own, mixed = sample_advantages(critic, tuner.sampler), sample_advantages(critic, tuner.mixed)
+    generator.set_state(state)
+    weighting = calibrate_weighting(config, critic, tuner.sampler, tuner.mixed)
+    assert weighting.inverse_temperature == pytest.approx(1 / float(mixed.std()))
+    assert abs(float(own.std()) / float(mixed.std()) - 1) > 0.02, "it makes a difference"
+    assert float(weighting.compute_weights(own).mean()) == pytest.approx(1.0, abs=1e-4), "the mean is the buffer's"
+
+
 # Seeds and kills
 
 
-def test_same_seed_gives_bitwise_equal_checkpoints(
-    undisturbed: dict[str, Any], paths: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_same_seed_gives_bitwise_equal_checkpoints(undisturbed: dict[str, Any], paths: Inputs, tmp_path: Path) -> None:
     torch.manual_seed(77)
     assert_identical(load_state(tune_online(CONFIG, *paths, NullTracker(), make_store(tmp_path))), undisturbed)
 
 
-def test_another_seed_acts_and_learns_differently(
-    undisturbed: dict[str, Any], paths: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_another_seed_acts_and_learns_differently(undisturbed: dict[str, Any], paths: Inputs, tmp_path: Path) -> None:
     other = load_state(tune_online(CONFIG.with_seed(1), *paths, NullTracker(), make_store(tmp_path)))
     assert not torch.equal(other["buffer"]["actions"], undisturbed["buffer"]["actions"])
 
 
 def test_interrupted_and_resumed_tuning_is_the_undisturbed_one(
-    undisturbed: dict[str, Any], paths: tuple[Path, Path], tmp_path: Path
+    undisturbed: dict[str, Any], paths: Inputs, tmp_path: Path
 ) -> None:
     every = 12  # environment steps between checkpoints
     with pytest.raises(Interrupted):
@@ -205,7 +253,7 @@ def test_interrupted_and_resumed_tuning_is_the_undisturbed_one(
     assert_identical(load_state(resumed), undisturbed)
 
 
-def test_resumed_buffer_is_the_stored_one_not_the_offline_one(paths: tuple[Path, Path], tmp_path: Path) -> None:
+def test_resumed_buffer_is_the_stored_one_not_the_offline_one(paths: Inputs, tmp_path: Path) -> None:
     tuner = make(paths)
     tuner.collect()
     torch.save(tuner.state_dict(), tmp_path / "state.pt")
@@ -216,7 +264,7 @@ def test_resumed_buffer_is_the_stored_one_not_the_offline_one(paths: tuple[Path,
     assert_identical(again.state_dict(), tuner.state_dict())
 
 
-def test_metrics_are_on_the_axis_of_environment_steps(paths: tuple[Path, Path], tmp_path: Path) -> None:
+def test_metrics_are_on_the_axis_of_environment_steps(paths: Inputs, tmp_path: Path) -> None:
     tracker = RecordingTracker()
     tune_online(CONFIG, *paths, tracker, make_store(tmp_path, every=20))
     steps = [step for step, _ in tracker.metrics]
@@ -229,7 +277,7 @@ def test_metrics_are_on_the_axis_of_environment_steps(paths: tuple[Path, Path], 
     assert names[-1] == f"online-{steps[-1]}" and len(names) >= 2
 
 
-def test_rollouts_that_were_cut_short_have_a_return_and_no_score(paths: tuple[Path, Path], tmp_path: Path) -> None:
+def test_rollouts_that_were_cut_short_have_a_return_and_no_score(paths: Inputs, tmp_path: Path) -> None:
     tracker, cut = RecordingTracker(), {"evaluation.max_episode_steps": 2}
     tune_online(make_config({"online.buffer_trajectories": 6, **cut}), *paths, tracker, make_store(tmp_path))
     assert tracker.metrics and all("online/episode_return" in numbers for _, numbers in tracker.metrics)
@@ -237,7 +285,7 @@ def test_rollouts_that_were_cut_short_have_a_return_and_no_score(paths: tuple[Pa
 
 
 def test_the_best_checkpoint_is_the_policy_that_did_it(
-    paths: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    paths: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not the one that its updates made of it, not a lucky episode, and whenever checkpoints are due."""
     monkeypatch.setattr(vdt.training.online, "BEST_OVER", 3)
@@ -262,7 +310,7 @@ def test_the_best_checkpoint_is_the_policy_that_did_it(
         assert_identical(dict(state["actor_critic"]["policy"]), policy)
 
 
-def test_few_episodes_have_no_best(paths: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_episodes_have_no_best(paths: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vdt.training.online, "BEST_OVER", 1000)
     store = make_store(tmp_path)
     tune_online(CONFIG, *paths, NullTracker(), store)
@@ -270,7 +318,7 @@ def test_few_episodes_have_no_best(paths: tuple[Path, Path], tmp_path: Path, mon
 
 
 def test_resume_before_the_update_that_followed_the_best(
-    paths: tuple[Path, Path], tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    paths: Inputs, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vdt.training.online, "BEST_OVER", 1)  # nearly every iteration is the best, and kept at once
     with pytest.raises(Interrupted):

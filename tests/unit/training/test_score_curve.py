@@ -45,7 +45,7 @@ def test_a_curve_changes_no_bit_of_what_is_trained(critic: Path, tmp_path: Path)
     for config, tracker in zip((PLAIN, CURVE), trackers, strict=True):
         folder = tmp_path / str(config.evaluation.curve_points)
         agents.append(train_actor(config, DATASET, critic, tracker, make_store(folder / "actor")))
-        tuned.append(tune_online(config, agents[0], buffer, tracker, make_store(folder / "online")))
+        tuned.append(tune_online(config, agents[0], buffer, DATASET, tracker, make_store(folder / "online")))
     assert_identical(without_settings(agents[0]), without_settings(agents[1]))
     assert_identical(without_settings(tuned[0]), without_settings(tuned[1]))
     assert list(find_scores(trackers[1], "actor/score")) == [10, 20], "two points within 30 steps"

@@ -23,6 +23,7 @@ from support.builders import (
 from vdt.agent.actor_critic import ActorCritic
 from vdt.checkpoint.store import DivergenceError, load_state
 from vdt.data.batches import SequenceBatch, TransitionBatch
+from vdt.data.normalization import RewardStatistics
 from vdt.policy.losses import AdvantageWeighting
 from vdt.training.loop import read_metrics, run_gradient_steps
 from vdt.training.update import (
@@ -86,6 +87,19 @@ def test_objective_is_the_sum_of_its_terms() -> None:
     advantages = actor_critic.critic.compute_advantages(batch.observations, batch.actions)
     loop = behavior_loss_loop(output.actions, batch.actions, advantages, batch.mask, 1.5, 3.0) / 1.2
     assert losses.behavior.item() == pytest.approx(loop, rel=1e-5)
+
+
+def test_reward_loss_is_in_standardised_units() -> None:
+    """Rewards of 0.003 +- 0.001 weigh as much as any others: errors are divided by the data's standard deviation."""
+    actor_critic, batch, _ = make_parts(UNIFORM)
+    actor_critic.reward_statistics = RewardStatistics(0.5, 0.001)
+    losses, _ = compute_policy_losses(actor_critic, batch, CONFIG.actor)
+    with torch.no_grad():
+        output = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
+    assert output.rewards is not None and losses.reward is not None
+    errors = output.rewards.double() - (batch.rewards.double() - 0.5) / 0.001
+    expected = float((errors.square() * batch.mask).sum() / batch.mask.sum())
+    assert losses.reward.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_q_term_raises_the_critics_value_of_the_policys_actions() -> None:
