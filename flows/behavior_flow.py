@@ -48,10 +48,11 @@ class BehaviorFlow(FlowSpec):
     def start(self) -> None:
         """Read and check the settings."""
         from flows.stage import clear_errors
-        from vdt.behavior.ladder import FOLDER, change_settings, check_extra, list_ladders, load_settings, open_runs
+        from vdt.behavior.ladder import FOLDER, change_settings, list_ladders, load_settings, open_runs
+        from vdt.system.extras import check_extra
 
         with clear_errors():
-            check_extra()
+            check_extra("behavior", ("stable_baselines3",), "training behaviour policies")
             changes = {"keep": self.keep, "environment_steps": self.environment_steps, "seed": self.seed}
             names = self.ladder.split(",") if self.ladder else list_ladders()
             self.settings = {name: change_settings(load_settings(name), **changes) for name in names}

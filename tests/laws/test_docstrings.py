@@ -49,7 +49,6 @@ VERBS = [
     "End",
     "Evaluate",
     "Explain",
-    "Fail",
     "Fill",
     "Find",
     "Fit",

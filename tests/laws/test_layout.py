@@ -35,6 +35,8 @@ IMPORTERS = {
     "stable_baselines3": ("behavior.train",),
     "matplotlib": ("reporting",),
     "optuna": ("experiments.search_store",),
+    "onnxruntime": ("agent.export",),
+    "imageio": ("evaluation.video",),
 }
 
 # Packages of vdt/ from the ground up: a module imports its own package and those before it, never a later one.

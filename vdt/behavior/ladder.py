@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import importlib.util
 import json
 import logging
 import re
@@ -207,13 +206,3 @@ def open_runs(settings: Mapping[str, LadderSettings], flow_run: str, command: st
         cells.append({"key": name, "number": number, "mlflow_run_id": run_id})
         logger.info(f"ladder {name}: MLflow run {run_id}")
     return cells
-
-
-def check_extra() -> None:
-    """Fail early where stable-baselines3 is not installed.
-
-    Raises:
-        ConfigError: saying how to install it.
-    """
-    if importlib.util.find_spec("stable_baselines3") is None:
-        raise ConfigError("training behaviour policies needs stable-baselines3: pip install -e '.[behavior]'")

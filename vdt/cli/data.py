@@ -29,14 +29,27 @@ Report = Annotated[
 ]
 
 
+Minari = Annotated[
+    bool, typer.Option("--minari", help="Collect the data and write it as Minari's vdt/NAME/SPLIT-v0 instead.")
+]
+
+
 @app.command("data")
 def make_data(
-    env: Env, preset: Preset = "laptop", source: Source = "auto", changes: Changes = "", report: Report = ""
+    env: Env,
+    preset: Preset = "laptop",
+    source: Source = "auto",
+    changes: Changes = "",
+    report: Report = "",
+    minari: Minari = False,
 ) -> None:
     """Make, check and version the data set of ENV.
 
     Its md5 and card are written to reports/NAME/dataset.json and dataset.md.
     """
+    if minari:
+        _export_to_minari(env, preset, source, changes, report)
+        return
     from vdt.datasets.card import format_card
     from vdt.datasets.snapshot import make_snapshot
     from vdt.system.files import write_text
@@ -51,20 +64,18 @@ def make_data(
     logger.info(f"data: {folder / 'dataset.json'}")
 
 
-@app.command("export")
-def export_data(env: Env, preset: Preset = "laptop", changes: Changes = "") -> None:
-    """Write collected data as a Minari data set.
-
-    It is collected first, unless that was done before. The data set of task NAME-SPLIT-vN is vdt/NAME/SPLIT-v0.
-    """
+def _export_to_minari(env: str, preset: str, source: str, changes: str, report: str) -> None:
+    """Write collected data as a Minari data set; it is collected first, unless that was done before."""
     from vdt.datasets.export import export_snapshot, make_dataset_id
     from vdt.datasets.minari_folder import get_root
     from vdt.datasets.snapshot import make_snapshot
 
+    if source not in ("auto", "collected") or report:
+        raise ValueError("--minari writes collected data to Minari's folder: it goes without --source and --report")
     make_dataset_id(env)  # a name that cannot be exported is refused before anything is collected
     config = _resolve(env, preset, "collected", changes)
     dataset_id = export_snapshot(config, make_snapshot(config, home()))
-    logger.info(f"export: {get_root() / dataset_id}; minari.load_dataset({dataset_id!r}) opens it")
+    logger.info(f"data: {get_root() / dataset_id}; minari.load_dataset({dataset_id!r}) opens it")
 
 
 def _resolve(env: str, preset: str, source: str, changes: str) -> Config:

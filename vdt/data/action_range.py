@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeVar
+
 from vdt.data.trajectory import FloatArray
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def scale_actions(actions: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
+Numbers = TypeVar("Numbers", FloatArray, "Tensor")
+
+
+def scale_actions(actions: Numbers, low: Numbers, high: Numbers) -> Numbers:
     """Map actions (..., A) from [-1, 1] to [`low`, `high`], each (A,)."""
-    scaled: FloatArray = low + (actions + 1.0) / 2.0 * (high - low)
+    scaled: Numbers = low + (actions + 1.0) / 2.0 * (high - low)
     return scaled

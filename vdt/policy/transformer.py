@@ -72,7 +72,7 @@ class CausalSelfAttention(nn.Module):
             key, value = cache.extend(split[1:]).unbind()
         if last_only:
             query = query[:, :, -1:]
-        is_causal = mask is None and query.shape[2] > 1
+        is_causal = mask is None and bool(query.shape[2] > 1)  # a tensor where `vdt export` traces the module
         mixed = self.attend(query, key, value, mask, is_causal=is_causal)
         out: Tensor = self.dropout(self.project_out(mixed.transpose(1, 2).flatten(2)))
         return out

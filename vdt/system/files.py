@@ -64,6 +64,37 @@ def check_folders(base: Path) -> None:
         pass
 
 
+def check_output(path: Path, *, overwrite: bool = False) -> None:
+    """Check that a file can be written, before the work for it is done. Nothing is created.
+
+    Raises:
+        FolderError: if there is a folder of that name, a file that must stay, or no place to write to.
+    """
+    if path.is_dir():
+        raise FolderError(f"{path} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise FolderError(f"{path} is there already; --overwrite replaces it")
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise FolderError(f"cannot write {path}: {folder}: {error.strerror or error}") from None
+
+
+def write_output(path: Path, content: bytes) -> Path:
+    """Write a file atomically and return its path.
+
+    Raises:
+        FolderError: naming the file and the reason; it is untouched then.
+    """
+    try:
+        with atomic_write(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise FolderError(f"cannot write {path}: {error.strerror or error}") from None
+    return path
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and those above it so that they survive a power loss."""
     if not folder.is_dir():

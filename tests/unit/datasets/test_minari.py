@@ -300,7 +300,7 @@ def test_a_data_set_appears_whole_or_not_at_all() -> None:
 def test_export_is_opened_by_minari_and_its_environment_recovers(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["export", "walker2d-medium-v2", "--preset", "smoke", "--set", "data.steps=500"]
+    words = ["data", "walker2d-medium-v2", "--minari", "--preset", "smoke", "--set", "data.steps=500"]
     assert run(words) == 0
     dataset = minari.load_dataset("vdt/walker2d/medium-v0")
     made = load_snapshot(next((home / "data").rglob("trajectories.hdf5")))
@@ -315,7 +315,10 @@ def test_export_is_opened_by_minari_and_its_environment_recovers(
     again = load_snapshot(Path(make_snapshot(resolve_config("minari:vdt/walker2d/medium-v0"), home).path))
     assert np.array_equal(again.observations, made.observations) and np.array_equal(again.actions, made.actions)
     assert open_sets(["vdt/walker2d/medium-v0"])[0].get_reference()["task.reference_return_max"] == 4592.3
-    for wrong, message in ((words, "is there already"), (["export", ENV], "only collected data of named tasks")):
+    for wrong, message in (
+        (words, "is there already"),
+        (["data", ENV, "--minari"], "only collected data of named tasks"),
+    ):
         assert run(wrong) == 2
         assert message in capsys.readouterr().err
     assert {path.name for path in get_root().iterdir()} == {"vdt"}
