@@ -33,7 +33,7 @@ from vdt.datasets.snapshot import make_snapshot
 from vdt.environments.scores import compute_normalized_score
 from vdt.evaluation.evaluate import evaluate
 from vdt.experiments.resolve import resolve_config
-from vdt.tracking import NullTracker
+from vdt.tracking import LoadableModel, NullTracker
 from vdt.training.offline import pretrain_critic, train_actor
 
 ABOVE_THE_DATA = (0, 10, 20)  # normalized points
@@ -51,7 +51,9 @@ class _Clock(NullTracker):
         self.began = read_clock()
         self.seconds: dict[Path, float] = {}
 
-    def log_checkpoint(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
+    def log_checkpoint(
+        self, name: str, path: Path, step: int, metrics: Mapping[str, float], model: LoadableModel | None = None
+    ) -> None:
         self.seconds[path] = read_clock() - self.began
 
 

@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
+import numpy as np
 import pytest
 import yaml
 from metaflow import Runner
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 
 from support.cards import find_broken_images, find_wide_tables, read_card
 from support.flow import ENV, FLOW, make_variables
@@ -110,15 +113,30 @@ def test_mlflow_has_every_final_checkpoint_with_its_file_and_metrics(run: Any, c
         experiment = client.get_run(data.mlflow_run_id).info.experiment_id
         found = client.search_logged_models([experiment], f"source_run_id = '{data.mlflow_run_id}'")
         models = {model.name: model for model in found}
-        (online,) = (name for name in models if name.startswith("online-"))  # then the steps that episodes came to
-        assert set(models) == {"critic-60", "actor-40", online}, "a model is where its file is: at the end of a phase"
+        policies = {"policy-offline", "policy-online"}
+        assert set(models) == {"critic-60", *policies}, "a model is where its file is: at the end of a phase"
         assert all(str(model.status) == "READY" for model in found)
-        assert models["actor-40"].metrics and models[online].metrics, "what was measured with it is linked"
+        assert all(models[name].metrics for name in policies), "what was measured with it is linked"
         outputs = client.get_run(data.mlflow_run_id).outputs.model_outputs
         assert {output.model_id for output in outputs} == {model.model_id for model in found}
-        final = models["actor-40"]
+        final, critic = models["policy-offline"], models["critic-60"]
         assert final.tags["sha256"] == data.offline_agent["sha256"]
-        assert [f.path for f in client.list_logged_model_artifacts(final.model_id)] == [Path(final.tags["path"]).name]
+        assert [f.path for f in client.list_logged_model_artifacts(critic.model_id)] == [Path(critic.tags["path"]).name]
+        kept = download_artifacts(artifact_uri=f"{final.artifact_location}/artifacts/policy.pt")
+        assert compute_file_digest(Path(kept), "sha256") == final.tags["sha256"]
+
+
+def test_mlflow_loads_the_policies_with_their_scores(run: Any, client: MlflowClient) -> None:
+    mlflow.set_tracking_uri(client.tracking_uri)
+    for data in get_artifacts(run, "evaluate"):
+        experiment = client.get_run(data.mlflow_run_id).info.experiment_id
+        found = client.search_logged_models([experiment], f"source_run_id = '{data.mlflow_run_id}'")
+        for model in (one for one in found if one.name.startswith("policy-")):
+            loaded = mlflow.pyfunc.load_model(f"runs:/{data.mlflow_run_id}/{model.name}")
+            actions = loaded.predict(loaded.input_example)
+            assert actions.shape == (2, 6) and np.abs(actions).max() <= 1
+            assert (model.tags["data_md5"], model.tags["env"]) == (data.snapshot["md5"], ENV)
+            assert model.tags["acts"] == "lookahead", "as the preset acts"
 
 
 def test_dataset_digest_is_dvcs(run: Any, client: MlflowClient) -> None:

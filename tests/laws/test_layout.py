@@ -29,7 +29,7 @@ IMPORTERS = {
     "mujoco": ("environments", "planning.env_model"),
     "yaml": ("config",),
     "pydantic": ("config", "evaluation.records"),
-    "pandas": ("reporting.frame",),
+    "pandas": ("reporting.frame", "serving"),
     "typer": ("cli",),
     "pydantic_core": ("config",),
     "stable_baselines3": ("behavior.train",),

@@ -21,7 +21,7 @@ from vdt.data.sampling import Sampler
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
 from vdt.experiments.resolve import resolve_config
 from vdt.policy.losses import AdvantageWeighting
-from vdt.tracking import NullTracker
+from vdt.tracking import LoadableModel, NullTracker
 
 SETTINGS = TargetSettings(discount=0.9, n_step=3, reward_scale=1.0, reward_shift=0.0, return_scale=1.0)
 TINY: dict[str, Any] = {  # all settings that a tiny run depends on, so that presets may change
@@ -172,10 +172,20 @@ class RecordingTracker(NullTracker):
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self.metrics.append((step, dict(metrics)))
 
-    def log_checkpoint(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
+    def log_checkpoint(
+        self, name: str, path: Path, step: int, metrics: Mapping[str, float], model: LoadableModel | None = None
+    ) -> None:
         self.checkpoints.append((name, path, step, dict(metrics)))
 
-    def log_evaluation(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
+    def log_evaluation(
+        self,
+        name: str,
+        path: Path,
+        step: int,
+        metrics: Mapping[str, float],
+        model: LoadableModel | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
         self.log(step, metrics)
         self.checkpoints.append((name, path, step, dict(metrics)))
 

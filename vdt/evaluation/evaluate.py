@@ -29,8 +29,9 @@ from vdt.environments.scores import (
 )
 from vdt.evaluation.held_out import evaluate_held_out
 from vdt.evaluation.records import Evaluation, EvaluationReport, HeldOutReport, Maze, Trace, name_setting
+from vdt.serving.model_files import looks_ahead, make_model
 from vdt.system.machine import choose_device, count_acting_threads
-from vdt.tracking import Tracker
+from vdt.tracking import SCORE_METRIC, Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -208,13 +209,21 @@ def evaluate_agents(
             metrics.update({f"eval/{name}_held_out_{key}": value for key, value in numbers})
         if reports and name == ("online" if "online" in agents else "offline"):
             metrics.update(summarize(reports[find_acting_setting(config)]))
-        tracker.log_evaluation(name, path, actor_critic.gradient_steps, metrics)
+        model, tags = make_model(config, name), _make_tags(config, name, metrics)
+        tracker.log_evaluation(name, path, actor_critic.gradient_steps, metrics, model, tags)
         if reports and config.evaluation.curve_points and name in CURVES:
             ends = summarize(reports["single"])
             tracker.log(int(state["step"]), {CURVES[name]: ends["score"]} if ends else {})
         if reports:
             policies[name] = reports
     return Evaluation(policies, measured)
+
+
+def _make_tags(config: Config, name: str, metrics: Mapping[str, float]) -> dict[str, str]:
+    """Return the tags of an agent's model: how it acts, and the metric that is its score where it has one."""
+    setting = find_acting_setting(config) if looks_ahead(config) else "single"
+    score = f"eval/{name}_{setting}_normalized_score"
+    return {"agent": name, "acts": setting, **({SCORE_METRIC: score} if score in metrics else {})}
 
 
 def _make_metrics(name: str, reports: Mapping[str, EvaluationReport]) -> dict[str, float]:

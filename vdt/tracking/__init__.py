@@ -3,7 +3,8 @@
 from vdt.tracking.address import RunsPage, describe_runs_page, serve_runs
 from vdt.tracking.curves import read_curves, read_part, resolve_run_ids
 from vdt.tracking.errors import StoreError, describe_failure, get_store_errors
-from vdt.tracking.records import Artifact, JoinStudy, Record, Status, Tags
+from vdt.tracking.models import SCORE_METRIC
+from vdt.tracking.records import Artifact, JoinStudy, ModelFiles, Record, Status, Tags
 from vdt.tracking.runs import (
     REPORT_OF,
     create_named_run,
@@ -19,13 +20,16 @@ from vdt.tracking.runs import (
     warn_of_undelivered,
 )
 from vdt.tracking.store import get_tracking_uri, open_store, upgrade_store
-from vdt.tracking.tracker import MLflowTracker, NullTracker, Tracker
+from vdt.tracking.tracker import LoadableModel, MLflowTracker, NullTracker, Tracker
 
 __all__ = [
     "REPORT_OF",
+    "SCORE_METRIC",
     "Artifact",
     "JoinStudy",
+    "LoadableModel",
     "MLflowTracker",
+    "ModelFiles",
     "NullTracker",
     "Record",
     "RunsPage",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdt.tracking.errors import StoreError
+from vdt.tracking.models import ModelKeeper
 from vdt.tracking.records import (
     Artifact,
     Checkpoint,
@@ -26,7 +27,7 @@ from vdt.tracking.store import get_experiment_id, hold_store, open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Metric, Run
+    from mlflow.entities import Dataset, Metric, Run
 
 logger = logging.getLogger(__name__)
 
@@ -118,19 +119,23 @@ class RunSender:
         return str(found[0].info.run_id) if found else None
 
     def _select(self, record: Metrics | Checkpoint, model_id: str | None = None) -> list[Metric]:
-        """Return the points that the store lacks, linked to a logged model if one is given."""
+        """Return the points that the store lacks; those of a logged model are linked to it and to the run's data set."""
         from mlflow.entities import Metric
 
         if self._last is None:
             known = self.client.get_run(self.find_run()).data.to_proto().metrics
             self._last = {metric.key: metric.step for metric in known}
-        fresh: list[Metric] = []
-        for key, value in record.metrics.items():
-            if record.step > self._last.get(key, -1):
-                fresh.append(Metric(key, value, record.time, record.step, model_id=model_id))
-                self._last[key] = record.step
+        fresh = {key: value for key, value in record.metrics.items() if record.step > self._last.get(key, -1)}
+        self._last.update(dict.fromkeys(fresh, record.step))
         self.left_out += len(record.metrics) - len(fresh)
-        return fresh
+        data = self._find_dataset() if model_id and fresh else None
+        where = (data.name, data.digest) if data else (None, None)
+        return [Metric(key, value, record.time, record.step, model_id, *where) for key, value in fresh.items()]
+
+    def _find_dataset(self) -> Dataset | None:
+        """Return the run's data set, if it is known already."""
+        inputs = self.client.get_run(self.find_run()).inputs
+        return inputs.dataset_inputs[0].dataset if inputs and inputs.dataset_inputs else None
 
     def _send_metrics(self, points: Sequence[Metric]) -> None:
         for start in range(0, len(points), METRICS_PER_CALL):
@@ -231,31 +236,9 @@ class RunSender:
             logger.warning(f"tracking: {record.path} is gone and cannot be logged")
 
     def _keep_checkpoint(self, record: Checkpoint) -> None:
-        """Log the file as a model of the run, once, and link the metrics measured with it."""
-        model = self._find_model(record)
-        if model is None or str(model.status) != "READY":
-            if not Path(record.path).is_file():
-                logger.warning(f"tracking: {record.path} is gone; there is no model {record.name}")
-                self._send_metrics(self._select(record))
-                return
-            model = self._make_model(record, model)
-        self._send_metrics(self._select(record, model.model_id))
-
-    def _find_model(self, record: Checkpoint) -> LoggedModel | None:
-        """Return the run's model of the same file."""
-        where = f"source_run_id = '{self.find_run()}' AND tags.sha256 = '{record.sha256}'"
-        found = self.client.search_logged_models([get_experiment_id(self.client)], where)
-        return found[0] if found else None
-
-    def _make_model(self, record: Checkpoint, begun: LoggedModel | None) -> LoggedModel:
-        """Make a model or complete one whose making was cut short; a ready one has its file and is linked to the run."""
-        from mlflow.entities import LoggedModelOutput
-
-        client, run_id = self.client, self.find_run()
-        tags = {"path": record.path, "sha256": record.sha256, "step": str(record.step)}
-        model = begun or client.create_logged_model(get_experiment_id(client), record.name, run_id, tags=tags)
-        client.log_model_artifact(model.model_id, record.path)
-        outputs = client.get_run(run_id).outputs
-        if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
-            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, record.step)])
-        return client.finalize_logged_model(model.model_id, "READY")
+        """Keep the file as a model of the run, once; set its tags, and link the metrics measured with it."""
+        keeper = ModelKeeper(self.client, self.find_run())
+        model_id = keeper.keep(record)
+        if model_id and record.tags:
+            self.client.set_logged_model_tags(model_id, dict(record.tags))
+        self._send_metrics(self._select(record, model_id))

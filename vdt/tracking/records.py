@@ -105,6 +105,19 @@ class Artifact:
     folder: str = ""
 
 
+@dataclass(frozen=True)
+class ModelFiles:
+    """Texts that make a file an MLflow model.
+
+    Attributes:
+        texts: by name in the model's folder, among them MLmodel.
+        place: of the file in that folder.
+    """
+
+    texts: Mapping[str, str]
+    place: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """Checkpoint to keep as a logged model with its file, and the metrics measured with it.
@@ -116,6 +129,9 @@ class Checkpoint:
         step: training step that it was saved at.
         time: milliseconds since 1970.
         metrics: values by full name.
+        texts: that make it a model which MLflow can load, by name; without them it is a file that is kept.
+        place: of the file in the model; its own name at the top if empty.
+        tags: to set on the model.
     """
 
     name: str
@@ -124,6 +140,9 @@ class Checkpoint:
     step: int
     time: int
     metrics: Mapping[str, float]
+    texts: Mapping[str, str] = field(default_factory=dict)
+    place: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 Record = Create | Continue | Status | Tags | JoinStudy | DatasetEntry | Metrics | Artifact | Checkpoint

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from vdt.system.files import compute_file_digest
 from vdt.tracking.mlflow_run import RunSender
 from vdt.tracking.outbox import DELIVERY_SECONDS, Delivery
-from vdt.tracking.records import Checkpoint, Metrics, Record, to_mapping
+from vdt.tracking.records import Checkpoint, Metrics, ModelFiles, Record, to_mapping
 from vdt.tracking.runs import backlog_of, make_artifact_records
 
 logger = logging.getLogger(__name__)
@@ -21,17 +22,43 @@ METRIC_NAME = re.compile(r"[A-Za-z0-9_.\- /]{1,250}")
 MODEL_NAME_REFUSED = re.compile(r"[/:.%\"']")
 
 
+@dataclass(frozen=True)
+class LoadableModel:
+    """Model that MLflow can load.
+
+    Attributes:
+        name: within its run.
+        describe: returns its files; called only where it is kept.
+    """
+
+    name: str
+    describe: Callable[[], ModelFiles]
+
+
 class Tracker(Protocol):
     """Receiver of metrics and checkpoints. No method waits for a store, save `flush` and `close`."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record metrics under their full names ("critic/q_loss") at a gradient or environment step."""
 
-    def log_checkpoint(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
-        """Record a checkpoint file and the metrics that belong to it; the last one of a training step is kept."""
+    def log_checkpoint(
+        self, name: str, path: Path, step: int, metrics: Mapping[str, float], model: LoadableModel | None = None
+    ) -> None:
+        """Record a checkpoint file and the metrics that belong to it; the last one of a training step is kept.
 
-    def log_evaluation(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
-        """Record metrics measured with an agent's checkpoint, and keep that checkpoint."""
+        Then it becomes the given model, which MLflow can load.
+        """
+
+    def log_evaluation(
+        self,
+        name: str,
+        path: Path,
+        step: int,
+        metrics: Mapping[str, float],
+        model: LoadableModel | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record metrics measured with a checkpoint, and keep that checkpoint as a model, with tags."""
 
     def log_rate(self, phase: str, step: int, steps: int, seconds: float) -> None:
         """Record the speed of a training phase, at its last step."""
@@ -55,10 +82,20 @@ class NullTracker:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Do nothing."""
 
-    def log_checkpoint(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
+    def log_checkpoint(
+        self, name: str, path: Path, step: int, metrics: Mapping[str, float], model: LoadableModel | None = None
+    ) -> None:
         """Do nothing."""
 
-    def log_evaluation(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
+    def log_evaluation(
+        self,
+        name: str,
+        path: Path,
+        step: int,
+        metrics: Mapping[str, float],
+        model: LoadableModel | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
         """Do nothing."""
 
     def log_rate(self, phase: str, step: int, steps: int, seconds: float) -> None:
@@ -116,36 +153,58 @@ class MLflowTracker:
         if metrics:
             self.put(Metrics(step=int(step), time=_now(), metrics=_check_metrics(metrics)))
 
-    def log_checkpoint(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
+    def log_checkpoint(
+        self, name: str, path: Path, step: int, metrics: Mapping[str, float], model: LoadableModel | None = None
+    ) -> None:
         """Keep the last checkpoint of a training step as a model; the others are removed later and are not logged.
 
         The metrics are in the curves already.
         """
         if is_final(path):
-            self._keep(name, path, step, {})
+            self._keep(name, path, step, {}, model, {})
 
-    def log_evaluation(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
+    def log_evaluation(
+        self,
+        name: str,
+        path: Path,
+        step: int,
+        metrics: Mapping[str, float],
+        model: LoadableModel | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
         """Record metrics that are linked to a model with the checkpoint's file; see `Tracker`."""
-        self._keep(name, path, step, metrics)
+        self._keep(name, path, step, metrics, model, tags or {})
 
     def log_rate(self, phase: str, step: int, steps: int, seconds: float) -> None:
         """Record `steps_per_second/<phase>`, unless all of it was done before; see `Tracker`."""
         if steps > 0:
             self.log(step, {f"steps_per_second/{phase}": steps / max(seconds, 1e-9)})
 
-    def _keep(self, name: str, path: Path, step: int, metrics: Mapping[str, float]) -> None:
+    def _keep(
+        self,
+        name: str,
+        path: Path,
+        step: int,
+        metrics: Mapping[str, float],
+        model: LoadableModel | None,
+        tags: Mapping[str, str],
+    ) -> None:
         """Queue a logged model with tags path, sha256 and step: one for each file of a run.
 
         Where the file is gone when the store takes the record, there is no model.
         """
+        files = model.describe() if model else ModelFiles({}, "")
         self.put(
             Checkpoint(
-                name=MODEL_NAME_REFUSED.sub("-", name),
+                name=MODEL_NAME_REFUSED.sub("-", model.name if model else name),
                 path=str(path),
                 sha256=compute_file_digest(path, "sha256"),
                 step=int(step),
                 time=_now(),
                 metrics=_check_metrics(metrics),
+                texts=files.texts,
+                place=files.place,
+                tags=tags,
             )
         )
 

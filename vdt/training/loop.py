@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vdt.checkpoint.store import CheckpointStore, DivergenceError, State
 from vdt.system.progress import Progress
-from vdt.tracking import Tracker
+from vdt.tracking import LoadableModel, Tracker
 
 METRIC_POINTS = 400  # points of a curve, whatever the number of steps
 
@@ -41,6 +41,7 @@ def save_checkpoint(
     *,
     final: bool = False,
     score: float | None = None,
+    model: LoadableModel | None = None,
 ) -> Path:
     """Save metrics, then the state with its metrics: no curve lacks a point that a checkpoint covers.
 
@@ -53,11 +54,12 @@ def save_checkpoint(
         checkpoints: takes the state.
         final: whether the stage is done.
         score: a measured quantity, higher is better, by which the best checkpoint is kept; none offline.
+        model: that the final checkpoint becomes; none if it cannot act.
     """
     tracker.flush()
     save = checkpoints.finish if final else checkpoints.save
     path = save(step, {**state, "metrics": dict(values)}, score)
-    tracker.log_checkpoint(f"{name}-{step}", path, step, values)
+    tracker.log_checkpoint(f"{name}-{step}", path, step, values, model)
     return path
 
 
@@ -69,6 +71,7 @@ def run_gradient_steps(
     get_state: Callable[[int], State],
     tracker: Tracker,
     checkpoints: CheckpointStore,
+    model: LoadableModel | None = None,
 ) -> Path:
     """Run the steps after those of `state`, up to `total`.
 
@@ -80,6 +83,7 @@ def run_gradient_steps(
         get_state: returns the complete state after a given step.
         tracker: takes the metrics.
         checkpoints: takes the states.
+        model: that the final checkpoint becomes; none if it cannot act.
 
     Returns:
         The final checkpoint.
@@ -99,4 +103,4 @@ def run_gradient_steps(
             save_checkpoint(name, step, get_state(step), values, tracker, checkpoints)
         progress.report(step, {k.split("/")[1]: v for k, v in values.items() if "loss" in k or "std" in k})
     tracker.log_rate(name, total, total - start, time.monotonic() - began)
-    return save_checkpoint(name, total, get_state(total), values, tracker, checkpoints, final=True)
+    return save_checkpoint(name, total, get_state(total), values, tracker, checkpoints, final=True, model=model)

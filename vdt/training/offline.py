@@ -21,6 +21,7 @@ from vdt.data.reward_scale import compute_reward_scale
 from vdt.data.sampling import CriticSampler, MixedSampler, Sampler
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.policy.losses import AdvantageWeighting, calibrate_advantage_weighting
+from vdt.serving.model_files import make_model
 from vdt.system.machine import choose_device
 from vdt.tracking import Tracker
 from vdt.training.joint import split_critic_steps, take_critic_step
@@ -241,4 +242,5 @@ def train_actor(
         curve.measure(step)
         return metrics
 
-    return run_gradient_steps("actor", total, state, update, trainer.state_dict, tracker, checkpoints)
+    model = make_model(config, "offline")
+    return run_gradient_steps("actor", total, state, update, trainer.state_dict, tracker, checkpoints, model)

@@ -22,6 +22,7 @@ from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import Environment, make_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import compute_normalized_score, score_episodes
+from vdt.serving.model_files import make_model
 from vdt.system.machine import choose_device, count_acting_threads
 from vdt.system.progress import Progress
 from vdt.tracking import Tracker
@@ -261,4 +262,5 @@ def tune_online(
         progress.report(step, shown)
     step, last = tuner.environment_steps, tuner.recent_return
     tracker.log_rate("online", step, step - start, time.monotonic() - began)
-    return save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints, final=True, score=last)
+    state, model = tuner.state_dict(), make_model(config, "online")
+    return save_checkpoint("online", step, state, values, tracker, checkpoints, final=True, score=last, model=model)
