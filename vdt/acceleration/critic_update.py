@@ -46,17 +46,23 @@ class FusedCriticUpdate(CriticUpdate):
         return torch.optim.Adam([self.trained], lr=learning_rate, fused=True)
 
     def descend(self, loss: Tensor) -> None:
-        """Step along autograd's gradient of a loss of this critic, then move the targets."""
+        """Step along autograd's gradient of a loss of this critic."""
         assert self.trained.grad is not None
         self.trained.grad.zero_()
         loss.backward()
-        self._step()
+        take_step(self.adam)
+
+    @torch.no_grad()
+    def update_targets(self) -> None:
+        """Move the critic's targets."""
+        self.targets.lerp_(self.followed, self.critic.config.target_update_rate)
 
     @torch.no_grad()
     def update(self, batch: TransitionBatch) -> CriticLosses:
         """Take one step on M1 + M2, then move the targets; the losses are those before the step."""
         losses = self._compute_gradients(batch, *self._get_passes(len(batch.observations)))
-        self._step()
+        take_step(self.adam)
+        self.update_targets()
         return losses
 
     def _compute_gradients(
@@ -74,11 +80,6 @@ class FusedCriticUpdate(CriticUpdate):
         value_pass.backward(compute_value_gradient(target_q, value, expectile).unsqueeze(0))
         value_loss, q_loss = compute_value_loss(target_q, value, expectile), compute_q_loss(q, targets)
         return CriticLosses.summarize(value_loss, q_loss, target_q, value)
-
-    @torch.no_grad()
-    def _step(self) -> None:
-        take_step(self.adam)
-        self.targets.lerp_(self.followed, self.critic.config.target_update_rate)
 
     def _get_passes(self, rows: int) -> tuple[EnsemblePass, EnsemblePass, EnsemblePass]:
         if self.passes is None or self.passes[0].trained_rows != rows:

@@ -200,11 +200,11 @@ class FastFeedForward(nn.Sequential):
 class FastEnsemble(MLPEnsemble):
     """`MLPEnsemble` whose products use oneDNN where that is faster, with Mish of one exponential."""
 
-    def apply_layer(self, layer: int, inputs: Tensor) -> Tensor:
+    def apply_layer(self, inputs: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
         """Multiply by a layer's weights and add its biases: (members, B, inputs) -> (members, B, outputs)."""
         if torch.compiler.is_compiling():  # which has its own choice
-            return super().apply_layer(layer, inputs)
-        return apply_members(inputs, self.weights[layer], self.biases[layer])
+            return super().apply_layer(inputs, weights, biases)
+        return apply_members(inputs, weights, biases)
 
     def activate(self, hidden: Tensor) -> Tensor:
         """Apply the activation that the configuration names, to any shape."""

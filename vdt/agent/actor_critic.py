@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from vdt.data.normalization import RETURN_SCALE_UNITS, Normalizer, RewardStatist
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
 from vdt.data.trajectory import Trajectory
 from vdt.policy.decision_transformer import PolicyOutput
-from vdt.policy.gaussian import SquashedGaussian
+from vdt.policy.gaussian import Gaussian
 from vdt.policy.losses import AdvantageWeighting
 
 
@@ -78,6 +78,7 @@ class ActorCritic:
         weighting: advantages -> weights of the policy loss.
         gradient_steps: policy updates taken.
         reward_statistics: units of the policy's reward head, frozen.
+        critic_steps: updates of Q for the policy taken, of which every `critic.target_every`-th moves the targets.
         target_policy: follows the policy slowly; only where the critic values it (`critic.bootstrap` policy).
         compiled_policy: the policy's pass while it trains, if that is compiled (`runtime.compile`).
     """
@@ -90,6 +91,7 @@ class ActorCritic:
     weighting: AdvantageWeighting
     gradient_steps: int = 0
     reward_statistics: RewardStatistics = RETURN_SCALE_UNITS
+    critic_steps: int = 0
     target_policy: nn.Module | None = None
     compiled_policy: Callable[..., Any] | None = None
 
@@ -122,7 +124,7 @@ class ActorCritic:
         return self.critic.compute_min_q(observations, self.ask_target_policy(contexts)[0])
 
     @torch.no_grad()
-    def ask_target_policy(self, contexts: ContextBatch) -> tuple[Tensor, SquashedGaussian | None]:
+    def ask_target_policy(self, contexts: ContextBatch) -> tuple[Tensor, Gaussian | None]:
         """Return the target policy's present action, (B, A), and its distribution if it is stochastic."""
         assert self.target_policy is not None
         inputs = (contexts.observations, contexts.actions, contexts.returns_to_go, contexts.timesteps)
@@ -130,7 +132,7 @@ class ActorCritic:
         gaussian = output.distribution
         if gaussian is not None:
             means, log_stds = contexts.at_present(gaussian.means), contexts.at_present(gaussian.log_stds)
-            gaussian = SquashedGaussian(means, log_stds, gaussian.temperature)
+            gaussian = replace(gaussian, means=means, log_stds=log_stds)
         return contexts.at_present(output.actions), gaussian
 
     @torch.no_grad()
@@ -151,17 +153,24 @@ class ActorCritic:
             "weighting": vars(self.weighting).copy(),
             "gradient_steps": self.gradient_steps,
             "reward_statistics": vars(self.reward_statistics).copy(),
-            **({"target_policy": self.target_policy.state_dict()} if self.target_policy is not None else {}),
+            **self._get_follower_state(),
         }
+
+    def _get_follower_state(self) -> dict[str, Any]:
+        if self.target_policy is None:
+            return {}
+        return {"target_policy": self.target_policy.state_dict(), "critic_steps": self.critic_steps}
 
     def load_progress(self, state: dict[str, Any]) -> None:
         """Load the part of a `state_dict` that training changes; the critic only if it is trained beside the policy."""
+        self.critic_steps = state.get("critic_steps", 0)  # new since release 0.2
         self.policy.load_state_dict(state["policy"])
         self.weighting = AdvantageWeighting(**state["weighting"])
         self.gradient_steps = state["gradient_steps"]
         self.reward_statistics = _read_reward_statistics(state)
-        if self.target_policy is not None:
+        if self.config.trains_together:
             self.critic.load_state_dict(state["critic"])
+        if self.target_policy is not None:
             self.target_policy.load_state_dict(state["target_policy"])
 
     @classmethod
@@ -179,6 +188,7 @@ class ActorCritic:
             weighting,
             state["gradient_steps"],
             _read_reward_statistics(state),
+            state.get("critic_steps", 0),
         )
         actor_critic = cls(config, policy, critic, *numbers)
         if "target_policy" in state:

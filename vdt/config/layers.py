@@ -1,7 +1,8 @@
 """Merging of YAML files and `--set` into the checked configuration. Its sections: `vdt/config/schema.py`.
 
 Merge order: `params/vdt.yaml` <- task <- preset <- method <- patches <- `--set`. A task may list its changes of a preset
-or a method, which go over that layer. Each value keeps the layer that it comes from, so that an error names it.
+or a method, and a preset its changes of a method, which go over that layer. Each value keeps the layer that it comes
+from, so that an error names it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from vdt.system.home import find_params
 PARAMS = find_params()
 MAX_YAML_BYTES = 2**20
 STORED = "stored configuration"
+CHANGES = ("presets.", "methods.")  # keys of tasks and presets that hold under that preset or method alone
 
 
 class Layers:
@@ -151,6 +153,13 @@ def _freeze(value: Any) -> Any:
     if isinstance(value, dict):
         return MappingProxyType({key: _freeze(item) for key, item in value.items()})
     return tuple(map(_freeze, value)) if isinstance(value, list) else value
+
+
+def select_changes(layer: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return what a task or a preset changes under a name alone, e.g. "methods.iql"; its own values for an empty name."""
+    if not name:
+        return {key: value for key, value in layer.items() if not key.startswith(CHANGES)}
+    return {key.removeprefix(f"{name}."): value for key, value in layer.items() if key.startswith(f"{name}.")}
 
 
 def find_named_file(folder: str, name: str, what: str) -> Path:

@@ -34,6 +34,11 @@ def _predicts(config: Config) -> bool:
     return config.actor.next_observation_coefficient > 0 and config.actor.reward_coefficient > 0
 
 
+def _name_turns(config: Config) -> str:
+    """Return the setting by which critic and actor take turns."""
+    return "critic.bootstrap policy" if config.critic.bootstrap == "policy" else "critic.order together"
+
+
 @rule
 def source_is_known(config: Config) -> str | None:
     """Check that the source is one of the accepted words, or a path."""
@@ -146,9 +151,36 @@ def mlp_predicts_actions_alone(config: Config) -> str | None:
 @rule
 def joint_training_has_critic_steps(config: Config) -> str | None:
     """Check that a critic that bootstraps from the policy is trained with it."""
-    if config.critic.bootstrap != "policy" or config.critic.gradient_steps > 0:
+    if not config.trains_together or config.critic.gradient_steps > 0:
         return None
-    return "critic.bootstrap policy trains critic and actor together: critic.gradient_steps must not be 0"
+    return f"{_name_turns(config)} trains critic and actor together: critic.gradient_steps must not be 0"
+
+
+@rule
+def targets_wait_for_policy(config: Config) -> str | None:
+    """Check that targets which move at some steps alone are those of a critic of the policy, as TD3's."""
+    every, bootstrap = config.critic.target_every, config.critic.bootstrap
+    if every == 1 or bootstrap == "policy":
+        return None
+    return f"critic.target_every ({every}) needs critic.bootstrap policy, not {bootstrap}; accepted is 1"
+
+
+@rule
+def warm_start_ends(config: Config) -> str | None:
+    """Check that a warm start has a Q term to leave out, and steps after it."""
+    actor = config.actor
+    if actor.warm_start_steps == 0:
+        return None
+    if actor.q_coefficient == 0:
+        return (
+            "actor.warm_start_steps leaves the Q term out, but actor.q_coefficient is 0: set actor.warm_start_steps=0"
+        )
+    if actor.warm_start_steps >= actor.gradient_steps:
+        return (
+            f"actor.warm_start_steps ({actor.warm_start_steps:,}) must be fewer than actor.gradient_steps "
+            f"({actor.gradient_steps:,})"
+        )
+    return None
 
 
 @rule
@@ -212,10 +244,10 @@ def deviation_unit_has_finished_critic(config: Config) -> str | None:
     """Check that the advantage's standard deviation can be measured before the actor trains."""
     actor = config.actor
     weighted = actor.inverse_temperature > 0 and actor.advantage_unit == "deviation"
-    if not weighted or config.critic.bootstrap != "policy":
+    if not weighted or not config.trains_together:
         return None
     return (
-        "actor.advantage_unit deviation is fitted to a finished critic, but critic.bootstrap policy trains both "
+        f"actor.advantage_unit deviation is fitted to a finished critic, but {_name_turns(config)} trains both "
         "together: set actor.advantage_unit=reward actor.min_effective_sample_fraction=0"
     )
 

@@ -119,6 +119,10 @@ class CriticConfig:
     target_action_noise: Number = Field(ge=0.0)
     conservative_coefficient: Number = Field(ge=0.0)
     conservative_samples: Whole = Field(ge=1)
+    order: Literal["first", "together"] = "first"  # from here on new since release 0.2
+    target_every: Whole = Field(default=1, ge=1)
+    members: Whole = Field(default=2, ge=1, le=100)
+    layer_norm: Flag = False
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -131,8 +135,10 @@ class PolicyConfig:
     layers: Whole = Field(ge=1)
     heads: Whole = Field(ge=1)
     dropout: Number = Field(ge=0.0, le=0.9)
-    head: Literal["deterministic", "gaussian"]
+    head: Literal["deterministic", "gaussian", "normal"]
     initial_temperature: Number = Field(ge=1e-9)
+    hidden_size: Whole = Field(default=256, ge=1)  # these two new since release 0.2
+    hidden_layers: Whole = Field(default=2, ge=1)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -154,6 +160,9 @@ class ActorConfig:
     q_normalization: Literal["gradient", "magnitude", "none"]
     next_observation_coefficient: Number = Field(ge=0.0)
     reward_coefficient: Number = Field(ge=0.0)
+    learning_rate_schedule: Literal["cosine", "constant"] = "cosine"  # these three new since release 0.2
+    q_source: Literal["min_target", "q1"] = "min_target"
+    warm_start_steps: Whole = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -232,6 +241,11 @@ class Config:
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     runtime: RuntimeConfig
+
+    @property
+    def trains_together(self) -> bool:
+        """Return whether critic and actor take turns, instead of the critic first."""
+        return self.critic.bootstrap == "policy" or self.critic.order == "together"
 
     @property
     def file_name(self) -> str:

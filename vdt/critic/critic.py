@@ -28,9 +28,9 @@ class Critic(nn.Module):
     def __init__(self, observation_size: int, action_size: int, config: CriticConfig) -> None:
         super().__init__()
         self.config = config
-        shape = (config.hidden_size, config.hidden_layers, config.activation)
-        self.q = TwinQ(observation_size, action_size, *shape)
-        self.value = ValueNetwork(observation_size, *shape)
+        shape, norm = (config.hidden_size, config.hidden_layers, config.activation), config.layer_norm
+        self.q = TwinQ(observation_size, action_size, *shape, members=config.members, layer_norm=norm)
+        self.value = ValueNetwork(observation_size, *shape, layer_norm=norm)
         self.target_q = copy.deepcopy(self.q).requires_grad_(False)
 
     def compute_losses(self, batch: TransitionBatch) -> CriticLosses:
@@ -64,6 +64,10 @@ class Critic(nn.Module):
         """Compute the smaller target Q: (..., S), (..., A) -> (...)."""
         smaller: Tensor = self.target_q(observations, actions).amin(0)
         return smaller
+
+    def compute_q1(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Compute the first Q itself, not its target, as TD3's actor follows it: (..., S), (..., A) -> (...)."""
+        return self.q.evaluate_first(observations, actions)
 
     @torch.no_grad()
     def compute_advantages(self, observations: Tensor, actions: Tensor, policy_actions: Tensor | None = None) -> Tensor:
@@ -112,13 +116,17 @@ class CriticUpdate:
         """Take one step on M1 + M2, then move the targets; the losses are those before the step."""
         losses = self.compute_losses(batch)
         self.descend(losses.value_loss + losses.q_loss)
+        self.update_targets()
         return losses.detach()
 
     def descend(self, loss: Tensor) -> None:
-        """Step along the gradient of a loss of this critic, then move the targets."""
+        """Step along the gradient of a loss of this critic."""
         self.adam.zero_grad()
         loss.backward()
         self.adam.step()
+
+    def update_targets(self) -> None:
+        """Move the critic's targets."""
         self.critic.update_targets()
 
     def state_dict(self) -> dict[str, Any]:

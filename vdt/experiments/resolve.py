@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from vdt.config.errors import ConfigError, list_known
-from vdt.config.layers import PARAMS, Layers, find_named_file, load_layer, load_tasks, parse_overrides
+from vdt.config.layers import (
+    PARAMS,
+    Layers,
+    find_named_file,
+    load_layer,
+    load_tasks,
+    parse_overrides,
+    select_changes,
+)
 from vdt.config.rules import check_rules
 from vdt.config.schema import Config, flatten
 
@@ -53,8 +61,7 @@ def resolve_config(
     for where, patch in changes:
         _refuse_identity(patch, where)
     env, facts = _find_task(env, source, given)
-    files = find_named_file("presets", preset, "preset"), find_named_file("methods", method, "method")
-    layers = _lay_files(env, facts, files)
+    layers = _lay_files(env, facts, preset, method)
     if given.get("task.environment_id", layers.values.get("task.environment_id")) is None:
         _leave_environment_out(layers)
     for where, patch in changes:
@@ -66,17 +73,24 @@ def resolve_config(
     return config
 
 
-def _lay_files(env: str, facts: Mapping[str, Any], files: Sequence[Path]) -> Layers:
-    """Return the layers of params/: the method's settings, the task, preset and method, and the task's changes of these."""
+def _lay_files(env: str, facts: Mapping[str, Any], preset: str, method: str) -> Layers:
+    """Return the layers of params/: the method's settings, the task, preset and method, and the changes of these."""
+    settings = load_layer(PARAMS / "vdt.yaml")
+    budgets = load_layer(find_named_file("presets", preset, "preset"))
+    patch = load_layer(find_named_file("methods", method, "method"))
+    of_task, of_preset = f"params/tasks/ ({env}", f"params/presets/{preset}.yaml"
+    own, in_preset, in_method = "", f"presets.{preset}", f"methods.{method}"
     layers = Layers()
-    layers.lay(load_layer(PARAMS / "vdt.yaml"), "params/vdt.yaml")
-    own = {key: value for key, value in facts.items() if not key.startswith(("presets.", "methods."))}
-    layers.lay(own, f"params/tasks/ ({env})")
-    for file in files:
-        name = f"{file.parent.name}.{file.stem}."  # "presets.laptop.", "methods.iql."
-        changed = {key.removeprefix(name): value for key, value in facts.items() if key.startswith(name)}
-        layers.lay(load_layer(file), f"params/{file.parent.name}/{file.name}")
-        layers.lay(changed, f"params/tasks/ ({env}, {name[:-1]})")
+    for changes, where in (
+        (settings, "params/vdt.yaml"),
+        (select_changes(facts, own), f"{of_task})"),
+        (select_changes(budgets, own), of_preset),
+        (select_changes(facts, in_preset), f"{of_task}, {in_preset})"),
+        (patch, f"params/methods/{method}.yaml"),
+        (select_changes(budgets, in_method), f"{of_preset} ({in_method})"),
+        (select_changes(facts, in_method), f"{of_task}, {in_method})"),
+    ):
+        layers.lay(changes, where)
     return layers
 
 

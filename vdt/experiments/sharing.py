@@ -96,7 +96,7 @@ def share_critic(
     def train(store: CheckpointStore) -> Path:
         return pretrain_critic(config, dataset, tracker, store)
 
-    if sharing is None or config.critic.gradient_steps == 0 or config.critic.bootstrap != "value":
+    if sharing is None or config.critic.gradient_steps == 0 or config.trains_together:
         return train(checkpoints), ""
     key = compute_critic_key(config, sharing.md5)
     return share_training("critic", key, config, sharing.home, sharing.run_id, tracker, train)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vdt.policy.gaussian import SquashedGaussian
+from vdt.policy.gaussian import NormalGaussian, SquashedGaussian
 from vdt.policy.losses import PolicyLosses, compute_behavior_loss, compute_q_term, masked_mean
 
 TARGET_ENTROPY = -1.0  # per action dimension; SAC, ODT
@@ -70,6 +70,31 @@ def compute_magnitude_policy_loss(
     q_term = zero if min_q is None else compute_scaled_q_term(min_q, mask, normalization)
     total = behavior_coefficient * behavior / actions.shape[-1] - q_coefficient * q_term
     return PolicyLosses(total, behavior, q_term)
+
+
+def compute_likelihood_policy_loss(
+    gaussian: NormalGaussian,
+    actions: Tensor,
+    weights: Tensor,
+    min_q: Tensor | None,
+    mask: Tensor,
+    q_coefficient: float,
+    behavior_coefficient: float = 1.0,
+    *,
+    normalization: str = "none",
+) -> PolicyLosses:
+    """Compute the weighted negative log-likelihood minus the Q term at the means (IQL, AWAC).
+
+    Arguments as of `compute_stochastic_policy_loss`, but `min_q` is that of the means, and nothing is drawn.
+    """
+    behavior = q_term = actions.new_zeros(())
+    if behavior_coefficient > 0:
+        behavior = compute_likelihood_loss(gaussian.compute_log_density(actions), weights, mask)
+    if min_q is not None and normalization == "gradient":
+        q_term = compute_q_term(min_q, gaussian.means, mask)
+    elif min_q is not None:
+        q_term = compute_scaled_q_term(min_q, mask, normalization)
+    return PolicyLosses(behavior_coefficient * behavior - q_coefficient * q_term, behavior, q_term)
 
 
 def compute_stochastic_policy_loss(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vdt.config.schema import PolicyConfig
-from vdt.policy.gaussian import GaussianHead, SquashedGaussian
+from vdt.policy.gaussian import Gaussian, make_head
 from vdt.policy.transformer import CausalTransformer
 
 
@@ -27,7 +27,7 @@ class PolicyOutput:
     actions: Tensor
     next_observations: Tensor | None = None
     rewards: Tensor | None = None
-    distribution: SquashedGaussian | None = None
+    distribution: Gaussian | None = None
 
     def to_float32(self) -> PolicyOutput:
         """Convert to float32, after a pass in lower precision."""
@@ -68,8 +68,7 @@ class DecisionTransformer(nn.Module):
         self.predict_change = nn.Linear(width, observation_size)
         self.predict_reward = nn.Linear(width, 1)
         nn.init.normal_(self.embed_timestep.weight, std=0.02)
-        gaussian = config.head == "gaussian"
-        self.gaussian = GaussianHead(width, action_size, config.initial_temperature) if gaussian else None
+        self.gaussian = make_head(config, width, action_size)
 
     def forward(self, observations: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> PolicyOutput:
         """Predict actions, next observations and rewards at every step.
@@ -104,7 +103,7 @@ class DecisionTransformer(nn.Module):
         tokens: Tensor = self.embed_action(actions) + self.embed_timestep(timesteps.clamp(max=self.horizon))
         return tokens
 
-    def predict_choice(self, after_observation: Tensor) -> tuple[Tensor, SquashedGaussian | None]:
+    def predict_choice(self, after_observation: Tensor) -> tuple[Tensor, Gaussian | None]:
         """Predict actions (..., A), and their distribution if it is stochastic, from the observation tokens' outputs (..., D)."""
         means = self.predict_action[0](after_observation)
         distribution = None if self.gaussian is None else self.gaussian(after_observation, means)

@@ -1,4 +1,4 @@
-"""A diagonal Gaussian over actions, squashed into [-1, 1] by tanh: the stochastic head (ODT, SAC)."""
+"""Diagonal Gaussians over actions, the stochastic heads: squashed into [-1, 1] by tanh (ODT, SAC), or not (IQL)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vdt.config.schema import PolicyConfig
+
 LOG_STD_RANGE = (-5.0, 2.0)  # ODT
 EDGE = 1 - 1e-6  # recorded actions at the edge have a finite likelihood; ODT
+
+
+@dataclass(frozen=True)
+class NormalGaussian:
+    """Distribution N(mean, std^2) in each of A dimensions, not squashed; drawn actions are clipped to [-1, 1].
+
+    Attributes:
+        means: (..., A) in [-1, 1], the action without noise.
+        log_stds: (..., A).
+    """
+
+    means: Tensor
+    log_stds: Tensor
+
+    def to_float32(self) -> NormalGaussian:
+        """Return the same distribution in float32."""
+        return NormalGaussian(self.means.float(), self.log_stds.float())
+
+    def sample(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw one action for each mean, (..., A), and its log-density before it is clipped, (...)."""
+        like = self.means
+        noise = torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+        raw = like + self.log_stds.exp() * noise
+        return raw.clamp(-1, 1), self.compute_log_density(raw)
+
+    def compute_log_density(self, actions: Tensor) -> Tensor:
+        """Compute the log-density of actions: (..., A) -> (...)."""
+        return _compute_normal_log_densities(actions, self.means, self.log_stds).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -48,10 +78,18 @@ class SquashedGaussian:
         It is the sum over dimensions of log N(u) - log(1 - tanh^2 u). The second term is computed as 2 (log 2 - u -
         softplus(-2 u)).
         """
-        standard = (raw - self.means) * torch.exp(-self.log_stds)
-        normal = -0.5 * standard.square() - self.log_stds - 0.5 * math.log(2 * math.pi)
+        normal = _compute_normal_log_densities(raw, self.means, self.log_stds)
         stretch = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
         return (normal - stretch).sum(-1)
+
+
+Gaussian = SquashedGaussian | NormalGaussian
+
+
+def _compute_normal_log_densities(values: Tensor, means: Tensor, log_stds: Tensor) -> Tensor:
+    """Compute the log-density of each value under its own normal distribution, of the values' shape."""
+    standard = (values - means) * torch.exp(-log_stds)
+    return -0.5 * standard.square() - log_stds - 0.5 * math.log(2 * math.pi)
 
 
 class GaussianHead(nn.Module):
@@ -69,6 +107,26 @@ class GaussianHead(nn.Module):
         return SquashedGaussian(means, log_stds, self.log_temperature.exp())
 
 
-def choose_actions(actions: Tensor, distribution: SquashedGaussian | None, *, explore: bool) -> Tensor:
+class NormalHead(nn.Module):
+    """One standard deviation for each action dimension, whatever the observation (IQL, AWAC)."""
+
+    def __init__(self, action_size: int) -> None:
+        super().__init__()
+        self.log_std = nn.Parameter(torch.zeros(action_size))
+
+    def forward(self, features: Tensor, means: Tensor) -> NormalGaussian:
+        """Map means before the tanh (..., A) to a distribution over (..., A); the features (..., D) are not read."""
+        means = torch.tanh(means)
+        return NormalGaussian(means, self.log_std.clamp(*LOG_STD_RANGE).expand_as(means))
+
+
+def make_head(config: PolicyConfig, features: int, action_size: int) -> nn.Module | None:
+    """Make the stochastic head that `policy.head` names, for features (..., D); none for a deterministic policy."""
+    if config.head == "gaussian":
+        return GaussianHead(features, action_size, config.initial_temperature)
+    return NormalHead(action_size) if config.head == "normal" else None
+
+
+def choose_actions(actions: Tensor, distribution: Gaussian | None, *, explore: bool) -> Tensor:
     """Return the policy's actions (..., A), or drawn ones where a stochastic policy explores."""
     return distribution.sample()[0] if explore and distribution is not None else actions

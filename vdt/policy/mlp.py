@@ -6,29 +6,20 @@ from torch import Tensor, nn
 
 from vdt.config.schema import PolicyConfig
 from vdt.policy.decision_transformer import PolicyOutput
-from vdt.policy.gaussian import GaussianHead
-
-HIDDEN_SIZE = 256  # two hidden layers, as in the value-based baselines (IQL, TD3+BC)
+from vdt.policy.gaussian import make_head
 
 
 class MLPPolicy(nn.Module):
-    """Policy of two hidden layers applied to every step separately; same interface as `DecisionTransformer`."""
+    """Multilayer perceptron applied to every step separately; same interface as `DecisionTransformer`."""
 
     def __init__(self, observation_size: int, action_size: int, config: PolicyConfig) -> None:
         super().__init__()
         self.context_length = config.context_length
-        self.network = nn.Sequential(
-            nn.Linear(observation_size, HIDDEN_SIZE),
-            nn.ReLU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(HIDDEN_SIZE, HIDDEN_SIZE),
-            nn.ReLU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(HIDDEN_SIZE, action_size),
-            nn.Tanh(),
-        )
-        gaussian = config.head == "gaussian"
-        self.gaussian = GaussianHead(HIDDEN_SIZE, action_size, config.initial_temperature) if gaussian else None
+        layers: list[nn.Module] = []
+        for inputs in [observation_size] + [config.hidden_size] * (config.hidden_layers - 1):
+            layers += [nn.Linear(inputs, config.hidden_size), nn.ReLU(), nn.Dropout(config.dropout)]
+        self.network = nn.Sequential(*layers, nn.Linear(config.hidden_size, action_size), nn.Tanh())
+        self.gaussian = make_head(config, config.hidden_size, action_size)
 
     def forward(self, observations: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> PolicyOutput:
         """Predict actions at every step; all inputs but the observations are ignored."""

@@ -13,7 +13,7 @@ from vdt.agent.actor_critic import ActorCritic
 from vdt.critic.critic import CriticUpdate
 from vdt.critic.losses import Proposals
 from vdt.data.sampling import CriticSampler
-from vdt.policy.gaussian import SquashedGaussian
+from vdt.policy.gaussian import Gaussian
 from vdt.training.update import Metrics
 
 TARGET_NOISE_CLIP = 0.5  # TD3
@@ -37,9 +37,7 @@ def blur_actions(actions: Tensor, noise: float, generator: torch.Generator) -> T
     return (actions + (noise * standard).clamp(-TARGET_NOISE_CLIP, TARGET_NOISE_CLIP)).clamp(-1, 1)
 
 
-def make_proposals(
-    gaussians: Sequence[SquashedGaussian], actions: Tensor, count: int, generator: torch.Generator
-) -> Proposals:
+def make_proposals(gaussians: Sequence[Gaussian], actions: Tensor, count: int, generator: torch.Generator) -> Proposals:
     """Make the actions whose Q the CQL term lowers: `count` uniform ones, and `count` from each Gaussian.
 
     Args:
@@ -57,7 +55,7 @@ def make_proposals(
 
 
 def update_policy_critic(actor_critic: ActorCritic, critic_update: CriticUpdate, sampler: CriticSampler) -> Metrics:
-    """Take one step on M2 with the target policy's value as the bootstrap, and CQL's term; then move all targets."""
+    """Take one step on M2 with the target policy's value as the bootstrap, and CQL's term; move all targets in their turn."""
     config, generator, proposals = actor_critic.config.critic, sampler.generator, None
     conservative, context = config.conservative_coefficient > 0, actor_critic.acting_context
     batch, after, before = sampler.sample_transitions_in_context(config.batch_size, context, present=conservative)
@@ -73,7 +71,10 @@ def update_policy_critic(actor_critic: ActorCritic, critic_update: CriticUpdate,
             proposals = make_proposals((present, gaussian), batch.actions, config.conservative_samples, generator)
     losses = actor_critic.critic.compute_policy_value_losses(batch, actions, proposals)
     critic_update.descend(losses.q_loss + config.conservative_coefficient * losses.conservative_loss)
-    actor_critic.update_target_policy()
+    actor_critic.critic_steps += 1
+    if actor_critic.critic_steps % config.target_every == 0:
+        critic_update.update_targets()
+        actor_critic.update_target_policy()
     return {name: value.detach() for name, value in vars(losses).items()}
 
 

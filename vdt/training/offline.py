@@ -27,7 +27,7 @@ from vdt.tracking import Tracker
 from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import run_gradient_steps
 from vdt.training.score_curve import ScoreCurve
-from vdt.training.update import Metrics, PolicyUpdate, compute_learning_rate, set_learning_rate
+from vdt.training.update import Metrics, PolicyUpdate, choose_losses, compute_learning_rate, set_learning_rate
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def tune_threads(name: str, trainer: CriticTrainer | ActorTrainer, device: torch
 
 
 def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker, checkpoints: CheckpointStore) -> Path:
-    """Train twin Q and V on the data (M1, M2); with `critic.bootstrap` policy this is left to `train_actor`.
+    """Train twin Q and V on the data (M1, M2); if both train together, this is left to `train_actor`.
 
     Returns:
         The final checkpoint: {"critic", "optimizer", "normalizer", "reward_scale", "config", "step", "random",
@@ -107,7 +107,7 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
     if state is not None:
         trainer.load_state_dict(state)
     frozen = {"normalizer": normalizer.state_dict(), "reward_scale": reward_scale, "config": config.to_yaml()}
-    total = config.critic.gradient_steps if config.critic.bootstrap == "value" else 0
+    total = 0 if config.trains_together else config.critic.gradient_steps
     logger.info(
         f"critic: {total:,} gradient steps on {buffer.target_steps:,} transitions, reward scale {reward_scale:.4g}"
     )
@@ -159,23 +159,24 @@ class ActorTrainer:
     """Trainer of the actor: networks, updates and draws."""
 
     def __init__(self, config: Config, actor_critic: ActorCritic, sampler: Sampler) -> None:
-        """Train `actor_critic`'s policy, and its critic too if it has a target policy."""
+        """Train `actor_critic`'s policy, and its critic too if both train together."""
         self.config, self.actor_critic, self.sampler = config, actor_critic, sampler
         actor, critic = config.actor, config.critic
         self.policy_update = PolicyUpdate(actor_critic, actor, actor.learning_rate)
-        joint = actor_critic.target_policy is not None
+        joint = config.trains_together
         make = make_critic_update
         self.critic_update = make(actor_critic.critic, critic.learning_rate, config.runtime) if joint else None
         self.critic_steps = split_critic_steps(critic.gradient_steps, actor.gradient_steps, joint=joint)[1]
 
     def update(self, step: int) -> Metrics:
         """Take gradient step `step` (from 1) of the actor, after its share of the critic's."""
-        actor, metrics = self.config.actor, {}
+        actor, metrics = choose_losses(self.config.actor, step), {}
         for _ in range(self.critic_steps[step - 1]):
             assert self.critic_update is not None
             metrics = dict(take_critic_step(self.actor_critic, self.critic_update, self.sampler))
-        rate = compute_learning_rate(step, actor.gradient_steps, actor.warmup_steps, actor.learning_rate)
-        set_learning_rate(self.policy_update.optimizer, rate)
+        self.policy_update.config = actor
+        schedule = (actor.gradient_steps, actor.warmup_steps, actor.learning_rate, actor.learning_rate_schedule)
+        set_learning_rate(self.policy_update.optimizer, compute_learning_rate(step, *schedule))
         batch = self.sampler.sample_sequences(actor.batch_size, self.config.policy.context_length)
         return {**metrics, **self.policy_update(batch)}
 
@@ -202,7 +203,7 @@ class ActorTrainer:
 def train_actor(
     config: Config, dataset: TrajectoryDataset, critic_path: Path, tracker: Tracker, checkpoints: CheckpointStore
 ) -> Path:
-    """Train the policy against the frozen critic (M3), or both together (`critic.bootstrap` policy).
+    """Train the policy against the frozen critic (M3), or both together.
 
     Returns:
         The final checkpoint: {"actor_critic", "optimizer", "step", "random", "metrics", "versions"}, and
@@ -223,6 +224,8 @@ def train_actor(
     actor_critic.reward_statistics = RewardStatistics.fit(dataset, config.task.return_scale)
     if config.critic.bootstrap == "policy":
         actor_critic.add_target_policy()
+    if config.trains_together:
+        critic.unfreeze()
     trainer = ActorTrainer(config, actor_critic, sampler)
     state = checkpoints.load_latest()
     if state is not None:

@@ -16,8 +16,13 @@ from vdt.acceleration.torch_overhead import compile_pass
 from vdt.agent.actor_critic import ActorCritic
 from vdt.config.schema import ActorConfig
 from vdt.data.batches import SequenceBatch
-from vdt.policy.baseline_losses import compute_magnitude_policy_loss, compute_stochastic_policy_loss
+from vdt.policy.baseline_losses import (
+    compute_likelihood_policy_loss,
+    compute_magnitude_policy_loss,
+    compute_stochastic_policy_loss,
+)
 from vdt.policy.decision_transformer import PolicyOutput
+from vdt.policy.gaussian import SquashedGaussian
 from vdt.policy.losses import (
     AdvantageWeighting,
     PolicyLosses,
@@ -40,12 +45,21 @@ def make_policy_optimizer(
     return make_adamw(groups, learning_rate, actor_critic.config.runtime, parameters[0].device)
 
 
-def compute_learning_rate(step: int, total: int, warmup: int, peak: float) -> float:
-    """Compute the rate of `step` (from 1): a linear warm-up, then a cosine to zero at `total`, where it stays."""
+def compute_learning_rate(step: int, total: int, warmup: int, peak: float, schedule: str = "cosine") -> float:
+    """Compute the rate of `step` (from 1): a linear warm-up, then a cosine to zero at `total`, or the constant peak."""
     if step <= warmup:
         return peak * step / warmup
+    if schedule == "constant":
+        return peak
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def choose_losses(config: ActorConfig, step: int) -> ActorConfig:
+    """Return the settings of the losses of `step` (from 1): the data's actions alone during the warm start (CQL)."""
+    if step > config.warm_start_steps:
+        return config
+    return dataclasses.replace(config, behavior_coefficient=1.0, q_coefficient=0.0)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -79,12 +93,17 @@ def compute_action_losses(
     """Compute the sum of M3 that the configuration selects; an unused critic is not evaluated."""
     gaussian, normalization = output.distribution, config.q_normalization
     actions = output.actions
-    if gaussian is not None:
+    if isinstance(gaussian, SquashedGaussian):
         actions, log_densities = gaussian.sample()
-    min_q = actor_critic.critic.compute_min_q(batch.observations, actions) if config.q_coefficient > 0 else None
-    rest = (batch.actions, weights, min_q, batch.mask, config.q_coefficient, config.behavior_coefficient)
-    if gaussian is not None:
+    elif gaussian is not None:
+        actions = gaussian.means
+    compute_q = actor_critic.critic.compute_q1 if config.q_source == "q1" else actor_critic.critic.compute_min_q
+    q = compute_q(batch.observations, actions) if config.q_coefficient > 0 else None
+    rest = (batch.actions, weights, q, batch.mask, config.q_coefficient, config.behavior_coefficient)
+    if isinstance(gaussian, SquashedGaussian):
         return compute_stochastic_policy_loss(gaussian, (actions, log_densities), *rest, normalization=normalization)
+    if gaussian is not None:
+        return compute_likelihood_policy_loss(gaussian, *rest, normalization=normalization)
     if normalization == "gradient":
         return compute_policy_loss(actions, *rest)
     return compute_magnitude_policy_loss(actions, *rest, normalization=normalization)
@@ -157,7 +176,7 @@ class PolicyUpdate:
         compile_policy(actor_critic)
         if captured is None:
             captured = is_captured(actor_critic.config.runtime, actor_critic.normalizer.mean.device)
-        self.static = StaticStep(lambda batch: take_policy_step(actor_critic, self.optimizer, batch, config))
+        self.static = StaticStep(lambda batch: take_policy_step(actor_critic, self.optimizer, batch, self.config))
         self.captured = captured
 
     def __call__(self, batch: SequenceBatch) -> Metrics:
@@ -166,7 +185,7 @@ class PolicyUpdate:
         if not self.captured:
             return update_policy(actor_critic, self.optimizer, batch, self.config)
         actor_critic.policy.train()
-        metrics = self.static(batch, key=actor_critic.weighting)  # its settings are no tensors
+        metrics = self.static(batch, key=(actor_critic.weighting, self.config))  # no tensors
         actor_critic.gradient_steps += 1
         return metrics
 

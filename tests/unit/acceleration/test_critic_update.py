@@ -9,6 +9,7 @@ import torch
 
 from support.builders import assert_identical, clone_state, make_config
 from vdt.acceleration.capture import CapturedCriticUpdate
+from vdt.acceleration.convert import accelerate, make_critic_update
 from vdt.acceleration.critic_passes import flatten_parameters
 from vdt.acceleration.critic_update import FusedCriticUpdate, compute_q_gradient, compute_value_gradient
 from vdt.critic.critic import Critic, CriticUpdate
@@ -96,6 +97,26 @@ def test_gradients_of_the_losses_are_autograds() -> None:
     torch.testing.assert_close(compute_q_gradient(q.detach(), targets), expected)
 
 
+def test_updates_of_five_members_equal_autograd() -> None:
+    ours, batch = make_critic(members=5), make_batch(16, 3)
+    theirs = copy.deepcopy(ours)
+    for update in (FusedCriticUpdate(ours, RATE), CriticUpdate(theirs, RATE)):
+        for _ in range(5):
+            update.update(batch)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=0, atol=1e-6)
+
+
+def test_layer_norms_are_trained_by_autograd_and_this_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    critic, runtime = make_critic(layer_norm=True), make_config().runtime
+    with caplog.at_level("INFO", logger="vdt"):
+        update = make_critic_update(accelerate(critic, runtime), RATE, runtime)
+    assert type(update) is CriticUpdate and "layer_norm is trained by autograd" in caplog.text
+    before = clone_state(critic)
+    update.update(make_batch(16, 3))
+    assert all(not torch.equal(critic.state_dict()[name], value) for name, value in before.items())
+
+
 @pytest.mark.parametrize("kind", [FusedCriticUpdate, CapturedCriticUpdate])
 def test_descend_follows_autograd_on_the_same_vectors(kind: type[CriticUpdate]) -> None:
     ours, batch = make_critic(), make_batch(16, 3)
@@ -104,6 +125,7 @@ def test_descend_follows_autograd_on_the_same_vectors(kind: type[CriticUpdate]) 
     for _ in range(3):
         losses = ours.compute_losses(batch)
         update.descend(losses.value_loss + losses.q_loss)
+        update.update_targets()
         plain.update(batch)
     for name, value in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], value, rtol=0, atol=1e-6)

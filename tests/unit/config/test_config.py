@@ -10,7 +10,16 @@ import pytest
 import yaml
 
 from vdt.config.errors import ConfigError
-from vdt.config.layers import PARAMS, config_from_mapping, config_from_yaml, load_tasks, load_yaml, parse_overrides
+from vdt.config.layers import (
+    CHANGES,
+    PARAMS,
+    config_from_mapping,
+    config_from_yaml,
+    load_layer,
+    load_tasks,
+    load_yaml,
+    parse_overrides,
+)
 from vdt.config.schema import KEYS, Config, flatten
 from vdt.experiments.resolve import resolve_config
 
@@ -130,6 +139,28 @@ def test_a_task_patches_presets_and_methods_by_name(params: Path) -> None:
     assert got == {("plain", "plain"): 2, ("laptop", "plain"): 6, ("plain", "vdt"): 7, ("laptop", "vdt"): 7}
 
 
+def test_a_preset_patches_methods_by_name_and_a_task_has_the_last_word(params: Path) -> None:
+    path = params / "presets" / "laptop.yaml"
+    path.write_text("critic: {n_step: 3}\nmethods: {vdt: {critic: {n_step: 4}}}")
+    (params / "methods" / "vdt.yaml").write_text("critic: {n_step: 5}")
+    steps = [resolve_config(ENV, method=method).critic.n_step for method in ("plain", "vdt")]
+    assert steps == [3, 4]
+    path = params / "tasks" / "gym.yaml"
+    family = yaml.safe_load(path.read_text())
+    family["shared"] = {"methods": {"vdt": {"critic": {"n_step": 7}}}}
+    path.write_text(yaml.safe_dump(family))
+    assert resolve_config(ENV).critic.n_step == 7
+    (params / "presets" / "laptop.yaml").write_text("methods: {vdt: {critic: {n_stp: 4}}}")
+    with pytest.raises(ConfigError, match=r"presets/laptop.yaml \(methods.vdt\): unknown key 'critic.n_stp'"):
+        resolve_config(ENV)
+
+
+def test_presets_patch_only_methods_that_exist() -> None:
+    keys = {key for preset in PRESETS for key in load_layer(PARAMS / "presets" / f"{preset}.yaml")}
+    named = {key.split(".")[1] for key in keys if key.startswith(CHANGES)}
+    assert named and named <= set(METHODS) and not any(key.startswith("presets.") for key in keys)
+
+
 def test_tasks_patch_only_presets_and_methods_that_exist() -> None:
     named = {tuple(key.split(".")[:2]) for facts in load_tasks().values() for key in facts}
     assert {name for kind, name in named if kind == "presets"} <= set(PRESETS)
@@ -165,7 +196,9 @@ def test_baselines_switch_the_critic_off() -> None:
 def test_methods_share_data_and_budget() -> None:
     configs = [resolve_config(ENV, method=method) for method in ("vdt", "dt", "bc")]
     assert len({c.data for c in configs}) == len({c.evaluation for c in configs}) == 1
-    assert len({(c.actor.gradient_steps, c.actor.batch_size, c.policy.context_length) for c in configs}) == 1
+    policies = [c for c in configs if c.policy.kind == "transformer"]  # bc sees transitions: test_methods.py
+    assert len({(c.actor.gradient_steps, c.actor.batch_size, c.policy.context_length) for c in policies}) == 1
+    assert len(policies) == 2
 
 
 def test_numbers_are_coerced_by_declared_type() -> None:

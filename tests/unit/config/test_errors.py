@@ -122,7 +122,7 @@ def test_errors_name_what_was_given_what_is_accepted_and_where(arguments: dict[s
     [
         ("lr", ["critic.learning_rate", "actor.learning_rate", "online.actor_learning_rate"]),
         ("critic.lr", ["critic.learning_rate"]),
-        ("policy.n_layers", ["policy.layers"]),
+        ("policy.n_layers", ["policy.layers", "policy.hidden_layers"]),
         ("expectile", ["critic.expectile"]),
         ("expectil", ["critic.expectile"]),
         ("actor.expectile", ["critic.expectile"]),

@@ -33,6 +33,8 @@ FEW = {**ONE, "critic.gradient_steps": 4, "actor.gradient_steps": 3, "actor.warm
 
 # What the methods' papers print, and what several of them share.
 MEMORYLESS = {"policy.kind": "mlp", "planner.candidates": 1, "actor.next_observation_coefficient": 0}
+MEMORYLESS |= {"policy.context_length": 1, "actor.batch_size": 256}  # transitions
+CONSTANT = {"actor.learning_rate": 3e-4, "actor.learning_rate_schedule": "constant", "actor.warmup_steps": 0}
 OF_POLICY = {**MEMORYLESS, "critic.bootstrap": "policy", "critic.n_step": 1, "critic.activation": "relu"}
 PRINTED: dict[str, dict[str, Any]] = {
     "bc": {**MEMORYLESS, "data.keep_best_fraction": 1},
@@ -41,20 +43,25 @@ PRINTED: dict[str, dict[str, Any]] = {
     "iql": {
         **{**MEMORYLESS, "critic.bootstrap": "value", "critic.n_step": 1, "critic.activation": "relu"},
         **{"critic.expectile": 0.7, "actor.inverse_temperature": 3, "actor.max_advantage_weight": 100},
-        **{"actor.advantage_unit": "reward", "actor.q_coefficient": 0},
+        **{"actor.advantage_unit": "reward", "actor.q_coefficient": 0, "policy.head": "normal"},
+        **{"actor.learning_rate": 3e-4, "actor.learning_rate_schedule": "cosine", "actor.warmup_steps": 0},
     },
     "td3bc": {
         **{**OF_POLICY, "critic.target_action_noise": 0.2, "actor.q_coefficient": 2.5, "actor.behavior_coefficient": 1},
-        **{"actor.q_normalization": "magnitude", "actor.inverse_temperature": 0},
+        **{"actor.q_normalization": "magnitude", "actor.inverse_temperature": 0, "actor.q_source": "q1"},
+        **{"critic.target_every": 2, **CONSTANT},
     },
     "awac": {
         **{**OF_POLICY, "critic.target_action_noise": 0, "actor.inverse_temperature": 3, "actor.q_coefficient": 0},
-        **{"actor.advantage_unit": "reward", "actor.max_advantage_weight": 100},
+        **{"actor.advantage_unit": "reward", "actor.max_advantage_weight": 100, "policy.head": "normal"},
+        **{"critic.hidden_layers": 3, "policy.hidden_layers": 3, **CONSTANT},
     },
     "cql": {
         **{**OF_POLICY, "critic.conservative_coefficient": 5, "critic.conservative_samples": 4},
         **{"policy.head": "gaussian", "policy.initial_temperature": 1, "online.exploration_noise": 0},
         **{"actor.behavior_coefficient": 0, "actor.q_coefficient": 1, "actor.q_normalization": "none"},
+        **{"critic.hidden_layers": 3, "policy.hidden_layers": 3, "task.reward_scaling": "none"},
+        **{**CONSTANT, "actor.learning_rate": 1e-4},
     },
     "odt": {
         **{"policy.kind": "transformer", "policy.head": "gaussian", "policy.initial_temperature": 0.1},
@@ -133,13 +140,33 @@ def test_method_has_the_settings_that_its_paper_prints(method: str) -> None:
     assert {key: flat[key] for key in PRINTED[method]} == PRINTED[method]
 
 
-def test_methods_share_the_presets_budgets() -> None:
+def test_methods_of_a_kind_share_the_laptops_budgets() -> None:
     configs = [resolve_config(ENV, method=method) for method in METHODS]
-    sizes = {
-        (c.actor.gradient_steps, c.actor.batch_size, c.policy.context_length, c.evaluation.episodes) for c in configs
-    }
-    assert len(sizes) == 1
+    for kind in ("transformer", "mlp"):
+        sizes = {(c.actor.batch_size, c.policy.context_length) for c in configs if c.policy.kind == kind}
+        assert sizes == {(64, 10) if kind == "transformer" else (256, 1)}
+    assert len({c.actor.gradient_steps for c in configs if c.policy.kind == "transformer"}) == 1
+    assert len({c.evaluation.episodes for c in configs}) == 1
     assert {c.critic.gradient_steps for c in configs} == {0, configs[-1].critic.gradient_steps}
+
+
+@pytest.mark.parametrize("preset", ["laptop", "fair", "paper"])
+def test_td3bcs_actor_takes_every_second_step_and_cqls_warm_start_ends(preset: str) -> None:
+    config = resolve_config(ENV, preset=preset, method="td3bc")
+    assert config.critic.gradient_steps == config.critic.target_every * config.actor.gradient_steps
+    actor = resolve_config(ENV, preset=preset, method="cql").actor
+    assert 0 < actor.warm_start_steps <= 0.1 * actor.gradient_steps
+
+
+def test_fair_budgets_are_those_of_flat_curves() -> None:
+    steps = {m: resolve_config(ENV, preset="fair", method=m) for m in METHODS}
+    found = {m: (c.critic.gradient_steps, c.actor.gradient_steps, c.actor.batch_size) for m, c in steps.items()}
+    assert found == {
+        **{"bc": (0, 50_000, 256), "bc-10": (0, 50_000, 256), "dt": (0, 10_000, 64), "odt": (0, 5_000, 256)},
+        **{"iql": (100_000, 50_000, 256), "td3bc": (100_000, 50_000, 256), "awac": (100_000, 100_000, 256)},
+        **{"cql": (100_000, 100_000, 256), "qt": (50_000, 10_000, 64), "vdt": (50_000, 10_000, 64)},
+    }
+    assert {c.evaluation.curve_points for c in steps.values()} == {9}
 
 
 def test_best_share_leaves_normaliser_and_reward_scale_to_all_the_data(tmp_path: Path) -> None:
@@ -231,7 +258,12 @@ def test_ablations_are_named() -> None:
             r"q_normalization gradient is a displacement .* accepted are magnitude and none",
         ),
         ("odt", "actor.q_coefficient=1 actor.q_normalization=none", r"critic.gradient_steps is 0, but"),
-        ("vdt", "policy.head=normal", r"policy.head must be one of deterministic, gaussian, not 'normal'"),
+        ("vdt", "policy.head=norma", r"policy.head must be one of deterministic, gaussian, normal, not 'norma'"),
+        ("vdt", "critic.order=together", r"fitted to a finished critic, but critic.order together trains both"),
+        ("bc", "critic.order=together", r"critic.order together trains critic and actor together: critic.grad"),
+        ("vdt", "critic.target_every=2", r"critic.target_every \(2\) needs critic.bootstrap policy, not value"),
+        ("iql", "actor.warm_start_steps=5", r"leaves the Q term out, but actor.q_coefficient is 0"),
+        ("vdt", "actor.warm_start_steps=1500", r"warm_start_steps \(1,500\) must be fewer than .* \(1,500\)"),
         ("vdt", "data.keep_best_fraction=0", r"data.keep_best_fraction must be between 1e-06 and 1.0, not 0"),
         ("vdt", "data.keep_best_fraction=10", r"data.keep_best_fraction must be between"),
         ("qt", "evaluation.lookahead_horizon=3", r"learned env_model needs actor.next_observation_coefficient and"),

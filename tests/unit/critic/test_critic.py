@@ -136,6 +136,32 @@ def test_ensemble_equals_separate_networks(activation: str, layer: type[nn.Modul
     assert not torch.allclose(expected[0], expected[1])  # members start different
 
 
+@pytest.mark.parametrize("members", [1, 2, 5])
+def test_the_smallest_of_all_members_counts(members: int) -> None:
+    critic = make_critic(members=members)
+    observations, actions = torch.randn(6, 3), torch.randn(6, 2)
+    q = critic.target_q(observations, actions)
+    assert q.shape == (members, 6)
+    assert torch.equal(critic.compute_min_q(observations, actions), q.min(0).values)
+    torch.testing.assert_close(critic.compute_q1(observations, actions), critic.q(observations, actions)[0])
+
+
+def test_layer_norms_stand_before_the_activations() -> None:
+    torch.manual_seed(0)
+    ensemble, inputs = MLPEnsemble(2, 4, 8, 2, "relu", layer_norm=True), torch.randn(10, 4)
+    for parameter in (*ensemble.gains, *ensemble.shifts):
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    for member in range(2):
+        hidden = inputs
+        for layer in range(2):
+            norm = nn.LayerNorm(8)
+            norm.weight.data, norm.bias.data = ensemble.gains[layer][member, 0], ensemble.shifts[layer][member, 0]
+            hidden = norm(hidden @ ensemble.weights[layer][member] + ensemble.biases[layer][member]).relu()
+        expected = (hidden @ ensemble.weights[2][member] + ensemble.biases[2][member])[:, 0]
+        torch.testing.assert_close(ensemble(inputs)[member], expected)
+    torch.testing.assert_close(ensemble.evaluate_first(inputs), ensemble(inputs)[0])
+
+
 def test_initial_weights_are_spread_like_torchs_linear_layers() -> None:
     torch.manual_seed(0)
     ensemble = MLPEnsemble(2, 16, 64, 2, "relu")

@@ -12,7 +12,7 @@ from support.builders import make_actor_critic, make_config, make_dataset
 from vdt.agent.agent import Agent, PlannerSettings
 from vdt.environments import make_environment
 from vdt.environments.rollout import collect_trajectories
-from vdt.policy.gaussian import GaussianHead, SquashedGaussian, choose_actions
+from vdt.policy.gaussian import GaussianHead, NormalGaussian, SquashedGaussian, choose_actions
 from vdt.policy.mlp import make_policy
 
 CONFIG = make_config(method="odt")
@@ -79,6 +79,28 @@ def test_standard_deviations_keep_to_odts_range() -> None:
 def test_actions_at_the_edge_have_a_finite_density() -> None:
     gaussian = SquashedGaussian(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor(1.0))
     assert gaussian.compute_log_density(torch.tensor([[1.0, -1.0]])).isfinite().all()
+
+
+def test_normal_density_equals_the_formula_and_draws_are_clipped() -> None:
+    # N(0.5; 0.2, 0.3^2) = exp(-0.5) / (0.3 sqrt(2 pi)), N(-1; 0.9, 1) = exp(-1.805) / sqrt(2 pi): log of the product
+    gaussian = NormalGaussian(torch.tensor([0.2, 0.9]), torch.tensor([0.3, 1.0]).log())
+    expected = -0.5 - math.log(0.3) - 1.805 - math.log(2 * math.pi)
+    assert float(gaussian.compute_log_density(torch.tensor([0.5, -1.0]))) == pytest.approx(expected, rel=1e-5)
+    wide = NormalGaussian(torch.full((20_000, 1), 0.5), torch.tensor(-1.0))
+    drawn, said = wide.sample(torch.Generator().manual_seed(1))
+    inside = drawn[:, 0].abs() < 1  # 8.7 % are not: P(z > 0.5 e)
+    assert float(inside.float().mean()) == pytest.approx(0.913, abs=0.01) and float(drawn.max()) == 1
+    torch.testing.assert_close(wide.compute_log_density(drawn)[inside], said[inside])
+
+
+@pytest.mark.parametrize("kind", ["transformer", "mlp"])
+def test_a_normal_heads_middle_is_its_action_and_its_deviations_are_free(kind: str) -> None:
+    torch.manual_seed(0)
+    policy = make_policy(2, 3, 8, dataclasses.replace(CONFIG.policy, kind=kind, head="normal")).eval()
+    output = policy(torch.randn(3, 4, 2), torch.randn(3, 4, 3), torch.randn(3, 4), torch.arange(4).expand(3, 4))
+    assert torch.equal(output.actions, output.distribution.means)
+    assert torch.equal(output.distribution.log_stds, torch.zeros(3, 4, 3))  # 1 at the start, whatever is observed
+    assert policy.gaussian.log_std.shape == (3,)
 
 
 @pytest.mark.parametrize("kind", ["transformer", "mlp"])

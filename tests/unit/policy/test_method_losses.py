@@ -52,6 +52,48 @@ def test_best_share_equals_the_loop(fraction: float) -> None:
 # Losses
 
 
+def test_normal_heads_loss_is_the_weighted_likelihood() -> None:
+    weighting = AdvantageWeighting(2.0, 1.5, 1.0)
+    actor_critic, batch = make_parts("iql", weighting)
+    actor_critic.policy.gaussian.log_std.data.fill_(-0.4)
+    losses, weights = compute_policy_losses(actor_critic, batch, actor_critic.config.actor)
+    assert weights.max() <= 1.5 and weights.std() > 0
+    means = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps).actions
+    variance = math.exp(-0.8)
+    errors = (batch.actions - means).square().sum(-1) / (2 * variance)
+    densities = -errors - batch.actions.shape[-1] * (0.5 * math.log(2 * math.pi) - 0.4)
+    expected = likelihood_loss_loop(densities.tolist(), weights.tolist(), batch.mask.tolist())
+    assert losses.total.item() == losses.behavior.item() == pytest.approx(expected, rel=1e-4)
+    assert losses.entropy is None
+
+
+@pytest.mark.parametrize("normalization", ["gradient", "magnitude", "none"])
+def test_normal_heads_q_term_is_that_of_the_mean_action(normalization: str) -> None:
+    changes = {"actor.q_coefficient": 0.5, "actor.q_normalization": normalization, "policy.dropout": 0.0}
+    terms = []
+    for head in ("normal", "deterministic"):
+        actor_critic, batch = make_parts("iql", UNIFORM, **changes, **{"policy.head": head})
+        losses, _ = compute_policy_losses(actor_critic, batch, actor_critic.config.actor)
+        terms.append((losses.q_term.item(), losses.total.item(), losses.behavior.item()))
+    assert terms[0][0] == pytest.approx(terms[1][0], rel=1e-5)
+    assert terms[0][1] == pytest.approx(terms[0][2] - 0.5 * terms[0][0], rel=1e-5)
+
+
+def test_the_actor_follows_the_first_q_itself_and_leaves_it_alone() -> None:
+    actor_critic, batch = make_parts("td3bc", UNIFORM)
+    assert actor_critic.config.actor.q_source == "q1"
+    losses, _ = compute_policy_losses(actor_critic, batch, actor_critic.config.actor)
+    actions = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps).actions
+    q = actor_critic.critic.q(batch.observations, actions)[0]
+    expected = scaled_q_term_loop(q.tolist(), batch.mask.tolist())
+    assert losses.q_term.item() == pytest.approx(expected, rel=1e-4)
+    targets = actor_critic.critic.compute_min_q(batch.observations, actions)
+    assert losses.q_term.item() != pytest.approx(scaled_q_term_loop(targets.tolist(), batch.mask.tolist()), rel=1e-3)
+    losses.total.backward()
+    assert all(p.grad is None for p in actor_critic.critic.parameters())
+    assert all(p.grad is not None for p in actor_critic.policy.parameters())
+
+
 def test_likelihood_loss_equals_the_loop() -> None:
     torch.manual_seed(0)
     densities, weights = torch.randn(3, 4), torch.rand(3, 4)
@@ -99,10 +141,10 @@ def test_td3bc_objective_is_the_papers(coefficient: float) -> None:
     actor_critic, batch = make_parts("td3bc", UNIFORM, **{"actor.behavior_coefficient": coefficient})
     losses, _ = compute_policy_losses(actor_critic, batch, actor_critic.config.actor)
     actions = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps).actions
-    min_q = actor_critic.critic.compute_min_q(batch.observations, actions)
+    q1 = actor_critic.critic.q(batch.observations, actions)[0]
     real = batch.mask > 0
     error = (actions - batch.actions)[real].square().mean()
-    expected = coefficient * error - 2.5 * scaled_q_term_loop(min_q.tolist(), batch.mask.tolist())
+    expected = coefficient * error - 2.5 * scaled_q_term_loop(q1.tolist(), batch.mask.tolist())
     assert losses.total.item() == pytest.approx(expected.item(), rel=1e-5)
 
 

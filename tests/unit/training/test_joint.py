@@ -33,7 +33,8 @@ from vdt.training.seeding import seed_buffer
 
 DATASET = make_dataset((5, 1, 7, 3, 6, 2, 4, 4))
 JOINT = ("td3bc", "awac", "cql", "qt")
-KILLED = ("td3bc", "cql")  # a deterministic one and a stochastic one with an online phase
+KILLED = ("td3bc", "cql", "iql")  # a deterministic one, a stochastic one, and one whose critic takes turns by a setting
+TURNS = {"critic.gradient_steps": 45, "critic.order": "together"}
 
 
 def disturb(policy: torch.nn.Module) -> None:
@@ -68,7 +69,8 @@ def test_turns_golden() -> None:
 @pytest.mark.parametrize("method", ["td3bc", "awac", "qt"])
 def test_target_is_the_following_policys_value(method: str) -> None:
     """y = n-step reward + discount * min target Q(s', pi'(history up to s')), one transition at a time."""
-    actor_critic, sampler, optimizer = make_joint(method, **{"critic.target_action_noise": 0.0})
+    plain = {"critic.target_action_noise": 0.0, "policy.head": "deterministic"}
+    actor_critic, sampler, optimizer = make_joint(method, **plain)
     assert actor_critic.acting_context == (actor_critic.config.policy.context_length if method == "qt" else 1)
     again = Sampler(sampler.buffer, "length", torch.Generator().set_state(sampler.generator.get_state()))
     rows = again.sample_rows(actor_critic.config.critic.batch_size)
@@ -91,7 +93,7 @@ def test_target_is_the_following_policys_value(method: str) -> None:
 
 @pytest.mark.parametrize("method", JOINT)
 def test_a_step_trains_q_and_moves_both_targets_and_nothing_else(method: str) -> None:
-    actor_critic, sampler, optimizer = make_joint(method)
+    actor_critic, sampler, optimizer = make_joint(method, **{"critic.target_every": 1})
     critic, rate = actor_critic.critic, actor_critic.config.critic.target_update_rate
     assert actor_critic.target_policy is not None
     parts = (actor_critic.policy, actor_critic.target_policy, critic.q, critic.target_q, critic.value)
@@ -111,6 +113,19 @@ def test_a_step_trains_q_and_moves_both_targets_and_nothing_else(method: str) ->
         *actor_critic.policy.parameters(),
     )
     assert all(p.grad is None for p in frozen) and not actor_critic.target_policy.training
+
+
+def test_targets_move_at_every_second_step_alone() -> None:
+    actor_critic, sampler, optimizer = make_joint("td3bc")
+    critic, target_policy = actor_critic.critic, actor_critic.target_policy
+    assert actor_critic.config.critic.target_every == 2 and target_policy is not None
+    moved = []
+    for _ in range(4):
+        before = clone_state(critic.target_q), clone_state(target_policy)
+        take_critic_step(actor_critic, optimizer, sampler)
+        now = clone_state(critic.target_q), clone_state(target_policy)
+        moved.append([any(not torch.equal(b[name], n[name]) for name in b) for b, n in zip(before, now, strict=True)])
+    assert moved == [[False, False], [True, True]] * 2
 
 
 def test_noise_on_the_target_action_is_clipped() -> None:
@@ -197,7 +212,7 @@ def test_conservative_coefficient_lowers_q_off_the_data() -> None:
 
 
 def train(method: str, folder: Path, tracker: NullTracker, every: int = 1_000_000) -> Path:
-    config = make_config({"critic.gradient_steps": 45}, method=method)
+    config = make_config(TURNS, method=method)
     critic = pretrain_critic(config, DATASET, NullTracker(), make_store(folder / "critic"))
     assert load_state(critic)["step"] == 0  # the critic waits for the actor
     return train_actor(config, DATASET, critic, tracker, make_store(folder / "actor", every=every))
@@ -228,10 +243,12 @@ def test_checkpoint_holds_all_of_it(method: str, undisturbed: dict[str, Path]) -
     moments = state["critic_optimizer"]["state"].values()
     assert moments and all(float(m["step"]) == 45 for m in moments)
     actor_critic = ActorCritic.from_state(state["actor_critic"], torch.device("cpu"))
+    assert_identical(actor_critic.state_dict(), state["actor_critic"])
+    if method == "iql":
+        return
     assert actor_critic.target_policy is not None and not any(
         p.requires_grad for p in actor_critic.target_policy.parameters()
     )
-    assert_identical(actor_critic.state_dict(), state["actor_critic"])
     assert any(
         not torch.equal(a, b)
         for a, b in zip(actor_critic.target_policy.parameters(), actor_critic.policy.parameters(), strict=True)
@@ -248,7 +265,7 @@ def test_interrupted_and_resumed_tuning_is_the_undisturbed_one(
         "critic_steps_per_iteration": 3,
         "actor_steps_per_iteration": 2,
     }
-    config = make_config({f"online.{key}": value for key, value in settings.items()}, method=method)
+    config = make_config({**TURNS, **{f"online.{key}": value for key, value in settings.items()}}, method=method)
     agent = undisturbed[method]
     buffer = seed_buffer(config, DATASET, tmp_path / "buffer.hdf5")
     whole = load_state(tune_online(config, agent, buffer, DATASET, NullTracker(), make_store(tmp_path / "whole")))
@@ -260,6 +277,6 @@ def test_interrupted_and_resumed_tuning_is_the_undisturbed_one(
     assert tracker.metrics[0][0] > 12
     assert_identical(load_state(resumed), whole)
     before, after = load_state(agent)["actor_critic"], whole["actor_critic"]
-    for part in ("policy", "critic", "target_policy"):
+    for part in ("policy", "critic") if method == "iql" else ("policy", "critic", "target_policy"):
         changed = [not torch.equal(after[part][name], old) for name, old in before[part].items()]
         assert any(changed), part

@@ -27,6 +27,7 @@ from vdt.data.normalization import RewardStatistics
 from vdt.policy.losses import AdvantageWeighting
 from vdt.training.loop import read_metrics, run_gradient_steps
 from vdt.training.update import (
+    choose_losses,
     compute_learning_rate,
     compute_policy_losses,
     compute_weight_statistics,
@@ -220,6 +221,19 @@ def test_learning_rate_golden() -> None:
     assert rates == pytest.approx([0.2, 2.0, 1.0, 0.0])
     assert compute_learning_rate(1, 10, 0, 2.0) > 1.9  # no warm-up
     assert [compute_learning_rate(s, 5, 10, 1.0) for s in (1, 5)] == [0.1, 0.5]  # a warm-up that is never finished
+
+
+def test_constant_learning_rate_golden() -> None:
+    # warm-up 10: 1/10, 10/10; then the peak to the end
+    rates = [compute_learning_rate(step, 110, 10, 2.0, "constant") for step in (1, 10, 60, 110)]
+    assert rates == pytest.approx([0.2, 2.0, 2.0, 2.0])
+
+
+def test_warm_start_leaves_the_q_term_out_and_follows_the_data() -> None:
+    config = dataclasses.replace(CONFIG.actor, behavior_coefficient=0.0, q_coefficient=1.0, warm_start_steps=3)
+    first, last, later = (choose_losses(config, step) for step in (1, 3, 4))
+    assert (first.behavior_coefficient, first.q_coefficient) == (1.0, 0.0)
+    assert first == last and later is config
 
 
 def test_gradient_is_clipped_to_its_norm() -> None:
