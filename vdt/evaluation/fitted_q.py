@@ -48,6 +48,8 @@ JUDGE: dict[str, Any] = {  # settings of the judge's critic, whatever the cell's
     "discount": 0.99,
     "n_step": 1,
     "target_update_rate": 0.02,
+    "members": 2,
+    "layer_norm": False,
 }
 
 
@@ -208,6 +210,7 @@ def fit_q(
     halfway, progress = 0.0, Progress(f"evaluate {label}: fitted Q", 0, steps)
     for step in range(1, steps + 1):
         update.descend(compute_loss(judge, sampler, actions))
+        update.update_targets()
         progress.report(step)
         if step == max(1, steps // 2):
             halfway = _average_q(judge, starts, chosen)

@@ -117,7 +117,7 @@ def test_method_trains_acts_and_tunes(method: str, tmp_path: Path) -> None:
     act(actor_critic)
     assert (config.online.environment_steps > 0) == (method in ONLINE)
     if method in ONLINE:
-        tuner = make_tuner(config, path, seed_buffer(config, DATASET, tmp_path / "buffer.hdf5"), None)
+        tuner = make_tuner(config, path, seed_buffer(config, DATASET, tmp_path / "buffer.hdf5"), DATASET, None)
         tuner.collect()
         before = {name: value.clone() for name, value in tuner.actor_critic.policy.state_dict().items()}
         metrics = tuner.update()
