@@ -79,6 +79,7 @@ class ActorCritic:
         gradient_steps: policy updates taken.
         reward_statistics: units of the policy's reward head, frozen.
         critic_steps: updates of Q for the policy taken, of which every `critic.target_every`-th moves the targets.
+        return_percentiles: 0th to 100th of the data's episode returns; empty in checkpoints of release 0.2.0.
         target_policy: follows the policy slowly; only where the critic values it (`critic.bootstrap` policy).
         compiled_policy: the policy's pass while it trains, if that is compiled (`runtime.compile`).
     """
@@ -92,6 +93,7 @@ class ActorCritic:
     gradient_steps: int = 0
     reward_statistics: RewardStatistics = RETURN_SCALE_UNITS
     critic_steps: int = 0
+    return_percentiles: tuple[float, ...] = ()
     target_policy: nn.Module | None = None
     compiled_policy: Callable[..., Any] | None = None
 
@@ -153,6 +155,7 @@ class ActorCritic:
             "weighting": vars(self.weighting).copy(),
             "gradient_steps": self.gradient_steps,
             "reward_statistics": vars(self.reward_statistics).copy(),
+            "return_percentiles": list(self.return_percentiles),
             **self._get_follower_state(),
         }
 
@@ -167,7 +170,7 @@ class ActorCritic:
         self.policy.load_state_dict(state["policy"])
         self.weighting = AdvantageWeighting(**state["weighting"])
         self.gradient_steps = state["gradient_steps"]
-        self.reward_statistics = _read_reward_statistics(state)
+        self.reward_statistics, self.return_percentiles = _read_statistics(state)
         if self.config.trains_together:
             self.critic.load_state_dict(state["critic"])
         if self.target_policy is not None:
@@ -182,13 +185,15 @@ class ActorCritic:
         critic.load_state_dict(state["critic"])
         normalizer = Normalizer(**state["normalizer"]).to(device)
         weighting = AdvantageWeighting(**state["weighting"])
+        reward_statistics, return_percentiles = _read_statistics(state)
         numbers = (
             normalizer,
             state["reward_scale"],
             weighting,
             state["gradient_steps"],
-            _read_reward_statistics(state),
+            reward_statistics,
             state.get("critic_steps", 0),
+            return_percentiles,
         )
         actor_critic = cls(config, policy, critic, *numbers)
         if "target_policy" in state:
@@ -196,6 +201,6 @@ class ActorCritic:
         return actor_critic
 
 
-def _read_reward_statistics(state: dict[str, Any]) -> RewardStatistics:
-    """Return the units of the reward head; checkpoints of release 0.2.0 have none, and mean the return scale's."""
-    return RewardStatistics(**state.get("reward_statistics", {}))
+def _read_statistics(state: dict[str, Any]) -> tuple[RewardStatistics, tuple[float, ...]]:
+    """Return the reward head's units and the data's returns; release 0.2.0 has none, and means the return scale's units."""
+    return RewardStatistics(**state.get("reward_statistics", {})), tuple(state.get("return_percentiles", ()))

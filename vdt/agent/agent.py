@@ -15,10 +15,12 @@ from torch import Tensor
 from vdt.acceleration.acting import freeze
 from vdt.agent.actor_critic import ActorCritic
 from vdt.config.schema import Config
+from vdt.data.return_quantiles import compute_return_quantiles
 from vdt.data.trajectory import FloatArray
 from vdt.planning.env_model import EnvModel, LearnedModel, SimulatorModel
 from vdt.planning.imagination import ContextCache, TransformerPolicy
 from vdt.planning.planner import Plan, plan
+from vdt.planning.selection import Selection
 from vdt.policy.decision_transformer import ActingPolicy
 from vdt.policy.history import History
 
@@ -36,6 +38,8 @@ class PlannerSettings:
         env_model: "none", "learned" or "simulator".
         context_length: steps of history to act upon; 0 means the policy's K.
         forget_steps: number of oldest steps dropped at once when another does not fit.
+        select: when the followed return may change: "per_step", "per_episode" or "margin" (`Selection`).
+        select_steps: observations that decide "per_episode".
     """
 
     candidate_returns: tuple[float, ...]
@@ -43,17 +47,46 @@ class PlannerSettings:
     env_model: str = "none"
     context_length: int = 0
     forget_steps: int = 1
+    select: str = "per_step"
+    select_steps: int = 20
 
     @classmethod
-    def from_config(cls, config: Config) -> PlannerSettings:
-        """Read the settings of acting during online tuning."""
+    def from_config(cls, config: Config, return_percentiles: Sequence[float] = ()) -> PlannerSettings:
+        """Read the settings of acting during online tuning.
+
+        Args:
+            config: with the planner's settings.
+            return_percentiles: of the policy's data (`ActorCritic`), which `planner.returns` data reads.
+
+        Raises:
+            ValueError: if they are needed and not there.
+        """
         planner = config.planner
-        returns = config.task.candidate_returns[: planner.candidates]
-        return cls(returns, planner.planning_horizon, planner.env_model, planner.context_length, planner.forget_steps)
+        return cls(
+            find_candidate_returns(config, return_percentiles)[: planner.candidates],
+            planner.planning_horizon,
+            planner.env_model,
+            planner.context_length,
+            planner.forget_steps,
+            planner.select,
+            planner.select_steps,
+        )
 
     def follow(self, wanted: float) -> PlannerSettings:
         """Return settings with the same history that follow one return-to-go without a choice."""
         return replace(self, candidate_returns=(wanted,), planning_horizon=1, env_model="none")
+
+
+def find_candidate_returns(config: Config, return_percentiles: Sequence[float]) -> tuple[float, ...]:
+    """Return all returns that a policy may be asked for, whatever `planner.candidates` says; raises as `from_config`."""
+    if config.planner.returns == "task":
+        return config.task.candidate_returns
+    if not return_percentiles:
+        raise ValueError(
+            "planner.returns is data, but the policy comes without the returns of its data, as those of release 0.2.0 do; "
+            "accepted is task, or a policy that is trained anew"
+        )
+    return compute_return_quantiles(return_percentiles, config.planner.return_quantiles)
 
 
 class Agent:
@@ -71,6 +104,7 @@ class Agent:
         self._history: History | None = None
         self._policy: ActingPolicy = actor_critic.policy
         self._cache = ContextCache()
+        self._selection = Selection(settings.select, settings.select_steps)
         self._env_model = self._make_env_model()
 
     def _make_env_model(self) -> EnvModel | None:
@@ -100,6 +134,7 @@ class Agent:
         self.environments = []
         returns = torch.tensor(self.settings.candidate_returns, device=self.device) / task.return_scale
         self._history, self._cache = self._make_history(returns.repeat(episodes, 1)), self._make_cache()
+        self._selection = Selection(self.settings.select, self.settings.select_steps)
 
     def _make_history(self, returns: Tensor) -> History:
         """Return an empty history that starts from returns-to-go (N, M) divided by the return scale."""
@@ -118,6 +153,7 @@ class Agent:
             self.actor_critic.normalizer.normalize(raw), self.actor_critic.config.task.action_size
         )
         choice = self.decide()
+        self._selection.record(choice.scores, choice.chosen)
         self.chosen += np.bincount(choice.chosen.cpu().numpy(), minlength=len(self.chosen))
         if isinstance(self._env_model, SimulatorModel):
             self.imagined_environment_steps = self._env_model.environment_steps
@@ -170,6 +206,8 @@ class Agent:
             environments=self.environments,
             cache=self._cache,
             explore=self.explore,
+            selection=self._selection,
+            compute_doubt=self.actor_critic.critic.compute_doubt,
         )
 
     def observe(self, actions: FloatArray, rewards: FloatArray, active: npt.NDArray[np.bool_]) -> None:
@@ -182,6 +220,7 @@ class Agent:
             kept = torch.from_numpy(active).to(self.device)
             self._history.keep(kept)
             self._cache.keep(kept, len(self.settings.candidate_returns))
+            self._selection.keep(kept)
             self.environments = list(compress(self.environments, active))
 
 

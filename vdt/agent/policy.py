@@ -44,7 +44,8 @@ class Policy:
             lookahead: whether to choose among candidate returns, as the configuration's `planner` does.
             versions: of the libraries that it was trained with, by name.
         """
-        config, acting = actor_critic.config, PlannerSettings.from_config(actor_critic.config)
+        config = actor_critic.config
+        acting = PlannerSettings.from_config(config, actor_critic.return_percentiles)
         self.config = config
         self.spaces = Spaces.from_config(config)
         self.candidate_returns = acting.candidate_returns
@@ -151,7 +152,8 @@ class Policy:
             Actions (N, A) in the environment's range.
 
         Raises:
-            ValueError: if there is no history, a size is wrong, or a number is not finite.
+            ValueError: if there is no history, a size is wrong, or a number is not finite; or if several returns are
+                chosen among and `planner.select` is not per_step.
         """
         if self._recaller is None:
             self._recaller = Recaller(self.make_agent, self.spaces, ignores_returns=self._ignores_returns)

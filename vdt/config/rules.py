@@ -293,3 +293,12 @@ def critic_in_use_is_trained(config: Config) -> str | None:
 def some_return_is_requested(config: Config) -> str | None:
     """Check that at least one return is requested of a policy."""
     return None if config.task.candidate_returns else "task.candidate_returns must name at least one return"
+
+
+@rule
+def quantiles_are_shares(config: Config) -> str | None:
+    """Check that the quantiles of the data's returns are shares, and at least one."""
+    shares = config.planner.return_quantiles
+    if shares and all(0 <= share <= 1 for share in shares):
+        return None
+    return f"planner.return_quantiles must be one or more numbers from 0 to 1, not {list(shares)}"

@@ -174,6 +174,10 @@ class PlannerConfig:
     env_model: Literal["learned", "simulator", "none"]
     context_length: Whole = Field(ge=0, le=1000)
     forget_steps: Whole = Field(ge=1, le=1000)
+    returns: Literal["task", "data"] = "task"  # this and the following: new since release 0.2
+    return_quantiles: Numbers = (0.9, 0.99, 0.75, 0.5)
+    select: Literal["per_step", "per_episode", "margin"] = "per_step"
+    select_steps: Whole = Field(default=20, ge=1, le=100_000)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

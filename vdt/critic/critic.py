@@ -69,6 +69,12 @@ class Critic(nn.Module):
         """Compute the first Q itself, not its target, as TD3's actor follows it: (..., S), (..., A) -> (...)."""
         return self.q.evaluate_first(observations, actions)
 
+    def compute_doubt(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Compute the disagreement |Q_1 - Q_2| of the target Qs: (..., S), (..., A) -> (...)."""
+        first, second = self.target_q(observations, actions)
+        difference: Tensor = first - second
+        return difference.abs()
+
     @torch.no_grad()
     def compute_advantages(self, observations: Tensor, actions: Tensor, policy_actions: Tensor | None = None) -> Tensor:
         """Compute min_i target Q - V at given actions: (..., S), (..., A) -> (...).

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
+from vdt.data.return_quantiles import compute_return_quantiles
 from vdt.data.storage import DataError
 from vdt.data.trajectory import FloatArray
 
@@ -61,7 +62,7 @@ class DataSummary:
 def derive_targets(summary: DataSummary) -> dict[str, Any]:
     """Derive candidate returns (best first), their scale and the critic's rewards from the episodes' returns."""
     best = float(np.abs(summary.returns).max())
-    values = (float(f"{np.quantile(summary.returns, share):.4g}") for share in CANDIDATE_QUANTILES)
+    values = compute_return_quantiles(summary.returns, CANDIDATE_QUANTILES)
     return {
         "task.candidate_returns": list(dict.fromkeys(values)),
         "task.return_scale": 10.0 ** math.floor(math.log10(best)) if best > 1e-6 else 1.0,

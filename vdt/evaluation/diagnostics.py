@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vdt.agent.actor_critic import ActorCritic
-from vdt.agent.agent import Agent, PlannerSettings
+from vdt.agent.agent import Agent, PlannerSettings, find_candidate_returns
 from vdt.checkpoint.store import load_state
 from vdt.config.schema import Config
 from vdt.data.sampling import Sampler
@@ -81,14 +81,14 @@ def measure_requested(
         One report for each requested return, and all episodes.
     """
     count, settings = config.evaluation.requested_episodes, config.evaluation
-    returns = (
-        config.task.candidate_returns if config.policy.kind == "transformer" else config.task.candidate_returns[:1]
-    )
+    percentiles = actor_critic.return_percentiles
+    candidates = find_candidate_returns(config, percentiles)
+    returns = candidates if config.policy.kind == "transformer" else candidates[:1]
     environments = [make_environment(config.task) for _ in range(count)]
     rows: list[RequestedReturn] = []
     episodes: list[Trajectory] = []
     for wanted in returns:
-        agent = Agent(actor_critic, PlannerSettings.from_config(config).follow(wanted))
+        agent = Agent(actor_critic, PlannerSettings.from_config(config, percentiles).follow(wanted))
         seeds = range(settings.seed, settings.seed + count)
         limit = settings.max_episode_steps or None
         threads = count_acting_threads(config.runtime.threads)

@@ -146,9 +146,12 @@ def _count_successes(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     }
 
 
-def make_evaluation_settings(config: Config) -> dict[str, PlannerSettings]:
-    """Return the compared look-ahead settings: one return, all candidates by Q, and imagined steps."""
-    acting = PlannerSettings.from_config(config)
+def make_evaluation_settings(config: Config, return_percentiles: Sequence[float] = ()) -> dict[str, PlannerSettings]:
+    """Return the compared look-ahead settings: one return, all candidates by Q, and imagined steps.
+
+    Arguments as of `PlannerSettings.from_config`.
+    """
+    acting = PlannerSettings.from_config(config, return_percentiles)
     settings = {"single": acting.follow(acting.candidate_returns[0])}
     if len(acting.candidate_returns) > 1:
         settings["candidates"] = replace(acting, planning_horizon=1, env_model="none")
@@ -159,9 +162,9 @@ def make_evaluation_settings(config: Config) -> dict[str, PlannerSettings]:
     return settings
 
 
-def find_acting_setting(config: Config) -> str:
-    """Return the name of the look-ahead setting that the configuration acts with."""
-    acting = PlannerSettings.from_config(config)
+def find_acting_setting(config: Config, return_percentiles: Sequence[float] = ()) -> str:
+    """Return the name of the look-ahead setting that the configuration acts with; arguments as of `from_config`."""
+    acting = PlannerSettings.from_config(config, return_percentiles)
     return name_setting(len(acting.candidate_returns), acting.planning_horizon)
 
 
@@ -200,7 +203,8 @@ def evaluate_agents(
     for name, path in agents.items():
         state = load_state(path)
         actor_critic = ActorCritic.from_state(state["actor_critic"], choose_device(config.runtime.device))
-        settings = make_evaluation_settings(config) if config.has_environment else {}
+        percentiles = actor_critic.return_percentiles
+        settings = make_evaluation_settings(config, percentiles) if config.has_environment else {}
         reports = {key: evaluate(actor_critic, planner, config, f"{name}/{key}") for key, planner in settings.items()}
         metrics = _make_metrics(name, reports)
         if held_out is not None:
@@ -208,7 +212,7 @@ def evaluate_agents(
             numbers = ((key, value) for key, value in vars(measured[name]).items() if isinstance(value, float))
             metrics.update({f"eval/{name}_held_out_{key}": value for key, value in numbers})
         if reports and name == ("online" if "online" in agents else "offline"):
-            metrics.update(summarize(reports[find_acting_setting(config)]))
+            metrics.update(summarize(reports[find_acting_setting(config, percentiles)]))
         model, tags = make_model(config, name), _make_tags(config, name, metrics)
         tracker.log_evaluation(name, path, actor_critic.gradient_steps, metrics, model, tags)
         if reports and config.evaluation.curve_points and name in CURVES:

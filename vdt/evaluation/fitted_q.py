@@ -5,7 +5,8 @@ judge is the same for all settings: its network, discount and draws do not depen
 
 The policy answers to the data's histories, with the returns-to-go that it would be asked for after the rewards in them.
 So its actions are computed once, and the fit is plain critic updates. Two things are left out: histories that only the
-policy itself would make, and imagined steps of a look-ahead (M6). Candidate returns are chosen by the cell's critic (M5).
+policy itself would make, and imagined steps of a look-ahead (M6). Candidate returns are chosen by the cell's critic (M5),
+at each step anew whatever `planner.select` says.
 Where the data has no action like the policy's, Q is a guess, and often too high a one.
 """
 
@@ -142,7 +143,7 @@ def compute_policy_actions(actor_critic: ActorCritic, buffer: TrajectoryReplayBu
     episode = torch.repeat_interleave(torch.arange(len(starts), device=rows.device), steps + 1)
     timestep, last = rows - starts[episode], steps[episode]
     opens = (timestep % stride == 0) & ((timestep == 0) | (timestep + length - stride <= last))
-    candidates = PlannerSettings.from_config(actor_critic.config).candidate_returns
+    candidates = PlannerSettings.from_config(actor_critic.config, actor_critic.return_percentiles).candidate_returns
     wanted = torch.tensor(candidates, device=rows.device) / actor_critic.config.task.return_scale
     total = buffer.matrix[starts, buffer.column.return_to_go][episode]
     actions = buffer.matrix.new_zeros(len(buffer.matrix), buffer.action_size)

@@ -32,6 +32,7 @@ CONTINUED_FROM = "{}_continued_from"  # tag: the MLflow run that had worked on i
 # matters where a critic follows the policy, which then acts upon it.
 AFTER_THE_ACTOR = (
     *("planner.candidates", "planner.planning_horizon", "planner.env_model", "planner.forget_steps"),
+    *("planner.returns", "planner.return_quantiles", "planner.select", "planner.select_steps"),
     *("online.", "evaluation."),
     *("checkpoint.", "runtime.threads", "data.source", "data.steps"),
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vdt.planning.env_model import EnvModel
 from vdt.planning.imagination import ContextCache, imagine
+from vdt.planning.selection import Selection
 from vdt.policy.decision_transformer import ActingPolicy
 from vdt.policy.history import History
 
@@ -42,6 +43,8 @@ def plan(
     environments: Sequence[Any] = (),
     cache: ContextCache | None = None,
     explore: bool = False,
+    selection: Selection | None = None,
+    compute_doubt: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Plan:
     """Choose one action per episode; all candidates of all episodes advance as one batch.
 
@@ -57,6 +60,8 @@ def plan(
         environments: the N acting environments, for a model that copies their states.
         cache: of earlier decisions in the same episodes, with room for E - 1 imagined steps.
         explore: whether a stochastic policy draws its actions.
+        selection: chooses by the scores; none is the highest one.
+        compute_doubt: |Q_1 - Q_2|, arguments as of `compute_min_q`; needed where the selection does.
     """
     assert history.returns_to_go is not None
     episodes, candidates, _ = history.returns_to_go.shape
@@ -82,8 +87,16 @@ def plan(
         actions.append(imagination.actions)
         alive.append(alive[-1] * goes_on)
     # score all imagined steps at once: the sum of gamma^i min_j Q_j(s_{t+i}, a_{t+i})
-    min_q = torch.stack(alive) * compute_min_q(torch.stack(observations), torch.stack(actions))
-    scores = torch.stack([discount**i * min_q[i] for i in range(planning_horizon)]).sum(0)
-    table = scores.unflatten(0, (episodes, candidates))
-    chosen = table.argmax(1)
+    inputs = torch.stack(observations), torch.stack(actions)
+
+    def add_up(terms: Tensor) -> Tensor:
+        discounted = torch.stack([discount**i * term for i, term in enumerate(torch.stack(alive) * terms)])
+        added: Tensor = discounted.sum(0).unflatten(0, (episodes, candidates))
+        return added
+
+    selection, table, doubts = selection or Selection(), add_up(compute_min_q(*inputs)), None
+    if selection.needs_doubts:
+        assert compute_doubt is not None
+        doubts = add_up(compute_doubt(*inputs))
+    chosen = selection.choose(table, doubts)
     return Plan(first[torch.arange(episodes, device=chosen.device), chosen], chosen, table)

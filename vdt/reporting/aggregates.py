@@ -45,8 +45,9 @@ class Improvement:
 
 def find_headline(config: Mapping[str, Any]) -> str:
     """Return the look-ahead setting that a flat configuration acts with: one number stands for the cell."""
-    candidates = min(config["planner.candidates"], len(config["task.candidate_returns"]))
-    return name_setting(candidates, config["planner.planning_horizon"])
+    of_data = config.get("planner.returns", "task") == "data"  # results of release 0.2.0 lack the key
+    known = config["planner.return_quantiles" if of_data else "task.candidate_returns"]
+    return name_setting(min(config["planner.candidates"], len(known)), config["planner.planning_horizon"])
 
 
 def collect_headlines(records: Sequence[CellRecord], results: Sequence[Result]) -> Headlines:

@@ -17,6 +17,7 @@ from vdt.config.schema import Config
 from vdt.critic.critic import Critic
 from vdt.data.normalization import Normalizer, RewardStatistics
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
+from vdt.data.return_quantiles import compute_return_percentiles
 from vdt.data.reward_scale import compute_reward_scale
 from vdt.data.sampling import CriticSampler, MixedSampler, Sampler
 from vdt.data.trajectory import TrajectoryDataset
@@ -222,6 +223,7 @@ def train_actor(
     weighting = calibrate_weighting(config, critic, sampler)
     actor_critic = ActorCritic(config, policy, critic, normalizer, source["reward_scale"], weighting)
     actor_critic.reward_statistics = RewardStatistics.fit(dataset, config.task.return_scale)
+    actor_critic.return_percentiles = compute_return_percentiles(dataset.episode_returns)
     if config.critic.bootstrap == "policy":
         actor_critic.add_target_policy()
     if config.trains_together:

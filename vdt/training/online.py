@@ -63,7 +63,9 @@ class OnlineTuner:
         config, online = self.config, self.config.online
         while len(self.environments) < online.episodes_per_iteration:
             self.environments.append(make_environment(config.task))
-        agent = Agent(self.actor_critic, PlannerSettings.from_config(config), explore=True)
+        agent = Agent(
+            self.actor_critic, PlannerSettings.from_config(config, self.actor_critic.return_percentiles), explore=True
+        )
         first = ROLLOUT_SEED + config.seed * 1_000_000 + self.episodes
         trajectories = collect_trajectories(
             agent,

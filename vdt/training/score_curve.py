@@ -64,7 +64,7 @@ class ScoreCurve:
 
 def _score(config: Config, actor_critic: ActorCritic) -> list[float | None]:
     """Return the scores of the first episodes that the evaluation will see, acting by one return-to-go."""
-    acting = PlannerSettings.from_config(config)
+    acting = PlannerSettings.from_config(config, actor_critic.return_percentiles)
     agent = Agent(actor_critic, acting.follow(acting.candidate_returns[0]))
     environments = [make_environment(config.task) for _ in range(EPISODES)]
     try:

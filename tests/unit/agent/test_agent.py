@@ -1,6 +1,7 @@
 """Acting and training see the same thing: alignment, normalisation, candidates."""
 
 import numpy as np
+import pytest
 import torch
 
 from support.builders import assert_identical, make_actor_critic, make_config, make_dataset
@@ -8,6 +9,7 @@ from support.environments import CONSTANT, COUNTDOWN
 from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
 from vdt.config.schema import Config
+from vdt.data.return_quantiles import compute_return_percentiles
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import Trajectory
 from vdt.environments import make_gymnasium_environment
@@ -95,6 +97,39 @@ def test_choices_are_counted_once_per_step() -> None:
     assert agent.chosen.sum() == sum(len(t) for t in trajectories) == 12  # 2 + 6 + 4
 
 
+@pytest.mark.parametrize("select", ["per_step", "per_episode", "margin"])
+def test_each_episode_chooses_as_if_it_were_alone(select: str) -> None:
+    """Episodes of several lengths side by side, a second time with the same agent, and one by one."""
+    actor_critic = make_lively_actor_critic(make_config())
+    settings = PlannerSettings((12.0, 6.0, 3.0), select=select, select_steps=2)
+    agent, seeds = Agent(actor_critic, settings), [0, 4, 2]
+    environments = [make_gymnasium_environment(COUNTDOWN, 9) for _ in seeds]
+    together = [collect_trajectories(agent, environments, seeds) for _ in range(2)]
+    for place, seed in enumerate(seeds):
+        (alone,) = collect_trajectories(Agent(actor_critic, settings), environments[:1], [seed])
+        for repeated in together:
+            np.testing.assert_allclose(repeated[place].actions, alone.actions, atol=1e-6)
+
+
+def test_settings_of_the_choice_act() -> None:
+    """Once in an episode, at its first observation: the candidate of the highest Q there, and no other."""
+    actor_critic = make_lively_actor_critic(make_config())
+    environment = make_gymnasium_environment(COUNTDOWN, 9)
+    returns = (12.0, 6.0, 3.0)
+    chosen = {}
+    for select in ("per_step", "per_episode", "margin"):
+        agent = Agent(actor_critic, PlannerSettings(returns, select=select, select_steps=1))
+        (episode,) = collect_trajectories(agent, [environment], [4])
+        chosen[select] = agent.chosen.tolist()
+        if select == "per_episode":
+            followed = returns[int(agent.chosen.argmax())]
+            (alone,) = act(actor_critic, (followed,), [4])
+            assert sorted(agent.chosen.tolist()) == [0, 0, len(episode)]
+            np.testing.assert_allclose(episode.actions, alone.actions, atol=1e-6)
+    assert max(chosen["per_step"]) < sum(chosen["per_step"]), "else this shows nothing"
+    assert chosen["margin"] != chosen["per_step"]
+
+
 def test_acting_is_without_dropout() -> None:
     actor_critic = make_lively_actor_critic(make_config({"policy.dropout": 0.5}))
     actor_critic.policy.train()
@@ -155,6 +190,16 @@ def test_settings_come_from_the_configuration() -> None:
     acting = PlannerSettings.from_config(make_config({**settings, "planner.forget_steps": 3}))
     assert acting == PlannerSettings((12.0, 6.0), 4, "learned", 2, 3)
     assert acting.follow(6.0) == PlannerSettings((6.0,), 1, "none", 2, 3)
+
+
+def test_candidate_returns_may_be_the_datas() -> None:
+    config = make_config({"planner.returns": "data", "planner.return_quantiles": [0.9, 0.5], "planner.candidates": 3})
+    percentiles = compute_return_percentiles(np.arange(11.0) * 10)
+    assert PlannerSettings.from_config(config, percentiles).candidate_returns == (90.0, 50.0)
+    with pytest.raises(
+        ValueError, match=r"planner\.returns is data, but the policy comes without the returns of its data"
+    ):
+        PlannerSettings.from_config(config)
 
 
 def test_a_shorter_context_forgets_what_is_older() -> None:

@@ -64,6 +64,14 @@ def test_a_target_return_is_followed(target: Any) -> None:
     assert play(make_lively_actor_critic(), 2, lookahead=True, target=target) == 0.0
 
 
+def test_a_choice_that_is_kept_needs_a_memory() -> None:
+    policy = Policy(make_lively_actor_critic({"planner.select": "margin"}), lookahead=True)
+    with pytest.raises(ValueError, match=r"episode 0: planner.select is margin: .* accepted is per_step, or one"):
+        policy.act_after([ONE])
+    alone = EpisodeHistory(ONE.observations, ONE.actions, ONE.rewards, 5.0)
+    assert np.isfinite(policy.act_after([alone])).all()
+
+
 def test_episodes_of_one_request_do_not_know_each_other(policy: Policy) -> None:
     """Different lengths, different targets; the first of equal length as well."""
     rng = np.random.default_rng(1)

@@ -101,6 +101,10 @@ def test_sections_check_what_they_are_made_of() -> None:
             r"planner.context_length \(11\) must not exceed what the policy is trained on, policy.context_length \(10\)",
         ),
         ({"overrides": "critic.gradient_steps=0"}, r"critic.gradient_steps is 0, but .* uses the critic"),
+        (
+            {"overrides": "planner.return_quantiles=[0.9,90]"},
+            r"planner.return_quantiles must be one or more numbers from 0 to 1, not \[0.9, 90.0\]",
+        ),
         ({"overrides": "task.candidate_returns=[]"}, r"task.candidate_returns must name at least one return"),
         (
             {"method": "bc", "overrides": "actor.reward_coefficient=1"},

@@ -114,6 +114,8 @@ def test_headline_is_the_setting_that_a_method_acts_with() -> None:
     assert find_headline(make_planner(2, 1)) == "candidates"
     assert find_headline(make_planner(2, 3)) == "lookahead"
     assert find_headline(make_planner(3, 1, returns=1)) == "single", "the task has but one return to choose from"
+    data = {"planner.returns": "data", "planner.return_quantiles": [0.9, 0.5]}
+    assert find_headline({**make_planner(3, 1, returns=1), **data}) == "candidates", "the data has two"
     assert make_cell(WALKER, 0, 1.0, patch="weak").name == "vdt + weak"
 
 
