@@ -78,8 +78,8 @@ class Recaller:
             raise ValueError(f"{place.removeprefix('of ')}: {error}") from None
         if len(agent.settings.candidate_returns) > 1 and agent.settings.select != "per_step":
             raise ValueError(
-                f"{place.removeprefix('of ')}: planner.select is {agent.settings.select}: which return is followed depends on the choices before, which a "
-                "history does not hold; accepted is per_step, or one target_return"
+                f"{place.removeprefix('of ')}: planner.select is {agent.settings.select}: which return is followed depends on "
+                "the choices before, which a history does not hold; accepted is per_step, or one target_return"
             )
         returns = np.array(agent.settings.candidate_returns, np.float32)
         if len(returns) not in self._agents:
