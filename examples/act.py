@@ -1,4 +1,4 @@
-"""Act with a trained policy in its environment: `python examples/act.py CHECKPOINT.pt [SEED]`."""
+"""Act with a trained policy in its environment: `python examples/act.py RUN_ID_OR_FILE [SEED]`."""
 
 import sys
 

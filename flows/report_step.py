@@ -14,6 +14,7 @@ from metaflow import current
 from metaflow.cards import Image, Markdown
 
 from flows.command_line import get_command
+from flows.stage import enter_policies
 from flows.transfer import describe_file
 from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_mapping
@@ -56,7 +57,10 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
 
     branches = list(inputs)
     study, finished = branches[0].study_facts, branches[0].finished
-    own = [describe_cell(branch, config_from_mapping(branch.cell["config"])) for branch in branches]
+    configs = [config_from_mapping(branch.cell["config"]) for branch in branches]
+    own = [describe_cell(branch, config) for branch, config in zip(branches, configs, strict=True)]
+    for branch, cell, config in zip(branches, own, configs, strict=True):
+        enter_policies(branch, cell, config)
     cells = [*own, *finished]
     if study:
         cells.sort(key=lambda cell: study["keys"].index(cell.key))

@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,12 +35,14 @@ from vdt.tracking import (
     finish_runs,
     make_continue_record,
     make_dataset_record,
+    name_dataset,
     warn_of_undelivered,
 )
 
 if TYPE_CHECKING:
     from vdt.checkpoint.store import CheckpointStore
     from vdt.data.trajectory import TrajectoryDataset
+    from vdt.evaluation.records import CellRecord
     from vdt.experiments.sharing import Sharing
 
 
@@ -48,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 FILE = ("path", "md5", "key", "below_home")  # fields of a snapshot that describe its file
 PHASES = {"pretrain_critic": "critic", "train_actor": "actor", "tune_online": "online"}  # as metrics name them
+EVALUATION = "evaluate"  # the step in whose folder a run's policies are entered
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # caused by a folder, not by the program
 
 NO_MEMORY = ("out of memory", "can't allocate memory")  # PyTorch's message
@@ -112,7 +115,13 @@ class Stage:
     @property
     def checkpoints(self) -> CheckpointStore:
         """Return this step's checkpoints, with those of the runs that it continues."""
-        return open_checkpoints(self.flow.cell["key"], self.config.checkpoint)
+        return open_checkpoints(self.flow.cell["key"], self.config.checkpoint, self._describe_data())
+
+    def _describe_data(self) -> dict[str, Any]:
+        """Return the facts of the data that a checkpoint holds."""
+        snapshot = self.flow.snapshot
+        name = name_dataset(self.config, snapshot["source"])
+        return {"data": {"name": name, **{key: snapshot[key] for key in ("source", "label", "md5")}}}
 
     def fetch_snapshot(self) -> dict[str, Any]:
         """Make or find the cell's snapshot and record it in MLflow."""
@@ -157,8 +166,10 @@ class Stage:
         return Sharing(home(), str(self.flow.mlflow_run_id), str(self.flow.snapshot["md5"]))
 
     def keep_result(self) -> None:
-        """Store the result of the cell that has just been evaluated."""
-        keep_result(describe_cell(self.flow, self.config), self.config, Path(self.flow.snapshot["path"]))
+        """Store the result of the cell that has just been evaluated, and enter its policies."""
+        record = describe_cell(self.flow, self.config)
+        keep_result(record, self.config, Path(self.flow.snapshot["path"]))
+        enter_policies(self.flow, record, self.config)
 
     def load_dataset(self) -> TrajectoryDataset:
         """Return the episodes to train on; raises as `load_episodes`."""
@@ -194,11 +205,21 @@ class Stage:
         return fetch_file(self.flow, file, home() / ".vdt" / "fetched")
 
 
-def _get_folder(run_id: str, key: str) -> Path:
-    return Path(home(), ".vdt", "checkpoints", str(current.flow_name), run_id, str(current.step_name), key)
+def _get_folder(run_id: str, key: str, step: str = "") -> Path:
+    return Path(home(), ".vdt", "checkpoints", str(current.flow_name), run_id, step or str(current.step_name), key)
 
 
-def open_checkpoints(key: str, settings: CheckpointConfig) -> CheckpointStore:
+def enter_policies(branch: Any, record: CellRecord, config: Config) -> None:
+    """Write a cell's policies under this run's id, unless that was done: a resumed run may not evaluate them again."""
+    from vdt.agent.policy_files import INDEX
+    from vdt.experiments.policies import keep_policies
+
+    folder = _get_folder(str(current.run_id), record.key, EVALUATION)
+    if not (folder / INDEX).is_file():
+        keep_policies(branch, record, config, folder, home())
+
+
+def open_checkpoints(key: str, settings: CheckpointConfig, facts: Mapping[str, Any] | None = None) -> CheckpointStore:
     """Open the running step's checkpoints for the cell `key`, with those of the runs that it continues."""
     from vdt.checkpoint.store import CheckpointStore
 
@@ -210,6 +231,7 @@ def open_checkpoints(key: str, settings: CheckpointConfig) -> CheckpointStore:
         interval_steps=settings.interval_steps,
         keep=settings.keep,
         continue_finished=True,  # an ancestor that left its last checkpoint was killed before its step was complete
+        facts=facts,
     )
 
 

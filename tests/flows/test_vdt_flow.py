@@ -13,9 +13,11 @@ from metaflow import Runner
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
+import vdt
 from support.cards import find_broken_images, find_wide_tables, read_card
 from support.flow import ENV, FLOW, make_variables
-from vdt.checkpoint.store import load_state
+from vdt.checkpoint.store import CheckpointError, load_state
+from vdt.evaluation.evaluate import find_acting_setting
 from vdt.experiments.resolve import resolve_config
 from vdt.system.files import compute_file_digest
 from vdt.tracking import open_store
@@ -166,6 +168,44 @@ def test_report_is_written_logged_and_shown(run: Any, client: MlflowClient, fold
     (shown,) = (component["source"] for component in components if component["type"] == "markdown")
     assert "normalized_score" in shown and text.startswith(shown)
     assert find_broken_images(components) == [] and find_wide_tables(shown) == []
+
+
+def test_policies_load_by_run_id_and_give_the_reported_returns(
+    run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VDT_HOME", str(folder / "home"))
+    for data in get_artifacts(run, "evaluate"):
+        reports, key = data.evaluation.policies["online"], data.cell["key"]
+        by_flow, by_mlflow = vdt.load_policy(run.id, cell=key), vdt.load_policy(data.mlflow_run_id, lookahead=True)
+        assert vdt.evaluate_policy(by_flow).episode_returns == reports["single"].episode_returns
+        acting = find_acting_setting(by_mlflow.config)
+        report = vdt.evaluate_policy(by_mlflow)
+        assert report.episode_returns == reports[acting].episode_returns
+        (cut,) = {key for key in by_mlflow.metadata["scores"][acting] if key.startswith("episode_return")}
+        assert by_mlflow.metadata["scores"][acting][cut] == np.mean(report.episode_returns)
+        assert by_flow.metadata["scores"] == by_mlflow.metadata["scores"]
+        known = by_flow.metadata
+        assert known["sha256"] == data.agents["online"]["sha256"] and known["mlflow_run_id"] == data.mlflow_run_id
+        assert known["data"] == {
+            **{name: data.snapshot[name] for name in ("source", "label", "md5")},
+            "name": f"{ENV}-collected",
+        }
+        offline = vdt.load_policy(data.offline_agent["path"])
+        assert offline.metadata["data"] == known["data"] and offline.metadata["scores"]["single"]
+    with pytest.raises(CheckpointError, match=r"several cells; choose one by cell=…: .*-s0: .*; .*-s1: offline"):
+        vdt.load_policy(run.id)
+
+
+def test_a_resumed_run_has_the_policies_that_it_did_not_evaluate_again(
+    run: Any, variables: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VDT_HOME", str(folder / "home"))
+    with Runner(str(FLOW), pylint=False, show_output=False, env=variables, cwd=str(folder)) as runner:
+        result = runner.resume(step_to_rerun="report", origin_run_id=run.id)
+        assert result.status == "successful", result.stdout + result.stderr
+    for data in get_artifacts(run, "evaluate"):
+        again, first = (vdt.load_policy(one.id, cell=data.cell["key"]).metadata for one in (result.run, run))
+        assert again == first and again["scores"]
 
 
 def test_running_a_finished_step_again_keeps_the_old_result(

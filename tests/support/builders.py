@@ -142,9 +142,11 @@ def make_actor_critic(
     return ActorCritic(config, policy, critic, Normalizer.fit(dataset), 1.0, chosen)
 
 
-def make_store(folder: Path, *ancestors: Path, every: int = 1_000_000) -> CheckpointStore:
+def make_store(
+    folder: Path, *ancestors: Path, every: int = 1_000_000, facts: Mapping[str, Any] | None = None
+) -> CheckpointStore:
     """Make a store that saves checkpoints every `every` steps, never by time."""
-    return CheckpointStore(folder, ancestors, interval_seconds=1e9, interval_steps=every, keep=3)
+    return CheckpointStore(folder, ancestors, interval_seconds=1e9, interval_steps=every, keep=3, facts=facts)
 
 
 class Interrupted(Exception):

@@ -183,7 +183,7 @@ class ActorCritic:
         policy, critic = make_policy(config, device), make_critic(config, device)
         policy.load_state_dict(state["policy"])
         critic.load_state_dict(state["critic"])
-        normalizer = Normalizer(**state["normalizer"]).to(device)
+        normalizer = Normalizer(**{name: held.clone() for name, held in state["normalizer"].items()}).to(device)
         weighting = AdvantageWeighting(**state["weighting"])
         reward_statistics, return_percentiles = _read_statistics(state)
         numbers = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ import numpy.typing as npt
 import torch
 
 from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.addresses import find_policy
 from vdt.agent.agent import Agent, PlannerSettings
 from vdt.agent.histories import EpisodeHistory, Recaller
+from vdt.agent.policy_files import PolicyFile
+from vdt.agent.policy_metadata import describe_policy
 from vdt.agent.spaces import Spaces
 from vdt.checkpoint.store import UNREADABLE, CheckpointError, State, find_not_finite, load_state
 from vdt.config.schema import Config
@@ -33,16 +36,19 @@ class Policy:
         config: resolved configuration that the policy was trained with.
         spaces: sizes and the range of actions.
         candidate_returns: returns that the configuration asks for, the first without look-ahead.
-        metadata: env, method, seed, gradient_steps, versions, and config as dotted key -> value.
+        metadata: env, method, seed, preset, gradient_steps, and config as dotted key -> value; of a loaded policy also what
+            `vdt.agent.policy_metadata.describe_policy` returns.
     """
 
-    def __init__(self, actor_critic: ActorCritic, *, lookahead: bool = False, versions: Any = None) -> None:
+    def __init__(
+        self, actor_critic: ActorCritic, *, lookahead: bool = False, metadata: Mapping[str, Any] | None = None
+    ) -> None:
         """Act with `actor_critic`; `load_policy` makes one from a file.
 
         Args:
             actor_critic: the networks, which must not change while an episode runs.
             lookahead: whether to choose among candidate returns, as the configuration's `planner` does.
-            versions: of the libraries that it was trained with, by name.
+            metadata: what else is known of it.
         """
         config = actor_critic.config
         acting = PlannerSettings.from_config(config, actor_critic.return_percentiles)
@@ -50,10 +56,10 @@ class Policy:
         self.spaces = Spaces.from_config(config)
         self.candidate_returns = acting.candidate_returns
         self.metadata: dict[str, Any] = {
-            **{"env": config.env, "method": config.method, "seed": config.seed},
+            **{"env": config.env, "method": config.method, "seed": config.seed, "preset": config.preset},
             "gradient_steps": actor_critic.gradient_steps,
-            "versions": dict(versions) if isinstance(versions, dict) else {},
             "config": config.flatten(),
+            **(metadata or {}),
         }
         self._actor_critic, self._lookahead = actor_critic, lookahead
         self._settings = acting if lookahead else acting.follow(acting.candidate_returns[0])
@@ -227,40 +233,58 @@ def _describe_rows(what: str, episodes: int) -> str:
     return what if episodes == 1 else f"{what} for each of the {episodes} episodes"
 
 
-def load_policy(where: str | Path, *, lookahead: bool = False, device: str = "cpu") -> Policy:
-    """Load the policy of a checkpoint file; nothing in the file is executed.
+def load_policy(
+    where: str | Path,
+    *,
+    lookahead: bool = False,
+    device: str = "cpu",
+    name: str | None = None,
+    cell: str | None = None,
+) -> Policy:
+    """Load a trained policy; nothing in its file is executed.
 
     Args:
-        where: the last file (`.pt`) of `train_actor` or `tune_online`.
+        where: a checkpoint file (`.pt`) or its folder, the id of an MLflow or Metaflow run, or another of
+            `vdt.agent.addresses.ACCEPTED`.
         lookahead: whether to choose among the candidate returns at each step, with the `planner` settings of the
             configuration (M5). Else one return is followed.
         device: "cpu", "cuda", or "auto" for a GPU if there is one. Bits differ between them.
+        name: which of a run's policies: "online", "offline" or "online_best". None takes the first of these.
+        cell: which of a Metaflow run's cells, by its key; a run of one cell needs none.
 
     Raises:
-        CheckpointError: if there is no such file, or it holds no policy of this version.
+        CheckpointError: if there is no policy, or there are several, or it is not of this version.
         ValueError: if the device is unknown or absent, or look-ahead needs the simulator.
     """
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
-    path = Path(where)
-    if not path.is_file():
-        raise CheckpointError(
-            f"no file at {str(where)!r}: load_policy accepts the last .pt file of train_actor or tune_online so far, "
-            "no run ids, addresses or folders"
-        )
-    chosen, state = choose_device(device), load_state(path)
-    if "actor_critic" not in state:
+    with find_policy(where, name=name, cell=cell) as found, use_threads(1):  # more would wait for each other
+        state = load_state(found.path, mmap=True)
+        actor_critic = _rebuild(found, state, choose_device(device))
+        metadata = describe_policy(found, state)
+    if lookahead and actor_critic.config.planner.env_model == "simulator":
+        raise ValueError("planner.env_model is simulator, and a loaded policy has none: load it with lookahead=False")
+    return Policy(actor_critic, lookahead=lookahead, metadata=metadata)
+
+
+def _rebuild(found: PolicyFile, state: State, device: torch.device) -> ActorCritic:
+    """Rebuild the networks of a checkpoint, with the configuration of the cell that it was found by.
+
+    Raises:
+        CheckpointError: if it holds no policy that this version can use.
+    """
+    path, held = found.path, state.get("actor_critic")
+    if held is None:
         raise CheckpointError(f"{path} holds no policy: it is not a checkpoint of train_actor or tune_online")
     try:
-        actor_critic = ActorCritic.from_state(state["actor_critic"], chosen)
-        _check_numbers(state["actor_critic"], actor_critic.config)
+        config = {} if found.config is None else {"config": found.config.to_yaml()}
+        actor_critic = ActorCritic.from_state({**held, **config}, device)
+        _check_numbers(held, actor_critic.config)
     except UNREADABLE as error:
         raise CheckpointError(
             f"{path} holds no policy that this version can use: {' '.join(str(error).split())}"
         ) from error
-    if lookahead and actor_critic.config.planner.env_model == "simulator":
-        raise ValueError("planner.env_model is simulator, and a loaded policy has none: load it with lookahead=False")
-    return Policy(actor_critic, lookahead=lookahead, versions=state.get("versions"))
+    return actor_critic
 
 
 def _check_numbers(state: State, config: Config) -> None:

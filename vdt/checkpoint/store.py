@@ -16,7 +16,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import torch
 from vdt.system.files import atomic_write, compute_file_digest, write_text
 from vdt.system.home import FolderError
 from vdt.system.machine import get_versions
-from vdt.system.safe_archives import check_unpacked_size
+from vdt.system.safe_archives import check_unpacked_size, is_stored_plainly
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,13 @@ UNREADABLE: tuple[type[Exception], ...] = (
 )
 
 
-def load_state(path: Path) -> State:
+def load_state(path: Path, *, mmap: bool = False) -> State:
     """Read a checkpoint onto the CPU; nothing in the file is executed.
+
+    Args:
+        path: of the file.
+        mmap: whether tensors stay in the file until they are read: those that nobody reads cost neither time nor memory.
+            They hold only as long as the file is not changed.
 
     Raises:
         CheckpointError: if there is no such file, its content differs from the digest in its name, or it is no mapping.
@@ -69,7 +74,8 @@ def load_state(path: Path) -> State:
         raise CheckpointError(f"{path} is damaged: its content does not match the sha256 in its name")
     try:
         check_unpacked_size(path, ARCHIVE_BYTES_PER_BYTE * path.stat().st_size)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        mmap = mmap and is_stored_plainly(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} holds more than plain tensors, numbers and strings: {error}") from error
     except UNREADABLE as error:
@@ -117,6 +123,7 @@ class CheckpointStore:
         keep: newest checkpoints kept, beside the best.
         continue_finished: continue from an ancestor's checkpoint even when that ancestor is marked as done. The flow
             sets it, because it names as ancestors only runs in which the step was not completed.
+        facts: plain values that every checkpoint holds beside its state, e.g. what data it was trained on.
     """
 
     def __init__(
@@ -128,6 +135,7 @@ class CheckpointStore:
         interval_steps: int,
         keep: int,
         continue_finished: bool = False,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self.ancestors = tuple(ancestors)
@@ -135,12 +143,23 @@ class CheckpointStore:
         self.interval_steps = interval_steps
         self.keep = keep
         self.continue_finished = continue_finished
+        self.facts = dict(facts or {})
         self.last: Path | None = None  # saved or loaded
         self._last_step = 0
         self._last_time = time.monotonic()
         self._seconds_per_save = 0.0
         for path in folder.glob(".*.part"):  # left by a kill
             path.unlink()
+
+    def move_to(self, folder: Path) -> CheckpointStore:
+        """Return a store with the same settings and facts for another folder, without ancestors."""
+        return CheckpointStore(
+            folder,
+            interval_seconds=self.interval_seconds,
+            interval_steps=self.interval_steps,
+            keep=self.keep,
+            facts=self.facts,
+        )
 
     def load_latest(self) -> State | None:
         """Return the newest intact checkpoint, or none.
@@ -173,7 +192,7 @@ class CheckpointStore:
         return step - self._last_step >= self.interval_steps or time.monotonic() - self._last_time >= pause
 
     def save(self, step: int, state: State, score: float | None = None) -> Path:
-        """Write a checkpoint with the libraries' versions; keep the newest ones and the one of the highest score.
+        """Write a checkpoint with facts and versions; keep the newest ones and the one of the highest score.
 
         Raises:
             DivergenceError: if a number in the state is not finite; nothing is written then.
@@ -184,7 +203,7 @@ class CheckpointStore:
         if bad:
             raise DivergenceError(f"{bad} is not finite at step {step:,} and is not saved; {self.describe_last()}")
         content = io.BytesIO()
-        torch.save({**state, "versions": get_versions()}, content)
+        torch.save({**state, **self.facts, "versions": get_versions()}, content)
         digest = hashlib.sha256(content.getbuffer()).hexdigest()
         path = self.folder / f"{step:09d}.{digest[:DIGEST_DIGITS]}.pt"
         try:

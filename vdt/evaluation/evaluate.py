@@ -206,11 +206,10 @@ def evaluate_agents(
         percentiles = actor_critic.return_percentiles
         settings = make_evaluation_settings(config, percentiles) if config.has_environment else {}
         reports = {key: evaluate(actor_critic, planner, config, f"{name}/{key}") for key, planner in settings.items()}
-        metrics = _make_metrics(name, reports)
         if held_out is not None:
             measured[name] = evaluate_held_out(actor_critic, held_out, name)
-            numbers = ((key, value) for key, value in vars(measured[name]).items() if isinstance(value, float))
-            metrics.update({f"eval/{name}_held_out_{key}": value for key, value in numbers})
+        scores = measure_policy(reports, measured.get(name))
+        metrics = {f"eval/{name}_{setting}_{key}": v for setting, values in scores.items() for key, v in values.items()}
         if reports and name == ("online" if "online" in agents else "offline"):
             metrics.update(summarize(reports[find_acting_setting(config, percentiles)]))
         model, tags = make_model(config, name), _make_tags(config, name, metrics)
@@ -230,15 +229,22 @@ def _make_tags(config: Config, name: str, metrics: Mapping[str, float]) -> dict[
     return {"agent": name, "acts": setting, **({SCORE_METRIC: score} if score in metrics else {})}
 
 
-def _make_metrics(name: str, reports: Mapping[str, EvaluationReport]) -> dict[str, float]:
-    """Return the MLflow metrics of an agent's reports; episodes that were cut short have a return and no score."""
-    numbers = {
-        **{f"{key}_normalized_score": report.normalized_score_mean for key, report in reports.items()},
-        **{f"{key}_success_rate": report.success_rate for key, report in reports.items()},
-        **{
-            f"{key}_episode_return_of_{report.cut_at}_steps": float(np.mean(report.episode_returns))
-            for key, report in reports.items()
-            if report.cut_at is not None
-        },
-    }
-    return {f"eval/{name}_{key}": value for key, value in numbers.items() if value is not None}
+def measure_policy(
+    reports: Mapping[str, EvaluationReport], held_out: HeldOutReport | None = None
+) -> dict[str, dict[str, float]]:
+    """Return a policy's measurements by look-ahead setting, and those on held-out episodes as "held_out".
+
+    Episodes that were cut short have a return that says so in its name, and no score.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    for setting, report in reports.items():
+        cut = "" if report.cut_at is None else f"_of_{report.cut_at}_steps"
+        numbers = {
+            "normalized_score": report.normalized_score_mean,
+            "success_rate": report.success_rate,
+            f"episode_return{cut}": float(np.mean(report.episode_returns)),
+        }
+        scores[setting] = {key: value for key, value in numbers.items() if value is not None}
+    if held_out is not None:
+        scores["held_out"] = {key: value for key, value in vars(held_out).items() if isinstance(value, float)}
+    return scores

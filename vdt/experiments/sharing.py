@@ -100,7 +100,7 @@ def share_critic(
     if sharing is None or config.critic.gradient_steps == 0 or config.trains_together:
         return train(checkpoints), ""
     key = compute_critic_key(config, sharing.md5)
-    return share_training("critic", key, config, sharing.home, sharing.run_id, tracker, train)
+    return share_training("critic", key, config, sharing, tracker, checkpoints, train)
 
 
 def share_actor(
@@ -122,16 +122,16 @@ def share_actor(
     if sharing is None:
         return train(checkpoints), ""
     key = compute_actor_key(config, sharing.md5)
-    return share_training("actor", key, config, sharing.home, sharing.run_id, tracker, train)
+    return share_training("actor", key, config, sharing, tracker, checkpoints, train)
 
 
 def share_training(
     part: str,
     key: str,
     config: Config,
-    home: Path,
-    run_id: str,
+    sharing: Sharing,
     tracker: Tracker,
+    checkpoints: CheckpointStore,
     train: Callable[[CheckpointStore], Path],
 ) -> tuple[Path, str]:
     """Take the training of another cell, or train for this cell and the others.
@@ -140,15 +140,16 @@ def share_training(
         part: the trained part, "critic" or "actor".
         key: of `compute_critic_key` or `compute_actor_key`.
         config: of this cell.
-        home: the home folder.
-        run_id: this cell's MLflow run.
-        tracker: of that run; a tag marks the result of another cell, whose curves are copied.
+        sharing: of this cell.
+        tracker: of its MLflow run; a tag marks the result of another cell, whose curves are copied.
+        checkpoints: of this step, whose settings and facts hold for the shared ones too.
         train: trains with the given checkpoints and returns the final one.
 
     Returns:
         The final checkpoint, and the MLflow run that it was taken from, or an empty string.
     """
-    folder, settings = home / ".vdt" / "shared" / f"{part}-{key}", config.checkpoint
+    home, run_id = sharing.home, sharing.run_id
+    folder = home / ".vdt" / "shared" / f"{part}-{key}"
     lock = home / ".vdt" / "locks" / f"{part}-{key}.lock"
     with hold_lock(lock, f"the {part} that {config.env} s{config.seed} shares"):
         owner = (folder / OWNER).read_text().strip() if (folder / OWNER).is_file() else ""
@@ -160,13 +161,7 @@ def share_training(
             write_text(folder / OWNER, f"{run_id}\n")
             if finished:
                 return finished, ""
-            store = CheckpointStore(
-                folder,
-                interval_seconds=settings.interval_seconds,
-                interval_steps=settings.interval_steps,
-                keep=settings.keep,
-            )
-            path = train(store)
+            path = train(checkpoints.move_to(folder))
             tracker.flush()  # delivered or in the backlog before another cell copies the curves
             return path, ""
     state = load_state(finished)  # it is final: no other cell need wait while this is read

@@ -34,6 +34,12 @@ def check_unpacked_size(path: Path, limit: float) -> None:
         raise ValueError(f"it would unpack to {unpacked} bytes")
 
 
+def is_stored_plainly(path: Path) -> bool:
+    """Return whether nothing in a zip file is compressed, so that its members can be read in their place."""
+    with zipfile.ZipFile(path) as archive:
+        return all(item.compress_type == zipfile.ZIP_STORED for item in archive.infolist())
+
+
 def list_arrays(path: Path) -> list[str]:
     """Return the names of an npz file's arrays, in its order; raises any of `UNREADABLE`."""
     with zipfile.ZipFile(path) as archive:

@@ -4,6 +4,7 @@ from vdt.tracking.address import RunsPage, describe_runs_page, serve_runs
 from vdt.tracking.curves import read_curves, read_part, resolve_run_ids
 from vdt.tracking.errors import StoreError, describe_failure, get_store_errors
 from vdt.tracking.models import SCORE_METRIC
+from vdt.tracking.policies import PolicyStore, StoredModel, StoredRun
 from vdt.tracking.records import Artifact, JoinStudy, ModelFiles, Record, Status, Tags
 from vdt.tracking.runs import (
     REPORT_OF,
@@ -15,6 +16,7 @@ from vdt.tracking.runs import (
     make_artifact_records,
     make_continue_record,
     make_dataset_record,
+    name_dataset,
     send_now,
     settle_abandoned,
     warn_of_undelivered,
@@ -31,10 +33,13 @@ __all__ = [
     "MLflowTracker",
     "ModelFiles",
     "NullTracker",
+    "PolicyStore",
     "Record",
     "RunsPage",
     "Status",
     "StoreError",
+    "StoredModel",
+    "StoredRun",
     "Tags",
     "Tracker",
     "create_named_run",
@@ -49,6 +54,7 @@ __all__ = [
     "make_artifact_records",
     "make_continue_record",
     "make_dataset_record",
+    "name_dataset",
     "open_store",
     "read_curves",
     "read_part",

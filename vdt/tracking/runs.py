@@ -159,6 +159,11 @@ def make_continue_record(flow_run: str, *, repeats: bool = False, fork: bool = T
     return Continue(flow_run=flow_run, process=describe_process(os.getppid()), repeats=repeats, fork=fork)
 
 
+def name_dataset(config: Config, source: str) -> str:
+    """Return the name of a data set: its env and the kind of source that it comes from."""
+    return f"{config.file_name}-{source}"
+
+
 def make_dataset_record(config: Config, snapshot: Mapping[str, Any], patch: str = "") -> DatasetEntry:
     """Return a record that sets a snapshot as the run's data set and adds its source to the run's name.
 
@@ -168,7 +173,7 @@ def make_dataset_record(config: Config, snapshot: Mapping[str, Any], patch: str 
         patch: name of the patch that the cell carries, if any.
     """
     return DatasetEntry(
-        name=f"{config.file_name}-{snapshot['source']}",
+        name=name_dataset(config, snapshot["source"]),
         run_name=make_run_name(config, source=snapshot["source"], patch=patch),
         source={key: snapshot[key] for key in ("path", "md5", "size", "source", "label", "reason")},
         card=snapshot["card"],

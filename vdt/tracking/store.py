@@ -51,32 +51,38 @@ def get_tracking_uri(base: Path) -> str:
     return uri
 
 
-def open_store(base: Path) -> MlflowClient:
+def open_store(base: Path, *, make: bool = True) -> MlflowClient:
     """Return a client of the store (`get_tracking_uri`), made if it is not there.
+
+    Args:
+        base: the home folder.
+        make: whether to make a database that is not there.
 
     Raises:
         StoreError: if the address is not accepted, the database was made by another MLflow or is none, or the
-            experiment was deleted.
+            experiment was deleted; if the database is not there and must not be made.
     """
     uri, folder = get_tracking_uri(base), base / ".vdt"
+    if not make and uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise StoreError(f"there is no tracking store {uri}; VDT_HOME or MLFLOW_TRACKING_URI says where one is")
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     with hold_store(base):  # MLflow makes tables and experiments without a lock: processes that race break them
         if uri.startswith(SQLITE):
-            _prepare(Path(uri.removeprefix(SQLITE)))
+            _prepare(Path(uri.removeprefix(SQLITE)), make=make)
         from mlflow import MlflowClient
 
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         artifacts = (folder / "mlartifacts").as_uri()
-        if experiment is None:
-            client.create_experiment(EXPERIMENT, artifacts if uri.startswith(SQLITE) else None)
-        else:
+        if experiment is not None:
             _check_experiment(experiment)
             if uri == f"{SQLITE}{folder / 'mlflow.db'}":
                 follow_moved_folder(folder / "mlflow.db", experiment.artifact_location, artifacts)
+        elif make:
+            client.create_experiment(EXPERIMENT, artifacts if uri.startswith(SQLITE) else None)
     return client
 
 
@@ -95,8 +101,8 @@ def upgrade_store(base: Path) -> Path | None:
         return upgrade_database(path)
 
 
-def _prepare(database: Path) -> None:
-    if is_new(database):
+def _prepare(database: Path, *, make: bool) -> None:
+    if make and is_new(database):
         create_database(database)
     else:
         check_schema(database)

@@ -195,6 +195,7 @@ def make_tuner(
     device = choose_device(config.runtime.device)
     seed_streams(config.seed + 2)
     actor_critic = ActorCritic.from_state((state or load_state(agent_path))["actor_critic"], device)
+    actor_critic.config = config  # the actor may be another cell's, which differs in what comes after its training
     if state is None:
         held = load_snapshot(buffer_path)
     else:

@@ -200,7 +200,9 @@ def test_agents_reports_are_json_and_tracked(tmp_path: Path) -> None:
     assert {key: value for key, value in tracker.metrics[1][1].items() if "/" not in key} == headline
     for (_, every), (name, reports) in zip(tracker.metrics, result.policies.items(), strict=True):
         metrics = {key: value for key, value in every.items() if "/" in key}
-        assert metrics == {f"eval/{name}_{k}_normalized_score": r.normalized_score_mean for k, r in reports.items()}
+        returns = {f"eval/{name}_{k}_episode_return": float(np.mean(r.episode_returns)) for k, r in reports.items()}
+        scores = {f"eval/{name}_{k}_normalized_score": r.normalized_score_mean for k, r in reports.items()}
+        assert metrics == {**scores, **returns}
     assert [(n, p) for n, p, *_ in tracker.checkpoints] == list(paths.items())
 
 

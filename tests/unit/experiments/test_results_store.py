@@ -17,12 +17,14 @@ from support.builders import (
     make_dataset,
     make_store,
 )
-from vdt.checkpoint.store import load_state
+from vdt.checkpoint.store import CheckpointStore, load_state
 from vdt.config.schema import Config
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.experiments.results_store import SHOWING, compute_code_digest, compute_identity, find_result, save_result
-from vdt.experiments.sharing import compute_actor_key, compute_critic_key, share_training
+from vdt.experiments.sharing import Sharing, compute_actor_key, compute_critic_key, share_training
 from vdt.training.offline import pretrain_critic, train_actor
+
+FACTS = {"data": {"md5": "md5"}}
 
 
 class TaggedTracker(RecordingTracker):
@@ -44,8 +46,9 @@ def dataset() -> TrajectoryDataset:
 def share(home: Path, dataset: TrajectoryDataset, run: str, tracker: Any = None, **settings: Any) -> tuple[Path, str]:
     config, tracker = make_config({"checkpoint.interval_steps": 10, **settings}), tracker or TaggedTracker()
     key = compute_critic_key(config, "md5")
+    sharing, store = Sharing(home, run, "md5"), make_store(home / run, every=10, facts=FACTS)
     return share_training(
-        "critic", key, config, home, run, tracker, lambda store: pretrain_critic(config, dataset, tracker, store)
+        "critic", key, config, sharing, tracker, store, lambda store: pretrain_critic(config, dataset, tracker, store)
     )
 
 
@@ -147,9 +150,12 @@ def test_the_actor_is_trained_once(home: Path, dataset: TrajectoryDataset) -> No
     def share_actor(run: str, **settings: Any) -> tuple[Path, str, TaggedTracker]:
         config, tracker = make_config(settings), TaggedTracker()
         key = compute_actor_key(config, "md5")
-        path, owner = share_training(
-            "actor", key, config, home, run, tracker, lambda store: train_actor(config, dataset, critic, tracker, store)
-        )
+        sharing, store = Sharing(home, run, "md5"), make_store(home / run, facts=FACTS)
+
+        def train(store: CheckpointStore) -> Path:
+            return train_actor(config, dataset, critic, tracker, store)
+
+        path, owner = share_training("actor", key, config, sharing, tracker, store, train)
         return path, owner, tracker
 
     path, owner, _ = share_actor("run-1")
@@ -161,6 +167,7 @@ def test_the_actor_is_trained_once(home: Path, dataset: TrajectoryDataset) -> No
     config = make_config()
     alone = train_actor(config, dataset, critic, RecordingTracker(), make_store(home / "alone"))
     assert_identical(load_state(path)["actor_critic"]["policy"], load_state(alone)["actor_critic"]["policy"])
+    assert load_state(path)["data"] == FACTS["data"] and "data" not in load_state(alone)
 
 
 def test_an_actor_depends_on_the_acting_context_where_a_critic_follows_it() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from support.builders import make_config, make_dataset
-from vdt.experiments.sharing import compute_critic_key, share_training
+from support.builders import make_config, make_dataset, make_store
+from vdt.experiments.sharing import Sharing, compute_critic_key, share_training
 from vdt.tracking import MLflowTracker, create_run, open_store
 from vdt.tracking.mlflow_run import RunSender
 from vdt.training.offline import pretrain_critic
@@ -22,9 +22,9 @@ def share(home: Path, seed: int, tracker: MLflowTracker) -> str:
         "critic",
         key,
         config,
-        home,
-        tracker.run_id,
+        Sharing(home, tracker.run_id, "md5"),
         tracker,
+        make_store(home / "unused"),
         lambda store: pretrain_critic(config, dataset, tracker, store),
     )[1]
 
