@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from flows.words import check_words
+from vdt.config.convergence import describe_unfinished
 from vdt.config.errors import ConfigError
 from vdt.experiments.cells import OPTIONS, get_reuse, resolve_cells, split_finished
 from vdt.experiments.preflight import check_cells
@@ -78,6 +79,8 @@ def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
         cells = report_instead(cells, study, get_reuse(given), argv)
     if is_main:
         check_cells(cells, device=not any(word.startswith(ENGINES) for word in argv))
+        for unfinished in describe_unfinished(cell.config for cell in cells):
+            logger.warning(unfinished)
         os.environ[CHECKED] = "1"
     check_folders(home())
 

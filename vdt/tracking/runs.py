@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vdt.config.convergence import estimate_convergence
 from vdt.config.layers import list_names
 from vdt.config.schema import Config
 from vdt.system.home import ROOT
@@ -24,6 +25,7 @@ from vdt.tracking.store import get_experiment_id, open_store
 
 logger = logging.getLogger(__name__)
 
+GAP = "critic.expected_gap"  # tag: share of the gap to its fixed point that the critic is expected to leave
 COLOR = "mlflow.runColor"  # tag: color of a run in MLflow's pages
 LIGHTNESS = (0.38, 0.58, 0.28, 0.7)  # by seed, in turn
 REPORT_OF = "report_of"  # tag: of the run that holds a study's report
@@ -104,6 +106,7 @@ def create_run(base: Path, config: Config, flow_run: str, command: str, *, patch
         patch: name of the patch that the cell carries, if any.
         study: name of the study that it belongs to, if any.
     """
+    convergence = estimate_convergence(config.flatten())
     tags = {
         "env": config.env,
         "method": config.method,
@@ -113,6 +116,7 @@ def create_run(base: Path, config: Config, flow_run: str, command: str, *, patch
         "source": config.data.source,
         STUDY: study,
         COLOR: choose_color(config, patch),
+        GAP: "" if convergence is None else f"{convergence.gap:.3g}",
     }
     name, files = make_run_name(config, patch=patch), {"config.yaml": config.to_yaml()}
     return create_named_run(base, name, tags, config.flatten(), flow_run, command, files)

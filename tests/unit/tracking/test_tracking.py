@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import re
 import sqlite3
 import threading
@@ -106,6 +107,8 @@ def test_a_run_starts_with_flat_params_tags_and_the_configuration(store: Path, c
     expected = {"env": CONFIG.env, "method": "vdt", "preset": "smoke", "seed": "3", "source": "auto"}
     assert {key: run.data.tags[key] for key in expected} == expected
     assert run.data.tags["metaflow.run_id"] == "101"
+    gap = math.exp(-60 * 0.005 * (1 - 0.99**5))  # of the smoke preset's critic
+    assert float(run.data.tags["critic.expected_gap"]) == pytest.approx(gap, rel=1e-2)
     text = Path(client.download_artifacts(run.info.run_id, "config.yaml")).read_text()
     assert text == CONFIG.to_yaml()
 
