@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -99,17 +99,32 @@ class DictEnv(CountdownEnv):
         return {"left": np.array([self.left], np.float32), "here": here}
 
 
+class PictureEnv(CountdownEnv):
+    """The same, drawn as a picture whose grey is 20 for each step left; 50 steps take a second."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        return np.full((32, 48, 3), 20 * self.left, np.uint8)
+
+
 CONSTANT = "VDTTest/Constant-v0"  # never ends by itself
 CONSTANT_ENDING = "VDTTest/ConstantEnding-v0"  # terminates after 10 steps
 PAY_ACTION = "VDTTest/PayAction-v0"
 COUNTDOWN = "VDTTest/Countdown-v0"
 SUCCESS = "VDTTest/Success-v0"
 DICT = "VDTTest/Dict-v0"
+PICTURE = "VDTTest/Picture-v0"
 
 if CONSTANT not in gymnasium.registry:
     gymnasium.register(CONSTANT, entry_point=ConstantRewardEnv)
     gymnasium.register(CONSTANT_ENDING, entry_point=ConstantRewardEnv, kwargs={"ends_after": 10})
     gymnasium.register(PAY_ACTION, entry_point=PayActionEnv)
     gymnasium.register(COUNTDOWN, entry_point=CountdownEnv)
+    gymnasium.register(PICTURE, entry_point=PictureEnv)
     gymnasium.register(SUCCESS, entry_point=SuccessEnv)
     gymnasium.register(DICT, entry_point="support.environments:DictEnv")  # by name: Minari keeps it as text

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,16 +15,114 @@ from vdt.cli.application import app
 
 if TYPE_CHECKING:
     from vdt.agent.policy import Policy
+    from vdt.evaluation.records import EvaluationReport
 
-ACCEPTED = "a checkpoint file (.pt) of train_actor or tune_online"
+ACCEPTED = "a run id of Metaflow or MLflow, a checkpoint file (.pt) or its folder, runs:/… or models:/…"
 
 Where = Annotated[str, typer.Argument(metavar="POLICY", help=f"Trained policy: {ACCEPTED}.")]
+Name = Annotated[
+    str | None, typer.Option(help="Which of a run's policies: online, offline or online_best; by default the first.")
+]
+Cell = Annotated[str | None, typer.Option(help="Which of a Metaflow run's cells, by its key; one alone needs none.")]
+Lookahead = Annotated[bool, typer.Option("--lookahead", help="Choose among the candidate returns at each step.")]
+Seed = Annotated[int | None, typer.Option(help="Of the first episode; by default evaluation.seed.")]
+Targets = Annotated[
+    list[float] | None,
+    typer.Option("--target-return", metavar="X", help="Return to reach; several, with --lookahead, to choose among."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")]
+
+
+@app.command("evaluate")
+def evaluate(
+    where: Where,
+    name: Name = None,
+    cell: Cell = None,
+    episodes: Annotated[int | None, typer.Option(help="How many; by default evaluation.episodes.")] = None,
+    targets: Targets = None,
+    lookahead: Lookahead = False,
+    seed: Seed = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run episodes in the policy's environment; show their returns.
+
+    With the defaults they are those of the run's report.
+    """
+    target = _read_targets(targets, lookahead)
+    policy = load(where, name, cell, lookahead=lookahead)
+    from vdt.evaluation.evaluate import evaluate_policy
+
+    with contextlib.redirect_stdout(sys.stderr):  # the log
+        report = evaluate_policy(policy, episodes=episodes, seed=seed, target_return=target)
+    if as_json:
+        facts = {key: policy.metadata[key] for key in ("env", "method", "seed")}
+        numbers = {key: value for key, value in vars(report).items() if key != "trace"}
+        typer.echo(json.dumps({"policy": where, **facts, **numbers}, indent=1))
+        return
+    for line in describe_report(report):
+        typer.echo(line)
+
+
+def describe_report(report: EvaluationReport) -> Iterator[str]:
+    """Yield the lines of a table: a row for each episode, then their means."""
+    from vdt.environments.scores import format_return
+
+    rows = list(zip(report.episode_returns, report.episode_lengths, report.normalized_scores, strict=True))
+    count = len(rows)
+    yield f"{'episode':>8}{'return':>12}{'length':>8}{'score':>8}"
+    for number, (episode_return, length, score) in enumerate(rows):
+        shown = "-" if score is None else f"{score:.1f}"
+        yield f"{number:>8}{format_return(episode_return):>12}{length:>8}{shown:>8}"
+    yield (
+        f"{'mean':>8}{format_return(sum(report.episode_returns) / count):>12}{sum(report.episode_lengths) / count:>8.0f}"
+    )
+    if report.normalized_score_mean is not None:
+        score, error = report.normalized_score_mean, report.normalized_score_standard_error
+        yield f"normalized_score {score:.1f} ± {error:.1f} (standard error, {count} episodes)"
+    if report.success_rate is not None:
+        yield f"success {100 * report.success_rate:.0f} %"
+    yield f"{report.seconds:.1f} s"
+
+
+@app.command("video")
+def film(
+    where: Where,
+    name: Name = None,
+    cell: Cell = None,
+    episodes: Annotated[int, typer.Option(help="How many.")] = 1,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ends with .mp4 or .gif; by default ENV-METHOD-sSEED.mp4, here.")
+    ] = None,
+    targets: Targets = None,
+    lookahead: Lookahead = False,
+    seed: Seed = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw episodes in the policy's environment as a video, without a screen.
+
+    Needs the extra [video]. MUJOCO_GL chooses the renderer, egl or osmesa; by default the first that works.
+    """
+    target = _read_targets(targets, lookahead)
+    _refuse_env(where, f"and POLICY is a trained policy: {ACCEPTED}")
+    from vdt.evaluation.video import check_video, write_video
+    from vdt.system.files import check_output
+
+    check_video(output or Path("video.mp4"))
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    policy = load(where, name, cell, lookahead=lookahead)
+    path = output or name_file(policy, ".mp4")
+    check_output(path, overwrite=overwrite)
+    video = write_video(policy, path, episodes=episodes, seed=seed, target_return=target)
+    returns = ", ".join(f"{value:.1f}" for value in video.episode_returns)
+    typer.echo(f"video: {path}: {video.frames} frames at {video.frames_per_second:g} per second; returns {returns}")
 
 
 @app.command("export")
 def export(
     where: Where,
+    name: Name = None,
+    cell: Cell = None,
     form: Annotated[str, typer.Option("--format", help="onnx, or torchscript.")] = "onnx",
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="By default ENV-METHOD-sSEED.onnx or .torchscript, here.")
@@ -38,9 +140,8 @@ def export(
     check_format(form)
     if output is not None:
         check_output(output, overwrite=overwrite)
-    policy = load(where)
-    known = policy.metadata
-    path = output or Path(f"{policy.config.file_name}-{known['method']}-s{known['seed']}{FORMATS[form]}")
+    policy = load(where, name, cell)
+    path = output or name_file(policy, FORMATS[form])
     check_output(path, overwrite=overwrite)
     exported = export_policy(policy, form)
     write_output(path, exported.content)
@@ -50,8 +151,8 @@ def export(
     )
 
 
-def load(where: str, *, lookahead: bool = False) -> Policy:
-    """Load the policy that a command names.
+def load(where: str, name: str | None = None, cell: str | None = None, *, lookahead: bool = False) -> Policy:
+    """Load the policy that a command names; arguments as of `vdt.load_policy`.
 
     Raises:
         ValueError: if it is an env, or no policy can be loaded.
@@ -59,7 +160,19 @@ def load(where: str, *, lookahead: bool = False) -> Policy:
     _refuse_env(where, f"and POLICY is a trained policy: {ACCEPTED}")
     from vdt.agent.policy import load_policy
 
-    return load_policy(where, lookahead=lookahead)
+    return load_policy(where, lookahead=lookahead, name=name, cell=cell)
+
+
+def name_file(policy: Policy, suffix: str) -> Path:
+    """Return the file in the current folder that a policy is written to unless another is named."""
+    config = policy.config
+    return Path(f"{config.file_name}-{config.method}-s{config.seed}{suffix}")
+
+
+def _read_targets(targets: list[float] | None, lookahead: bool) -> list[float] | None:
+    if targets and len(targets) > 1 and not lookahead:
+        raise ValueError("several --target-return need --lookahead, which chooses among them")
+    return targets or None
 
 
 def _refuse_env(where: str, answer: str) -> None:

@@ -38,15 +38,19 @@ def make_environment(task: TaskConfig) -> Environment:
     return gymnasium.wrappers.TransformAction(made, lambda action: scale_actions(action, low, high), unit)
 
 
-def make_raw_environment(task: TaskConfig) -> Environment:
+def make_raw_environment(task: TaskConfig, render_mode: str | None = None) -> Environment:
     """Make the environment of a task, with the actions in its own range.
+
+    Args:
+        task: that has an environment.
+        render_mode: Gymnasium's; "rgb_array" for `render()` to return pictures. None draws nothing.
 
     Raises:
         ValueError: if the task has no environment, or it cannot be made.
     """
     if task.environment_id is None:
         raise ValueError("this data has no environment (task.environment_id is none)")
-    settings = json.loads(task.environment_kwargs)
+    settings = {**json.loads(task.environment_kwargs), **({"render_mode": render_mode} if render_mode else {})}
     return make_gymnasium_environment(task.environment_id, task.horizon, settings, get_bridge(task))
 
 

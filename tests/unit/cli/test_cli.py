@@ -43,7 +43,10 @@ def test_data_are_made_and_described(home: Path) -> None:
             ["export", ENV],
             f"'{ENV}' is an env, and `vdt data {ENV} --minari` writes its collected data as a Minari data set",
         ),
-        (["export", "nothing.pt"], "no file at 'nothing.pt'"),
+        (
+            ["export", "nothing.pt"],
+            "no policy at 'nothing.pt': there is no such file, and accepted are a checkpoint file",
+        ),
         (["export", "nothing.pt", "--format", "tflite"], "format must be onnx or torchscript, not 'tflite'"),
         (["export", "nothing.pt", "--output", "."], ". is a folder; name a file"),
         (["export", "nothing.pt", "--output", "/proc/policy.onnx"], "cannot write /proc/policy.onnx: /proc: "),

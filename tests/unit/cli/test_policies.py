@@ -1,0 +1,77 @@
+"""`vdt evaluate` shows and prints the episodes of a policy."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import vdt
+from support.builders import make_lively_actor_critic
+from support.environments import SUCCESS
+from vdt.cli import run
+
+
+def save(path: Path, settings: dict[str, Any] | None = None) -> Path:
+    torch.save({"actor_critic": make_lively_actor_critic(settings).state_dict()}, path)
+    return path
+
+
+@pytest.mark.parametrize("lookahead", [False, True])
+def test_evaluate_prints_the_report_of_its_episodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lookahead: bool
+) -> None:
+    path, flags = save(tmp_path / "policy.pt", {"task.environment_id": SUCCESS}), ["--lookahead"] if lookahead else []
+    words = ["evaluate", str(path), "--episodes", "3", "--seed", "7", "--target-return", "5", *flags]
+    assert run([*words, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    report = vdt.evaluate_policy(vdt.load_policy(path, lookahead=lookahead), episodes=3, seed=7, target_return=5.0)
+    assert printed["episode_returns"] == report.episode_returns and printed["episode_lengths"] == [4, 5, 6]
+    assert printed["candidate_returns"] == [5.0] and printed["env"] == "walker2d-medium-v2"
+    assert printed["normalized_score_standard_error"] == report.normalized_score_standard_error
+    capsys.readouterr()
+    assert run(words) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[0].split() == ["episode", "return", "length", "score"] and len(lines) == 8
+    assert [line.split()[2] for line in lines[1:4]] == ["4", "5", "6"] and lines[4].split()[2] == "5"
+    score, error = report.normalized_score_mean, report.normalized_score_standard_error
+    assert lines[5] == f"normalized_score {score:.1f} ± {error:.1f} (standard error, 3 episodes)"
+    assert lines[6] == "success 100 %" and lines[7].endswith(" s")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "message"),
+    [
+        (
+            {"task.environment_id": "null", "online.environment_steps": 0},
+            [],
+            "walker2d-medium-v2 has no environment (task.environment_id is none)",
+        ),
+        ({}, ["--episodes", "0"], "episodes must be a whole number of at least 1, not 0"),
+        ({}, ["--episodes", "many"], "Invalid value for '--episodes': "),
+        ({}, ["--seed", "-1"], "seed must be a whole number of at least 0, not -1"),
+        ({}, ["--target-return", "nan"], "target_return must be a finite number"),
+        ({}, ["--target-return", "3", "--target-return", "4"], "several --target-return need --lookahead"),
+        ({}, ["--taget-return", "3"], "No such option: --taget-return"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    settings: dict[str, Any], words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["evaluate", str(save(tmp_path / "policy.pt", settings)), *words]) == 2
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert line.startswith(f"error: {message}") and said.out == ""
+
+
+@pytest.mark.parametrize("command", ["evaluate", "video", "export"])
+@pytest.mark.parametrize("content", [b"no policy", b""])
+def test_a_file_that_is_no_policy_is_refused_in_one_line(
+    command: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "policy.pt").write_bytes(content)
+    assert run([command, "policy.pt"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: policy.pt is not a readable checkpoint")
