@@ -34,7 +34,7 @@ IMPORTERS = {
     "pydantic_core": ("config",),
     "stable_baselines3": ("behavior.train",),
     "matplotlib": ("reporting",),
-    "optuna": ("experiments.search_store",),
+    "optuna": ("experiments.search_store", "reporting.importance"),
     "onnxruntime": ("agent.export",),
     "imageio": ("evaluation.video",),
 }

@@ -63,19 +63,20 @@ def write_figures(
         own = [r for r in records if (r.env, r.snapshot.source) == (env, source)]
         where = f"{make_file_name(env)}-{source}"
         if shown:
-            paths.append(_save(_draw_scores(shown, own, published), folder / f"scores-{where}.png"))
+            paths.append(save_figure(_draw_scores(shown, own, published), folder / f"scores-{where}.png"))
         choices = [r for r in shown if len(r.candidate_returns) > 1 and all(r.chosen_candidates)]
         if choices:
-            paths.append(_save(_draw_choices(choices), folder / f"candidates-{where}.png"))
+            paths.append(save_figure(_draw_choices(choices), folder / f"candidates-{where}.png"))
         for name, draw in _find_diagnostics(own, curves).items():
-            paths.append(_save(draw(f"{env}, data: {source}"), folder / f"{name}-{where}.png"))
-    paths += [_save(figure, folder / name) for name, figure in draw_mazes(records)]
+            paths.append(save_figure(draw(f"{env}, data: {source}"), folder / f"{name}-{where}.png"))
+    paths += [save_figure(figure, folder / name) for name, figure in draw_mazes(records)]
     if len(profiles) > 1:
-        paths.append(_save(_draw_profiles(profiles), folder / "profiles.png"))
+        paths.append(save_figure(_draw_profiles(profiles), folder / "profiles.png"))
     return paths
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all."""
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=120)
     return path
@@ -104,7 +105,7 @@ def _draw_scores(results: Sequence[Result], records: Sequence[CellRecord], publi
     axes.xaxis.set_major_locator(MaxNLocator(TICKS))
     what = "normalized_score" if cut is None else f"episode return, {describe_cut(cut)}"
     axes.set_xlabel(f"{what}\n(dots: seeds; bar: mean ± standard error)", fontsize=9)
-    _set_title(figure, f"{results[0].env}, data: {results[0].source}")
+    set_title(figure, f"{results[0].env}, data: {results[0].source}")
     return figure
 
 
@@ -125,7 +126,7 @@ def _draw_references(
         axes.plot([], [], "D", color="grey", label=f"{published.source} (other data or physics, see the table)")
 
 
-def _set_title(figure: Figure, title: str) -> None:
+def set_title(figure: Figure, title: str) -> None:
     """Set a title that is broken into lines of the figure's width."""
     letters = int(figure.get_figwidth() * 72 / (0.55 * TITLE))
     figure.suptitle(textwrap.fill(title, letters), fontsize=TITLE)
@@ -153,7 +154,7 @@ def _draw_choices(results: Sequence[Result]) -> Figure:
     axes.set_yticks(range(len(results)), [f"{r.method} {name_policy(r.policy)} {r.planner}" for r in results])
     axes.invert_yaxis()
     axes.set_xlabel("share of steps in which each candidate return was chosen")
-    _set_title(figure, f"{results[0].env}, data: {results[0].source}")
+    set_title(figure, f"{results[0].env}, data: {results[0].source}")
     return figure
 
 
@@ -193,9 +194,10 @@ def _pick(record: CellRecord, kind: str) -> dict[str, Any]:
     return {policy: report for policy, report in found.items() if report is not None}
 
 
-def _make_panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
+def make_panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
+    """Make a figure of `count` panels side by side, with a title above them."""
     figure = Figure(figsize=(max(6.4, 4.5 * count), 3.8), layout="constrained")
-    _set_title(figure, title)
+    set_title(figure, title)
     return figure, [figure.add_subplot(1, count, i + 1) for i in range(count)]
 
 
@@ -218,7 +220,7 @@ def _draw_band(axes: Axes, curves: Sequence[Sequence[tuple[int, float]]], label:
 
 def _draw_curves(learned: Mapping[str, Sequence[Mapping[str, Any]]], shown: Sequence[str], title: str) -> Figure:
     """Draw learning curves: mean over seeds with a band of one standard error."""
-    figure, panels = _make_panels(len(shown), f"{title} (mean ± standard error over seeds, their number in brackets)")
+    figure, panels = make_panels(len(shown), f"{title} (mean ± standard error over seeds, their number in brackets)")
     for axes, key in zip(panels, shown, strict=True):
         for number, (method, runs) in enumerate(learned.items()):
             curves = [run[key] for run in runs if len(run.get(key, ())) > 1]  # a shared critic has but its last point
@@ -234,7 +236,7 @@ def _draw_curves(learned: Mapping[str, Sequence[Mapping[str, Any]]], shown: Sequ
 
 def _draw_buffers(buffers: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> Figure:
     """Draw returns in the online buffer over time: median, and 10 % to 90 %, one line per seed."""
-    figure, panels = _make_panels(len(buffers), f"{title}: returns in the replay buffer")
+    figure, panels = make_panels(len(buffers), f"{title}: returns in the replay buffer")
     for axes, (method, runs) in zip(panels, buffers.items(), strict=True):
         for number, run in enumerate(runs):
             low, middle, high = (run.get(f"{BUFFER}_{level}") for level in ("low", "middle", "high"))
@@ -274,13 +276,13 @@ def _draw_held_out(lines: Mapping[str, Sequence[tuple[str, HeldOutReport]]], tit
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
     axes.set_xlabel("action error on held-out episodes (RMSE; dots: seeds)")
-    _set_title(figure, title)
+    set_title(figure, title)
     return figure
 
 
 def _draw_requested(lines: Mapping[str, Sequence[tuple[str, Sequence[RequestedReturn]]]], title: str) -> Figure:
     """Draw the requested return against the mean over seeds of the achieved return."""
-    figure, (axes,) = _make_panels(1, title)
+    figure, (axes,) = make_panels(1, title)
     cut = None
     for number, (method, reports) in enumerate(lines.items()):
         for policy, style in (("offline", "o-"), ("online", "s--")):
@@ -302,7 +304,7 @@ def _draw_requested(lines: Mapping[str, Sequence[tuple[str, Sequence[RequestedRe
 
 def _draw_calibration(lines: Mapping[str, Sequence[tuple[str, Calibration]]], title: str) -> Figure:
     """Draw the critic's prediction against the discounted return that followed, in bins, one line per seed."""
-    figure, (axes,) = _make_panels(1, title)
+    figure, (axes,) = make_panels(1, title)
     for number, (method, reports) in enumerate(lines.items()):
         for style, policy in (("-", "offline"), ("--", "online")):
             own = [report for name, report in reports if name == policy]
@@ -317,7 +319,7 @@ def _draw_calibration(lines: Mapping[str, Sequence[tuple[str, Calibration]]], ti
 
 def _draw_weights(lines: Mapping[str, Sequence[tuple[str, WeightHistogram]]], title: str) -> Figure:
     """Draw the histogram of the advantage weights over the data's steps, mean over seeds."""
-    figure, (axes,) = _make_panels(1, title)
+    figure, (axes,) = make_panels(1, title)
     for number, (method, reports) in enumerate(lines.items()):
         shares = np.mean([report.shares for _, report in reports], axis=0)
         axes.stairs(shares, list(reports[0][1].edges), color=f"C{number}", label=method)
@@ -331,7 +333,7 @@ def _draw_weights(lines: Mapping[str, Sequence[tuple[str, WeightHistogram]]], ti
 
 def _draw_profiles(profiles: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
     """Draw the share of runs above each score, with bootstrap bands."""
-    figure, (axes,) = _make_panels(1, "Performance profiles, offline policies, envs that all methods have")
+    figure, (axes,) = make_panels(1, "Performance profiles, offline policies, envs that all methods have")
     every = [score for scores in profiles.values() for task in scores for score in task]
     thresholds = np.linspace(min(0.0, *every), max(every) * 1.02 + 1e-9, GRID).tolist()
     for number, (method, scores) in enumerate(profiles.items()):

@@ -29,6 +29,7 @@ from vdt.reporting.frame import (
     make_frame,
 )
 from vdt.reporting.published import load_published
+from vdt.reporting.search_report import OBJECTS, is_ranked, write_search_report
 from vdt.reporting.summary import make_metrics
 from vdt.reporting.tables import (
     Table,
@@ -81,7 +82,8 @@ def write_report(
     Args:
         records: finished cells.
         folder: made if it is not there; files of the same name are replaced.
-        study: `name`, `title`, `note`, name of the `published` table, keys of `missing` cells; none without a study.
+        study: `name`, `title`, `note`, name of the `published` table, keys of `missing` cells, and if `ranked` those of
+            `write_search_report`; none without a study.
         curves: learning curves by MLflow run and metric.
 
     Raises:
@@ -97,11 +99,16 @@ def write_report(
     published = load_published(study["published"]) if study and study.get("published") else None
     offline = headlines.get("offline", {})
     tasks = find_common_tasks(offline) if offline else []
-    profiles = {method: collect_scores(found, tasks) for method, found in offline.items()} if tasks else {}
+    ranked = study if study and is_ranked(study) else None  # settings of one method are no methods to be compared
+    compared = tasks and not ranked
+    profiles = {method: collect_scores(found, tasks) for method, found in offline.items()} if compared else {}
     figures = write_figures(records, results, curves or {}, profiles, published, folder)
+    searched = write_search_report(records, ranked, folder) if ranked else None
+    figures = [*searched.figures, *figures] if searched else figures
     document, odd = to_strict_json(
         {
-            "study": study,
+            "study": study and {key: value for key, value in study.items() if key not in OBJECTS},
+            **(searched.document if searched else {}),
             **_build_document(records, results, changes),
             "aggregates": [asdict(a) for a in aggregates],
             "improvements": [asdict(i) for i in improvements],
@@ -112,16 +119,17 @@ def write_report(
     _write_json(folder / "metrics.json", to_strict_json(make_metrics(records, results))[0])
     write_text(folder / "results.csv", format_csv(measured))
     tables = [
+        *(searched.tables if searched else []),
         *([tabulate_published(records, headlines, published)] if published and published.rows_are_envs else []),
-        *([tabulate_aggregates(aggregates)] if len(results) > 1 and study else []),
-        tabulate_improvements(improvements),
+        *([tabulate_aggregates(aggregates)] if len(results) > 1 and study and not ranked else []),
+        *([] if ranked else [tabulate_improvements(improvements)]),
         tabulate_results("Results", records, results),
         tabulate_changes(records, changes),
         tabulate_held_out(records),
         tabulate_diagnostics(records),
         tabulate_cost(records, published if published and not published.rows_are_envs else None),
         tabulate_results("Results per cell", records, per_cell if len(per_cell) > len(results) else []),
-        tabulate_config_differences(records),
+        *([] if ranked else [tabulate_config_differences(records)]),
         tabulate_cells(records),
         tabulate_seconds(records),
     ]

@@ -20,7 +20,14 @@ from vdt.agent.actor_critic import ActorCritic, make_buffer
 from vdt.config.schema import Config
 from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
-from vdt.evaluation.fitted_q import compute_policy_actions, estimate_value, estimate_values, fit_q, make_judge_config
+from vdt.evaluation.fitted_q import (
+    compute_policy_actions,
+    estimate_value,
+    estimate_values,
+    fit_q,
+    make_judge_config,
+    take_episodes,
+)
 
 DISCOUNT = 0.9
 Rule = Callable[[np.ndarray], np.ndarray]  # places (N,) -> actions (N,)
@@ -184,3 +191,13 @@ def test_it_is_measured_where_it_is_asked_for(tmp_path: Path) -> None:
     torch.save({"actor_critic": actor_critic.state_dict()}, tmp_path / "agent.pt")
     assert estimate_values(without, agents, make_dataset(), None, tracker)["offline"].critic is None
     assert math.isfinite(tracker.metrics[-1][1]["eval/offline_value_fitted_q"])
+
+
+def test_of_much_data_whole_episodes_are_taken_the_same_ones_each_time() -> None:
+    dataset = make_dataset((5, 1, 7, 3, 6, 2))
+    assert take_episodes(dataset, 24, seed=0) is dataset
+    some = take_episodes(dataset, 15, seed=0)
+    assert 15 - 7 < some.steps <= 15 and set(some.episode_returns) < set(dataset.episode_returns)
+    assert np.array_equal(some.observations, take_episodes(dataset, 15, seed=0).observations)
+    assert len({tuple(take_episodes(dataset, 15, seed=seed).lengths) for seed in range(8)}) > 1
+    assert len(take_episodes(dataset, 0, seed=0)) == 1, "never none"

@@ -1,0 +1,233 @@
+"""Settings that a grid, a sweep or a search has tried, ranked by their mean score over tuning seeds. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vdt.evaluation.records import CellRecord
+from vdt.evaluation.trials import COMPLETE, FAILED, PRUNED, Trial
+from vdt.reporting.aggregates import find_headline
+
+RETURN, FITTED_Q, HELD_OUT = "return", "fitted_q", "held_out"  # kinds of scores, higher is better
+SCORES = {RETURN: "normalized_score", FITTED_Q: "fitted-Q value", HELD_OUT: "minus action error"}
+OFFLINE = {  # score that needs no environment -> its sign: -1 where lower is better
+    "action error": -1,
+    "weighted action error": -1,
+    "log-likelihood": 1,
+    "critic's value": 1,
+    "fitted-Q value": 1,
+}
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Settings that were tried together on one task.
+
+    Attributes:
+        name: of the patch that its cells carry.
+        number: in the order in which they were tried.
+        values: dotted key -> value, of all keys that the study varies.
+        state: as of `Trial`.
+        scores: tuning seed -> score, higher is better; empty unless complete.
+        offline: offline score -> mean over seeds, of the offline policy.
+        offline_return: mean normalized_score of the offline policy over seeds; none where it has none.
+        seconds: wall time of all of its cells.
+        intermediate: gradient step -> score while it trained.
+    """
+
+    name: str
+    number: int
+    values: Mapping[str, Any]
+    state: str = COMPLETE
+    scores: Mapping[int, float] = field(default_factory=dict)
+    offline: Mapping[str, float] = field(default_factory=dict)
+    offline_return: float | None = None
+    seconds: float | None = None
+    intermediate: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """Return the mean score over seeds."""
+        return math.fsum(self.scores.values()) / len(self.scores)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """All settings that a study has tried on one task.
+
+    Attributes:
+        task: env, data and method in words.
+        score: kind of the score.
+        keys: that are varied.
+        complete: settings with a score, the best first.
+        others: settings that were stopped early or failed, in the order in which they were tried.
+    """
+
+    task: str
+    score: str
+    keys: tuple[str, ...]
+    complete: tuple[Setting, ...]
+    others: tuple[Setting, ...] = ()
+
+    @property
+    def best(self) -> Setting:
+        """Return the winner."""
+        return self.complete[0]
+
+    @property
+    def deviation(self) -> tuple[float, int] | None:
+        """Return the standard deviation between seeds, pooled over settings, and its degrees of freedom; none without."""
+        freedom = sum(len(setting.scores) - 1 for setting in self.complete)
+        squares = ((score - setting.mean) ** 2 for setting in self.complete for score in setting.scores.values())
+        return (math.sqrt(math.fsum(squares) / freedom), freedom) if freedom else None
+
+    def compute_half_width(self, setting: Setting) -> float | None:
+        """Compute half of a mean's 95 % interval: Student's t with the pooled deviation; none with one seed for all."""
+        if self.deviation is None:
+            return None
+        from scipy.stats import t
+
+        deviation, freedom = self.deviation
+        return float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * deviation / math.sqrt(len(setting.scores))
+
+    def shrink_best(self) -> float | None:
+        """Compute the winner's score, moved towards the mean of all by the share of the spread that is seeds' noise.
+
+        It is the estimate of James and Stein (positive part). None with one seed for all, or fewer than four settings.
+        """
+        if self.deviation is None or len(self.complete) < 4:
+            return None
+        means = [setting.mean for setting in self.complete]
+        center = math.fsum(means) / len(means)
+        spread = math.fsum((mean - center) ** 2 for mean in means)
+        noise = self.deviation[0] ** 2 / len(self.best.scores)
+        kept = max(0.0, 1 - (len(means) - 3) * noise / spread) if spread else 0.0
+        return center + kept * (self.best.mean - center)
+
+
+def score_record(record: CellRecord, kind: str) -> float | None:
+    """Return a cell's score of the given kind, of its last policy, higher is better; none if it was not measured."""
+    evaluation = record.evaluation
+    if kind == FITTED_Q:
+        value = evaluation.values.get("offline")
+        return None if value is None else value.fitted_q
+    if kind == HELD_OUT:
+        held_out = evaluation.held_out.get("online") or evaluation.held_out.get("offline")
+        return None if held_out is None else -held_out.action_rmse
+    return _get_return(record, "online") if "online" in evaluation.policies else _get_return(record, "offline")
+
+
+def _get_return(record: CellRecord, policy: str) -> float | None:
+    """Return the mean normalized_score of a policy with the look-ahead that the cell acts with."""
+    report = record.evaluation.policies.get(policy, {}).get(find_headline(record.config))
+    return None if report is None else report.normalized_score_mean
+
+
+def choose_score(records: Iterable[CellRecord]) -> str | None:
+    """Return the best kind of score that all cells have: their return, fitted-Q value or action error; none without."""
+    held = list(records)
+    return next((kind for kind in SCORES if all(score_record(record, kind) is not None for record in held)), None)
+
+
+def measure_offline(record: CellRecord) -> dict[str, float]:
+    """Return offline score -> value of a cell's offline policy, those that were measured."""
+    found: dict[str, float | None] = {}
+    if held_out := record.evaluation.held_out.get("offline"):
+        found["action error"] = held_out.action_rmse
+        found["weighted action error"] = held_out.weighted_action_rmse
+        found["log-likelihood"] = held_out.log_likelihood
+    if value := record.evaluation.values.get("offline"):
+        found["critic's value"] = value.critic
+        found["fitted-Q value"] = value.fitted_q
+    return {name: number for name, number in found.items() if number is not None}
+
+
+def rank_grid(records: Sequence[CellRecord], settings: Mapping[str, Mapping[str, Any]]) -> list[Ranking]:
+    """Return the ranking of a grid's settings on each task; tasks whose cells have no common score are left out.
+
+    Args:
+        records: finished cells; those whose patch is not among the settings are left out.
+        settings: name of a patch -> dotted key -> value.
+    """
+    groups: dict[tuple[str, ...], list[CellRecord]] = {}
+    for record in records:
+        if record.patch in settings:
+            snapshot = record.snapshot
+            key = (record.env, snapshot.source, snapshot.md5, record.preset, record.method)
+            groups.setdefault(key, []).append(record)
+    rankings = []
+    for (env, source, *_, method), own in groups.items():
+        kind = choose_score(own)
+        if kind is not None:
+            tried = _collect_settings(own, settings, kind)
+            rankings.append(make_ranking(f"{env}, data {source}, {method}", kind, tried))
+    return rankings
+
+
+def _collect_settings(
+    records: Sequence[CellRecord], settings: Mapping[str, Mapping[str, Any]], kind: str
+) -> list[Setting]:
+    """Return the settings that have cells, in the order of the study."""
+    tried: list[Setting] = []
+    for name, values in settings.items():
+        own = [record for record in records if record.patch == name]
+        scores = {record.seed: score for record in own if (score := score_record(record, kind)) is not None}
+        if scores:
+            seconds = math.fsum(sum(record.seconds.values()) for record in own)
+            tried.append(Setting(name, len(tried), values, COMPLETE, scores, *_average_offline(own), seconds=seconds))
+    return tried
+
+
+def _average_offline(records: Sequence[CellRecord]) -> tuple[dict[str, float], float | None]:
+    """Return the means over cells of each offline score that all have, and of the offline policy's normalized_score."""
+    found = [measure_offline(record) for record in records]
+    names = [name for name in OFFLINE if found and all(name in scores for scores in found)]
+    returns = [score for record in records if (score := _get_return(record, "offline")) is not None]
+    mean = math.fsum(returns) / len(returns) if len(returns) == len(records) > 0 else None
+    return {name: math.fsum(scores[name] for scores in found) / len(found) for name in names}, mean
+
+
+def rank_trials(records: Sequence[CellRecord], trials: Sequence[Trial], task: str, kind: str) -> Ranking:
+    """Return the ranking of a search's trials.
+
+    Args:
+        records: finished cells of the trials, which give the offline scores.
+        trials: all of them.
+        task: envs, data and method in words.
+        kind: of the score.
+    """
+    tried = []
+    for trial in trials:
+        own = [record for record in records if record.patch == trial.patch]
+        scores = trial.scores_by_seed if trial.state == COMPLETE else {}
+        known = (trial.patch, trial.number, trial.settings, trial.state, scores, *_average_offline(own))
+        tried.append(Setting(*known, seconds=trial.seconds, intermediate=trial.intermediate))
+    return make_ranking(task, kind, tried)
+
+
+def make_ranking(task: str, kind: str, tried: Sequence[Setting]) -> Ranking:
+    """Return the ranking of settings: the highest mean score first, of equal ones the earlier."""
+    complete = sorted((s for s in tried if s.scores), key=lambda s: (-s.mean, s.number))
+    others = [s for s in tried if not s.scores and s.state in (PRUNED, FAILED)]
+    return Ranking(task, kind, find_varied_keys(tried), tuple(complete), tuple(others))
+
+
+def find_varied_keys(tried: Sequence[Setting]) -> tuple[str, ...]:
+    """Return the keys that do not have the same value in all settings, in the order of the study."""
+    keys = dict.fromkeys(key for setting in tried for key in setting.values)
+    return tuple(key for key in keys if len({repr(setting.values.get(key)) for setting in tried}) > 1)
+
+
+def track_best(settings: Iterable[Setting]) -> tuple[list[int], list[float]]:
+    """Return how many settings had been tried, and the best score among them, after each complete one."""
+    counts: list[int] = []
+    best: list[float] = []
+    for setting in sorted(settings, key=lambda s: s.number):
+        if setting.scores:
+            counts.append(setting.number + 1)
+            best.append(max(setting.mean, best[-1]) if best else setting.mean)
+    return counts, best

@@ -1,0 +1,104 @@
+"""Part of a study's report that ranks what a grid, a sweep or a search has tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vdt.evaluation.records import CellRecord
+from vdt.reporting.figures import save_figure
+from vdt.reporting.importance import compute_importances
+from vdt.reporting.offline_ranks import RankAgreement, compute_agreements
+from vdt.reporting.ranking import RETURN, Ranking, rank_grid, rank_trials
+from vdt.reporting.search_figures import draw_search
+from vdt.reporting.search_tables import (
+    make_document,
+    tabulate_agreements,
+    tabulate_importances,
+    tabulate_ranking,
+    tabulate_winner,
+)
+from vdt.reporting.tables import Table
+from vdt.system.files import make_file_name
+
+# Keys of a study's facts that are no plain values; `report.json` has what is made of them.
+OBJECTS = ("trials", "beside", "reported")
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """Rankings of a study, one per task.
+
+    Attributes:
+        document: rankings and agreements as plain values.
+        tables: of all tasks.
+        figures: paths of PNG files.
+    """
+
+    document: Mapping[str, Any]
+    tables: Sequence[Table]
+    figures: Sequence[Path]
+
+
+def is_ranked(study: Mapping[str, Any]) -> bool:
+    """Return whether a study's patches are a grid's, a sweep's or a search's."""
+    return bool(study.get("ranked"))
+
+
+def list_rankings(records: Sequence[CellRecord], study: Mapping[str, Any]) -> list[Ranking]:
+    """Return the rankings of a study: one per task and method of a grid, one of a search. See `write_search_report`."""
+    if "trials" not in study:
+        return rank_grid(records, study["settings"])
+    return _rank_searches(records, study, {study["name"]: study["trials"]})
+
+
+def _rank_searches(
+    records: Sequence[CellRecord], study: Mapping[str, Any], searches: Mapping[str, Sequence[Any]]
+) -> list[Ranking]:
+    """Return the ranking of each search that has a complete trial."""
+    envs, methods = (
+        ", ".join(dict.fromkeys(words)) for words in zip(*((r.env, r.method) for r in records), strict=True)
+    )
+    task, kind = f"{envs}, {methods}", study.get("score") or RETURN
+    rankings = (rank_trials(records, trials, task, kind) for trials in searches.values())
+    return [ranking for ranking in rankings if ranking.complete]
+
+
+def write_search_report(records: Sequence[CellRecord], study: Mapping[str, Any], folder: Path) -> SearchReport:
+    """Write the figures, and return tables and document.
+
+    Args:
+        records: finished cells.
+        study: facts of the study. `settings`: name of a patch -> dotted key -> value. Of a search also `trials`
+            (`Trial`s), `score` (its kind) and `beside` (other searches of the same task: name -> `Trial`s). `reported`:
+            cells of the winner on the reported seeds. `found`: the winner's `file` and the `command` that runs it.
+        folder: takes the figures.
+    """
+    rankings = list_rankings(records, study)
+    beside = {
+        name: ranking
+        for name, trials in study.get("beside", {}).items()
+        for ranking in _rank_searches(records, study, {name: trials})
+    }
+    tables: list[Table] = []
+    figures: list[Path] = []
+    documents, agreements = [], []
+    for ranking in rankings:
+        importances, found = compute_importances(ranking), compute_agreements(ranking)
+        reported = [r for r in study.get("reported", ()) if len(rankings) == 1 or ranking.task.startswith(f"{r.env},")]
+        tables.append(tabulate_winner(ranking, reported, study.get("found", {}) if ranking is rankings[0] else {}))
+        tables.append(tabulate_ranking(ranking))
+        tables.append(tabulate_importances(ranking, importances))
+        drawn = draw_search(ranking, importances, found, beside, study["name"])
+        where = make_file_name(ranking.task.replace(", ", "-").replace(" ", "-"))
+        figures += [save_figure(figure, folder / f"{name}-{where}.png") for name, figure in drawn.items()]
+        documents.append(make_document(ranking, importances))
+        agreements += found
+    tables.append(tabulate_agreements(agreements))
+    return SearchReport(_describe(documents, agreements), tables, figures)
+
+
+def _describe(rankings: Sequence[Mapping[str, Any]], agreements: Sequence[RankAgreement]) -> dict[str, Any]:
+    return {"rankings": list(rankings), "offline_scores": [asdict(agreement) for agreement in agreements]}

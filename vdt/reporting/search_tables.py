@@ -1,0 +1,176 @@
+"""Tables of a grid, a sweep or a search: the ranking, the winner, the influence of settings, the offline scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vdt.evaluation.records import CellRecord
+from vdt.evaluation.trials import PRUNED
+from vdt.reporting.frame import compute_estimate
+from vdt.reporting.importance import Importances
+from vdt.reporting.offline_ranks import RankAgreement
+from vdt.reporting.ranking import OFFLINE, RETURN, SCORES, Ranking, Setting, score_record
+from vdt.reporting.statistics import Interval
+from vdt.reporting.tables import Table
+
+WANTED = 20  # settings below which a rank correlation says little
+
+
+def format_value(value: Any) -> str:
+    """Return a setting's value as it is read."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def format_score(number: float, kind: str) -> str:
+    """Return a score: one decimal of a normalized_score, four digits of any other."""
+    return f"{number:.1f}" if kind == RETURN else f"{number:.4g}"
+
+
+def tabulate_ranking(ranking: Ranking) -> Table:
+    """Make the table of all settings of a task, the best first, those that were stopped early below."""
+    names = [name for name in OFFLINE if any(name in setting.offline for setting in ranking.complete)]
+    rows = [
+        (
+            rank,
+            setting.name,
+            *(format_value(setting.values.get(key, "-")) for key in ranking.keys),
+            _format_mean(ranking, setting),
+            len(setting.scores),
+            *(f"{setting.offline[name]:.4g}" if name in setting.offline else "-" for name in names),
+            _format_seconds(setting),
+            "-",
+        )
+        for rank, setting in enumerate(ranking.complete, start=1)
+    ]
+    rows += [
+        (
+            *("-", setting.name, *(format_value(setting.values.get(key, "-")) for key in ranking.keys)),
+            *("-", "-", *("-" for _ in names), _format_seconds(setting), _describe_end(setting, ranking.score)),
+        )
+        for setting in ranking.others
+    ]
+    what = f"{SCORES[ranking.score]}, tuning seeds"
+    header = ("rank", "settings", *(f"`{key}`" for key in ranking.keys), what, "n", *names, "seconds", "stopped")
+    lower = [name for name in names if OFFLINE[name] < 0]
+    note = (
+        "Mean over n tuning seeds [95 % interval: Student's t, with the deviation between seeds pooled over all settings]. "
+        "Seconds of all cells together."
+        + (f" Lower is better: {', '.join(lower)}." if lower else "")
+        + (" Offline scores are those of the policy before online tuning." if names else "")
+    )
+    return Table(f"Ranking: {ranking.task}", header, rows, note)
+
+
+def _format_mean(ranking: Ranking, setting: Setting) -> str:
+    half = ranking.compute_half_width(setting)
+    ends = () if half is None else (setting.mean - half, setting.mean + half)
+    interval = f" [{', '.join(format_score(end, ranking.score) for end in ends)}]" if ends else ""
+    return f"{format_score(setting.mean, ranking.score)}{interval}"
+
+
+def _format_seconds(setting: Setting) -> str:
+    return "-" if setting.seconds is None else f"{setting.seconds:.0f}"
+
+
+def _describe_end(setting: Setting, kind: str) -> str:
+    """Return how far a setting without a score got."""
+    if setting.state != PRUNED or not setting.intermediate:
+        return setting.state
+    step = max(setting.intermediate)
+    return f"at gradient step {step:,}, score {format_score(setting.intermediate[step], kind)}"
+
+
+def tabulate_winner(ranking: Ranking, reported: Sequence[CellRecord], found: Mapping[str, str]) -> Table:
+    """Make the table of the best settings, with the warning that their tuning score is biased.
+
+    Args:
+        ranking: of a task.
+        reported: cells of the winner on the reported seeds, if they have run.
+        found: `file` and `command` that run the winner, empty where there are none.
+    """
+    best, count = ranking.best, len(ranking.complete)
+    seeds = ", ".join(map(str, best.scores))
+    shrunk = ranking.shrink_best()
+    rows: list[tuple[str, str]] = [
+        ("settings", ", ".join(f"{key} = {format_value(best.values.get(key))}" for key in ranking.keys) or best.name),
+        (f"tuning score, seeds {seeds}, **biased upward**", _format_mean(ranking, best)),
+    ]
+    if shrunk is not None:
+        rows.append(("the same, shrunk towards the mean of all settings", format_score(shrunk, ranking.score)))
+    scores = [score for record in reported if (score := score_record(record, ranking.score)) is not None]
+    if scores:
+        estimate = compute_estimate([[score] for score in scores])
+        error = "" if estimate.standard_error is None else f" ± {format_score(estimate.standard_error, ranking.score)}"
+        of = ", ".join(str(record.seed) for record in reported)
+        rows.append((f"**score on reported seeds {of}**", f"{format_score(estimate.mean, ranking.score)}{error}"))
+    rows += [(name, f"`{found[key]}`") for name, key in (("file", "file"), ("run it", "command")) if found.get(key)]
+    note = (
+        f"The best of {count} is chosen for its score, luck included, so the tuning score is too high on average: it says "
+        "which settings to run, not how well they do. The reported seeds say that; they were not used for the choice."
+        + ("" if scores else " They have not been run yet.")
+    )
+    return Table(f"Winner: {ranking.task}", ("what", "value"), rows, note)
+
+
+def tabulate_importances(ranking: Ranking, importances: Importances | None) -> Table:
+    """Make the table of the influence of each varied key."""
+    shares = importances.shares if importances else {}
+    correlations = importances.correlations if importances else {}
+    rows = [
+        (f"`{key}`", f"{share:.2f}", "-" if correlations[key] is None else f"{correlations[key]:+.2f}")
+        for key, share in shares.items()
+    ]
+    header = ("key", "importance", "rank correlation with the score")
+    note = f"Importance: {importances.method}. {len(ranking.complete)} settings." if importances else ""
+    return Table(f"Importance of settings: {ranking.task}", header, rows, note)
+
+
+def tabulate_agreements(agreements: Sequence[RankAgreement]) -> Table:
+    """Make the table of how well offline scores predict returns."""
+    rows = [
+        (
+            *(a.task, a.score, a.settings, _format_interval(a.spearman), _format_interval(a.kendall)),
+            *(f"{number:.1f}" for number in (a.chosen, a.best, a.mean)),
+        )
+        for a in agreements
+    ]
+    few = min((a.settings for a in agreements), default=WANTED)
+    header = ("task", "offline score", "settings", "Spearman [95 %]", "Kendall [95 %]")
+    more = ("normalized_score of its first choice", "of the best", "mean of all")
+    note = (
+        "Rank correlation over settings with the normalized_score of the policy before online tuning: 1 is the same order, "
+        "0 none; the sign is turned where lower is better. Intervals: bootstrap over settings."
+        + (f" **Fewer than {WANTED} settings say little.**" if few < WANTED else "")
+    )
+    return Table("How well offline scores predict returns here", (*header, *more), rows, note)
+
+
+def _format_interval(interval: Interval) -> str:
+    return f"{interval.value:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
+
+
+def make_document(ranking: Ranking, importances: Importances | None) -> dict[str, Any]:
+    """Return a ranking as plain values, unrounded."""
+
+    def describe(setting: Setting) -> dict[str, Any]:
+        mean = setting.mean if setting.scores else None
+        half = ranking.compute_half_width(setting) if setting.scores else None
+        return {**vars(setting), "values": dict(setting.values), "mean": mean, "half_width": half}
+
+    return {
+        "task": ranking.task,
+        "score": ranking.score,
+        "keys": list(ranking.keys),
+        "settings": [describe(setting) for setting in (*ranking.complete, *ranking.others)],
+        "shrunk_best": ranking.shrink_best(),
+        "importances": None if importances is None else vars(importances),
+    }
+
+
+def describe_deviation(ranking: Ranking) -> str:
+    """Return ± of the winner's mean, empty with one seed."""
+    if ranking.deviation is None:
+        return ""
+    return f" ± {format_score(ranking.deviation[0] / math.sqrt(len(ranking.best.scores)), ranking.score)}"
