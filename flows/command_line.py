@@ -15,9 +15,10 @@ from typing import NoReturn
 from flows.words import check_words
 from vdt.config.convergence import describe_unfinished
 from vdt.config.errors import ConfigError
-from vdt.experiments.cells import OPTIONS, get_reuse, resolve_cells, split_finished
+from vdt.experiments.cells import OPTIONS, get_reuse, resolve_cells, resolve_study, split_finished
 from vdt.experiments.preflight import check_cells
-from vdt.experiments.study import Cell, Study
+from vdt.experiments.search_trials import check_search
+from vdt.experiments.study import Cell, Study, load_study
 from vdt.system.files import check_folders
 from vdt.system.home import FolderError, home
 from vdt.system.processes import count_memory_kills, follow_parent, interrupt_on_signals
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 FLOW = "vdt_flow.py"
 REPORT_FLOW = Path(__file__).with_name("report_flow.py")
+SEARCH = Path(__file__).with_name("search.py")
 ENGINES = ("kubernetes", "batch", "slurm")  # `--with` these, steps run elsewhere
 CHECKED = "VDT_CHECKED"  # environment variable: the command line was checked on this machine
 MEMORY_KILLS = "VDT_MEMORY_KILLS"  # environment variable: `count_memory_kills` when the flow began
@@ -38,13 +40,8 @@ def check_command_line(argv: list[str]) -> None:
 
     The script's own name becomes absolute in `argv`: Metaflow starts tasks by it, and they may change their folder.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in OPTIONS:
-        parser.add_argument(f"--{name}", default=os.environ.get(f"METAFLOW_RUN_{name.upper()}", ""))
-    parser.add_argument("--max-workers")
-    parser.add_argument("--help", action="store_true")
     try:
-        given, others = parser.parse_known_args(argv[1:])
+        given, others = parse_words(argv)
     except argparse.ArgumentError as error:
         _refuse(f"{error.argument_name} needs a value" if "expected" in error.message else str(error))
     called = shlex.join([_python(), argv[0]])
@@ -69,13 +66,27 @@ def check_command_line(argv: list[str]) -> None:
         _refuse(str(error))
 
 
+def parse_words(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the values of a flow's options by name, empty where not given, and the other words of its command line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in OPTIONS:
+        parser.add_argument(f"--{name}", default=os.environ.get(f"METAFLOW_RUN_{name.upper()}", ""))
+    parser.add_argument("--max-workers")
+    parser.add_argument("--help", action="store_true")
+    return parser.parse_known_args(argv[1:])
+
+
 def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
     """Resolve all cells to be run; continue a finished study as its report."""
     is_main = Path(argv[0]).name == FLOW
     if not given["study"] and not given["sweep"] and not is_main:
         raise ConfigError("--study needs the name or the path of a study file")
+    if is_main and is_search(given):
+        check_cells(check_search(resolve_study(given), given["set"]))
+        check_folders(home())
+        os.execv(sys.executable, [sys.executable, str(SEARCH), *argv])
     cells, study = resolve_cells(given)
-    if study and is_main:
+    if study and is_main and study.trial is None:
         cells = report_instead(cells, study, get_reuse(given), argv)
     if is_main:
         check_cells(cells, device=not any(word.startswith(ENGINES) for word in argv))
@@ -83,6 +94,11 @@ def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
             logger.warning(unfinished)
         os.environ[CHECKED] = "1"
     check_folders(home())
+
+
+def is_search(given: Mapping[str, str]) -> bool:
+    """Return whether a command line names a search, and no trial of it."""
+    return bool(given["study"]) and not given["trial"] and load_study(given["study"]).search is not None
 
 
 def _refuse(message: str) -> NoReturn:

@@ -39,6 +39,7 @@ class ReportFlow(FlowSpec):
     overrides = Parameter("set", help="over the study's settings", default="")
     sweep = Parameter("sweep", help="instead of the study's grid", default="")
     study = Parameter("study", help="a file of params/studies/, by name or path; not with --sweep", default="")
+    trial = Parameter("trial", help="number of a trial of the study's search, instead of all", default="")
     reuse = Parameter("reuse", help="exact, or settings: results of other versions of the code, too", default="")
 
     @card(type="blank")

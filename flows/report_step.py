@@ -20,6 +20,7 @@ from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_mapping
 from vdt.evaluation.records import CellRecord
 from vdt.experiments.cells import describe_cell, get_reuse, resolve_cells, split_finished, tag_finished_runs
+from vdt.experiments.search_trials import load_trials
 from vdt.system.files import make_file_name, replace_folder, write_text
 from vdt.system.home import home
 
@@ -56,6 +57,8 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
     from vdt.tracking import Status, make_artifact_records, make_continue_record, send_now
 
     branches = list(inputs)
+    if branches[0].cell.get("trial") is not None:
+        return finish_trial(branches)
     study, finished = branches[0].study_facts, branches[0].finished
     configs = [config_from_mapping(branch.cell["config"]) for branch in branches]
     own = [describe_cell(branch, config) for branch, config in zip(branches, configs, strict=True)]
@@ -75,6 +78,22 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
     return FinishedReport(str(path), summary, run_ids, [describe_file(flow, file) for file in files])
 
 
+def finish_trial(branches: Sequence[Any]) -> FinishedReport:
+    """Mark the MLflow runs of a search's trial as finished, or as stopped early; its report is the search's."""
+    from vdt.tracking import TRIAL_STATE, Status, Tags, make_continue_record, send_now
+
+    finished, lines = [], []
+    for branch in branches:
+        opening = make_continue_record(str(current.run_id), fork=False)
+        state, status = ("complete", "FINISHED") if branch.agents else ("pruned", "KILLED")
+        records: list[Record] = [opening, Tags(tags={TRIAL_STATE: state}), Status(status=status)]
+        run_id = send_now(home(), branch.mlflow_run_id, records)
+        lines.append(f"trial {branch.cell['trial']}: {branch.cell['key']} {state}")
+        if branch.agents:
+            finished.append(run_id)
+    return FinishedReport("", "\n".join(lines), finished)
+
+
 def report_study(arguments: Mapping[str, str]) -> FinishedReport:
     """Report the cells of a study that are finished.
 
@@ -88,6 +107,8 @@ def report_study(arguments: Mapping[str, str]) -> FinishedReport:
         raise ConfigError(f"none of the {len(wanted)} cells of {study.place} is finished; flows/vdt_flow.py runs them")
     tag_finished_runs(cells, study)
     described = {**study.describe(), "missing": [cell.key for cell in missing]}
+    if study.search:
+        described["trials"] = load_trials(study, arguments.get("set", ""), get_reuse(arguments))
     path = _write(cells, described)
     _keep_study_report(described, sorted(path.parent.iterdir()))
     return FinishedReport(str(path), _summarise(cells, path, ()))
@@ -130,7 +151,7 @@ def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path
         current.card.append(Image(figure.read_bytes(), figure.stem))
     envs = {make_file_name(cell.env) for cell in cells}
     if study:
-        replace_folder(path.parent, home() / "reports" / f"study-{study['name']}")
+        replace_folder(path.parent, home() / "reports" / study["folder"])
     elif len(envs) == 1:  # a run of one env is also found under the env's name
         folder = home() / "reports" / envs.pop()
         for name in ("report.json", "metrics.json"):
@@ -153,7 +174,7 @@ def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[
         send_now,
     )
 
-    name = str(study["name"])
+    name = str(study["folder"]).removeprefix("study-")
     try:
         run_id = find_study_run(home(), name)
     except get_store_errors() as error:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from vdt.data.trajectory import TrajectoryDataset
     from vdt.evaluation.records import CellRecord
     from vdt.experiments.sharing import Sharing
+    from vdt.training.score_curve import Watch
 
 
 logger = logging.getLogger(__name__)
@@ -141,12 +142,22 @@ class Stage:
             self.config, self.load_dataset(), self.tracker, self.checkpoints, self._get_sharing("critic")
         )
 
-    def train_actor(self) -> tuple[Path, str]:
-        """Train the actor on the critic, or share one within a study; return as `pretrain_critic`."""
+    def train_actor(self) -> tuple[Path | None, str]:
+        """Train the actor on the critic, or share one within a study; return as `pretrain_critic`.
+
+        There is no file where a search has stopped the training early.
+        """
         from vdt.experiments.sharing import share_actor
+        from vdt.training.score_curve import TrainingStopped
 
         critic, dataset = self.check(self.flow.critic), self.load_dataset()
-        return share_actor(self.config, dataset, critic, self.tracker, self.checkpoints, self._get_sharing("actor"))
+        sharing = self._get_sharing("actor")
+        try:
+            watch = watch_scores(self.flow.cell)
+            return share_actor(self.config, dataset, critic, self.tracker, self.checkpoints, sharing, watch)
+        except TrainingStopped as stopped:
+            logger.info(f"actor: {stopped}, as the scores of trial {self.flow.cell['trial']} promise too little")
+            return None, ""
 
     def tune_online(self) -> Path:
         """Tune the offline agent with interaction; return its file."""
@@ -203,6 +214,30 @@ class Stage:
             ConfigError: if it is gone or changed.
         """
         return fetch_file(self.flow, file, home() / ".vdt" / "fetched")
+
+
+def watch_scores(cell: Mapping[str, Any]) -> Watch | None:
+    """Return the watcher that reports a cell's scores to its search and stops what promises too little; none outside one.
+
+    Raises:
+        TrainingStopped: if the training was stopped before it was interrupted.
+    """
+    place = cell.get("search")
+    if not place:
+        return None
+    from vdt.experiments.search_trials import open_journal
+    from vdt.training.score_curve import TrainingStopped
+
+    journal, trial = open_journal(place), int(cell["trial"])
+    stopped_at = journal.get_pruned_at(trial)
+    if stopped_at is not None:
+        raise TrainingStopped(stopped_at)
+
+    def watch(step: int, score: float) -> None:
+        if journal.report(trial, step, score):
+            raise TrainingStopped(step)
+
+    return watch
 
 
 def _get_folder(run_id: str, key: str, step: str = "") -> Path:

@@ -52,6 +52,7 @@ class VDTFlow(FlowSpec):
     study = Parameter(
         "study", help="a file of params/studies/, by name or path; the above then override it", default=""
     )
+    trial = Parameter("trial", help="number of a trial of the study's search; set by its workers", default="")
     reuse = Parameter("reuse", help="of a study's finished cells: exact (default), settings, none", default="")
 
     @step
@@ -87,13 +88,13 @@ class VDTFlow(FlowSpec):
         """Train the Decision Transformer with value guidance (M3)."""
         with open_stage(self) as stage:
             path, self.actor_shared_from = stage.train_actor()
-            self.offline_agent = stage.describe(path)
+            self.offline_agent = stage.describe(path) if path else None  # none: a search has stopped this trial
         self.next(self.seed_buffer)
 
     @step
     def seed_buffer(self) -> None:
         """Fill the trajectory buffer with the highest-return offline trajectories."""
-        if self.cell.get("tunes_online", True):
+        if self.offline_agent and self.cell.get("tunes_online", True):
             with open_stage(self, track=False) as stage:
                 from vdt.training.seeding import seed_buffer
 
@@ -105,8 +106,8 @@ class VDTFlow(FlowSpec):
     @step
     def tune_online(self) -> None:
         """Roll out, align returns-to-go (M4), sample, update critic and policy."""
-        self.agents = {"offline": self.offline_agent}
-        if self.cell.get("tunes_online", True):
+        self.agents = {"offline": self.offline_agent} if self.offline_agent else {}
+        if self.offline_agent and self.cell.get("tunes_online", True):
             with open_stage(self) as stage:
                 path = stage.tune_online()
                 best = stage.checkpoints.find_best()
@@ -118,20 +119,21 @@ class VDTFlow(FlowSpec):
     @step
     def evaluate(self) -> None:
         """Measure the offline and the online policy on the same seeds."""
-        with open_stage(self) as stage:
-            from dataclasses import replace
+        if self.agents:
+            with open_stage(self) as stage:
+                from dataclasses import replace
 
-            from vdt.evaluation.diagnostics import diagnose
-            from vdt.evaluation.evaluate import evaluate_agents
-            from vdt.evaluation.fitted_q import estimate_values
+                from vdt.evaluation.diagnostics import diagnose
+                from vdt.evaluation.evaluate import evaluate_agents
+                from vdt.evaluation.fitted_q import estimate_values
 
-            agents = {name: stage.check(file) for name, file in self.agents.items()}
-            dataset, held_out = stage.load_episodes()
-            evaluation = evaluate_agents(stage.config, agents, stage.tracker, held_out)
-            diagnostics = diagnose(stage.config, agents, dataset, stage.tracker)
-            values = estimate_values(stage.config, agents, dataset, held_out, stage.tracker)
-            self.evaluation = replace(evaluation, diagnostics=diagnostics, values=values)
-        stage.keep_result()
+                agents = {name: stage.check(file) for name, file in self.agents.items()}
+                dataset, held_out = stage.load_episodes()
+                evaluation = evaluate_agents(stage.config, agents, stage.tracker, held_out)
+                diagnostics = diagnose(stage.config, agents, dataset, stage.tracker)
+                values = estimate_values(stage.config, agents, dataset, held_out, stage.tracker)
+                self.evaluation = replace(evaluation, diagnostics=diagnostics, values=values)
+            stage.keep_result()
         self.next(self.report)
 
     @card(type="blank")
@@ -150,7 +152,8 @@ class VDTFlow(FlowSpec):
     def end(self) -> None:
         """Print all output paths."""
         finish_cells(self.mlflow_run_ids)
-        logger.info(f"report: {self.report_path}")
+        if self.report_path:  # a search's trials are reported together
+            logger.info(f"report: {self.report_path}")
 
 
 if __name__ == "__main__":

@@ -112,6 +112,11 @@ def parse_yaml(text: str, what: str) -> Any:
         raise ConfigError(f"{what} is not plain YAML: {' '.join(str(error).split())}") from None
 
 
+def format_yaml(content: Mapping[str, Any]) -> str:
+    """Return plain values as YAML text, in their order; `parse_yaml` reads it back."""
+    return str(yaml.safe_dump(dict(content), sort_keys=False, width=120))
+
+
 def expect_mapping(loaded: Any, what: str) -> dict[str, Any]:
     """Return the value if it is a mapping; `what` names it in the error."""
     if not isinstance(loaded, dict):

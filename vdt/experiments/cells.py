@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,14 @@ from vdt.experiments.data_keys import find_data_key, make_data_key
 from vdt.experiments.grid import LONGEST_NAME, Grid, parse_sweep
 from vdt.experiments.preflight import check_cells, check_source
 from vdt.experiments.results_store import compute_identity, find_result, save_result
+from vdt.experiments.search_trials import (
+    add_trials,
+    choose_trial,
+    describe_journal,
+    get_search,
+    load_trials,
+    refuse_seeds,
+)
 from vdt.experiments.study import Cell, Study, expand, load_study, parse_seeds, split_words
 from vdt.system.files import check_folders
 from vdt.system.home import home
@@ -24,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULTS = {"preset": "laptop", "method": "vdt", "seeds": "0", "source": "auto", "reuse": "exact"}
 OPTIONS = (  # empty: the study's, or the default
-    *("env", "preset", "method", "seeds", "source", "set", "sweep", "study", "reuse"),
+    *("env", "preset", "method", "seeds", "source", "set", "sweep", "study", "reuse", "trial"),
 )
 REUSE = ("exact", "settings", "none")
 
@@ -42,6 +50,8 @@ class OpenedCell:
         shares_training: whether cells that would train the same train it once.
         tunes_online: whether it has an online phase.
         label: distinguishes it from the flow's other cells; empty if there is none.
+        trial: number of the search's trial that it belongs to; none outside a search.
+        search: journal to which its scores are reported while it trains: `folder`, `pruner`, `first_rung`; empty for none.
     """
 
     key: str
@@ -52,6 +62,8 @@ class OpenedCell:
     shares_training: bool = False
     tunes_online: bool = True
     label: str = ""
+    trial: int | None = None
+    search: Mapping[str, Any] = field(default_factory=dict)
 
 
 def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Cell], Study | None]:
@@ -63,6 +75,21 @@ def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Cell], Study | Non
     Raises:
         ConfigError: naming the first value that is not accepted.
     """
+    study = resolve_study(arguments)
+    if study.search and study.trial is None:
+        study = add_trials(study, load_trials(study, arguments.get("set", ""), get_reuse(arguments)))
+    cells = expand(study, arguments.get("set", ""))
+    for source in {cell.config.data.source for cell in cells}:
+        check_source(source)
+    return cells, study if study.name else None
+
+
+def resolve_study(arguments: Mapping[str, str]) -> Study:
+    """Return the study of a command line, without a name for a run that has none; arguments as of `resolve_cells`.
+
+    Raises:
+        ConfigError: if a file or a word is not accepted; `expand` checks the rest.
+    """
     given = {name: value for name, value in arguments.items() if value and name in OPTIONS}
     reuse = get_reuse(given)
     if reuse not in REUSE:
@@ -73,21 +100,44 @@ def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Cell], Study | Non
     if named is None:
         given = {**DEFAULTS, "env": "", **given}
     study = named or Study(name="", place="", envs=())
+    study = replace(study, **_read_changes(given, is_named=named is not None))
+    if study.search:
+        return _resolve_search(study, given)
+    if "trial" in given:
+        raise ConfigError(f"--trial: {study.place or 'this run'} is no search")
+    return study
+
+
+def _read_changes(given: Mapping[str, str], *, is_named: bool) -> dict[str, Any]:
+    """Return the fields of a study that the command line gives."""
     changes: dict[str, Any] = {name: given[name] for name in ("preset", "source") if name in given}
-    if "sweep" in given:
-        changes["grid"] = parse_sweep(given["sweep"])
-        if named is None:
-            changes |= name_sweep(changes["grid"])
     if "seeds" in given:
         changes["seeds"] = parse_seeds(given["seeds"])
-    for option, field in (("env", "envs"), ("method", "methods")):
+    for option, name in (("env", "envs"), ("method", "methods")):
         if option in given:
-            changes[field] = tuple(split_words(given[option], f"--{option}"))
-    study = replace(study, **changes)
-    cells = expand(study, given.get("set", ""))
-    for source in {cell.config.data.source for cell in cells}:
-        check_source(source)
-    return cells, study if study.name else None
+            changes[name] = tuple(split_words(given[option], f"--{option}"))
+    if "sweep" in given:
+        changes["grid"] = parse_sweep(given["sweep"])
+        if not is_named:
+            changes |= name_sweep(changes["grid"])
+    return changes
+
+
+def _resolve_search(study: Study, given: Mapping[str, str]) -> Study:
+    """Return a search, or one of its trials, after refusing words that it has no place for."""
+    search, reuse = get_search(study), get_reuse(given)
+    if "sweep" in given:
+        raise ConfigError(f"--sweep: {study.place} is a search, whose space says what is tried")
+    if len(study.methods) > 1:
+        raise ConfigError(f"--method: a search has one method, not {', '.join(study.methods)}")
+    if reuse == "none":
+        raise ConfigError("--reuse none does not go with a search; a change of its section begins another one")
+    refuse_seeds(study.seeds, search)
+    if "trial" in given:
+        return choose_trial(study, given["trial"], study.seeds, given.get("set", ""), reuse)
+    if "seeds" in given:
+        raise ConfigError(f"--seeds: {study.place} names its tuning seeds and its reported ones")
+    return study
 
 
 def name_sweep(grid: Grid) -> dict[str, str]:
@@ -195,7 +245,7 @@ def tag_finished_runs(finished: Sequence[CellRecord], study: Study) -> None:
 
 def open_cells(cells: Sequence[Cell], study: Study | None, flow_run: str, command: str) -> list[dict[str, Any]]:
     """Open an MLflow run for each cell that is to be run; return `OpenedCell`s as mappings."""
-    from vdt.tracking import create_run, describe_failure, get_store_errors, settle_abandoned
+    from vdt.tracking import create_run, describe_failure, get_store_errors, make_trial_tags, settle_abandoned
 
     check_folders(home())
     try:
@@ -203,11 +253,23 @@ def open_cells(cells: Sequence[Cell], study: Study | None, flow_run: str, comman
     except get_store_errors() as error:
         logger.warning(f"tracking: {describe_failure(error)}; this run is entered when it does")
     opened, name, shares = [], study.name if study else "", bool(study and study.share_training)
+    place = study.trial if study else None
+    tags, trial = (make_trial_tags(place.number, place.run_id), place.number) if place else ({}, None)
     for number, (cell, label) in enumerate(zip(cells, make_labels(cells), strict=True)):
         config = cell.config
-        run_id = create_run(home(), config, flow_run, command, patch=cell.patch, study=name)
-        online = config.online.environment_steps > 0
-        one = OpenedCell(cell.key, number, config.to_mapping(), run_id, cell.patch, shares, online, label)
+        run_id = create_run(home(), config, flow_run, command, patch=cell.patch, study=name, more_tags=tags)
+        one = OpenedCell(
+            cell.key,
+            number,
+            config.to_mapping(),
+            run_id,
+            cell.patch,
+            shares,
+            tunes_online=config.online.environment_steps > 0,
+            label=label,
+            trial=trial,
+            search=describe_journal(study, config) if study else {},
+        )
         opened.append(asdict(one))
         logger.info(f"cell {number + 1}/{len(cells)} {cell.key}: MLflow run {run_id}")
     return opened

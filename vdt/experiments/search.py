@@ -108,6 +108,21 @@ class Search:
     report_data_seed: int | None = None
 
 
+@dataclass(frozen=True)
+class TrialPlace:
+    """Trial whose cells a flow runs.
+
+    Attributes:
+        number: of the trial.
+        folder: of its search.
+        run_id: the MLflow run of its search; empty if it is not known.
+    """
+
+    number: int
+    folder: str
+    run_id: str
+
+
 def read_search(content: Any, where: str) -> Search:
     """Read and check the section.
 

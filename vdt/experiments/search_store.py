@@ -67,20 +67,20 @@ class _KernelLock(JournalFileOpenLock):
         self._held.close()
 
 
-class SearchStore:
-    """Trials of one search."""
+class Journal:
+    """Journal of a search's folder, as far as a step of the flow needs it."""
 
-    def __init__(self, folder: Path, search: Search, *, first_rung: int = 1) -> None:
-        """Open the journal of a folder, and make it if there is none.
+    def __init__(self, folder: Path, pruner: str, first_rung: int) -> None:
+        """Open the journal, and make it if there is none.
 
         Args:
             folder: of the search.
-            search: its section of the study file.
+            pruner: that of the search.
             first_rung: gradient steps after which successive halving compares trials for the first time.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.search = folder, search
+        self.folder = folder
         backend = JournalFileBackend(str(folder / "journal.jsonl"), lock_obj=_KernelLock(folder / "journal.lock"))
         self._storage = JournalStorage(backend)
         self._study = optuna.create_study(
@@ -89,8 +89,44 @@ class SearchStore:
             direction="maximize",
             load_if_exists=True,
             sampler=optuna.samplers.RandomSampler(),
-            pruner=_make_pruner(search.pruner, first_rung),
+            pruner=_make_pruner(pruner, first_rung),
         )
+
+    def report(self, number: int, step: int, score: float) -> bool:
+        """Record an intermediate score; return whether the trial is to be stopped, which is then recorded, too."""
+        trial_id = self._find_id(number)
+        self._storage.set_trial_intermediate_value(trial_id, step, score)
+        stop = self._study.pruner.prune(self._study, self._storage.get_trial(trial_id))
+        if stop:
+            self._storage.set_trial_user_attr(trial_id, PRUNED_AT, step)
+        return stop
+
+    def get_pruned_at(self, number: int) -> int | None:
+        """Return the gradient step at which a trial was stopped; none if it was not."""
+        step: int | None = self._storage.get_trial(self._find_id(number)).user_attrs.get(PRUNED_AT)
+        return step
+
+    def _find_id(self, number: int) -> int:
+        study_id = self._storage.get_study_id_from_name(self.folder.name)
+        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+    @property
+    def run_id(self) -> str:
+        """Return the MLflow run of the search; empty before there is one."""
+        return str(self._study.user_attrs.get(RUN_ID, ""))
+
+    def set_run_id(self, run_id: str) -> None:
+        """Record the MLflow run of the search."""
+        self._study.set_user_attr(RUN_ID, run_id)
+
+
+class SearchStore(Journal):
+    """Trials of one search."""
+
+    def __init__(self, folder: Path, search: Search, first_rung: int = 1) -> None:
+        """Open the journal of a folder; arguments as of `Journal`, with the section of the study file."""
+        super().__init__(folder, search.pruner, first_rung)
+        self.search = search
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -174,28 +210,6 @@ class SearchStore:
                 settings[key] = params[key]
         return settings
 
-    def get_settings(self, number: int) -> dict[str, Any] | None:
-        """Return the settings of a trial; none if there is no such trial."""
-        trials = self._study.get_trials(deepcopy=False)
-        return self._decode(trials[number].params) if number < len(trials) else None
-
-    def report(self, number: int, step: int, score: float) -> bool:
-        """Record an intermediate score; return whether the trial is to be stopped, which is then entered, too."""
-        trial_id = self._find_id(number)
-        self._storage.set_trial_intermediate_value(trial_id, step, score)
-        stop = self._study.pruner.prune(self._study, self._storage.get_trial(trial_id))
-        if stop:
-            self._storage.set_trial_user_attr(trial_id, PRUNED_AT, step)
-        return stop
-
-    def get_pruned_at(self, number: int) -> int | None:
-        """Return the gradient step at which a trial was stopped; none if it was not."""
-        return self._storage.get_trial(self._find_id(number)).user_attrs.get(PRUNED_AT)
-
-    def _find_id(self, number: int) -> int:
-        study_id = self._storage.get_study_id_from_name(self.folder.name)
-        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
-
     def complete(self, number: int, scores: Mapping[int, float]) -> None:
         """Record a trial's scores by tuning seed, and their mean as its value."""
         self._storage.set_trial_user_attr(self._find_id(number), SCORES, {str(k): v for k, v in scores.items()})
@@ -237,15 +251,6 @@ class SearchStore:
         """Make a trial the winner: no trial begins afterwards."""
         self._study.set_user_attr(FROZEN, number)
 
-    @property
-    def run_id(self) -> str:
-        """Return the MLflow run of the search; empty before there is one."""
-        return str(self._study.user_attrs.get(RUN_ID, ""))
-
-    def set_run_id(self, run_id: str) -> None:
-        """Record the MLflow run of the search."""
-        self._study.set_user_attr(RUN_ID, run_id)
-
 
 def name_trial(number: int) -> str:
     """Return the name of the patch that a trial's cells carry."""
@@ -261,7 +266,8 @@ def _make_sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
         case "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
         case "grid":
-            return optuna.samplers.GridSampler(_list_grid(search.space), seed=seed)
+            # it keeps what was tried by places in its shuffled list, so the seed of that must stay
+            return optuna.samplers.GridSampler(_list_grid(search.space), seed=search.sampler_seed)
     return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
 
@@ -283,6 +289,6 @@ def _list_grid(space: Space) -> dict[str, list[Any]]:
             continue
         step = values.step or 1
         count = int((values.high - values.low) / step + 1e-9) + 1
-        numbers = [values.low + place * step for place in range(count)]
+        numbers = [min(values.high, round(values.low + place * step, 12)) for place in range(count)]
         grid[key] = [int(number) for number in numbers] if values.whole else numbers
     return grid

@@ -6,23 +6,25 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vdt.config.errors import ConfigError
 from vdt.config.schema import Config
 from vdt.evaluation.records import CellRecord
-from vdt.evaluation.trials import COMPLETE, PRUNED, Trial
+from vdt.evaluation.trials import COMPLETE, Trial
 from vdt.experiments.data_keys import find_data_key
 from vdt.experiments.results_store import compute_code_digest, compute_identity, digest_of
-from vdt.experiments.search import Search, list_corners
+from vdt.experiments.search import Search, TrialPlace, list_corners
 from vdt.experiments.study import Cell, Study, expand
 from vdt.system.home import home
 
 if TYPE_CHECKING:
-    from vdt.experiments.search_store import SearchStore
+    from vdt.experiments.search_store import Journal, SearchStore
 
 SEARCHES = "searches"  # folder below HOME/.vdt
 APART = 10_000  # episode seeds between a search's evaluation and the reported one, at least
+Value = TypeVar("Value")
 BUDGET = ("trials",)  # fields of a search that its trials do not depend on
 
 
@@ -30,7 +32,7 @@ def make_base(study: Study) -> Study:
     """Return the study of a search's trials without their patches: tuning seeds, and evaluation seeds of its own."""
     search = get_search(study)
     measured = {**study.set, "evaluation.seed": search.evaluation_seed}
-    return dataclasses.replace(study, set=measured, seeds=study.seeds)
+    return dataclasses.replace(study, set=measured)
 
 
 def get_search(study: Study) -> Search:
@@ -48,8 +50,10 @@ def check_search(study: Study, overrides: str = "") -> list[Cell]:
     """Resolve the settings at the ends of a search's space, and return the cells of one of them.
 
     Raises:
-        ConfigError: naming the first value that is not accepted, or a score that cells like these do not have.
+        ConfigError: naming the first value that is not accepted, or a score that cells like these do not have; or that
+            Optuna is not installed.
     """
+    _import_store()
     search, base = get_search(study), make_base(study)
     corners = {f"space-{place}": settings for place, settings in enumerate(list_corners(search.space))}
     cells = expand(dataclasses.replace(base, patches=corners), overrides)
@@ -83,12 +87,18 @@ def _check_measure(config: Config, search: Search, place: str) -> None:
             f"{where}episodes that are cut short have no score: set evaluation.max_episode_steps to 0, "
             f"not {evaluation.max_episode_steps}"
         )
-    if score != "return" and config.data.held_out_fraction == 0:
-        raise ConfigError(f"{where}score {score} needs held-out episodes: set data.held_out_fraction, e.g. to 0.1")
+    if score == "held_out" and config.data.held_out_fraction == 0:
+        raise ConfigError(f"{where}score held_out needs held-out episodes: set data.held_out_fraction, e.g. to 0.1")
+    if score == "fitted_q" and evaluation.fitted_q_steps == 0:
+        raise ConfigError(f"{where}score fitted_q needs a fit: set evaluation.fitted_q_steps, e.g. to 20000")
     if search.pruner == "none":
         return
     if score != "return":
         raise ConfigError(f"{where}pruner {search.pruner} compares returns while a policy trains; score is {score}")
+    if "actor.gradient_steps" in search.space:
+        raise ConfigError(
+            f"{where}pruner {search.pruner} compares trials after as many steps: leave actor.gradient_steps out"
+        )
     if evaluation.curve_points == 0:
         raise ConfigError(
             f"{where}pruner {search.pruner} needs scores while a policy trains: set evaluation.curve_points"
@@ -134,19 +144,81 @@ def find_folder(study: Study, overrides: str = "", reuse: str = "exact") -> Path
     return folder
 
 
-def open_search(folder: Path, search: Search, *, first_rung: int = 1) -> SearchStore:
+def open_search(folder: Path, search: Search, first_rung: int = 1) -> SearchStore:
     """Open the trials of a search's folder.
 
     Raises:
         ConfigError: if Optuna is not installed.
     """
+    store: SearchStore = _import_store().SearchStore(folder, search, first_rung)
+    return store
+
+
+def open_journal(place: Mapping[str, Any]) -> Journal:
+    """Open the journal that `OpenedCell.search` names; raises as `open_search`."""
+    journal: Journal = _import_store().Journal(Path(place["folder"]), str(place["pruner"]), int(place["first_rung"]))
+    return journal
+
+
+def _import_store() -> ModuleType:
     try:
-        from vdt.experiments.search_store import SearchStore
+        from vdt.experiments import search_store
     except ImportError as error:
-        raise ConfigError(
-            f"a search needs Optuna, which cannot be imported here ({error}): pip install 'vdt[search]'"
-        ) from None
-    return SearchStore(folder, search, first_rung=first_rung)
+        raise ConfigError(f"a search needs Optuna: pip install 'vdt[search]' ({error})") from None
+    return search_store
+
+
+def find_first_rung(config: Config) -> int:
+    """Return the gradient steps before the first score while an actor trains."""
+    return max(1, config.actor.gradient_steps // (config.evaluation.curve_points + 1))
+
+
+def choose_trial(study: Study, word: str, seeds: Sequence[int], overrides: str, reuse: str) -> Study:
+    """Return the study of one trial's cells.
+
+    Args:
+        study: of the search.
+        word: the trial's number.
+        seeds: of its cells, tuning seeds all.
+        overrides: `--set` text.
+        reuse: as of `find_folder`.
+
+    Raises:
+        ConfigError: if there is no such trial, or a seed is none of the tuning seeds.
+    """
+    search = get_search(study)
+    refuse_seeds(seeds, search)
+    folder = find_folder(study, overrides, reuse)
+    store = open_search(folder, search) if word.isdigit() and folder.is_dir() else None
+    trial = next((trial for trial in store.list_trials() if trial.number == int(word)), None) if store else None
+    if store is None or trial is None:
+        raise ConfigError(f"--trial: the search {study.name} has no trial {word} in {folder}")
+    place = TrialPlace(trial.number, str(folder), store.run_id)
+    return dataclasses.replace(make_base(study), seeds=tuple(seeds), patches={trial.patch: trial.settings}, trial=place)
+
+
+def describe_journal(study: Study, config: Config) -> dict[str, Any]:
+    """Return what a cell needs to report its scores while it trains (`OpenedCell.search`); empty where none looks at them.
+
+    A pruner compares trials by their first tuning seed. The others are trained only for trials that it lets go on.
+    """
+    search, place = study.search, study.trial
+    if search is None or place is None or search.pruner == "none" or config.seed != search.seeds[0]:
+        return {}
+    return {"folder": place.folder, "pruner": search.pruner, "first_rung": find_first_rung(config)}
+
+
+def refuse_seeds(seeds: Sequence[int], search: Search) -> None:
+    """Refuse seeds that are none of the tuning seeds.
+
+    Raises:
+        ConfigError: saying which are reported seeds.
+    """
+    for seed in seeds:
+        if seed in search.report_seeds:
+            raise ConfigError(f"--seeds: {seed} is a reported seed of this search, which only its winner is run on")
+        if seed not in search.seeds:
+            raise ConfigError(f"--seeds: {seed} is none of the search's tuning seeds {list(search.seeds)}")
 
 
 def load_trials(study: Study, overrides: str = "", reuse: str = "exact") -> list[Trial]:
@@ -160,10 +232,17 @@ def load_trials(study: Study, overrides: str = "", reuse: str = "exact") -> list
 
 
 def add_trials(study: Study, trials: Sequence[Trial]) -> Study:
-    """Return a study whose patches are trials, equal settings once."""
+    """Return a study whose patches are the complete trials, equal settings once.
+
+    Raises:
+        ConfigError: if there is none.
+    """
     seen: dict[str, Trial] = {}
     for trial in trials:
-        seen.setdefault(repr(sorted(trial.settings.items())), trial)
+        if trial.state == COMPLETE:
+            seen.setdefault(repr(sorted(trial.settings.items())), trial)
+    if not seen:
+        raise ConfigError(f"none of the {len(trials)} trials of {study.place} is complete; flows/vdt_flow.py runs them")
     return dataclasses.replace(make_base(study), patches={trial.patch: trial.settings for trial in seen.values()})
 
 
@@ -187,18 +266,22 @@ def score_cell(record: CellRecord, score: str) -> float:
     """
     from vdt.reporting.aggregates import find_headline
 
+    evaluation = record.evaluation
+    value: float | None = None
     if score == "return":
-        policies = record.evaluation.policies
-        report = policies.get("online") or policies.get("offline") or {}
-        headline = report.get(find_headline(record.config))
-        if headline is not None and headline.normalized_score_mean is not None:
-            return headline.normalized_score_mean
-    held_out = record.evaluation.held_out.get("online") or record.evaluation.held_out.get("offline")
-    if score == "held_out" and held_out is not None:
-        return -held_out.action_rmse
+        headline = _pick_last(evaluation.policies, {}).get(find_headline(record.config))
+        value = headline.normalized_score_mean if headline is not None else None
+    elif score == "held_out":
+        held_out = _pick_last(evaluation.held_out, None)
+        value = -held_out.action_rmse if held_out is not None else None
+    else:
+        estimates = _pick_last(evaluation.values, None)
+        value = estimates.fitted_q if estimates is not None else None
+    if value is not None:
+        return value
     raise ConfigError(f"{record.key} has no score of kind {score}")
 
 
-def is_ended(trial: Trial) -> bool:
-    """Return whether a trial is complete or was stopped early."""
-    return trial.state in (COMPLETE, PRUNED)
+def _pick_last(by_agent: Mapping[str, Value], default: Value) -> Value:
+    """Return the value of the policy that was tuned online, else of the offline one."""
+    return by_agent.get("online", by_agent.get("offline", default))

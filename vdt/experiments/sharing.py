@@ -22,6 +22,7 @@ from vdt.system.files import write_text
 from vdt.system.locks import hold_lock
 from vdt.tracking import StoreError, Tags, Tracker, read_part, send_now
 from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.score_curve import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -110,14 +111,19 @@ def share_actor(
     tracker: Tracker,
     checkpoints: CheckpointStore,
     sharing: Sharing | None,
+    watch: Watch | None = None,
 ) -> tuple[Path, str]:
     """Train a cell's actor on a critic's checkpoint, for it alone or for all that would train the same.
 
-    Arguments and results are those of `share_critic`.
+    Arguments and results are those of `share_critic`; `watch` is called with each score that is measured on the way.
+    What it stops is left unfinished, for another cell to go on with.
+
+    Raises:
+        TrainingStopped: if the watcher ends the training.
     """
 
     def train(store: CheckpointStore) -> Path:
-        return train_actor(config, dataset, critic, tracker, store)
+        return train_actor(config, dataset, critic, tracker, store, watch)
 
     if sharing is None:
         return train(checkpoints), ""

@@ -34,7 +34,7 @@ from vdt.config.schema import Config, flatten
 from vdt.config.types import Flag, Text, Texts, Wholes
 from vdt.experiments.grid import Grid, expand_grid, read_grid, read_plain
 from vdt.experiments.resolve import resolve_config
-from vdt.experiments.search import Search, read_search
+from vdt.experiments.search import Search, TrialPlace, read_search
 from vdt.reporting.published import load_published
 from vdt.system.home import MOST_CELLS
 
@@ -64,17 +64,10 @@ SECTIONS: Mapping[str, Callable[[Any, str], Any]] = {"grid": _read_grid, "search
 
 @dataclass(frozen=True)
 class Cell:
-    """Cell to be run.
-
-    Attributes:
-        config: its configuration.
-        patch: name of its patch, empty for none.
-        trial: number of the trial that it belongs to, none outside a search.
-    """
+    """Cell to be run: its configuration, and the name of its patch, empty for none."""
 
     config: Config
     patch: str = ""
-    trial: int | None = None
 
     @property
     def key(self) -> str:
@@ -102,7 +95,7 @@ class Study:
     patches: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
     grid: Grid = field(default_factory=dict)
     search: Search | None = None
-    trial: int | None = None
+    trial: TrialPlace | None = None
 
     def list_variants(self) -> dict[str, dict[str, Any]]:
         """Return the settings of each patch, of each combination of the grid with it, by name: dotted key -> value."""
@@ -117,9 +110,10 @@ class Study:
         }
 
     def describe(self) -> dict[str, Any]:
-        """Return the facts of the study for a report; `settings` are those of its patches, by name, with dotted keys."""
+        """Return the facts of the study for a report; `folder` is that of `reports/`, `settings` those of its patches."""
         words = {"name": self.name, "title": self.title, "note": self.note, "published": self.published}
-        return {**words, "settings": self.list_variants()}
+        folder = f"{'search' if self.search else 'study'}-{self.name}"  # a search and its winner's study share a name
+        return {**words, "folder": folder, "settings": self.list_variants()}
 
 
 def split_words(text: str, option: str) -> list[str]:
@@ -262,7 +256,7 @@ def expand(study: Study, overrides: str = "") -> list[Cell]:
                     )
                 except ConfigError as error:
                     raise ConfigError(f"{where if study.place else ''}{error}") from None
-                cells += [Cell(first.with_seed(seed), name, study.trial) for seed in study.seeds]
+                cells += [Cell(first.with_seed(seed), name) for seed in study.seeds]
     _refuse_equal_patches(study, cells)
     return cells
 

@@ -5,9 +5,10 @@ from vdt.tracking.curves import read_curves, read_part, resolve_run_ids
 from vdt.tracking.errors import StoreError, describe_failure, get_store_errors
 from vdt.tracking.models import SCORE_METRIC
 from vdt.tracking.policies import PolicyStore, StoredModel, StoredRun
-from vdt.tracking.records import Artifact, JoinStudy, ModelFiles, Record, Status, Tags
+from vdt.tracking.records import Artifact, Continue, JoinStudy, Metrics, ModelFiles, Record, Status, Tags
 from vdt.tracking.runs import (
     REPORT_OF,
+    TRIAL_STATE,
     create_named_run,
     create_run,
     find_runs,
@@ -16,6 +17,7 @@ from vdt.tracking.runs import (
     make_artifact_records,
     make_continue_record,
     make_dataset_record,
+    make_trial_tags,
     name_dataset,
     send_now,
     settle_abandoned,
@@ -27,10 +29,13 @@ from vdt.tracking.tracker import LoadableModel, MLflowTracker, NullTracker, Trac
 __all__ = [
     "REPORT_OF",
     "SCORE_METRIC",
+    "TRIAL_STATE",
     "Artifact",
+    "Continue",
     "JoinStudy",
     "LoadableModel",
     "MLflowTracker",
+    "Metrics",
     "ModelFiles",
     "NullTracker",
     "PolicyStore",
@@ -54,6 +59,7 @@ __all__ = [
     "make_artifact_records",
     "make_continue_record",
     "make_dataset_record",
+    "make_trial_tags",
     "name_dataset",
     "open_store",
     "read_curves",

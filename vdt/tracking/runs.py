@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 GAP = "critic.expected_gap"  # tag: share of the gap to its fixed point that the critic is expected to leave
 COLOR = "mlflow.runColor"  # tag: color of a run in MLflow's pages
 LIGHTNESS = (0.38, 0.58, 0.28, 0.7)  # by seed, in turn
+PARENT = "mlflow.parentRunId"  # tag: the run below which MLflow's pages show this one
+TRIAL, TRIAL_STATE = "trial", "trial_state"  # tags: number of a search's trial; "pruned" where it was stopped
 REPORT_OF = "report_of"  # tag: of the run that holds a study's report
 
 
@@ -93,7 +95,16 @@ def choose_color(config: Config, patch: str = "") -> str:
     return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
 
 
-def create_run(base: Path, config: Config, flow_run: str, command: str, *, patch: str = "", study: str = "") -> str:
+def create_run(
+    base: Path,
+    config: Config,
+    flow_run: str,
+    command: str,
+    *,
+    patch: str = "",
+    study: str = "",
+    more_tags: Mapping[str, str] | None = None,
+) -> str:
     """Create a cell's run with its parameters and `config.yaml`; return its id.
 
     If the store is away, the run gets a local id and is created as soon as its records are delivered.
@@ -105,9 +116,11 @@ def create_run(base: Path, config: Config, flow_run: str, command: str, *, patch
         command: the user's command, without secrets.
         patch: name of the patch that the cell carries, if any.
         study: name of the study that it belongs to, if any.
+        more_tags: e.g. of a search (`make_trial_tags`).
     """
     convergence = estimate_convergence(config.flatten())
     tags = {
+        **(more_tags or {}),
         "env": config.env,
         "method": config.method,
         "patch": patch,
@@ -130,11 +143,15 @@ def create_named_run(
     flow_run: str,
     command: str,
     files: Mapping[str, str] | None = None,
+    process: str = "",
 ) -> str:
-    """Create a run of any flow, see `create_run`; `files` are texts by name. Return its id."""
+    """Create a run of any flow, see `create_run`; `files` are texts by name. Return its id.
+
+    Its process is the parent of this one, which is a step's, unless `process` names another.
+    """
     more = {
         FLOW_RUN: flow_run,
-        PROCESS: describe_process(os.getppid()),
+        PROCESS: process or describe_process(os.getppid()),
         "metaflow.first_run_id": flow_run,
         "mlflow.source.name": command,
         "mlflow.source.git.commit": get_git_commit(),
@@ -156,6 +173,11 @@ def create_named_run(
             raise StoreError(get_first_line(error)) from None
         logger.warning(f"tracking: {describe_failure(error)}; records are kept in {backlog_of(base, run_id)}")
         return run_id
+
+
+def make_trial_tags(trial: int, parent: str) -> dict[str, str]:
+    """Return the tags of a cell of a search's trial; a parent that the store does not have yet is left out."""
+    return {TRIAL: str(trial), **({} if not parent or parent.startswith(LOCAL) else {PARENT: parent})}
 
 
 def make_continue_record(flow_run: str, *, repeats: bool = False, fork: bool = True) -> Continue:

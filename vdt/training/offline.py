@@ -27,7 +27,7 @@ from vdt.system.machine import choose_device
 from vdt.tracking import Tracker
 from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import run_gradient_steps
-from vdt.training.score_curve import ScoreCurve
+from vdt.training.score_curve import ScoreCurve, Watch
 from vdt.training.update import Metrics, PolicyUpdate, choose_losses, compute_learning_rate, set_learning_rate
 
 logger = logging.getLogger(__name__)
@@ -202,13 +202,29 @@ class ActorTrainer:
 
 
 def train_actor(
-    config: Config, dataset: TrajectoryDataset, critic_path: Path, tracker: Tracker, checkpoints: CheckpointStore
+    config: Config,
+    dataset: TrajectoryDataset,
+    critic_path: Path,
+    tracker: Tracker,
+    checkpoints: CheckpointStore,
+    watch: Watch | None = None,
 ) -> Path:
     """Train the policy against the frozen critic (M3), or both together.
+
+    Args:
+        config: of the cell.
+        dataset: to train on.
+        critic_path: final checkpoint of the critic.
+        tracker: of the cell's MLflow run.
+        checkpoints: of this step.
+        watch: called with each score that is measured on the way.
 
     Returns:
         The final checkpoint: {"actor_critic", "optimizer", "step", "random", "metrics", "versions"}, and
         "critic_optimizer" if the critic was trained too.
+
+    Raises:
+        TrainingStopped: if the watcher ends the training.
     """
     device = choose_device(config.runtime.device)
     seed_streams(config.seed + 1)
@@ -240,7 +256,7 @@ def train_actor(
         + (f", together with {together:,} of the critic" if together else "")
     )
     threads, start = tune_threads("actor", trainer, device), state["step"] if state else 0
-    curve = ScoreCurve("actor", config, actor_critic, sampler.generator, tracker, start=start, total=total)
+    curve = ScoreCurve("actor", config, actor_critic, sampler.generator, tracker, start=start, total=total, watch=watch)
 
     def update(step: int) -> Metrics:
         metrics = threads.run(lambda: trainer.update(step))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -18,6 +18,19 @@ from vdt.environments.scores import score_episodes
 from vdt.tracking import Tracker
 
 EPISODES = 2  # episodes of each point: they dominate its cost
+Watch = Callable[[int, float], None]  # called with gradient step and score
+
+
+class TrainingStopped(Exception):
+    """End of a training whose scores promise too little, raised by its watcher.
+
+    Attributes:
+        step: gradient step at which it was stopped.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped at gradient step {step:,}")
+        self.step = step
 
 
 class ScoreCurve:
@@ -33,6 +46,7 @@ class ScoreCurve:
         *,
         start: int,
         total: int,
+        watch: Watch | None = None,
     ) -> None:
         """Spread `evaluation.curve_points` evenly between the first and the last step, without them.
 
@@ -44,7 +58,9 @@ class ScoreCurve:
             tracker: takes the scores.
             start: steps that were taken before.
             total: steps of the whole phase.
+            watch: called with each point.
         """
+        self.watch = watch
         self.name, self.config, self.actor_critic = name, config, actor_critic
         self.generator, self.tracker = generator, tracker
         count = config.evaluation.curve_points if config.has_environment else 0
@@ -52,14 +68,21 @@ class ScoreCurve:
         self.left = [point for point in points if point > start]
 
     def measure(self, step: int) -> None:
-        """Evaluate the policy if a point has been reached since the last call."""
+        """Evaluate the policy if a point has been reached since the last call.
+
+        Raises:
+            TrainingStopped: if the watcher ends the training.
+        """
         if not self.left or step < self.left[0]:
             return
         self.left = [point for point in self.left if point > step]
         with _keep_random_streams(self.generator):
             scores = [score for score in _score(self.config, self.actor_critic) if score is not None]
         if len(scores) == EPISODES:  # a mean over episodes that were cut short is no score
-            self.tracker.log(step, {f"{self.name}/score": float(np.mean(scores))})
+            score = float(np.mean(scores))
+            self.tracker.log(step, {f"{self.name}/score": score})
+            if self.watch:
+                self.watch(step, score)
 
 
 def _score(config: Config, actor_critic: ActorCritic) -> list[float | None]:

@@ -1,0 +1,87 @@
+"""MLflow run of a search: parent of its trials' runs, with the scores in the order in which trials ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vdt.evaluation.trials import COMPLETE, PRUNED, RUNNING, Trial, find_best
+from vdt.experiments.study import Study
+from vdt.system.home import home
+from vdt.system.processes import describe_process
+from vdt.tracking import Continue, Metrics, Record, Status, create_named_run, make_artifact_records, send_now
+
+if TYPE_CHECKING:
+    from vdt.experiments.search_store import SearchStore
+
+logger = logging.getLogger(__name__)
+
+SEARCH = "search"  # tag: folder of the search whose trials are below this run
+
+
+class SearchLog:
+    """Log of a search in its MLflow run and on the screen."""
+
+    def __init__(self, study: Study, store: SearchStore, command: str) -> None:
+        """Log the trials of a store; `command` started the search."""
+        self.study, self.store, self.command = study, store, command
+        self.flow_run = f"search/{store.folder.name}"
+
+    def open(self) -> None:
+        """Make the run, or mark it as running in this process."""
+        with self.store.hold():
+            if self.store.run_id:
+                send_now(home(), self.store.run_id, [self._make_opening()])
+                return
+            search = self.store.search
+            params = {
+                **{f"space.{key}": str(values) for key, values in search.space.items()},
+                **{
+                    name: getattr(search, name)
+                    for name in ("trials", "sampler", "pruner", "sampler_seed", "evaluation_seed")
+                },
+                "seeds": ",".join(map(str, search.seeds)),
+            }
+            tags = {"study": self.study.name, SEARCH: self.store.folder.name}
+            name, process = f"search-{self.study.name}", describe_process(os.getpid())
+            run_id = create_named_run(home(), name, tags, params, self.flow_run, self.command, process=process)
+            self.store.set_run_id(run_id)
+
+    def _make_opening(self) -> Record:
+        return Continue(flow_run=self.flow_run, process=describe_process(os.getpid()), fork=False)
+
+    def end(self, number: int, record: Callable[[], None]) -> None:
+        """Record the end of a trial, then log it; the steps of the curves are the numbers of trials that have ended."""
+        with self.store.hold():
+            record()
+            trials = self.store.list_trials()
+        ended = [trial for trial in trials if trial.state != RUNNING]
+        best, trial = find_best(trials), trials[number]
+        metrics = {f"search/{state}": sum(other.state == state for other in ended) for state in (COMPLETE, PRUNED)}
+        scores = {"search/score": trial.score, "search/best_score": best.score if best else None}
+        values = {**metrics, **{name: value for name, value in scores.items() if value is not None}}
+        point = Metrics(step=len(ended), time=int(time.time() * 1000), metrics=values)
+        send_now(home(), self.store.run_id, [self._make_opening(), point])
+        leader = f"best: trial {best.number}, {best.score:.4g}" if best else "none is complete yet"
+        logger.info(f"{_describe(trial)} ({leader}); {len(ended)} of {self.store.budget} trials have ended")
+
+    def finish(self, found: Path) -> None:
+        """Keep the winner's file with the run, and mark the run as finished."""
+        files = make_artifact_records([found], "found")
+        send_now(home(), self.store.run_id, [self._make_opening(), *files, Status(status="FINISHED")])
+
+
+def _describe(trial: Trial) -> str:
+    """Return the end of a trial in words."""
+    words = [f"trial {trial.number}: {trial.state}"]
+    if trial.score is not None:
+        words.append(f"score {trial.score:.4g}")
+    if trial.intermediate and trial.state == PRUNED:
+        words.append(
+            f"stopped at step {max(trial.intermediate):,} with {trial.intermediate[max(trial.intermediate)]:.4g}"
+        )
+    return ", ".join(words)
