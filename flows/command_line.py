@@ -131,12 +131,6 @@ def get_command() -> str:
     return os.environ.get(COMMAND, f"{_python()} flows/vdt_flow.py")
 
 
-def make_resume_command(run_id: str) -> str:
-    """Return the exact command that continues a run."""
-    folder = f"VDT_HOME={shlex.quote(os.environ['VDT_HOME'])} " if os.environ.get("VDT_HOME") else ""
-    return f"{folder}{get_command()} resume --origin-run-id {run_id}"
-
-
 def _python() -> str:
     found = shutil.which("python")
     return "python" if found and os.path.samefile(found, sys.executable) else sys.executable

@@ -7,9 +7,9 @@ import os
 import sys
 from typing import Any
 
-from flows.command_line import MEMORY_KILLS, make_resume_command
+from flows.command_line import MEMORY_KILLS, get_command
 from flows.stage import SAVE_MEMORY
-from vdt.system.home import home
+from vdt.system.home import home, make_resume_command
 from vdt.system.log import configure_logging
 from vdt.system.processes import STOPPED, count_memory_kills
 
@@ -37,7 +37,7 @@ def say_how_to_go_on(run_id: str) -> None:
     what = "was stopped" if stopped else "failed"
     logger.info(
         f"The run {what}. Its completed steps are kept, and checkpoints of the others. To continue:\n\n"
-        f"    {make_resume_command(run_id)}\n"
+        f"    {make_resume_command(get_command(), run_id)}\n"
     )
 
 

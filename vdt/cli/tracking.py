@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vdt.cli.application import app
-from vdt.system.home import home
+from vdt.system.home import home, make_resume_command
+
+
+@app.command("runs")
+def list_runs(
+    every: Annotated[bool, typer.Option("--all", help="Finished runs too, with their policies.")] = False,
+) -> None:
+    """List what can be resumed, with the command, and what goes on.
+
+    A run is known once it has begun a cell. `--all` also shows finished runs, and where their policies lie.
+    """
+    from vdt.tracking import list_flow_runs
+
+    known = list_flow_runs(home())
+    shown = [run for run in known if every or run.state != "finished"]
+    for run in shown:
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started / 1000))
+        count = f"{run.finished} of {len(run.cells)} finished" if len(run.cells) > 1 else ""
+        typer.echo(f"{run.state:<9} {run.run_id}  {started}  {_list_names(run.cells)}  {count}".rstrip())
+        if run.state == "failed":
+            typer.echo(f"    {make_resume_command(run.command, run.run_id)}")
+        if every:
+            _list_policies(run.run_id)
+    hidden = len(known) - len(shown)
+    if not shown:
+        typer.echo("nothing to resume" + (f"; `vdt runs --all` lists {hidden} finished" if hidden else ""))
+
+
+def _list_names(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _list_policies(run_id: str) -> None:
+    """Print the files of a run's policies, as far as they lie below VDT_HOME."""
+    from vdt.agent.policy_files import list_policies
+
+    for folder in sorted((home() / ".vdt" / "checkpoints").glob(f"*/{run_id}")):
+        for cell, policies in list_policies(folder, home()).items():
+            for name, policy in policies.items():
+                typer.echo(f"    {cell} {name}: {policy.path}")
 
 
 @app.command("replay")

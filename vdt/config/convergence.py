@@ -38,7 +38,7 @@ class Convergence:
 
 
 def estimate_convergence(settings: Mapping[str, Any]) -> Convergence | None:
-    """Estimate from a flat configuration; none where there is no critic, or nothing that asks it."""
+    """Return the estimate of a flat configuration; none where there is no critic, or nothing that asks it."""
     asks = ("actor.inverse_temperature", "actor.q_coefficient")
     steps = int(settings["critic.gradient_steps"])
     if steps == 0 or not (any(settings[key] > 0 for key in asks) or settings["planner.candidates"] > 1):

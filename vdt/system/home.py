@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import pwd
+import shlex
 from pathlib import Path
 
 from vdt.system.log import configure_logging
@@ -46,6 +47,12 @@ def home() -> Path:
     """
     default = Path.cwd() if find_params().parent == PACKAGE else ROOT
     return Path(os.environ.get("VDT_HOME") or default).expanduser().resolve()
+
+
+def make_resume_command(command: str, run_id: str) -> str:
+    """Return the exact command that continues a run in the present home folder; `command` is how its flow was called."""
+    folder = f"VDT_HOME={shlex.quote(os.environ['VDT_HOME'])} " if os.environ.get("VDT_HOME") else ""
+    return f"{folder}{command} resume --origin-run-id {run_id}"
 
 
 def prepare() -> None:

@@ -3,6 +3,7 @@
 from vdt.tracking.address import RunsPage, describe_runs_page, serve_runs
 from vdt.tracking.curves import read_curves, read_part, resolve_run_ids
 from vdt.tracking.errors import StoreError, describe_failure, get_store_errors
+from vdt.tracking.flow_runs import FlowRun, list_flow_runs
 from vdt.tracking.models import SCORE_METRIC
 from vdt.tracking.policies import PolicyStore, StoredModel, StoredRun
 from vdt.tracking.records import Artifact, Continue, JoinStudy, Metrics, ModelFiles, Record, Status, Tags
@@ -32,6 +33,7 @@ __all__ = [
     "TRIAL_STATE",
     "Artifact",
     "Continue",
+    "FlowRun",
     "JoinStudy",
     "LoadableModel",
     "MLflowTracker",
@@ -56,6 +58,7 @@ __all__ = [
     "finish_runs",
     "get_store_errors",
     "get_tracking_uri",
+    "list_flow_runs",
     "make_artifact_records",
     "make_continue_record",
     "make_dataset_record",

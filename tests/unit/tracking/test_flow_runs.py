@@ -1,0 +1,97 @@
+"""`vdt runs`: what can be resumed with which command, what goes on, and where finished runs have their policies."""
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+
+from vdt.checkpoint.store import DONE
+from vdt.cli import run
+from vdt.experiments.resolve import resolve_config
+from vdt.system.home import make_resume_command
+from vdt.system.processes import describe_process
+from vdt.tracking import (
+    create_run,
+    finish_runs,
+    list_flow_runs,
+    make_continue_record,
+    open_store,
+    send_now,
+)
+from vdt.tracking.mlflow_run import PROCESS
+
+COMMAND = "python flows/vdt_flow.py"
+
+
+def begin(home: Path, flow_run: str, *, seed: int = 0, status: str = "", process: str = "") -> str:
+    config = resolve_config("walker2d-medium-v2", preset="smoke", seed=seed)
+    run_id = create_run(home, config, flow_run, COMMAND)
+    if status:
+        finish_runs(home, [run_id], status)
+    if process:
+        open_store(home).set_tag(run_id, PROCESS, process)
+    return run_id
+
+
+def make_gone() -> str:
+    """A process with this one's id and another start: it has ended."""
+    host, pid, start = describe_process(os.getpid()).rsplit(":", 2)
+    return f"{host}:{pid}:{start}0"
+
+
+def test_failed_and_killed_runs_are_listed_with_their_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin(home, "101", status="FINISHED")
+    begin(home, "102", status="FAILED")
+    begin(home, "102", seed=1, status="FINISHED")
+    begin(home, "103", process=make_gone())
+    begin(home, "104", process=describe_process(os.getpid()))
+    begin(home, "104", seed=1, status="FAILED")  # the other cell goes on
+    known = {flow.run_id: (flow.state, flow.finished, len(flow.cells)) for flow in list_flow_runs(home)}
+    expected = {"101": ("finished", 1, 1), "102": ("failed", 1, 2), "103": ("failed", 0, 1), "104": ("running", 0, 2)}
+    assert known == expected and list(known) == ["104", "103", "102", "101"]
+    assert run(["runs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines if not line.startswith(" ")] == [
+        ["running", "104"],
+        ["failed", "103"],
+        ["failed", "102"],
+    ]
+    commands = [line.strip() for line in lines if line.startswith("    ")]
+    prefix = f"VDT_HOME={shlex.quote(os.environ['VDT_HOME'])} {COMMAND} resume --origin-run-id"
+    assert commands == [f"{prefix} 103", f"{prefix} 102"]
+    assert any(line.endswith("vdt-s0-walker2d-medium-v2, vdt-s1-walker2d-medium-v2  1 of 2 finished") for line in lines)
+
+
+def test_a_resumed_run_is_known_by_its_last_try(home: Path) -> None:
+    run_id = begin(home, "201", status="FAILED")
+    send_now(home, run_id, [make_continue_record("202")])
+    finish_runs(home, [run_id], "FAILED")
+    assert [(flow.run_id, flow.state) for flow in list_flow_runs(home)] == [("202", "failed")]
+
+
+def test_all_shows_finished_runs_and_their_policies(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin(home, "301", status="FINISHED")
+    assert run(["runs"]) == 0
+    assert capsys.readouterr().out == "nothing to resume; `vdt runs --all` lists 1 finished\n"
+    folder = home / ".vdt" / "checkpoints" / "VDTFlow" / "301" / "train_actor" / "walker2d-medium-v2-vdt-s0"
+    folder.mkdir(parents=True)
+    (folder / "000000040.0123456789abcdef.pt").touch()
+    (folder / DONE).write_text("000000040.0123456789abcdef.pt\n")
+    assert run(["runs", "--all"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("finished  301  ") and first.endswith("  vdt-s0-walker2d-medium-v2")
+    assert second == f"    walker2d-medium-v2-vdt-s0 offline: {folder / '000000040.0123456789abcdef.pt'}"
+
+
+def test_without_a_store_one_line_says_so(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["runs"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: there is no tracking store sqlite:///") and not home.exists()
+
+
+def test_the_command_names_the_home_folder_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VDT_HOME", "my runs")
+    assert make_resume_command(COMMAND, "1") == f"VDT_HOME='my runs' {COMMAND} resume --origin-run-id 1"
+    monkeypatch.delenv("VDT_HOME")
+    assert make_resume_command(COMMAND, "1") == f"{COMMAND} resume --origin-run-id 1"

@@ -1,0 +1,79 @@
+"""Runs of flows, as the store knows them by their cells: what goes on, what can be resumed, what is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vdt.system.processes import is_gone
+from vdt.tracking.mlflow_run import FLOW_RUN, PROCESS
+from vdt.tracking.store import get_experiment_id, open_store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+COMMAND = "mlflow.source.name"  # tag: how the flow was called
+PAGE = 1000  # runs per request
+NO_PROCESS = "::"
+
+RunState = Literal["running", "failed", "finished"]
+
+
+@dataclass(frozen=True)
+class FlowRun:
+    """Run of a flow.
+
+    Attributes:
+        run_id: Metaflow's; of a run that was resumed, that of the last try.
+        command: how the flow was called, without the options.
+        started: milliseconds since 1970.
+        cells: names of its runs in MLflow.
+        finished: how many of them are finished.
+        state: failed where a cell failed or its process is gone, and no other cell goes on.
+    """
+
+    run_id: str
+    command: str
+    started: int
+    cells: Sequence[str]
+    finished: int
+    state: RunState
+
+
+def list_flow_runs(base: Path) -> list[FlowRun]:
+    """Return the runs of all flows that have begun a cell, newest first.
+
+    Raises:
+        StoreError: if there is no store, or it cannot be used.
+    """
+    client = open_store(base, make=False)
+    flows: dict[str, list[Run]] = {}
+    page: Any = None
+    while True:
+        found = client.search_runs([get_experiment_id(client)], max_results=PAGE, page_token=page)
+        for run in found:
+            if FLOW_RUN in run.data.tags:
+                flows.setdefault(run.data.tags[FLOW_RUN], []).append(run)
+        page = found.token
+        if not page:
+            break
+    described = [_describe(run_id, sorted(cells, key=lambda run: run.info.run_name)) for run_id, cells in flows.items()]
+    return sorted(described, key=lambda run: run.started, reverse=True)
+
+
+def _describe(run_id: str, cells: Sequence[Run]) -> FlowRun:
+    states = [_get_state(cell) for cell in cells]
+    state: RunState = next((name for name in ("running", "failed") if name in states), "finished")
+    command = cells[0].data.tags.get(COMMAND, "python flows/vdt_flow.py")
+    started = max(cell.info.start_time for cell in cells)
+    return FlowRun(run_id, command, started, [c.info.run_name for c in cells], states.count("finished"), state)
+
+
+def _get_state(cell: Run) -> RunState:
+    if cell.info.status == "FINISHED":
+        return "finished"
+    if cell.info.status == "RUNNING" and not is_gone(cell.data.tags.get(PROCESS, NO_PROCESS)):
+        return "running"
+    return "failed"
