@@ -40,7 +40,7 @@ class Convergence:
 def estimate_convergence(settings: Mapping[str, Any]) -> Convergence | None:
     """Return the estimate of a flat configuration; none where there is no critic, or nothing that asks it."""
     asks = ("actor.inverse_temperature", "actor.q_coefficient")
-    steps = int(settings["critic.gradient_steps"])
+    steps = int(settings.get("critic.gradient_steps", 0))
     if steps == 0 or not (any(settings[key] > 0 for key in asks) or settings["planner.candidates"] > 1):
         return None
     discount, n_step = settings["critic.discount"], settings["critic.n_step"]

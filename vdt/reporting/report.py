@@ -17,6 +17,7 @@ from vdt.reporting.aggregates import (
     compute_improvements,
     find_common_tasks,
 )
+from vdt.reporting.diagnostic_tables import tabulate_diagnostics
 from vdt.reporting.figures import Curves, write_figures
 from vdt.reporting.frame import (
     Change,
@@ -39,7 +40,6 @@ from vdt.reporting.tables import (
     tabulate_changes,
     tabulate_config_differences,
     tabulate_cost,
-    tabulate_diagnostics,
     tabulate_held_out,
     tabulate_improvements,
     tabulate_published,
@@ -121,7 +121,7 @@ def write_report(
     tables = [
         *(searched.tables if searched else []),
         *([tabulate_published(records, headlines, published)] if published and published.rows_are_envs else []),
-        *([tabulate_aggregates(aggregates)] if len(results) > 1 and study and not ranked else []),
+        *([tabulate_aggregates(aggregates, records)] if len(results) > 1 and study and not ranked else []),
         *([] if ranked else [tabulate_improvements(improvements)]),
         tabulate_results("Results", records, results),
         tabulate_changes(records, changes),

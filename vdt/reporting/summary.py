@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vdt.config.convergence import UNFINISHED
 from vdt.environments.scores import describe_cut, format_return
 from vdt.evaluation.records import CellRecord
 from vdt.reporting.aggregates import find_headline
+from vdt.reporting.calibration import compute_mean_bias, find_largest_gap, select_cells
 from vdt.reporting.frame import POLICIES, Result, collect_results, fill_best, make_frame
 
 SCREEN = (24, 100)  # lines, columns
@@ -31,6 +33,10 @@ def make_metrics(records: Sequence[CellRecord], results: Sequence[Result]) -> di
             if result.score.standard_error is not None:
                 found[f"{result.policy}_score_standard_error"] = result.score.standard_error
         found[f"{result.policy}_return"] = result.episode_return.mean
+        cells = select_cells(records, result)
+        bias, gap = compute_mean_bias(cells, result.policy), find_largest_gap(cells)
+        found.update({f"{result.policy}_critic_bias": bias} if bias is not None else {})
+        found.update({"critic_expected_gap": gap} if gap is not None else {})
     for (env, method, policy), errors in _collect_action_errors(records).items():
         found = metrics.setdefault(env, {}).setdefault(method, {})
         found[f"{policy}_action_error"] = math.fsum(errors) / len(errors)
@@ -97,11 +103,19 @@ def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
             full, short = (ARROW.join(_describe_result(r, returns=returns) for r in found) for returns in (True, False))
             line = f"  {method:<{width}}  {full}"
             lines.append(line if len(line) <= SCREEN[1] else f"  {method:<{width}}  {short}")
+        lines += _describe_unfinished(records, own)
     for record in records:
         for policy, report in record.evaluation.held_out.items() if not record.evaluation.policies else ():
             what = f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g})"
             lines.append(f"{record.env}, {record.name}, seed {record.seed}: {policy} action error {what}")
     return lines
+
+
+def _describe_unfinished(records: Sequence[CellRecord], results: Sequence[Result]) -> list[str]:
+    """Return a line that names the methods whose critics cannot have converged, with the share of the gap left."""
+    gaps = {result.method: find_largest_gap(select_cells(records, result)) or 0.0 for result in results}
+    named = [f"{method} {gap:.0%} of the gap left" for method, gap in gaps.items() if gap > UNFINISHED]
+    return [f"  unfinished critics: {', '.join(named)}"] if named else []
 
 
 def _describe_result(result: Result, *, returns: bool) -> str:

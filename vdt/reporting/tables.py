@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vdt.environments.scores import describe_cut, format_return, format_success
-from vdt.evaluation.records import CellRecord, Diagnostics
+from vdt.evaluation.records import CellRecord
+from vdt.reporting import calibration
 from vdt.reporting.aggregates import Aggregate, Headlines, Improvement
+from vdt.reporting.calibration import describe_critic, select_cells
 from vdt.reporting.frame import Change, Estimate, Result, compute_config_differences
 from vdt.reporting.published import Published
 
@@ -79,7 +81,8 @@ def name_source(label: str) -> str:
     return f"**{name}** ({rest}" if rest else name
 
 
-def _identify(record: CellRecord) -> tuple[str, str, str]:
+def identify(record: CellRecord) -> tuple[str, str, str]:
+    """Return the columns env, data and method of a cell."""
     return record.env, name_source(record.snapshot.label), record.name
 
 
@@ -95,7 +98,7 @@ def _format_estimate(estimate: Estimate) -> str:
 
 
 def tabulate_results(title: str, records: Sequence[CellRecord], results: Sequence[Result]) -> Table:
-    """Make the table of scores and returns; the critic's bias is the mean over seeds."""
+    """Make the table of scores and returns; the critic's bias is the mean over cells."""
     labels = {(record.env, record.snapshot.source): record.snapshot.label for record in records}
     header = "env|data|data's mean score|method|policy|look-ahead|normalized_score|episode return"
     rows = [
@@ -108,7 +111,7 @@ def tabulate_results(title: str, records: Sequence[CellRecord], results: Sequenc
             result.planner,
             _format_score(result),
             format_return(result.episode_return.mean),
-            _average(_list_biases(records, result), _four_digits),
+            *describe_critic(select_cells(records, result), result.policy),
             f"{len(result.seeds)} ({', '.join(map(str, result.seeds))})",
             sum(map(len, result.returns)),
             f"{math.fsum(result.milliseconds_per_step) / len(result.seeds):.2f}",
@@ -116,18 +119,8 @@ def tabulate_results(title: str, records: Sequence[CellRecord], results: Sequenc
         )
         for result in results
     ]
-    more = ("critic: bias", "seeds", "episodes", "ms per step", SUCCESS_HEADER)
-    return Table(title, (*header.split("|"), *more), rows)
-
-
-def _list_biases(records: Iterable[CellRecord], result: Result) -> Iterator[float]:
-    """Yield the critic's bias beside a result, for each of its seeds."""
-    for record in records:
-        task = (record.env, record.snapshot.source, record.snapshot.md5, record.preset)
-        if (task, record.name) == (result.task, result.method) and record.seed in result.seeds:
-            report = record.evaluation.diagnostics.get(result.policy)
-            if report and report.calibration:
-                yield report.calibration.bias
+    more = (*calibration.HEADER, "seeds", "episodes", "ms per step", SUCCESS_HEADER)
+    return Table(title, (*header.split("|"), *more), rows, calibration.NOTE)
 
 
 def _format_successes(result: Result) -> str:
@@ -165,7 +158,7 @@ def tabulate_held_out(records: Sequence[CellRecord]) -> Table:
             values = (report.policy_value, report.data_value, report.monte_carlo_value, report.value_correlation)
             numbers = (report.action_rmse, report.action_std, *values)
             counts = (record.seed, policy, report.episodes, report.steps)
-            rows.append((*_identify(record), *counts, *("-" if n is None else _four_digits(n) for n in numbers)))
+            rows.append((*identify(record), *counts, *("-" if n is None else _four_digits(n) for n in numbers)))
     header = (
         "env|data|method|seed|policy|episodes|steps|action error (RMSE)|std of actions|value of policy's actions|"
         "value of data's actions|discounted return of data|correlation"
@@ -192,7 +185,7 @@ def tabulate_cells(records: Sequence[CellRecord]) -> Table:
     """Make the table of cells: the data's md5 and the MLflow run of each."""
     header = ("env", "data", "method", "preset", "seed", "data md5", "MLflow run")
     rows = [
-        (*_identify(r), r.preset, r.seed, f"`{r.snapshot.md5}`", f"`{r.mlflow_run_id}`" if r.mlflow_run_id else "-")
+        (*identify(r), r.preset, r.seed, f"`{r.snapshot.md5}`", f"`{r.mlflow_run_id}`" if r.mlflow_run_id else "-")
         for r in records
     ]
     return Table("Cells", header, rows)
@@ -202,18 +195,20 @@ def tabulate_seconds(records: Sequence[CellRecord]) -> Table:
     """Make the table of how long each step of each cell took."""
     steps = list(dict.fromkeys(step for record in records for step in record.seconds))
     rows = [
-        (*_identify(r), r.preset, r.seed, *(f"{r.seconds[step]:.1f}" if step in r.seconds else "-" for step in steps))
+        (*identify(r), r.preset, r.seed, *(f"{r.seconds[step]:.1f}" if step in r.seconds else "-" for step in steps))
         for r in records
     ]
     return Table("Seconds of each step", ("env", "data", "method", "preset", "seed", *steps), rows)
 
 
-def tabulate_aggregates(aggregates: Sequence[Aggregate]) -> Table:
+def tabulate_aggregates(aggregates: Sequence[Aggregate], records: Sequence[CellRecord]) -> Table:
     """Make the table of mean and interquartile mean over envs."""
-    rows = [
-        (a.method, name_policy(a.policy), a.tasks, a.runs, "-" if a.mean is None else a.mean, a.iqm) for a in aggregates
-    ]
-    header = ("method", "policy", "envs", "runs", "mean ± SE over seeds", "IQM [95 % interval]")
+    rows = []
+    for a in aggregates:
+        critic = describe_critic([r for r in records if r.name == a.method], a.policy, absolute=False)
+        mean = "-" if a.mean is None else a.mean
+        rows.append((a.method, name_policy(a.policy), a.tasks, a.runs, mean, a.iqm, *critic))
+    header = ("method", "policy", "envs", "runs", "mean ± SE over seeds", "IQM [95 % interval]", *calibration.HEADER)
     note = (
         "normalized_score with the look-ahead that each method acts with, over the envs that all methods have. IQM: mean of "
         "all runs without the lowest and highest quarter; its interval is a bootstrap of runs within each env, rough for "
@@ -240,16 +235,20 @@ def tabulate_improvements(improvements: Sequence[Improvement]) -> Table:
 def tabulate_published(records: Sequence[CellRecord], headlines: Headlines, published: Published) -> Table:
     """Make the table of results beside published ones, env by env, with their differences."""
     rows = []
-    cells = {(r.env, r.snapshot.md5, r.preset, r.name): r for r in records}
-    for (env, md5, preset, method), record in cells.items():
+    cells: dict[tuple[str, str, str, str], list[CellRecord]] = {}
+    for record in records:
+        cells.setdefault((record.env, record.snapshot.md5, record.preset, record.name), []).append(record)
+    for (env, md5, preset, method), (record, *others) in cells.items():
+        critic = describe_critic([record, *others], "offline")
         task = (env, record.snapshot.source, md5, preset)
         ours = [
             _format_score(headlines.get(policy, {}).get(method, {}).get(task))
             for policy in ("offline", "online", "online_best")
         ]
         value = published.find(env, record.method, record.patch)
-        rows.append((env, method, *ours, grey(published.format(value)) or "none", describe_difference(record)))
-    header = ("env", "method", "ours, offline", "ours, online", "ours, online, best checkpoint")
+        rows.append((env, method, *ours, *critic, grey(published.format(value)) or "none", describe_difference(record)))
+    ours_header = ("ours, offline", "ours, online", "ours, online, best checkpoint")
+    header = ("env", "method", *ours_header, *calibration.HEADER)
     what = f"{published.source}{' (before → after)' if published.change else ''}"
     note = (
         "Grey: printed by others, on their data, physics and budgets. Ours: the look-ahead that the method acts with."
@@ -269,7 +268,7 @@ def tabulate_cost(records: Sequence[CellRecord], published: Published | None) ->
     """Make the table of parameters, peak memory, seconds per phase and environment steps: means over cells."""
     groups: dict[tuple[str, ...], list[CellRecord]] = {}
     for record in records:
-        groups.setdefault((*_identify(record), record.preset), []).append(record)
+        groups.setdefault((*identify(record), record.preset), []).append(record)
     rows = [(*key, *_measure_cost(group)) for key, group in groups.items()]
     sizes = ("policy parameters", "critic parameters", "peak memory, MB", "GPU, MB")
     header = ("env", "data", "method", "preset", *sizes, *(f"{phase}, s" for phase in PHASES), "env steps")
@@ -319,32 +318,3 @@ def _four_digits(number: float) -> str:
 def _average(numbers: Iterable[float], show: Callable[[float], str]) -> str:
     values = list(numbers)
     return show(math.fsum(values) / len(values)) if values else "-"
-
-
-def tabulate_diagnostics(records: Sequence[CellRecord]) -> Table:
-    """Make the table of requested and achieved return, and of the critic's calibration, cell by cell."""
-    rows = []
-    for record in records:
-        for policy, report in record.evaluation.diagnostics.items():
-            if report.requested is not None:
-                rows.append((*_identify(record), record.seed, name_policy(policy), *_describe_requests(report)))
-    header = ("env", "data", "method", "seed", "policy", "requested → achieved return", "critic: bias", "correlation")
-    note = (
-        "One candidate at a time, without choice. Bias: mean of the critic's prediction minus the discounted return that "
-        "followed, in environment units; correlation over the same steps."
-    )
-    return Table("Requested returns and the critic's calibration", header, rows, note)
-
-
-def _describe_requests(report: Diagnostics) -> tuple[str, str, str]:
-    requested = report.requested or ()
-    pairs = ", ".join(f"{r.requested:g} → {math.fsum(r.achieved) / len(r.achieved):.0f}" for r in requested)
-    cut = next((f" ({describe_cut(r.cut_at)})" for r in requested if r.cut_at is not None), "")
-    bias, correlation = (
-        (report.calibration.bias, report.calibration.correlation) if report.calibration else (None, None)
-    )
-    return (
-        pairs + cut,
-        "-" if bias is None else _four_digits(bias),
-        "-" if correlation is None else f"{correlation:.2f}",
-    )

@@ -26,6 +26,8 @@ from vdt.reporting.tables import describe_difference
 from vdt.tracking.curves import POINTS, thin
 
 PNG = b"\x89PNG\r\n\x1a\n"
+CRITIC = {"critic.gradient_steps": 20_000, "critic.n_step": 1, "critic.discount": 0.99}
+CRITIC |= {"critic.target_update_rate": 0.005, "actor.inverse_temperature": 1, "actor.q_coefficient": 0}
 WALKER, HOPPER = "walker2d-medium-v2", "hopper-medium-v2"
 
 
@@ -60,7 +62,7 @@ def make_cell(env: str, seed: int, offline: float, *, method: str = "vdt", **mor
         policies,
         env=env,
         method=method,
-        config={"preset": "laptop", **make_planner(2, 1), "task.environment_id": "Walker2d-v4"},
+        config={"preset": "laptop", **make_planner(2, 1), **CRITIC, "task.environment_id": "Walker2d-v4"},
         snapshot={"md5": env, "card": {}},
         diagnostics={"offline": make_diagnostics()},
         mlflow_run_id=f"{env}-{method}-{seed}",
@@ -125,7 +127,13 @@ def test_published_numbers_stand_beside_ours_with_what_differs(tmp_path: Path) -
     assert "**Not finished yet, and not in this report:** x-s3" in text
     # seeds 10 and 20: 15 ± 5; online 10 more, best 20 more; the poster has 81.6 ± 1.7
     row = next(line for line in text.splitlines() if line.startswith(f"| {WALKER} | vdt | 15.0 ± 5.0 | 25.0 ± 5.0 |"))
-    assert '| 35.0 ± 5.0 | <span style="color:grey">81.6 ± 1.7</span> |' in row
+    # bias -0.5 of a return of (1.5 + 2.5) / 2; the settings are those of 20,000 one-step updates
+    assert '| 35.0 ± 5.0 | -0.5 (-25 %) | 37 % | <span style="color:grey">81.6 ± 1.7</span> |' in row
+    first = text.split("## ")[1]
+    assert first.startswith("Beside published numbers") and "critic: bias" in first and "critic: gap left" in first
+    plain = write_report(CELLS, tmp_path / "plain", study={**STUDY, "published": ""}).text
+    over_all = next(line for line in plain.split("## ")[1].splitlines() if line.startswith("| vdt | offline |"))
+    assert "| 42.5 ± 12.5 | 35.0 [" in over_all and over_all.endswith("| -25 % | 37 % |")
     assert "**other data**: **collected** (not D4RL); physics: Walker2d-v4 on the present MuJoCo; budget: laptop" in row
     assert "VDT poster, Table 1" in text
     same = describe_difference(make_cell(WALKER, 0, 1.0, source="d4rl"))
@@ -146,7 +154,7 @@ def test_cost_and_diagnostics_by_hand(tmp_path: Path) -> None:
     assert "data **collected** (not D4RL); method vdt; seed 0." in text
     assert "| offline | 5000 → 200, 4000 → 50 | -0.5 | 0.25 |" in text
     # the critic's calibration stands beside the scores, too
-    assert "| offline | candidates (m=2, E=1) | 1.0 ± 2.0 *episodes* | 1.00 | -0.5 | 2.50 |" in text
+    assert "| offline | candidates (m=2, E=1) | 1.0 ± 2.0 *episodes* | 1.00 | -0.5 (-25 %) | 37 % | 2.50 |" in text
 
 
 def test_figures(tmp_path: Path) -> None:

@@ -1,8 +1,13 @@
 """A report in few words."""
 
+import math
+from dataclasses import replace
+
+import pytest
+
 from support.records import make_evaluation, make_record
 from unit.reporting.test_frame import make_policies
-from vdt.evaluation.records import CellRecord, HeldOutReport
+from vdt.evaluation.records import Calibration, CellRecord, Diagnostics, HeldOutReport, ParameterCounts
 from vdt.reporting.frame import collect_results, fill_best, make_frame
 from vdt.reporting.summary import SCREEN, describe_end, make_metrics
 
@@ -58,6 +63,25 @@ def test_end_of_a_run_says_what_was_cut_and_what_had_no_environment() -> None:
     held_out = HeldOutReport(2, 30, 0.25, 0.5, None, None, None, None)
     alone = make_record(0, {}, env="data:mine.npz", source="path", held_out={"offline": held_out})
     assert describe_end([alone], {}) == ["data:mine.npz, vdt, seed 0: offline action error 0.25 (a constant's 0.5)", ""]
+
+
+def test_unfinished_critics_are_named_on_the_last_screen_and_in_the_metrics() -> None:
+    critic = {"critic.gradient_steps": 20_000, "critic.n_step": 1, "critic.discount": 0.99}
+    critic |= {"critic.target_update_rate": 0.005, "actor.inverse_temperature": 1, "actor.q_coefficient": 0}
+    calibration = Calibration([1.0, 2.0], [1.5, 2.5], steps=4, bias=-0.5, correlation=None)
+    found = {"offline": Diagnostics(ParameterCounts(1, 1), 0, None, calibration)}
+    plain = make_cell(0).config
+    records = [
+        replace(
+            make_cell(0), config={**plain, **critic}, evaluation=replace(make_cell(0).evaluation, diagnostics=found)
+        )
+    ]
+    assert "  unfinished critics: vdt 37% of the gap left" in describe_end(records, {})
+    (numbers,) = make_metrics(records, collect_results(make_frame(records)))["walker2d-medium-v2"].values()
+    assert numbers["critic_expected_gap"] == pytest.approx(math.exp(-1))
+    assert numbers["offline_critic_bias"] == -0.5
+    finished = [replace(records[0], config={**plain, **critic, "critic.gradient_steps": 100_000})]
+    assert not any("unfinished" in line for line in describe_end(finished, {}))
 
 
 def test_metrics_are_numbers_in_mappings() -> None:

@@ -1,0 +1,68 @@
+"""Whether a critic can be trusted, in the words of a table: its bias, and the rest of the gap that its settings leave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from vdt.config.convergence import estimate_convergence
+from vdt.evaluation.records import Calibration, CellRecord
+from vdt.reporting.frame import Result
+
+HEADER = ("critic: bias", "critic: gap left")
+NOTE = (
+    "Critic's bias: mean of its prediction minus the discounted return that followed, in parentheses as a share of that "
+    "return. Gap left: what its settings can be expected to leave of the way to its fixed point, the largest of the cells."
+)
+
+
+def select_cells(records: Iterable[CellRecord], result: Result) -> list[CellRecord]:
+    """Return the cells behind a result."""
+    cells = [record for record in records if record.name == result.method and record.seed in result.seeds]
+    return [c for c in cells if (c.env, c.snapshot.source, c.snapshot.md5, c.preset) == result.task]
+
+
+def find_largest_gap(cells: Sequence[CellRecord]) -> float | None:
+    """Return the largest share of the gap that the cells' critics leave; none where they have no critic."""
+    found = [estimate_convergence(cell.config) for cell in cells]
+    return max((convergence.gap for convergence in found if convergence is not None), default=None)
+
+
+def compute_mean_bias(cells: Sequence[CellRecord], policy: str) -> float | None:
+    """Compute the mean over cells of the critic's bias on a policy's steps; none where it was not measured."""
+    found = _list_calibrations(cells, policy)
+    return math.fsum(calibration.bias for calibration in found) / len(found) if found else None
+
+
+def compute_mean_share(cells: Sequence[CellRecord], policy: str) -> float | None:
+    """Compute the mean over cells of bias over return; none where it was not measured, or a return is 0."""
+    found = _list_calibrations(cells, policy)
+    earned = [math.fsum(calibration.earned) / len(calibration.earned) for calibration in found]
+    if not found or not all(earned):
+        return None
+    return math.fsum(c.bias / abs(mean) for c, mean in zip(found, earned, strict=True)) / len(found)
+
+
+def describe_critic(cells: Sequence[CellRecord], policy: str, *, absolute: bool = True) -> tuple[str, str]:
+    """Return the columns of `HEADER` for a policy's cells.
+
+    Args:
+        cells: of one method.
+        policy: on whose steps the critic was compared.
+        absolute: whether to print the bias in environment units too, which differ between envs.
+    """
+    bias, share, gap = (
+        compute_mean_bias(cells, policy),
+        compute_mean_share(cells, policy),
+        find_largest_gap(cells),
+    )
+    percent = "" if share is None else f"{100 * share:+.0f} %"
+    left = "-" if gap is None else f"{100 * gap:.2g} %"
+    if bias is None or not absolute:
+        return percent or "-", left
+    return f"{bias:.4g}{f' ({percent})' if percent else ''}", left
+
+
+def _list_calibrations(cells: Sequence[CellRecord], policy: str) -> list[Calibration]:
+    reports = [cell.evaluation.diagnostics.get(policy) for cell in cells]
+    return [report.calibration for report in reports if report and report.calibration]

@@ -1,0 +1,39 @@
+"""Table of what explains scores: requested and achieved returns, and the critic's calibration, cell by cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from vdt.environments.scores import describe_cut
+from vdt.evaluation.records import CellRecord, Diagnostics
+from vdt.reporting.tables import Table, identify, name_policy
+
+
+def tabulate_diagnostics(records: Sequence[CellRecord]) -> Table:
+    """Make the table of requested and achieved return, and of the critic's calibration, cell by cell."""
+    rows = []
+    for record in records:
+        for policy, report in record.evaluation.diagnostics.items():
+            if report.requested is not None:
+                rows.append((*identify(record), record.seed, name_policy(policy), *_describe_requests(report)))
+    header = ("env", "data", "method", "seed", "policy", "requested → achieved return", "critic: bias", "correlation")
+    note = (
+        "One candidate at a time, without choice. Bias: mean of the critic's prediction minus the discounted return that "
+        "followed, in environment units; correlation over the same steps."
+    )
+    return Table("Requested returns and the critic's calibration", header, rows, note)
+
+
+def _describe_requests(report: Diagnostics) -> tuple[str, str, str]:
+    requested = report.requested or ()
+    pairs = ", ".join(f"{r.requested:g} → {math.fsum(r.achieved) / len(r.achieved):.0f}" for r in requested)
+    cut = next((f" ({describe_cut(r.cut_at)})" for r in requested if r.cut_at is not None), "")
+    bias, correlation = (
+        (report.calibration.bias, report.calibration.correlation) if report.calibration else (None, None)
+    )
+    return (
+        pairs + cut,
+        "-" if bias is None else f"{bias:.4g}",
+        "-" if correlation is None else f"{correlation:.2f}",
+    )
