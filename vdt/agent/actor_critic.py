@@ -18,6 +18,7 @@ from vdt.critic.critic import Critic
 from vdt.data.batches import ContextBatch
 from vdt.data.normalization import RETURN_SCALE_UNITS, Normalizer, RewardStatistics
 from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
+from vdt.data.sampling import Sampler
 from vdt.data.trajectory import Trajectory
 from vdt.policy.decision_transformer import PolicyOutput
 from vdt.policy.gaussian import Gaussian
@@ -63,6 +64,18 @@ def make_buffer(
     buffer = TrajectoryReplayBuffer(normalizer, settings, action_size=size, capacity=capacity, device=device)
     buffer.extend(trajectories)
     return buffer
+
+
+def make_buffer_sampler(config: Config, buffer: TrajectoryReplayBuffer, generator: torch.Generator) -> Sampler:
+    """Make a sampler that draws from `buffer` as `data` says."""
+    data = config.data
+    return Sampler(
+        buffer,
+        data.trajectory_weighting,
+        generator,
+        return_temperature=data.return_temperature,
+        starts_before=data.window_start == "before",
+    )
 
 
 @dataclass
@@ -183,7 +196,8 @@ class ActorCritic:
         policy, critic = make_policy(config, device), make_critic(config, device)
         policy.load_state_dict(state["policy"])
         critic.load_state_dict(state["critic"])
-        normalizer = Normalizer(**{name: held.clone() for name, held in state["normalizer"].items()}).to(device)
+        held = {name: held.clone() for name, held in state["normalizer"].items()}
+        normalizer = Normalizer(**held, clip=config.data.observation_clip).to(device)
         weighting = AdvantageWeighting(**state["weighting"])
         reward_statistics, return_percentiles = _read_statistics(state)
         numbers = (

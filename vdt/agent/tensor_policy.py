@@ -37,6 +37,7 @@ class TensorPolicy(nn.Module):
         spaces, normalizer = Spaces.from_config(config), actor_critic.normalizer.to(torch.device("cpu"))
         self.register_buffer("mean", normalizer.mean)
         self.register_buffer("std", normalizer.std)
+        self.clip = normalizer.clip
         self.register_buffer("low", torch.tensor(spaces.action_low))
         self.register_buffer("high", torch.tensor(spaces.action_high))
         self.has_range, self.return_scale = bool(task.action_low), task.return_scale
@@ -58,6 +59,8 @@ class TensorPolicy(nn.Module):
             mask: (B, K) bool, true for real steps, false for the padding on the right; at least one is real.
         """
         normalized = (observations - self.mean) / self.std
+        if self.clip > 0:
+            normalized = normalized.clamp(-self.clip, self.clip)
         last = mask.sum(1).sub(1).view(-1, 1, 1)  # (B, 1, 1)
         if isinstance(self.policy, DecisionTransformer):
             taken = (actions - self.low) / (self.high - self.low) * 2.0 - 1.0 if self.has_range else actions

@@ -97,8 +97,11 @@ class DataConfig:
     held_out_fraction: Number = Field(ge=0.0, le=0.5)
     keep_best_fraction: Number = Field(ge=1e-6, le=1.0)
     min_observation_std: Number = Field(ge=0.0)
-    trajectory_weighting: Literal["length", "uniform"]
+    trajectory_weighting: Literal["length", "uniform", "return"]
     episode_ends: Literal["checked", "marked", "jumps", "horizon"] = "checked"  # new since release 0.1
+    return_temperature: Number = Field(default=1.0, ge=1e-3)  # this and the following: new since release 0.2
+    window_start: Literal["inside", "before"] = "inside"
+    observation_clip: Number = Field(default=0.0, ge=0.0)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -154,6 +157,7 @@ class ActorConfig:
     behavior_coefficient: Number = Field(ge=0.0)
     inverse_temperature: Number = Field(ge=0.0)
     advantage_unit: Literal["deviation", "reward"]
+    advantage_scale: Literal["std", "iqr"] = "std"  # new since release 0.2
     max_advantage_weight: Number = Field(ge=1.0)
     min_effective_sample_fraction: Number = Field(ge=0.0, le=1.0)
     q_coefficient: Number = Field(ge=0.0)

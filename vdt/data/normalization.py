@@ -21,30 +21,33 @@ class Normalizer:
     Attributes:
         mean: (S,).
         std: (S,), at least the floor, and 1 where the data is constant.
+        clip: largest absolute value of a normalised observation; 0 is no limit.
     """
 
     mean: Tensor
     std: Tensor
+    clip: float = 0.0
 
     @classmethod
-    def fit(cls, dataset: TrajectoryDataset, floor: float = 0.0) -> Normalizer:
+    def fit(cls, dataset: TrajectoryDataset, floor: float = 0.0, clip: float = 0.0) -> Normalizer:
         """Compute mean and standard deviation over all recorded observations; a lower `floor` of the latter keeps noise small."""
         observations = dataset.select_recorded_observations()
         mean = observations.mean(axis=0, dtype=np.float64)
         std = observations.std(axis=0, dtype=np.float64)
         std = np.where(std < MIN_STD, 1.0, np.maximum(std, floor))
-        return cls(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
+        return cls(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32), clip)
 
     def normalize(self, observations: Tensor) -> Tensor:
         """Normalise observations from environment units: (..., S) -> (..., S)."""
-        return (observations - self.mean) / self.std
+        normalized = (observations - self.mean) / self.std
+        return normalized.clamp(-self.clip, self.clip) if self.clip > 0 else normalized
 
     def to(self, device: torch.device) -> Normalizer:
         """Return a copy on `device`."""
-        return Normalizer(self.mean.to(device), self.std.to(device))
+        return Normalizer(self.mean.to(device), self.std.to(device), self.clip)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the numbers to store in a checkpoint."""
+        """Return the numbers to store in a checkpoint; the clip is a setting."""
         return {"mean": self.mean, "std": self.std}
 
 

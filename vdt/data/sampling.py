@@ -13,15 +13,29 @@ class Sampler:
     """Two-step sampler: a trajectory first, then a start inside it, uniformly.
 
     With weighting "length" trajectories are drawn with p proportional to their steps, so all sub-trajectories are equally
-    likely. With "uniform" all trajectories are, and steps of short ones are drawn more often.
+    likely. With "uniform" all trajectories are, and steps of short ones are drawn more often. With "return" p is
+    proportional to steps times exp(z / temperature), z the standardised return of the trajectory among those held.
+
+    Sub-trajectories start at a step. So the first of K steps is met by one start, the K-th by K. With `starts_before`
+    they also start up to K - 1 steps before the first, of which they hold nothing: then all steps are met by K starts.
     """
 
-    def __init__(self, buffer: TrajectoryReplayBuffer, weighting: str, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        buffer: TrajectoryReplayBuffer,
+        weighting: str,
+        generator: torch.Generator,
+        *,
+        return_temperature: float = 1.0,
+        starts_before: bool = False,
+    ) -> None:
         """Draw from `buffer` with the buffer's device's `generator`."""
         self.buffer = buffer
         self.weighting = weighting
         self.generator = generator
+        self.return_temperature, self.starts_before = return_temperature, starts_before
         self._pools: dict[bool, tuple[tuple[Tensor, Tensor], Tensor]] = {}  # with targets or all: index and rows
+        self._bounds: dict[tuple[bool, int], tuple[tuple[Tensor, Tensor], Tensor]] = {}  # likewise: index and shares
         self._positions = torch.zeros(0)
 
     def sample_rows(self, count: int, *, with_target: bool = False) -> Tensor:
@@ -31,6 +45,9 @@ class Sampler:
             count: how many.
             with_target: whether only steps with a target of the critic are drawn (M2).
         """
+        if self.weighting == "return":
+            starts, place = self._draw(count, 0, with_target=with_target)
+            return starts + place
         index = self.buffer.index_targets() if with_target else self.buffer.index()
         starts, lengths = index
         seen, rows = self._pools.get(with_target, (None, starts))
@@ -46,6 +63,40 @@ class Sampler:
         scaled = uniform * len(lengths)
         trajectory = scaled.long()
         return starts[trajectory] + ((scaled - trajectory) * lengths[trajectory]).long()
+
+    def _draw(self, count: int, before: int, *, with_target: bool = False) -> tuple[Tensor, Tensor]:
+        """Draw trajectories, and starts from `before` steps before their first step on.
+
+        Returns:
+            the row of each trajectory's first step, and the start as its distance from there, both (count,) int64.
+        """
+        index = self.buffer.index_targets() if with_target else self.buffer.index()
+        starts, lengths = index[0], index[1] + before
+        seen, bounds = self._bounds.get((with_target, before), (None, starts))
+        if seen is not index:
+            if not len(lengths):
+                raise ValueError("cannot sample from an empty buffer")
+            shares = self._compute_shares(starts, lengths)
+            bounds = torch.cat([shares.new_zeros(1), torch.cumsum(shares, 0) / shares.sum()])
+            self._bounds[with_target, before] = index, bounds
+        uniform = torch.rand(count, generator=self.generator, device=starts.device, dtype=torch.float64)
+        trajectory = torch.searchsorted(bounds[1:], uniform, right=True).clamp_(max=len(starts) - 1)
+        low, high = bounds[trajectory], bounds[trajectory + 1]
+        inside = ((uniform - low) / (high - low) * lengths[trajectory]).long()
+        return starts[trajectory], torch.minimum(inside, lengths[trajectory] - 1) - before
+
+    def _compute_shares(self, starts: Tensor, lengths: Tensor) -> Tensor:
+        """Compute what the probability of each trajectory is proportional to, (E,), from first rows and numbers of starts."""
+        if self.weighting == "uniform":
+            return torch.ones_like(lengths, dtype=torch.float64)
+        if self.weighting == "length":
+            return lengths.double()
+        returns = self.buffer.matrix[starts, self.buffer.column.return_to_go].double()
+        spread = float(returns.std(correction=0))
+        if spread <= 1e-8 * float(returns.abs().max()):  # equal but for rounding
+            return lengths.double()
+        standard = (returns - returns.mean()) / spread
+        return lengths * torch.exp((standard - standard.max()) / self.return_temperature)
 
     def sample_transitions(self, batch_size: int) -> TransitionBatch:
         """Draw independent n-step transitions for the critic (M2)."""
@@ -79,16 +130,28 @@ class Sampler:
 
     def sample_sequences(self, batch_size: int, context_length: int) -> SequenceBatch:
         """Draw sub-trajectories of up to `context_length` steps, padded on the right."""
-        return self.gather_sequences(self.sample_rows(batch_size), context_length)
+        if not self.starts_before or context_length == 1:
+            return self.gather_sequences(self.sample_rows(batch_size), context_length)
+        first, place = self._draw(batch_size, context_length - 1)
+        return self.gather_sequences(first + place.clamp(min=0), context_length, context_length + place.clamp(max=0))
 
-    def gather_sequences(self, rows: Tensor, context_length: int) -> SequenceBatch:
-        """Gather the sub-trajectories that start at `rows` (B,); all fields but the mask are views of one copied window."""
+    def gather_sequences(self, rows: Tensor, context_length: int, longest: Tensor | None = None) -> SequenceBatch:
+        """Gather the sub-trajectories that start at `rows` (B,); all fields but the mask are views of one copied window.
+
+        Args:
+            rows: of the buffer's matrix.
+            context_length: K.
+            longest: number of steps that each may hold, (B,), at least 1; none is K for all.
+        """
         column = self.buffer.column
         window = self.buffer.gather_windows(rows, context_length + 1)
         steps, first = window[:, :-1], window[:, :1]
         if len(self._positions) != context_length:
             self._positions = torch.arange(context_length, dtype=window.dtype, device=window.device)
-        mask = next_mask = (first[..., column.steps_left] - self._positions).clamp_(0.0, 1.0)
+        left = first[..., column.steps_left]
+        if longest is not None:
+            left = torch.minimum(left, longest[:, None])
+        mask = next_mask = (left - self._positions).clamp_(0.0, 1.0)
         if self.buffer.final_missing:
             next_mask = mask * (steps[..., column.bootstrap_steps] > 0)
         return SequenceBatch(

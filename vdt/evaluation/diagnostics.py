@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.actor_critic import ActorCritic, make_buffer_sampler
 from vdt.agent.agent import Agent, PlannerSettings, find_candidate_returns
 from vdt.checkpoint.store import load_state
 from vdt.config.schema import Config
-from vdt.data.sampling import Sampler
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_environment
 from vdt.environments.rollout import collect_trajectories
@@ -135,7 +134,7 @@ def count_weights(actor_critic: ActorCritic, dataset: TrajectoryDataset) -> Weig
     """Compute the histogram of the advantage weights (M3) over a sample of the data's steps."""
     config, buffer = actor_critic.config, actor_critic.make_buffer(dataset, n_step=1)
     generator = torch.Generator(device=buffer.device).manual_seed(config.seed)
-    sample = Sampler(buffer, config.data.trajectory_weighting, generator).sample_steps(WEIGHTS)
+    sample = make_buffer_sampler(config, buffer, generator).sample_steps(WEIGHTS)
     advantages = actor_critic.critic.compute_advantages(*sample)
     weights = actor_critic.weighting.compute_weights(advantages).cpu().double().numpy()
     counts, _ = np.histogram(np.clip(weights, EDGES[0], math.nextafter(EDGES[-1], 0.0)), EDGES)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.actor_critic import ActorCritic, make_buffer_sampler
 from vdt.data.sampling import Sampler, find_bootstrap_rows, gather_contexts
 from vdt.data.trajectory import Trajectory
 
@@ -17,7 +17,7 @@ def make_return_sampler(actor_critic: ActorCritic, episodes: Iterable[Trajectory
     held = list(episodes)
     buffer = actor_critic.make_buffer(held, n_step=max(map(len, held)))
     generator = torch.Generator(device=buffer.device)
-    return Sampler(buffer, actor_critic.config.data.trajectory_weighting, generator)
+    return make_buffer_sampler(actor_critic.config, buffer, generator)
 
 
 @torch.no_grad()

@@ -42,7 +42,8 @@ AFTER_THE_ACTOR = (
 def compute_critic_key(config: Config, md5: str) -> str:
     """Compute the digest of all that `pretrain_critic` depends on: data, rewards, critic settings, seed and code."""
     task, runtime = config.task, config.runtime
-    data = {key: value for key, value in dataclasses.asdict(config.data).items() if key not in ("source", "steps")}
+    apart = ("source", "steps", "window_start")  # the latter is the policy's
+    data = {key: value for key, value in dataclasses.asdict(config.data).items() if key not in apart}
     return digest_of(
         {
             "md5": md5,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NORMAL_IQR = 1.3489795003921634  # distance of the quartiles of N(0, 1)
+
 
 @dataclass(frozen=True)
 class AdvantageWeighting:
@@ -64,6 +66,20 @@ def compute_effective_sample_fraction(weights: Tensor) -> float:
     return float(weights.sum().square() / (weights.numel() * weights.square().sum()))
 
 
+def compute_spread(values: Tensor, scale: str) -> float:
+    """Compute the standard deviation of values (N,), or one that tails do not move.
+
+    Args:
+        values: any numbers.
+        scale: "std"; or "iqr", the distance of the quartiles over 1.349, which is the standard deviation of a normal
+            distribution.
+    """
+    if scale == "std":
+        return float(values.std())
+    low, high = torch.quantile(values.double(), torch.tensor([0.25, 0.75], dtype=torch.float64, device=values.device))
+    return float(high - low) / NORMAL_IQR
+
+
 def calibrate_advantage_weighting(
     advantages: Tensor,
     inverse_temperature: float,
@@ -71,6 +87,7 @@ def calibrate_advantage_weighting(
     min_effective_sample_fraction: float,
     *,
     reference: Tensor | None = None,
+    scale: str = "std",
 ) -> AdvantageWeighting:
     """Fit the weighting to the spread of the advantages, so that its settings mean the same on every task (M3, ours).
 
@@ -82,11 +99,13 @@ def calibrate_advantage_weighting(
         inverse_temperature: eta, per standard deviation; 0 for uniform weights.
         max_weight: w_max.
         min_effective_sample_fraction: in [0, 1].
-        reference: advantages whose standard deviation is the unit, (M,); none for `advantages` themselves.
+        reference: advantages whose spread is the unit, (M,); none for `advantages` themselves.
+        scale: of `compute_spread`.
     """
     if inverse_temperature == 0:
         return AdvantageWeighting(0.0, max_weight, 1.0)
-    highest = inverse_temperature / max(float((advantages if reference is None else reference).std()), 1e-8)
+    spread = compute_spread(advantages if reference is None else reference, scale)
+    highest = inverse_temperature / max(spread, 1e-8)
 
     def fraction(eta: float) -> float:
         return compute_effective_sample_fraction(compute_advantage_weights(advantages, eta, max_weight))

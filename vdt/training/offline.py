@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vdt.acceleration.convert import make_critic_update
 from vdt.acceleration.threads import ThreadTuner, make_thread_tuner
-from vdt.agent.actor_critic import ActorCritic, make_buffer, make_critic, make_policy
+from vdt.agent.actor_critic import ActorCritic, make_buffer, make_buffer_sampler, make_critic, make_policy
 from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
 from vdt.checkpoint.store import CheckpointStore, State, load_state
 from vdt.config.schema import Config
@@ -40,7 +40,7 @@ def make_sampler(config: Config, buffer: TrajectoryReplayBuffer, seed_offset: in
     """Make a sampler with a random stream of its own."""
     generator = torch.Generator(device=buffer.device)
     generator.manual_seed(config.seed * 1009 + seed_offset)
-    return Sampler(buffer, config.data.trajectory_weighting, generator)
+    return make_buffer_sampler(config, buffer, generator)
 
 
 def make_offline_buffer(
@@ -100,7 +100,7 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
     device = choose_device(config.runtime.device)
     seed_streams(config.seed)
     critic = make_critic(config, device)
-    normalizer = Normalizer.fit(dataset, config.data.min_observation_std).to(device)
+    normalizer = Normalizer.fit(dataset, config.data.min_observation_std, config.data.observation_clip).to(device)
     reward_scale = compute_reward_scale(config.task.reward_scaling, dataset.episode_returns)
     buffer = make_offline_buffer(config, dataset, normalizer, reward_scale)
     trainer = CriticTrainer(config, critic, make_sampler(config, buffer, 1))
@@ -153,6 +153,7 @@ def calibrate_weighting(
         actor.max_advantage_weight,
         actor.min_effective_sample_fraction,
         reference=None if mixed is None else sample_advantages(critic, mixed),
+        scale=actor.advantage_scale,
     )
 
 
@@ -232,7 +233,7 @@ def train_actor(
     critic = make_critic(config, device)
     critic.load_state_dict(source["critic"])
     critic.requires_grad_(False)
-    normalizer = Normalizer(**source["normalizer"]).to(device)
+    normalizer = Normalizer(**source["normalizer"], clip=config.data.observation_clip).to(device)
     buffer = make_offline_buffer(config, dataset, normalizer, source["reward_scale"])
     sampler = make_sampler(config, buffer, 2)
     policy = make_policy(config, device)

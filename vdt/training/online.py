@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vdt.acceleration.convert import make_critic_update
 from vdt.acceleration.threads import ThreadTuner, make_thread_tuner
-from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.actor_critic import ActorCritic, make_buffer_sampler
 from vdt.agent.agent import Agent, PlannerSettings
 from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
 from vdt.checkpoint.store import CheckpointStore, State, load_state
@@ -184,7 +184,7 @@ def make_mixed_sampler(
     if online.offline_share == 0 or online.critic_steps_per_iteration == 0:
         return None
     buffer = make_offline_buffer(config, dataset, actor_critic.normalizer, actor_critic.reward_scale)
-    offline = Sampler(buffer, config.data.trajectory_weighting, sampler.generator)
+    offline = make_buffer_sampler(config, buffer, sampler.generator)
     return MixedSampler(sampler, offline, online.offline_share)
 
 

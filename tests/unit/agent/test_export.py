@@ -1,5 +1,6 @@
 """Exported policies act as the policy does over whole episodes; their files say how to use them and need no vdt."""
 
+import dataclasses
 import io
 import json
 import os
@@ -101,6 +102,17 @@ def test_the_window_is_that_of_acting(context: int, forget: int) -> None:
     model, about = open_torchscript(export_policy(policy, "torchscript").content)
     assert (about["context_length"], about["forget_steps"]) == (context or 4, forget)
     assert measure_difference(policy, model, about, episodes=2, steps=25) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_observations_are_clipped_inside_the_file() -> None:
+    policy = make_policy()
+    normalizer = policy._actor_critic.normalizer
+    policy._actor_critic.normalizer = dataclasses.replace(normalizer, clip=0.3)
+    model, about = open_torchscript(export_policy(policy, "torchscript").content)
+    assert measure_difference(policy, model, about, episodes=1, steps=10) < 1e-5
+    policy._actor_critic.normalizer = normalizer
+    assert measure_difference(policy, model, about, episodes=1, steps=10) > 1e-3, "else this shows nothing"
 
 
 def test_padding_the_open_action_and_other_windows_change_nothing() -> None:

@@ -42,6 +42,16 @@ def test_observations_of_any_shape_are_normalised_by_their_last_dimension() -> N
     torch.testing.assert_close(seen * normalizer.std + normalizer.mean, raw)
 
 
+def test_observations_are_clipped_where_they_exceed_and_nowhere_else() -> None:
+    normalizer = Normalizer(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 1.0]), clip=10.0)
+    raw = torch.tensor([[6.0, -9.9], [6.1, -1e6], [1.3, 0.7]])
+    expected = torch.tensor([[10.0, -9.9], [10.0, -10.0], [0.6, 0.7]])
+    torch.testing.assert_close(normalizer.to(torch.device("cpu")).normalize(raw), expected)
+    free = Normalizer(normalizer.mean, normalizer.std)
+    assert torch.equal(free.normalize(raw)[2], normalizer.normalize(raw)[2]) and free.normalize(raw)[1, 1] == -1e6
+    assert Normalizer.fit(make_dataset(), clip=3.0).clip == 3.0
+
+
 def test_state_rebuilds_the_normaliser() -> None:
     normalizer = Normalizer.fit(make_dataset())
     again = Normalizer(**normalizer.state_dict()).to(torch.device("cpu"))

@@ -154,3 +154,74 @@ def test_a_share_of_each_mixed_batch_is_offline(share: float, batch_size: int, o
     assert mixed.sample_transitions_in_context(batch_size, 3, present=False)[2] is None
     assert [len(part) for part in mixed.sample_steps(batch_size)] == [batch_size] * 2
     assert mixed.generator is generator
+
+
+# What is drawn how often
+
+
+def count_steps(sampler: Sampler, context_length: int, batches: int = 200) -> tuple[dict[int, list[float]], list[int]]:
+    """How often each step (row of its trajectory's first step, timestep) is a real step of 200 drawn sub-trajectories."""
+    counts = {int(start): [0.0] * int(steps) for start, steps in zip(*sampler.buffer.index(), strict=True)}
+    lengths: list[int] = []
+    matrix = sampler.buffer.matrix
+    rows = {tuple(matrix[r, :2].tolist()): (s, r - s) for s in counts for r in range(s, s + len(counts[s]))}
+    for _ in range(batches):
+        batch = sampler.sample_sequences(200, context_length)
+        lengths += batch.mask.sum(1).int().tolist()
+        for place in batch.observations[batch.mask > 0].tolist():
+            start, timestep = rows[tuple(place)]
+            counts[start][timestep] += 1
+    return counts, lengths
+
+
+@pytest.mark.parametrize("weighting", ["length", "uniform"])
+def test_windows_that_start_before_an_episode_meet_all_steps_equally_often(weighting: str) -> None:
+    """Starts inside meet step t of an episode t + 1 times, up to K: 1/4, 2/4, 3/4, 1, 1, … of the rest."""
+    buffer = make_buffer(make_dataset((9, 2)))
+    generator = torch.Generator().manual_seed(0)
+    first, second = (int(start) for start in buffer.index()[0])
+    inside, _ = count_steps(Sampler(buffer, "length", generator), 4)
+    weights = np.array(inside[first]) / np.mean(inside[first][3:])
+    np.testing.assert_allclose(weights, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1], atol=0.03)
+    before, lengths = count_steps(Sampler(buffer, weighting, generator, starts_before=True), 4)
+    for counts in before.values():
+        np.testing.assert_allclose(np.array(counts) / np.mean(counts), 1.0, atol=0.04)
+    assert set(lengths) == {1, 2, 3, 4}, "at each position of a sub-trajectory"
+    ratio = np.mean(before[first]) / np.mean(before[second])  # 12 and 5 starts: p ~ starts, or equal
+    assert ratio == pytest.approx(1.0 if weighting == "length" else 5 / 12, rel=0.05)
+
+
+def test_one_step_has_no_start_before_it() -> None:
+    buffer = make_buffer(make_dataset(LENGTHS))
+    plain, before = (
+        Sampler(buffer, "length", torch.Generator().manual_seed(3), starts_before=flag) for flag in (False, True)
+    )
+    assert torch.equal(plain.sample_sequences(50, 1).observations, before.sample_sequences(50, 1).observations)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_trajectories_are_drawn_by_their_return(temperature: float) -> None:
+    # returns 0, 1 and 5 (mean 2, variance 14/3) over 2, 4 and 2 steps
+    lengths, returns = (2, 4, 2), np.array([0.0, 1.0, 5.0])
+    episodes = [
+        Trajectory(t.observations, t.actions, np.float32([total] + [0.0] * (len(t) - 1)), False)
+        for t, total in zip(make_dataset(lengths), returns, strict=True)
+    ]
+    buffer = TrajectoryReplayBuffer(Normalizer(torch.zeros(2), torch.ones(2)), SETTINGS, action_size=1)
+    buffer.extend(episodes)
+    sampler = Sampler(buffer, "return", torch.Generator().manual_seed(0), return_temperature=temperature)
+    shares = np.array(lengths) * np.exp((returns - 2) / (14 / 3) ** 0.5 / temperature)
+    expected = np.repeat(shares / shares.sum() / lengths, lengths)
+    starts, steps = buffer.index()
+    rows = buffer.list_step_rows((starts, steps)).tolist()
+    for with_target in (False, True):
+        drawn = sampler.sample_rows(60_000, with_target=with_target).tolist()
+        assert chisquare([drawn.count(row) for row in rows], expected * 60_000).pvalue > 0.001
+    cool = Sampler(buffer, "return", torch.Generator().manual_seed(0), return_temperature=1e-3)
+    assert set(cool.sample_rows(100).tolist()) <= set(rows[6:]), "only the best"
+
+
+def test_equal_returns_are_drawn_by_length() -> None:
+    buffer = make_marked_buffer(0.0, 3)
+    rows = Sampler(buffer, "return", torch.Generator().manual_seed(0)).sample_rows(6000)
+    assert chisquare(torch.bincount(rows)[buffer.list_step_rows()].numpy()).pvalue > 0.001

@@ -22,6 +22,7 @@ from vdt.policy.losses import (
     compute_policy_loss,
     compute_q_term,
     compute_reward_loss,
+    compute_spread,
     masked_mean,
 )
 
@@ -72,6 +73,19 @@ def test_calibration_takes_the_temperature_per_standard_deviation() -> None:
     weights = weighting.compute_weights(make_advantages(2.0))
     assert float(weights.mean()) == pytest.approx(1.0, abs=1e-4)
     assert compute_effective_sample_fraction(weights) == pytest.approx(math.exp(-(0.5**2)), rel=0.02)
+
+
+def test_a_spread_that_tails_do_not_move() -> None:
+    # quartiles 1 and 3 of 0 … 4; one outlier makes the standard deviation anything
+    assert compute_spread(torch.tensor([0.0, 1, 2, 3, 4]), "iqr") == pytest.approx(2 / 1.34898, rel=1e-5)
+    assert compute_spread(torch.tensor([0.0, 1, 2, 3, 4e6]), "iqr") == pytest.approx(2 / 1.34898, rel=1e-5)
+    assert compute_spread(torch.tensor([0.0, 1, 2, 3, 4]), "std") == pytest.approx(2.5**0.5)
+    normal = make_advantages(2.0)
+    assert compute_spread(normal, "iqr") == pytest.approx(compute_spread(normal, "std"), rel=0.02)
+    tailed = torch.cat([normal, torch.full((len(normal) // 100,), 200.0)])
+    weightings = [calibrate_advantage_weighting(tailed, 0.1, 100.0, 0.0, scale=scale) for scale in ("iqr", "std")]
+    assert weightings[0].inverse_temperature == pytest.approx(0.1 / 2.0, rel=0.05)
+    assert weightings[1].inverse_temperature < 0.1 / 10
 
 
 def test_calibration_lowers_the_temperature_until_enough_samples_count() -> None:

@@ -98,6 +98,22 @@ def test_checkpoints_of_0_2_0_are_read_in_its_units(actor_path: Path) -> None:
     assert actor_critic.reward_statistics == RETURN_SCALE_UNITS
 
 
+def test_observations_are_clipped_in_training_and_acting(tmp_path: Path) -> None:
+    config = make_config({"data.observation_clip": 0.5, "critic.gradient_steps": 1, "actor.gradient_steps": 1})
+    critic = pretrain_critic(config, DATASET, NullTracker(), make_store(tmp_path / "critic"))
+    actor = train_actor(config, DATASET, critic, NullTracker(), make_store(tmp_path / "actor"))
+    actor_critic = ActorCritic.from_state(load_state(actor)["actor_critic"], torch.device("cpu"))
+    observations = actor_critic.make_buffer(DATASET).matrix[:, : DATASET.observation_size]
+    assert float(observations.abs().max()) == 0.5
+    agents = [Agent(actor_critic, PlannerSettings((12.0,))) for _ in range(2)]
+    for agent in agents:
+        agent.begin(1)
+    far, farther = (
+        agent.act(np.full((1, 2), value, np.float32)) for agent, value in zip(agents, (50.0, 5e6), strict=True)
+    )
+    assert (far == farther).all()
+
+
 def test_actor_training_leaves_the_critic_bit_for_bit(actor_path: Path, critic_path: Path) -> None:
     assert_identical(load_state(actor_path)["actor_critic"]["critic"], load_state(critic_path)["critic"])
 
