@@ -20,7 +20,7 @@ from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_mapping
 from vdt.evaluation.records import CellRecord
 from vdt.experiments.cells import describe_cell, get_reuse, resolve_cells, split_finished, tag_finished_runs
-from vdt.experiments.search_trials import load_trials
+from vdt.experiments.found import describe_search
 from vdt.system.files import make_file_name, replace_folder, write_text
 from vdt.system.home import home
 
@@ -108,7 +108,7 @@ def report_study(arguments: Mapping[str, str]) -> FinishedReport:
     tag_finished_runs(cells, study)
     described = {**study.describe(), "missing": [cell.key for cell in missing]}
     if study.search:
-        described["trials"] = load_trials(study, arguments.get("set", ""), get_reuse(arguments))
+        described |= describe_search(study, arguments, get_command())
     path = _write(cells, described)
     _keep_study_report(described, sorted(path.parent.iterdir()))
     return FinishedReport(str(path), _summarise(cells, path, ()))
@@ -151,7 +151,7 @@ def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path
         current.card.append(Image(figure.read_bytes(), figure.stem))
     envs = {make_file_name(cell.env) for cell in cells}
     if study:
-        replace_folder(path.parent, home() / "reports" / study["folder"])
+        replace_folder(path.parent, home() / "reports" / _name_report(study))
     elif len(envs) == 1:  # a run of one env is also found under the env's name
         folder = home() / "reports" / envs.pop()
         for name in ("report.json", "metrics.json"):
@@ -159,6 +159,11 @@ def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path
     if main := os.environ.get("VDT_REPORT"):  # the main result is written by its stage of dvc.yaml alone
         replace_folder(path.parent, home() / "reports" / main)
     return path
+
+
+def _name_report(study: Mapping[str, Any]) -> str:
+    """Return the folder of a study's report; a run that an earlier release began says nothing of it."""
+    return str(study.get("folder", f"study-{study['name']}"))
 
 
 def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[Record]:
@@ -174,7 +179,7 @@ def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[
         send_now,
     )
 
-    name = str(study["folder"]).removeprefix("study-")
+    name = _name_report(study).removeprefix("study-")
     try:
         run_id = find_study_run(home(), name)
     except get_store_errors() as error:

@@ -193,7 +193,11 @@ class Worker:
 
     def _finish(self) -> int:
         """Make the winner final, run it on the reported seeds, and write the report of the search."""
+        reports = self.store.reports
         with hold_lock(self.folder / "final.lock", f"the end of {self.study.name}"):
+            if self.store.reports > reports:
+                logger.info(f"search {self.study.name}: another worker has reported the winner")
+                return 0
             trials = self.store.list_trials()
             best = find_best(trials)
             if best is None:
@@ -223,7 +227,10 @@ class Worker:
         self.log.finish(found)
         words = {name: value for name, value in self.given.items() if name not in ("trial", "seeds")}
         options = [word for name, value in words.items() for word in (f"--{name}", value)]
-        return run_flow([sys.executable, str(REPORT_FLOW), *self.command.before, "run", *options])
+        code = run_flow([sys.executable, str(REPORT_FLOW), *self.command.before, "run", *options])
+        if code == 0:
+            self.store.count_report()
+        return code
 
 
 def run_flow(words: Sequence[str]) -> int:

@@ -9,8 +9,9 @@ from typing import Any
 from vdt.config.layers import format_yaml, parse_overrides
 from vdt.config.schema import flatten
 from vdt.evaluation.trials import Trial
-from vdt.experiments.search_trials import make_reported
-from vdt.experiments.study import Study
+from vdt.experiments.cells import resolve_cells, resolve_study, split_finished
+from vdt.experiments.search_trials import choose_score, get_search, load_trials, make_reported
+from vdt.experiments.study import Study, expand
 from vdt.system.home import home
 
 FOUND = Path("params", "found")  # folder below HOME
@@ -46,3 +47,30 @@ def make_found_file(study: Study, best: Trial, trials: int, overrides: str = "")
     }
     head = f"# Found by the search {study.name}: trial {best.number}, mean score {best.score:.4g} on tuning seeds.\n"
     return head + format_yaml({key: value for key, value in content.items() if value != ""})
+
+
+def describe_search(study: Study, arguments: Mapping[str, str], command: str) -> dict[str, Any]:
+    """Return the facts of a search that its report needs beside those of its cells.
+
+    Args:
+        study: of the search.
+        arguments: as of `resolve_cells`.
+        command: that starts the flow.
+
+    Returns:
+        `trials`, kind of `score`, trials of the searches `beside` it, and once the winner is frozen `found` (its file and
+        the command that runs it) and `reported`, its cells on the reported seeds.
+    """
+    search, overrides, reuse = get_search(study), arguments.get("set", ""), arguments.get("reuse") or "exact"
+    first = expand(study, overrides)[0].config
+    facts: dict[str, Any] = {
+        "trials": load_trials(study, overrides, reuse),
+        "score": choose_score(first, search),
+        "beside": {name: load_trials(resolve_study({**arguments, "study": name})) for name in search.beside},
+    }
+    path = get_found_path(study)
+    if path.is_file():
+        cells, _ = resolve_cells({"study": str(path)})
+        facts["reported"] = split_finished(cells, reuse)[1]
+        facts["found"] = {"file": str(path), "command": f"{command} run --study {path}"}
+    return facts

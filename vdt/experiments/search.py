@@ -13,6 +13,7 @@
       evaluation_seed: 1000000     # of the first episode of a trial's evaluation
       sampler_seed: 0
       report: {seeds: [0, 1, 2], data_seed: 1}  # run once, for the winner alone
+      beside: [other]              # studies whose searches the report shows beside this one
 
 Trials are scored on seeds and episodes of their own: the reported ones are refused in a search.
 """
@@ -27,7 +28,7 @@ from typing import Any, Literal
 from vdt.config.errors import ConfigError, list_known
 from vdt.config.layers import expect_mapping, read_value
 from vdt.config.schema import KEYS
-from vdt.config.types import NUMBER, WHOLE, Number, Whole, Wholes
+from vdt.config.types import NUMBER, WHOLE, Number, Texts, Whole, Wholes
 from vdt.experiments.grid import check_key, read_grid
 
 # Keys that change how a trial is measured, or on which machine it runs, but not the policy.
@@ -46,6 +47,7 @@ WORDS: dict[str, Any] = {
     "seeds": Wholes,
     "evaluation_seed": Whole,
     "sampler_seed": Whole,
+    "beside": Texts,
 }
 REPORT_WORDS: dict[str, Any] = {"seeds": Wholes, "data_seed": Whole}
 
@@ -94,6 +96,7 @@ class Search:
         sampler_seed: of the proposals.
         report_seeds: training seeds of the winner.
         report_data_seed: `data.seed` of the winner's cells; none for the trials' own.
+        beside: studies whose searches the report shows beside this one.
     """
 
     space: Space
@@ -106,6 +109,7 @@ class Search:
     sampler_seed: int = 0
     report_seeds: tuple[int, ...] = (0, 1, 2)
     report_data_seed: int | None = None
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

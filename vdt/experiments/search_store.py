@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ STATES = {
     TrialState.RUNNING: RUNNING,
 }
 SCORES, REASON, PRUNED_AT = "scores", "reason", "pruned_at"  # attributes of a trial
-FROZEN, RUN_ID = "frozen", "mlflow_run_id"  # attributes of the search
+FROZEN, RUN_ID, REPORTS = "frozen", "mlflow_run_id", "reports"  # attributes of the search
 REDUCTION = 2  # successive halving: of the trials at each rung, one in so many goes on
 
 
@@ -54,17 +55,32 @@ class TakenTrial:
 
 
 class _KernelLock(JournalFileOpenLock):
-    """Lock of the journal that ends with its process: Optuna's own stays behind after a kill, for half a minute."""
+    """Lock of the journal that ends with its process: Optuna's own stays behind after a kill, for half a minute.
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._held = path, contextlib.ExitStack()
+    A last line that a full disk or a power failure has cut short was never acknowledged; it is removed before the next.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._journal, self._held = journal, contextlib.ExitStack()
 
     def acquire(self) -> bool:
-        self._held.enter_context(hold_lock(self._path, "the journal of the search"))
+        self._held.enter_context(hold_lock(self._journal.with_suffix(".lock"), "the journal of the search"))
+        remove_torn_line(self._journal)
         return True
 
     def release(self) -> None:
         self._held.close()
+
+
+def remove_torn_line(path: Path) -> None:
+    """Remove the end of a file behind its last line break, if there is any."""
+    with open(path, "rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0 or os.pread(file.fileno(), 1, size - 1) == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+    logger.warning(f"{path}: its last line was cut short and is removed")
 
 
 class Journal:
@@ -81,13 +97,16 @@ class Journal:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        backend = JournalFileBackend(str(folder / "journal.jsonl"), lock_obj=_KernelLock(folder / "journal.lock"))
+        path = folder / "journal.jsonl"
+        backend = JournalFileBackend(str(path), lock_obj=_KernelLock(path))
         self._storage = JournalStorage(backend)
-        self._study = optuna.create_study(
-            storage=self._storage,
+        if folder.name not in optuna.get_all_study_names(self._storage):
+            optuna.create_study(
+                storage=self._storage, study_name=folder.name, direction="maximize", load_if_exists=True
+            )
+        self._study = optuna.load_study(
             study_name=folder.name,
-            direction="maximize",
-            load_if_exists=True,
+            storage=self._storage,
             sampler=optuna.samplers.RandomSampler(),
             pruner=_make_pruner(pruner, first_rung),
         )
@@ -250,6 +269,15 @@ class SearchStore(Journal):
     def freeze(self, number: int) -> None:
         """Make a trial the winner: no trial begins afterwards."""
         self._study.set_user_attr(FROZEN, number)
+
+    @property
+    def reports(self) -> int:
+        """Return how many times the winner was reported."""
+        return int(self._study.user_attrs.get(REPORTS, 0))
+
+    def count_report(self) -> None:
+        """Record that the winner was reported once more."""
+        self._study.set_user_attr(REPORTS, self.reports + 1)
 
 
 def name_trial(number: int) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SEARCHES = "searches"  # folder below HOME/.vdt
 APART = 10_000  # episode seeds between a search's evaluation and the reported one, at least
 Value = TypeVar("Value")
-BUDGET = ("trials",)  # fields of a search that its trials do not depend on
+NO_PART = ("trials", "beside")  # fields of a search that its trials do not depend on
 
 
 def make_base(study: Study) -> Study:
@@ -134,7 +134,7 @@ def find_folder(study: Study, overrides: str = "", reuse: str = "exact") -> Path
     first = dataclasses.replace(make_base(study), seeds=search.seeds[:1])
     keys: dict[str, str] = {}
     cells = [compute_identity(c.config, find_data_key(c.config, keys)) for c in expand(first, overrides)]
-    content = {name: value for name, value in dataclasses.asdict(search).items() if name not in BUDGET}
+    content = {name: value for name, value in dataclasses.asdict(search).items() if name not in NO_PART}
     identity = digest_of({"cells": cells, "search": repr(content)})
     root = home() / ".vdt" / SEARCHES
     folder = root / f"{study.name}-{identity}-{compute_code_digest()}"

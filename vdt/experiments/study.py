@@ -110,10 +110,15 @@ class Study:
         }
 
     def describe(self) -> dict[str, Any]:
-        """Return the facts of the study for a report; `folder` is that of `reports/`, `settings` those of its patches."""
+        """Return the facts of the study for a report.
+
+        `folder` is that of `reports/`, `settings` those of its patches, which are `ranked` where a grid or a search made
+        them.
+        """
         words = {"name": self.name, "title": self.title, "note": self.note, "published": self.published}
         folder = f"{'search' if self.search else 'study'}-{self.name}"  # a search and its winner's study share a name
-        return {**words, "folder": folder, "settings": self.list_variants()}
+        ranked = bool(self.grid or self.search)
+        return {**words, "folder": folder, "settings": self.list_variants(), "ranked": ranked}
 
 
 def split_words(text: str, option: str) -> list[str]:

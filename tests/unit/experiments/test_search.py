@@ -63,7 +63,7 @@ def test_a_longer_search_is_the_same_search_and_any_other_change_is_another(tmp_
         return find_folder(resolve_study(given), given.get("set", ""))
 
     first = find()
-    assert find(trials=40) == first
+    assert find(trials=40) == find(beside=["other"]) == first
     assert find({"set": "checkpoint.keep=1 runtime.threads=1"}) == first
     others = [
         find(seeds=[100]),

@@ -134,6 +134,19 @@ def test_a_kill_between_the_trial_and_its_settings_leaves_no_hole(tmp_path: Path
             assert {**trial.settings, **kept_settings} == trial.settings and list(trial.settings) == list(SPACE)
 
 
+def test_a_line_that_a_full_disk_cut_short_is_removed(tmp_path: Path) -> None:
+    search = make_search(trials=3)
+    before = SearchStore(tmp_path / "s", search)
+    work(before, 2)
+    journal = tmp_path / "s" / "journal.jsonl"
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":6,"worker_id":"cut')
+    for store in (before, SearchStore(tmp_path / "s", search)):
+        assert [trial.state for trial in store.list_trials()] == [COMPLETE, COMPLETE]
+    assert len(work(before)) == 1
+    assert [trial.state for trial in SearchStore(tmp_path / "s", search).list_trials()] == [COMPLETE] * 3
+
+
 def test_workers_share_the_budget_and_no_trial_runs_twice(tmp_path: Path) -> None:
     loop = """
     while True:

@@ -1,0 +1,132 @@
+"""A search's scores, its report's facts, and its winner as a study of its own."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support.records import make_evaluation, make_record
+from vdt.config.errors import ConfigError
+from vdt.evaluation.records import HeldOutReport, ValueEstimates
+from vdt.evaluation.trials import COMPLETE, FAILED, PRUNED, RUNNING, Trial, find_best
+from vdt.experiments.cells import resolve_cells, resolve_study
+from vdt.experiments.found import describe_search, get_found_path, make_found_file
+from vdt.experiments.search_trials import (
+    describe_journal,
+    find_folder,
+    get_search,
+    make_reported,
+    open_search,
+    score_cell,
+    score_seeds,
+)
+from vdt.experiments.study import expand
+from vdt.system.files import write_text
+
+STUDY = {
+    "title": "Mine",
+    "preset": "smoke",
+    "source": "collected",
+    "envs": ["walker2d-medium-v2"],
+    "set": {"evaluation": {"max_episode_steps": 0, "curve_points": 3}, "actor.gradient_steps": 40},
+    "search": {
+        "space": {
+            "actor.q_coefficient": {"low": 0.03, "high": 1, "log": True},
+            "task.candidate_returns": [[3, 2], [4, 2]],
+        },
+        "trials": 3,
+        "pruner": "halving",
+        "report": {"seeds": [0, 1], "data_seed": 7},
+    },
+}
+SETTINGS = {"actor.q_coefficient": 0.3, "task.candidate_returns": [4, 2]}
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    return str(path)
+
+
+def test_the_winner_is_a_study_of_the_reported_cells(given: str, home: Path) -> None:
+    study = resolve_study({"study": given})
+    best = Trial(2, SETTINGS, COMPLETE, 50.0, {100: 40.0, 101: 60.0}, patch="t002")
+    path = write_text(get_found_path(study), make_found_file(study, best, 3, "actor.batch_size=17"))
+    assert path == home / "params" / "found" / "mine.yaml"
+    cells, found = resolve_cells({"study": str(path)})
+    assert found is not None and found.search is None and found.seeds == (0, 1)
+    wanted = expand(make_reported(study, SETTINGS), "actor.batch_size=17")
+    assert [cell.config for cell in cells] == [cell.config for cell in wanted]
+    assert {(c.config.data.seed, c.config.evaluation.seed, c.config.actor.batch_size) for c in cells} == {(7, 1000, 17)}
+
+
+def test_a_trial_is_cells_on_the_tuning_seeds(given: str) -> None:
+    study = resolve_study({"study": given})
+    store = open_search(find_folder(study), get_search(study), 10)
+    with store.take() as taken:
+        assert taken is not None
+        cells, trial = resolve_cells({"study": given, "trial": "0"})
+        assert trial is not None and trial.trial is not None
+        assert [cell.key for cell in cells] == [f"walker2d-medium-v2-vdt-t000-s{seed}" for seed in (100, 101)]
+        assert {cell.config.actor.q_coefficient for cell in cells} == {taken.settings["actor.q_coefficient"]}
+        assert [bool(describe_journal(trial, cell.config)) for cell in cells] == [True, False], (
+            "pruned by the first seed"
+        )
+        assert describe_journal(trial, cells[0].config)["first_rung"] == 10, "40 steps, three points"
+        first, _ = resolve_cells({"study": given, "trial": "0", "seeds": "100"})
+        assert [cell.config for cell in first] == [cells[0].config]
+        store.complete(0, {100: 1.0, 101: 3.0})
+    facts = describe_search(study, {"study": given}, "flow")
+    assert [(trial.number, trial.score) for trial in facts["trials"]] == [(0, 2.0)]
+    assert facts["score"] == "return" and facts["beside"] == {} and "found" not in facts
+    cells, reported = resolve_cells({"study": given})
+    assert reported is not None and {cell.patch for cell in cells} == {"t000"}
+    described = reported.describe()
+    assert (described["folder"], described["ranked"]) == ("search-mine", True)
+    assert described["settings"]["t000"] == taken.settings
+
+
+def test_scores_are_those_of_the_last_policy() -> None:
+    offline, online = make_evaluation([10.0], (5000.0, 4000.0), 3), make_evaluation([30.0], (5000.0, 4000.0), 3)
+    held_out = HeldOutReport(1, 10, 0.25, 1.0, None, None, None, None)
+    record = make_record(100, {"offline": {"lookahead": offline}}, held_out={"offline": held_out})
+    tuned = make_record(100, {"offline": {"lookahead": offline}, "online": {"lookahead": online}})
+    assert (score_cell(record, "return"), score_cell(tuned, "return")) == (10.0, 30.0)
+    assert score_cell(record, "held_out") == -0.25
+    cut = make_record(100, {"offline": {"lookahead": make_evaluation([None], (5000.0, 4000.0), 3)}})
+    for one, kind in ((cut, "return"), (tuned, "held_out"), (record, "fitted_q")):
+        with pytest.raises(ConfigError, match=f"has no score of kind {kind}"):
+            score_cell(one, kind)
+
+
+def test_a_score_is_the_mean_over_envs_for_each_seed(given: str) -> None:
+    study = resolve_study({"study": given})
+    config = expand(study)[0].config
+    envs = ("walker2d-medium-v2", "hopper-medium-v2")
+    records = [
+        make_record(seed, {"offline": {"lookahead": make_evaluation([score], (5000.0, 4000.0), 3)}}, env=env)
+        for env, scores in zip(envs, ((10.0, 20.0), (30.0, 60.0)), strict=True)
+        for seed, score in zip((100, 101), scores, strict=True)
+    ]
+    assert score_seeds(records, get_search(study), [config] * 4) == {100: 20.0, 101: 40.0}
+
+
+def test_the_best_is_complete_and_the_earlier_of_two_equals() -> None:
+    trials = [
+        Trial(0, {}, PRUNED, None),
+        Trial(1, {}, COMPLETE, 5.0),
+        Trial(2, {}, COMPLETE, 5.0),
+        Trial(3, {}, FAILED, None),
+        Trial(4, {}, RUNNING, None),
+        Trial(5, {}, COMPLETE, -1.0),
+    ]
+    best = find_best(trials)
+    assert best is not None and best.number == 1
+
+
+def test_fitted_q_is_a_score() -> None:
+    values = ValueEstimates(episodes=3, critic=1.0, fitted_q=2.5, fitted_q_halfway=2.0, fitted_q_steps=10, seconds=1.0)
+    record = make_record(100, {})
+    one = type(record)(**{**vars(record), "evaluation": type(record.evaluation)({}, values={"offline": values})})
+    assert score_cell(one, "fitted_q") == 2.5
