@@ -22,11 +22,12 @@ from vdt.experiments.study import Cell, Study, load_study
 from vdt.system.files import check_folders
 from vdt.system.home import FolderError, home
 from vdt.system.processes import count_memory_kills, follow_parent, interrupt_on_signals
-from vdt.tracking import StoreError, get_tracking_uri
+from vdt.tracking import StoreError, check_model_name, get_tracking_uri
 
 logger = logging.getLogger(__name__)
 
 FLOW = "vdt_flow.py"
+REGISTER = "register"  # option: name under which the registry of models gets the policies
 REPORT_FLOW = Path(__file__).with_name("report_flow.py")
 SEARCH = Path(__file__).with_name("search.py")
 ENGINES = ("kubernetes", "batch", "slurm")  # `--with` these, steps run elsewhere
@@ -57,7 +58,7 @@ def check_command_line(argv: list[str]) -> None:
     if given.help:
         return
     try:
-        check_words(called, argv[1:], others, OPTIONS)
+        check_words(called, argv[1:], others, (*OPTIONS, REGISTER))
         if command in ("run", "resume"):
             get_tracking_uri(home())  # refuses an address that depends on where a program starts
         if command == "run":
@@ -69,7 +70,7 @@ def check_command_line(argv: list[str]) -> None:
 def parse_words(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the values of a flow's options by name, empty where not given, and the other words of its command line."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in OPTIONS:
+    for name in (*OPTIONS, REGISTER):
         parser.add_argument(f"--{name}", default=os.environ.get(f"METAFLOW_RUN_{name.upper()}", ""))
     parser.add_argument("--max-workers")
     parser.add_argument("--help", action="store_true")
@@ -82,12 +83,18 @@ def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
     if not given["study"] and not given["sweep"] and not is_main:
         raise ConfigError("--study needs the name or the path of a study file")
     if is_main and is_search(given):
+        if given[REGISTER]:
+            raise ConfigError(
+                "--register takes the policies of a run, not of a search; afterwards: vdt register RUN NAME"
+            )
         check_cells(check_search(resolve_study(given), given["set"]))
         check_folders(home())
         os.execv(sys.executable, [sys.executable, str(SEARCH), *argv])
     cells, study = resolve_cells(given)
+    if given[REGISTER]:
+        check_registration(given[REGISTER], cells, is_main=is_main)
     if study and is_main and study.trial is None:
-        cells = report_instead(cells, study, get_reuse(given), argv)
+        cells = report_instead(cells, study, given, argv)
     if is_main:
         check_cells(cells, device=not any(word.startswith(ENGINES) for word in argv))
         for unfinished in describe_unfinished(cell.config for cell in cells):
@@ -101,19 +108,44 @@ def is_search(given: Mapping[str, str]) -> bool:
     return bool(given["study"]) and not given["trial"] and load_study(given["study"]).search is not None
 
 
+def check_registration(name: str, cells: Sequence[Cell], *, is_main: bool) -> None:
+    """Check the value of `--register`.
+
+    Raises:
+        ConfigError: if it is no name, or policies would be registered that are never compared.
+    """
+    try:
+        check_model_name(name)
+    except ValueError as error:
+        raise ConfigError(f"--register: {error}") from None
+    envs = list(dict.fromkeys(cell.config.env for cell in cells))
+    if not is_main:
+        raise ConfigError(f"--register belongs to a run that trains; of a finished one: vdt register RUN {name!r}")
+    if len(envs) > 1:
+        raise ConfigError(
+            f"--register takes policies of one env, whose scores can be compared, not of {', '.join(envs)}; leave it out, "
+            f"and afterwards: vdt register RUN NAME"
+        )
+
+
 def _refuse(message: str) -> NoReturn:
     """End the process with one line."""
     print(f"error: {message}", file=sys.stderr)  # noqa: T201  (before Metaflow starts)
     sys.exit(2)
 
 
-def report_instead(cells: Sequence[Cell], study: Study, reuse: str, argv: Sequence[str]) -> list[Cell]:
+def report_instead(cells: Sequence[Cell], study: Study, given: Mapping[str, str], argv: Sequence[str]) -> list[Cell]:
     """Return the cells of a study left to run; if there are none, replace this process by the flow that reports it.
 
     Raises:
-        ConfigError: if an env's data is unavailable.
+        ConfigError: if an env's data is unavailable, or nothing is trained that could be registered.
     """
-    missing, finished = split_finished(cells, reuse)
+    missing, finished = split_finished(cells, get_reuse(given))
+    if not missing and given.get(REGISTER):
+        raise ConfigError(
+            f"--register: all {len(finished)} cells of {study.place} are finished, nothing is trained; of a finished run: "
+            f"vdt register {finished[0].mlflow_run_id} {given[REGISTER]!r}"
+        )
     if not missing:
         logger.info(f"study {study.name}: all {len(finished)} cells are finished; nothing is trained, only reported")
         os.execv(sys.executable, [sys.executable, str(REPORT_FLOW), *argv[1:]])

@@ -54,7 +54,7 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
         flow: the running flow.
         inputs: the joined branches, with artifacts `cell`, `finished`, `study_facts` and those of `describe_cell`.
     """
-    from vdt.tracking import Status, make_artifact_records, make_continue_record, send_now
+    from vdt.tracking import Register, Status, make_artifact_records, make_continue_record, send_now
 
     branches = list(inputs)
     if branches[0].cell.get("trial") is not None:
@@ -71,10 +71,13 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
     files = sorted(path.parent.iterdir())
     opening, closing = make_continue_record(str(current.run_id), fork=False), Status(status="FINISHED")
     kept = _keep_study_report(study, files) if study else make_artifact_records(files, "report")
-    run_ids = [send_now(home(), cell.mlflow_run_id, [opening, *kept, closing]) for cell in own]
     # the tuned policy whose score stands above it; the checkpoint of the best rollouts may be worse
-    policies = [(branch.agents.get("online") or branch.agents["offline"])["path"] for branch in branches]
-    summary = _summarise(cells, path, policies)
+    policies = [branch.agents.get("online") or branch.agents["offline"] for branch in branches]
+    run_ids = []
+    for cell, policy in zip(own, policies, strict=True):
+        registered = [Register(name=flow.register, sha256=policy["sha256"])] if flow.register else []
+        run_ids.append(send_now(home(), cell.mlflow_run_id, [opening, *kept, *registered, closing]))
+    summary = _summarise(cells, path, [policy["path"] for policy in policies])
     return FinishedReport(str(path), summary, run_ids, [describe_file(flow, file) for file in files])
 
 

@@ -55,6 +55,8 @@ class VDTFlow(FlowSpec):
     trial = Parameter("trial", help="number of a trial of the study's search; set by its workers", default="")
     reuse = Parameter("reuse", help="of a study's finished cells: exact (default), settings, none", default="")
 
+    register = Parameter("register", help="name in MLflow's registry of models for the final policies", default="")
+
     @step
     def start(self) -> None:
         """Resolve and validate everything, open the MLflow runs, fan out over cells."""

@@ -240,6 +240,7 @@ def load_policy(
     device: str = "cpu",
     name: str | None = None,
     cell: str | None = None,
+    config: Config | None = None,
 ) -> Policy:
     """Load a trained policy; nothing in its file is executed.
 
@@ -251,6 +252,7 @@ def load_policy(
         device: "cpu", "cuda", or "auto" for a GPU if there is one. Bits differ between them.
         name: which of a run's policies: "online", "offline" or "online_best". None takes the first of these.
         cell: which of a Metaflow run's cells, by its key; a run of one cell needs none.
+        config: of the policy's cell, which may choose otherwise than the file's while acting. None is what is known.
 
     Raises:
         CheckpointError: if there is no policy, or there are several, or it is not of this version.
@@ -260,6 +262,7 @@ def load_policy(
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
     with find_policy(where, name=name, cell=cell) as found, use_threads(1):  # more would wait for each other
         state = load_state(found.path, mmap=True)
+        found = found if config is None else replace(found, config=config)
         actor_critic = _rebuild(found, state, choose_device(device))
         metadata = describe_policy(found, state)
     if lookahead and actor_critic.config.planner.env_model == "simulator":

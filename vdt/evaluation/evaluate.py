@@ -212,7 +212,8 @@ def evaluate_agents(
         metrics = {f"eval/{name}_{setting}_{key}": v for setting, values in scores.items() for key, v in values.items()}
         if reports and name == ("online" if "online" in agents else "offline"):
             metrics.update(summarize(reports[find_acting_setting(config, percentiles)]))
-        model, tags = make_model(config, name), _make_tags(config, name, metrics)
+        model, acting = make_model(config, name), find_acting_setting(config, percentiles)
+        tags = _make_tags(config, name, acting, metrics)
         tracker.log_evaluation(name, path, actor_critic.gradient_steps, metrics, model, tags)
         if reports and config.evaluation.curve_points and name in CURVES:
             ends = summarize(reports["single"])
@@ -222,9 +223,9 @@ def evaluate_agents(
     return Evaluation(policies, measured)
 
 
-def _make_tags(config: Config, name: str, metrics: Mapping[str, float]) -> dict[str, str]:
+def _make_tags(config: Config, name: str, acting: str, metrics: Mapping[str, float]) -> dict[str, str]:
     """Return the tags of an agent's model: how it acts, and the metric that is its score where it has one."""
-    setting = find_acting_setting(config) if looks_ahead(config) else "single"
+    setting = acting if looks_ahead(config) else "single"
     score = f"eval/{name}_{setting}_normalized_score"
     return {"agent": name, "acts": setting, **({SCORE_METRIC: score} if score in metrics else {})}
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,10 +11,11 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from vdt.agent.policy import Policy, load_policy
+from vdt.config.layers import config_from_yaml
 from vdt.data.trajectory import FloatArray
 from vdt.serving.requests import read_histories
 
-POLICY = "policy"  # name of the checkpoint among the model's artifacts
+POLICY, CONFIG = "policy", "config"  # names of the checkpoint and its cell's configuration among the model's artifacts
 LOOKAHEAD = "lookahead"  # setting of the model: whether it chooses among candidate returns
 
 
@@ -35,8 +37,11 @@ class PolicyModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the checkpoint of the model."""
-        config: dict[str, Any] = context.model_config or {}
-        self._policy: Policy = load_policy(context.artifacts[POLICY], lookahead=bool(config.get(LOOKAHEAD)))
+        settings: dict[str, Any] = context.model_config or {}
+        config = config_from_yaml(Path(context.artifacts[CONFIG]).read_text())
+        self._policy: Policy = load_policy(
+            context.artifacts[POLICY], lookahead=bool(settings.get(LOOKAHEAD)), config=config
+        )
         self._one_at_a_time = threading.Lock()  # a server answers from several threads
 
     def predict(

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdt.agent.agent import PlannerSettings
 from vdt.agent.spaces import Spaces
 from vdt.config.schema import Config
 from vdt.tracking import LoadableModel, ModelFiles
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 CODE = Path(__file__).with_name("code_model.py")
 CHECKPOINT = "artifacts/policy.pt"  # its place in a model
+CONFIG = "artifacts/config.yaml"
 NEEDED = ("mlflow", "torch", "numpy", "pandas", "pydantic", "pyyaml", "filelock")  # to load a policy and to act
 HEADER = (
     "# {package} {version} must be installed, too: from its repository or its wheel, as for training.\n"
@@ -28,9 +28,14 @@ HEADER = (
 
 
 def looks_ahead(config: Config) -> bool:
-    """Return whether a served policy chooses among candidate returns: as it was tuned, but never by a simulator."""
-    acting = PlannerSettings.from_config(config)
-    return len(acting.candidate_returns) > 1 and acting.env_model != "simulator"
+    """Return whether a served policy chooses among candidate returns: as it was tuned, where a history is enough for it.
+
+    It is not enough for a simulator, nor for a choice that depends on earlier ones (`planner.select`).
+    """
+    planner = config.planner
+    known = config.task.candidate_returns if planner.returns == "task" else planner.return_quantiles
+    chooses = len(known[: planner.candidates]) > 1
+    return chooses and planner.env_model != "simulator" and planner.select == "per_step"
 
 
 def make_model(config: Config, agent: str) -> LoadableModel:
@@ -40,19 +45,18 @@ def make_model(config: Config, agent: str) -> LoadableModel:
         config: that the policy was trained with.
         agent: "offline", "online" or "online_best".
     """
-    spaces, lookahead = Spaces.from_config(config), looks_ahead(config)
     name = f"policy-{agent.replace('_', '-')}"
-    return LoadableModel(name, lambda: describe_policy(spaces, lookahead=lookahead))
+    return LoadableModel(name, lambda: describe_model(config, lookahead=looks_ahead(config)))
 
 
-def describe_policy(spaces: Spaces, *, lookahead: bool) -> ModelFiles:
+def describe_model(config: Config, *, lookahead: bool) -> ModelFiles:
     """Return the files that make a checkpoint an MLflow model.
 
     Args:
-        spaces: of the policy.
+        config: of its cell.
         lookahead: whether the model chooses among candidate returns.
     """
-    return ModelFiles(_make_texts(spaces, lookahead), CHECKPOINT)
+    return ModelFiles({**_make_texts(Spaces.from_config(config), lookahead), CONFIG: config.to_yaml()}, CHECKPOINT)
 
 
 def make_example(spaces: Spaces) -> dict[str, list[dict[str, Any]]]:
@@ -85,7 +89,7 @@ def make_signature() -> ModelSignature:
 
 @cache
 def _make_texts(spaces: Spaces, lookahead: bool) -> dict[str, str]:
-    """Return the texts, by name, that MLflow writes for a model; the checkpoint is an empty file meanwhile."""
+    """Return the texts, by name, that MLflow writes for a model; its artifacts are empty files meanwhile."""
     import pandas as pd
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
@@ -93,12 +97,14 @@ def _make_texts(spaces: Spaces, lookahead: bool) -> dict[str, str]:
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it says what it validates
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on type hints, which would replace this signature
-        empty, folder = Path(temporary, "policy.pt"), Path(temporary, "model")
-        empty.touch()
+        folder = Path(temporary, "model")
+        artifacts = {Path(place).stem: Path(temporary, Path(place).name) for place in (CHECKPOINT, CONFIG)}
+        for path in artifacts.values():
+            path.touch()
         save_model(
             folder,
             python_model=str(CODE),
-            artifacts={"policy": str(empty)},
+            artifacts={name: str(path) for name, path in artifacts.items()},
             signature=make_signature(),
             input_example=pd.DataFrame(make_example(spaces)["dataframe_records"]),
             pip_requirements=[f"{name}=={_get_release(name)}" for name in NEEDED],
@@ -107,7 +113,8 @@ def _make_texts(spaces: Spaces, lookahead: bool) -> dict[str, str]:
         model = Model.load(folder)
         flavor = model.flavors["python_function"]
         flavor["model_code_path"] = CODE.name  # MLflow writes where the files lay on this machine
-        flavor["artifacts"]["policy"]["uri"] = CHECKPOINT
+        for artifact in flavor["artifacts"].values():
+            artifact["uri"] = artifact["path"]
         model.model_size_bytes = None
         texts = {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
     header = HEADER.format(package="vdt", version=_get_release("vdt"))

@@ -18,7 +18,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel, load_model, scoring_server
 
 from vdt.agent.policy import Policy
-from vdt.serving.model_files import describe_policy
+from vdt.config.schema import Config
+from vdt.serving.model_files import describe_model
+from vdt.tracking import write_texts
 
 logger = logging.getLogger(__name__)
 
@@ -103,15 +105,12 @@ def shorten(message: str) -> str:
 
 
 @contextmanager
-def make_folder(path: Path, policy: Policy, *, lookahead: bool) -> Iterator[Path]:
+def make_folder(path: Path, config: Config, *, lookahead: bool) -> Iterator[Path]:
     """Yield a folder in the form of an MLflow model that holds a checkpoint; it lasts as long as the block."""
-    files = describe_policy(policy.spaces, lookahead=lookahead)
+    files = describe_model(config, lookahead=lookahead)
     with tempfile.TemporaryDirectory(prefix="vdt-serve-") as temporary:
-        for name, text in files.texts.items():
-            Path(temporary, name).write_text(text)
-        place = Path(temporary, files.place)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(path.resolve())
+        write_texts(files.texts, Path(temporary))
+        Path(temporary, files.place).symlink_to(path.resolve())
         yield Path(temporary)
 
 
@@ -127,7 +126,7 @@ def serve(path: Path, policy: Policy, port: int, *, lookahead: bool) -> None:
     Raises:
         ValueError: if the port is taken.
     """
-    with listen(port) as listening, make_folder(path, policy, lookahead=lookahead) as folder:
+    with listen(port) as listening, make_folder(path, policy.config, lookahead=lookahead) as folder:
         application = PolicyServer(load_model(str(folder)))
         logger.info(f"serve: {policy!r} at http://{HOST}:{listening.getsockname()[1]}{SCORING}; Ctrl-C ends it")
         settings = uvicorn.Config(application, log_level="warning", access_log=False, lifespan="off")

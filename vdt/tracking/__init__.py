@@ -4,9 +4,20 @@ from vdt.tracking.address import RunsPage, describe_runs_page, serve_runs
 from vdt.tracking.curves import read_curves, read_part, resolve_run_ids
 from vdt.tracking.errors import StoreError, describe_failure, get_store_errors
 from vdt.tracking.flow_runs import FlowRun, list_flow_runs
-from vdt.tracking.models import SCORE_METRIC
+from vdt.tracking.models import SCORE_METRIC, write_texts
 from vdt.tracking.policies import PolicyStore, StoredModel, StoredRun
-from vdt.tracking.records import Artifact, Continue, JoinStudy, Metrics, ModelFiles, Record, Status, Tags
+from vdt.tracking.records import (
+    Artifact,
+    Continue,
+    JoinStudy,
+    Metrics,
+    ModelFiles,
+    Record,
+    Register,
+    Status,
+    Tags,
+)
+from vdt.tracking.registry import Registration, check_model_name, register_policy
 from vdt.tracking.runs import (
     REPORT_OF,
     TRIAL_STATE,
@@ -42,6 +53,8 @@ __all__ = [
     "NullTracker",
     "PolicyStore",
     "Record",
+    "Register",
+    "Registration",
     "RunsPage",
     "Status",
     "StoreError",
@@ -49,6 +62,7 @@ __all__ = [
     "StoredRun",
     "Tags",
     "Tracker",
+    "check_model_name",
     "create_named_run",
     "create_run",
     "describe_failure",
@@ -67,10 +81,12 @@ __all__ = [
     "open_store",
     "read_curves",
     "read_part",
+    "register_policy",
     "resolve_run_ids",
     "send_now",
     "serve_runs",
     "settle_abandoned",
     "upgrade_store",
     "warn_of_undelivered",
+    "write_texts",
 ]

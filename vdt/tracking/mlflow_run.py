@@ -19,10 +19,12 @@ from vdt.tracking.records import (
     JoinStudy,
     Metrics,
     Record,
+    Register,
     Status,
     Tags,
     from_mapping,
 )
+from vdt.tracking.registry import ModelMissingError, register_policy
 from vdt.tracking.store import get_experiment_id, hold_store, open_store
 
 if TYPE_CHECKING:
@@ -93,6 +95,8 @@ class RunSender:
                 self._keep_artifact(record)
             case Checkpoint():
                 self._keep_checkpoint(record)
+            case Register():
+                self._register(record)
 
     @property
     def client(self) -> MlflowClient:
@@ -242,3 +246,10 @@ class RunSender:
         if model_id and record.tags:
             self.client.set_logged_model_tags(model_id, dict(record.tags))
         self._send_metrics(self._select(record, model_id))
+
+    def _register(self, record: Register) -> None:
+        """Register a model of the run; one that is not there is reported, for no later try would find it."""
+        try:
+            register_policy(self.base, self.find_run(), record.sha256, record.name)
+        except ModelMissingError as error:
+            logger.warning(f"register: {error}")

@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,19 +76,25 @@ class ModelKeeper:
             self._client.log_model_artifact(model.model_id, record.path)
             return
         with tempfile.TemporaryDirectory() as temporary:
-            _write_texts(record, Path(temporary), model)
+            _write_with_ids(record, Path(temporary), model)
             place = Path(temporary, record.place)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(record.path, place)
             self._client.log_model_artifacts(model.model_id, temporary)
 
 
-def _write_texts(record: Checkpoint, folder: Path, model: LoggedModel) -> None:
+def write_texts(texts: Mapping[str, str], folder: Path) -> None:
+    """Write the texts of a model, by place in its folder."""
+    for place, text in texts.items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_text(text)
+
+
+def _write_with_ids(record: Checkpoint, folder: Path, model: LoggedModel) -> None:
     """Write a model's texts with its ids, which only the store gives."""
     from mlflow.models import Model
 
-    for name, text in record.texts.items():
-        (folder / name).write_text(text)
+    write_texts(record.texts, folder)
     described = Model.load(folder)
     described.model_id, described.run_id, described.model_uuid = model.model_id, model.source_run_id, uuid.uuid4().hex
     described.save(str(folder / DESCRIPTION))

@@ -110,7 +110,7 @@ class ModelFiles:
     """Texts that make a file an MLflow model.
 
     Attributes:
-        texts: by name in the model's folder, among them MLmodel.
+        texts: by place in the model's folder, among them MLmodel.
         place: of the file in that folder.
     """
 
@@ -145,7 +145,20 @@ class Checkpoint:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-Record = Create | Continue | Status | Tags | JoinStudy | DatasetEntry | Metrics | Artifact | Checkpoint
+@dataclass(frozen=True, kw_only=True)
+class Register:
+    """Registration of the model of a checkpoint that the run holds.
+
+    Attributes:
+        name: of the registered model.
+        sha256: of the checkpoint.
+    """
+
+    name: str
+    sha256: str
+
+
+Record = Create | Continue | Status | Tags | JoinStudy | DatasetEntry | Metrics | Artifact | Checkpoint | Register
 KINDS: Mapping[str, type[Record]] = {
     "create": Create,
     "continue": Continue,
@@ -156,6 +169,7 @@ KINDS: Mapping[str, type[Record]] = {
     "metrics": Metrics,
     "artifact": Artifact,
     "checkpoint": Checkpoint,
+    "register": Register,
 }
 NAMES = {kind: name for name, kind in KINDS.items()}
 

@@ -31,6 +31,8 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str, flow: Path = FLOW) -
     ("words", "message"),
     [
         (["--env", f"{ENV},nowhere-v0"], "unknown env 'nowhere-v0'"),
+        ([*MEDIUM, "--register", "a/b"], "--register: 'a/b' is no name for a registered model"),
+        (["--env", f"{ENV},hopper-medium-v2", "--register", "a"], "takes policies of one env, whose scores can be"),
         (["--env", ENV, "--method", "vtd"], "unknown method 'vtd'; did you mean 'vdt'"),
         (["--env", ENV, "--preset", "big"], "unknown preset 'big'"),
         (

@@ -178,6 +178,7 @@ def test_checkpoints_before_the_last_are_no_models(store: Path, client: MlflowCl
     [
         ({}, True),
         ({"planner.env_model": "simulator"}, False),
+        ({"planner.select": "per_episode"}, False),
         ({"planner.candidates": 1, "planner.planning_horizon": 1, "planner.env_model": "none"}, False),
     ],
     ids=str,
