@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from vdt.cli import data, policies, settings, tracking  # noqa: F401  help lists their commands in this order
+from vdt.cli import data, policies, serving, settings, tracking  # noqa: F401  help lists their commands in this order
 from vdt.cli.application import app
 from vdt.system.home import FolderError, prepare
 

@@ -20,12 +20,13 @@ from mlflow.pyfunc import PyFuncModel, load_model, scoring_server
 from vdt.agent.policy import Policy
 from vdt.config.schema import Config
 from vdt.serving.model_files import describe_model
+from vdt.serving.requests import RequestError, decode
 from vdt.tracking import write_texts
 
 logger = logging.getLogger(__name__)
 
 HOST, PORT = "127.0.0.1", 5001
-SCORING = "/invocations"
+SCORING, JSON = "/invocations", "application/json"
 MOST_BYTES = 64 * 2**20  # of a request: a hundred whole episodes of a thousand steps
 LONGEST_MESSAGE = 500
 PREFIX = "Failed to predict data"  # MLflow puts the whole request behind it, and the reason behind the last ERROR
@@ -76,11 +77,12 @@ class PolicyServer:
     def _answer(self, body: bytes, content_type: str) -> Answer:
         """Return the answer to a body that MLflow reads."""
         try:
-            result = scoring_server.invocations(body, content_type, self._model, self._schema)
+            data = decode(body) if content_type.partition(";")[0].strip() == JSON else body
+            result = scoring_server.invocations(data, content_type, self._model, self._schema)
+        except RequestError as error:
+            return Answer.refuse(400, str(error))
         except MlflowException as error:
             return Answer.refuse(error.get_http_status_code(), shorten(error.message))
-        except RecursionError:
-            return Answer.refuse(400, "the request's lists are nested too deeply")
         if result.status != 200:
             return Answer.refuse(result.status, str(result.response))
         return Answer(200, str(result.response))
@@ -126,6 +128,9 @@ def serve(path: Path, policy: Policy, port: int, *, lookahead: bool) -> None:
     Raises:
         ValueError: if the port is taken.
     """
+    logging.getLogger("mlflow.pyfunc.scoring_server").setLevel(
+        logging.ERROR
+    )  # it warns of each request that is refused
     with listen(port) as listening, make_folder(path, policy.config, lookahead=lookahead) as folder:
         application = PolicyServer(load_model(str(folder)))
         logger.info(f"serve: {policy!r} at http://{HOST}:{listening.getsockname()[1]}{SCORING}; Ctrl-C ends it")

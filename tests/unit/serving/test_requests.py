@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from vdt.agent.histories import EpisodeHistory
-from vdt.serving.requests import RequestError, read_histories
+from vdt.serving.requests import RequestError, decode, read_histories
 
 SEEN = [[0.0, 1.0]]
 
@@ -41,3 +41,31 @@ def test_whole_numbers_may_have_become_floats() -> None:
 def test_requests_without_an_answer_are_refused(rows: list[Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         read_histories(rows)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "no JSON: Expecting value"),
+        (b"\xff\xfe\x00", "not in UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"inputs": [{"observations": [[NaN]]}]}', "NaN is no number of JSON"),
+        (b'{"inputs": [{"observations": [[-Infinity]]}]}', "-Infinity is no number of JSON"),
+        (b"[]", "one JSON object with one of the names dataframe_records, dataframe_split, inputs"),
+        (b"{}", "one JSON object with one of the names"),
+        (b'{"instances": []}', "one JSON object with one of the names"),
+        (b'{"inputs": [], "dataframe_records": []}', "one JSON object with one of the names"),
+        (b'{"inputs": [], "params": {}}', "and nothing else"),
+        (b'{"inputs": [{"observations": []}, {"target_returns": 1}]}', "'target_returns' is no column of a request"),
+        (b'{"inputs": {"skiped_steps": 1}}', "'skiped_steps' is no column of a request"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bodies_that_are_no_request_are_refused(body: bytes, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        decode(body)
+
+
+def test_a_body_is_read_as_it_is() -> None:
+    assert decode(b'{"inputs": [{"observations": [[1, 2.5]]}]}') == {"inputs": [{"observations": [[1, 2.5]]}]}
+    assert decode(b'{"dataframe_split": {"columns": ["observations"], "data": [[[[1]]]]}}')
