@@ -19,7 +19,7 @@ def serve_policy(
         bool | None, typer.Option(help="Choose among candidate returns, or not; by default as the policy was tuned.")
     ] = None,
 ) -> None:
-    """Answer requests for actions at 127.0.0.1, until Ctrl-C.
+    """Serve a policy at 127.0.0.1: requests for actions, until Ctrl-C.
 
     It is MLflow's scoring server, for this machine alone. Each request carries the history of one episode or of several:
     docs/serving.md.
