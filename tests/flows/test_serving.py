@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import psutil
@@ -31,21 +31,16 @@ ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
 
 class Client:
-    """Client of one server, over one connection."""
+    """Client of one server, with a connection for each request."""
 
     def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self.port = port
 
     def post(self, body: bytes, content_type: str = JSON) -> tuple[int, Any]:
-        self._connection.request("POST", "/invocations", body, {"Content-Type": content_type})
-        answer = self._connection.getresponse()
-        text = answer.read().decode()
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)) as connection:
+            connection.request("POST", "/invocations", body, {"Content-Type": content_type})
+            answer = connection.getresponse()
+            text = answer.read().decode()
         return answer.status, json.loads(text) if text.startswith("{") else text
 
     def act(self, records: list[dict[str, Any]]) -> np.ndarray:
@@ -99,9 +94,8 @@ def wait(port: int) -> None:
 
 
 @pytest.fixture
-def client(server: int) -> Iterator[Client]:
-    with Client(server) as opened:
-        yield opened
+def client(server: int) -> Client:
+    return Client(server)
 
 
 @pytest.fixture(scope="module", params=["vdt", "mlflow"])
@@ -166,11 +160,10 @@ def test_odd_requests_are_refused_and_the_server_lives(client: Client, request: 
 def test_a_request_that_is_too_long_is_refused_before_it_is_read(server: int, request: pytest.FixtureRequest) -> None:
     if "mlflow" in request.node.name:
         pytest.skip("MLflow's own command has no limit")
-    with Client(server) as client:
-        status, answer = client.post(b" " * (64 * 2**20 + 1))
+    client = Client(server)
+    status, answer = client.post(b" " * (64 * 2**20 + 1))
     assert status == 413 and "at most 67108864 bytes" in answer["message"]
-    with Client(server) as client:
-        assert client.act([{"observations": [[0.5, 1]]}]).shape == (1, 1)
+    assert client.act([{"observations": [[0.5, 1]]}]).shape == (1, 1)
 
 
 def test_ctrl_c_ends_the_server_and_the_port_is_free_again(folder: Path) -> None:
@@ -194,5 +187,5 @@ def end_one(folder: Path, process: subprocess.Popen[str]) -> None:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and output.strip() == "serve: ended"
     assert children == [] and find_port()
-    with Client(port) as client, pytest.raises(ConnectionRefusedError):
-        client.post(b"")
+    with pytest.raises(ConnectionRefusedError):
+        Client(port).post(b"")
