@@ -261,6 +261,11 @@ class Config:
         return make_file_name(self.env)
 
     @property
+    def data_name(self) -> str:
+        """Return the word of a cell's name for the seed of its data; empty for the default, 0."""
+        return f"d{self.data.seed}" if self.data.seed else ""
+
+    @property
     def has_environment(self) -> bool:
         """Return false for data without an environment: no rollouts, neither to tune online nor to measure returns."""
         return self.task.environment_id is not None

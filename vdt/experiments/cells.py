@@ -277,7 +277,8 @@ def open_cells(cells: Sequence[Cell], study: Study | None, flow_run: str, comman
 
 def make_labels(cells: Sequence[Cell]) -> list[str]:
     """Return for each cell its number among all and the distinguishing words of its key; "" for one cell."""
-    words = [(cell.config.file_name, cell.config.method, cell.patch, f"s{cell.config.seed}") for cell in cells]
+    configs = [(cell.config, cell.patch) for cell in cells]
+    words = [(c.file_name, c.method, patch, c.data_name, f"s{c.seed}") for c, patch in configs]
     varying = [place for place, column in enumerate(zip(*words, strict=True)) if len(set(column)) > 1]
     if len(cells) == 1:
         return [""]

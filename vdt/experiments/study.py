@@ -9,6 +9,7 @@ A patch is a named change of settings. Keys of the file, all but `envs` with a d
     preset: laptop
     source: auto
     seeds: [0, 1, 2]
+    data_seeds: [1, 2]             # of collected data, each with every seed; none: the settings' own
     envs: [walker2d-medium-v2]
     methods: [vdt, dt]
     set: {online: {environment_steps: 0}}    # of all cells
@@ -21,6 +22,7 @@ A patch is a named change of settings. Keys of the file, all but `envs` with a d
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence, Sized
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from vdt.config.errors import ConfigError, list_known
-from vdt.config.layers import PARAMS, expect_mapping, list_names, load_yaml, read_value
+from vdt.config.layers import PARAMS, expect_mapping, list_names, load_yaml, parse_overrides, read_value
 from vdt.config.schema import Config, flatten
 from vdt.config.types import Flag, Text, Texts, Wholes
 from vdt.experiments.grid import Grid, expand_grid, read_grid, read_plain
@@ -49,6 +51,7 @@ WORDS: dict[str, Any] = {  # keys of a study file that hold one value or a list,
     "preset": Text,
     "source": Text,
     "seeds": Wholes,
+    "data_seeds": Wholes,
     "envs": Texts,
     "methods": Texts,
 }
@@ -73,7 +76,8 @@ class Cell:
     def key(self) -> str:
         """Return the name of the cell's folders."""
         config = self.config
-        return "-".join(filter(None, (config.file_name, config.method, self.patch, f"s{config.seed}")))
+        words = (config.file_name, config.method, self.patch, config.data_name, f"s{config.seed}")
+        return "-".join(filter(None, words))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,7 @@ class Study:
     preset: str = "laptop"
     source: str = "auto"
     seeds: tuple[int, ...] = (0,)
+    data_seeds: tuple[int, ...] = ()
     envs: tuple[str, ...]
     methods: tuple[str, ...] = ("vdt",)
     set: Mapping[str, Any] = field(default_factory=dict)
@@ -232,7 +237,7 @@ def _read_value(path: Path, key: Any, value: Any) -> Any:
 
 
 def expand(study: Study, overrides: str = "") -> list[Cell]:
-    """Return every cell of a study, in the order env, method, patch, seed.
+    """Return every cell of a study, in the order env, method, patch, data seed, seed.
 
     Args:
         study: content of the file, or a changed one.
@@ -242,42 +247,51 @@ def expand(study: Study, overrides: str = "") -> list[Cell]:
         ConfigError: naming the study and the cell with the first value that is not accepted.
     """
     _check_size(study)
-    _refuse_two_values(study)
+    _refuse_two_values(study, parse_overrides(overrides))
     variants, cells = study.list_variants(), []
-    for env in study.envs:
-        for method in study.methods:
-            for name, patch in variants.items():
-                patches = [("set", study.set), (f"patches.{name}", patch)]
-                where = f"{study.place}: env {env}, method {method}{f', patch {name}' if name else ''}: "
-                try:
-                    first = resolve_config(
-                        env,
-                        preset=study.preset,
-                        method=method,
-                        source=study.source,
-                        seed=min(study.seeds),
-                        patches=patches,
-                        overrides=overrides,
-                    )
-                except ConfigError as error:
-                    raise ConfigError(f"{where if study.place else ''}{error}") from None
-                cells += [Cell(first.with_seed(seed), name) for seed in study.seeds]
+    data = [("data_seeds", {"data.seed": seed}) for seed in study.data_seeds] or [("data_seeds", {})]
+    for env, method, (name, patch), data_seed in itertools.product(study.envs, study.methods, variants.items(), data):
+        patches = [("set", study.set), data_seed, (f"patches.{name}", patch)]
+        where = f"{study.place}: env {env}, method {method}{f', patch {name}' if name else ''}: "
+        try:
+            first = resolve_config(
+                env,
+                preset=study.preset,
+                method=method,
+                source=study.source,
+                seed=min(study.seeds),
+                patches=patches,
+                overrides=overrides,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"{where if study.place else ''}{error}") from None
+        cells += [Cell(first.with_seed(seed), name) for seed in study.seeds]
     _refuse_equal_patches(study, cells)
     return cells
 
 
-def _refuse_two_values(study: Study) -> None:
-    """Refuse a key that both a patch and the grid give."""
+def _refuse_two_values(study: Study, overrides: Mapping[str, Any]) -> None:
+    """Refuse a key that two of patch, grid, set and `data_seeds` give, where one would be lost."""
     for name, patch in study.patches.items():
         both = sorted(set(flatten(patch)) & set(study.grid))
         if both:
             raise ConfigError(f"{study.place}: grid and patch {name} both give {both[0]}; leave it out of one")
+    if study.data_seeds and study.source != "collected":
+        raise ConfigError(
+            f"{study.place}: data_seeds needs source collected, not {study.source}: other data has no seed"
+        )
+    places: dict[str, Mapping[str, Any]] = {"set": study.set, "grid": study.grid, "--set": overrides}
+    places |= {f"patch {name}": patch for name, patch in study.patches.items()}
+    for where, settings in places.items() if study.data_seeds else ():
+        if "data.seed" in flatten(settings):
+            raise ConfigError(f"{study.place}: data_seeds and {where} both give data.seed; leave it out of one")
 
 
 def _check_size(study: Study) -> None:
     """Refuse more cells than a flow takes, before they are made."""
     parts: dict[str, Sized] = {"envs": study.envs, "methods": study.methods, "patches": study.patches}
     parts |= {**{f"values of {key}": values for key, values in study.grid.items()}, "seeds": study.seeds}
+    parts |= {"data seeds": study.data_seeds} if study.data_seeds else {}
     cells = math.prod(map(len, parts.values()))
     if cells > MOST_CELLS:
         sizes = " x ".join(f"{len(part):,} {name}" for name, part in parts.items() if len(part) > 1)

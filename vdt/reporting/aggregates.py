@@ -66,6 +66,11 @@ def find_common_tasks(methods: Mapping[str, Mapping[Task, Result]]) -> list[Task
     return [task for task in first if all(task in other for other in others)]
 
 
+def list_envs(tasks: Sequence[Task]) -> list[tuple[str, str, str]]:
+    """Return env, source and preset of each task: those that differ by the data's md5 alone are data sets of one env."""
+    return [(env, source, preset) for env, source, _, preset in tasks]
+
+
 def collect_scores(results: Mapping[Task, Result], tasks: Sequence[Task]) -> list[list[float]]:
     """Return one number per task and run: the mean over the run's episodes."""
     return [results[task].run_scores for task in tasks]
@@ -80,7 +85,8 @@ def compute_aggregates(headlines: Headlines) -> list[Aggregate]:
         for method, results in methods.items() if tasks else ():
             scores = collect_scores(results, tasks)
             runs, mean = sum(map(len, scores)), _average_tasks([results[task] for task in tasks])
-            aggregates.append(Aggregate(method, policy, len(tasks), runs, mean, compute_iqm_interval(scores)))
+            iqm = compute_iqm_interval(scores, envs=list_envs(tasks))
+            aggregates.append(Aggregate(method, policy, len(tasks), runs, mean, iqm))
     return aggregates
 
 
@@ -102,6 +108,6 @@ def compute_improvements(headlines: Headlines) -> list[Improvement]:
             tasks = find_common_tasks({name: methods[name] for name in (method, baseline)})
             if tasks:
                 ours, theirs = (collect_scores(methods[name], tasks) for name in (method, baseline))
-                share = compute_improvement_interval(ours, theirs)
+                share = compute_improvement_interval(ours, theirs, envs=list_envs(tasks))
                 improvements.append(Improvement(method, baseline, policy, len(tasks), share))
     return improvements

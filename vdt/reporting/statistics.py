@@ -3,11 +3,14 @@
 Scores come as one sequence per task, with one number per run (the mean over a trained policy's episodes), never one per
 episode: the run is the unit of replication. The bootstrap resamples runs within each task, so that every task keeps its
 share. With three runs a task an interval is a rough one, and with one run a task it has no width.
+
+Tasks that are data sets of one env are a sample themselves: given the env of each task (`envs`), the bootstrap draws
+data sets within each env first, then runs within each drawn data set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +18,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 Scores = Sequence[Sequence[float]]  # per task, per run
+Envs = Sequence[Hashable]  # of each task
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
@@ -38,7 +42,9 @@ def compute_iqm(scores: Scores) -> float:
     return float(trim_mean(np.concatenate([np.asarray(task, np.float64) for task in _check(scores)]), 0.25))
 
 
-def compute_iqm_interval(scores: Scores, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+def compute_iqm_interval(
+    scores: Scores, *, seed: int = 0, resamples: int = RESAMPLES, envs: Envs | None = None
+) -> Interval:
     """Compute `compute_iqm` with its stratified bootstrap interval."""
     if sum(map(len, _check(scores))) == 1:  # for any sample; avoids the half second of importing SciPy
         return Interval(*[float(scores[0][0])] * 3)
@@ -48,7 +54,7 @@ def compute_iqm_interval(scores: Scores, *, seed: int = 0, resamples: int = RESA
         means: Array = trim_mean(np.concatenate(samples, axis=1), 0.25, axis=1)
         return means
 
-    low, high = bootstrap(scores, compute, seed=seed, resamples=resamples)
+    low, high = bootstrap(scores, compute, seed=seed, resamples=resamples, envs=envs)
     return Interval(compute_iqm(scores), low, high)
 
 
@@ -64,11 +70,11 @@ def compute_probability_of_improvement(first: Scores, second: Scores) -> float:
 
 
 def compute_improvement_interval(
-    first: Scores, second: Scores, *, seed: int = 0, resamples: int = RESAMPLES
+    first: Scores, second: Scores, *, seed: int = 0, resamples: int = RESAMPLES, envs: Envs | None = None
 ) -> Interval:
     """Compute `compute_probability_of_improvement` with its bootstrap interval.
 
-    The bootstrap is stratified; both sides are resampled.
+    The bootstrap is stratified; both sides are resampled, on the same drawn data sets.
     """
     value, tasks = compute_probability_of_improvement(first, second), len(first)
 
@@ -76,8 +82,9 @@ def compute_improvement_interval(
         shares: Array = np.mean([_compare(samples[i], samples[tasks + i]) for i in range(tasks)], axis=0)
         return shares
 
-    low, high = bootstrap([*first, *second], compute, seed=seed, resamples=resamples)
-    return Interval(value, low, high)
+    samples = resample(first, second, seed=seed, resamples=resamples, envs=envs)
+    low, high = np.quantile(compute(samples), _get_levels())
+    return Interval(value, float(low), float(high))
 
 
 def _compare(first: Array, second: Array) -> Array:
@@ -99,7 +106,7 @@ def compute_profile_band(
     scores: Scores, thresholds: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[list[float], list[float]]:
     """Compute lower and upper end of the profile's bootstrap interval at each threshold."""
-    shares = _compute_shares(_resample(scores, seed, resamples), thresholds)
+    shares = _compute_shares(resample(scores, seed=seed, resamples=resamples), thresholds)
     low, high = np.quantile(shares, _get_levels(), axis=0)
     return low.tolist(), high.tolist()
 
@@ -112,7 +119,12 @@ def _compute_shares(samples: Sequence[Array], thresholds: Sequence[float]) -> Ar
 
 
 def bootstrap(
-    scores: Scores, compute: Callable[[Sequence[Array]], Array], *, seed: int = 0, resamples: int = RESAMPLES
+    scores: Scores,
+    compute: Callable[[Sequence[Array]], Array],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    envs: Envs | None = None,
 ) -> tuple[float, float]:
     """Compute the percentile interval of a statistic, resampling runs with replacement within each task.
 
@@ -121,8 +133,9 @@ def bootstrap(
         compute: resampled scores, (resamples, runs) per task -> the statistic of each row, (resamples,).
         seed: of the resampling, so that a report can be made again to the digit.
         resamples: how many.
+        envs: env of each task; data sets of the same env are resampled too.
     """
-    low, high = np.quantile(compute(_resample(scores, seed, resamples)), _get_levels())
+    low, high = np.quantile(compute(resample(scores, seed=seed, resamples=resamples, envs=envs)), _get_levels())
     return float(low), float(high)
 
 
@@ -130,10 +143,44 @@ def _get_levels() -> tuple[float, float]:
     return (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
 
 
-def _resample(scores: Scores, seed: int, resamples: int) -> list[Array]:
+def resample(*sides: Scores, seed: int = 0, resamples: int = RESAMPLES, envs: Envs | None = None) -> list[Array]:
+    """Draw runs with replacement, within each task, or within each drawn data set of an env.
+
+    Args:
+        sides: scores of one method each, over the same tasks. A drawn data set is the same for all sides.
+        seed: of the draws.
+        resamples: R, how many.
+        envs: env of each task; none where each task is an env of its own.
+
+    Returns:
+        (R, runs) for each task of the first side, then of the next.
+    """
     generator = np.random.default_rng(seed)
-    tasks = [np.asarray(task, np.float64) for task in _check(scores)]
-    return [task[generator.integers(0, len(task), (resamples, len(task)))] for task in tasks]
+    labels = list(envs) if envs is not None else list(range(len(sides[0])))
+    places = [[place for place, other in enumerate(labels) if other == label] for label in labels]
+    drawn = [None if len(own) == 1 else generator.choice(own, resamples) for own in places]
+    samples = []
+    for side in sides:
+        tasks = [np.asarray(task, np.float64) for task in _check(side)]
+        for task, chosen in zip(tasks, drawn, strict=True):
+            if chosen is None:
+                samples.append(task[generator.integers(0, len(task), (resamples, len(task)))])
+            else:
+                samples.append(_draw_runs(tasks, chosen, len(task), generator))
+    return samples
+
+
+def _draw_runs(
+    tasks: Sequence[Array], chosen: npt.NDArray[np.int64], count: int, generator: np.random.Generator
+) -> Array:
+    """Draw `count` runs of each chosen task, (R,) -> (R, count); tasks may have different numbers of runs."""
+    sizes = np.array([len(task) for task in tasks])
+    padded = np.full((len(tasks), sizes.max()), np.nan)
+    for row, task in zip(padded, tasks, strict=True):
+        row[: len(task)] = task
+    runs = (generator.random((len(chosen), count)) * sizes[chosen][:, None]).astype(np.int64)
+    drawn: Array = padded[chosen[:, None], runs]
+    return drawn
 
 
 def _check(scores: Scores) -> Scores:

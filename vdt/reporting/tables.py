@@ -25,7 +25,8 @@ IDENTIFYING = frozenset(  # columns that are printed once where all rows agree
         "seeds",
         "episodes",
         "steps",
-        "envs",
+        "data sets",
+        "data seed",
         "runs",
         "data md5",
     }
@@ -54,8 +55,9 @@ class Table:
         if not rows:
             return
         columns = {name: [row[i] for row in rows] for i, name in enumerate(self.header)}
-        once = {name: values[0] for name, values in columns.items() if name in IDENTIFYING and len(set(values)) == 1}
-        shown = {name: values for name, values in columns.items() if name not in once and set(values) != {"-"}}
+        known = {name: values for name, values in columns.items() if set(values) != {"-"}}
+        once = {name: values[0] for name, values in known.items() if name in IDENTIFYING and len(set(values)) == 1}
+        shown = {name: values for name, values in known.items() if name not in once}
         yield from (f"## {self.title}", "", *([self.note, ""] if self.note else []))
         if once:
             yield from ("All rows: " + "; ".join(f"{name} {value}" for name, value in once.items()) + ".", "")
@@ -112,6 +114,7 @@ def tabulate_results(title: str, records: Sequence[CellRecord], results: Sequenc
             _format_score(result),
             format_return(result.episode_return.mean),
             *describe_critic(select_cells(records, result), result.policy),
+            _find_data_seed(select_cells(records, result)),
             f"{len(result.seeds)} ({', '.join(map(str, result.seeds))})",
             sum(map(len, result.returns)),
             f"{math.fsum(result.milliseconds_per_step) / len(result.seeds):.2f}",
@@ -119,8 +122,13 @@ def tabulate_results(title: str, records: Sequence[CellRecord], results: Sequenc
         )
         for result in results
     ]
-    more = (*calibration.HEADER, "seeds", "episodes", "ms per step", SUCCESS_HEADER)
+    more = (*calibration.HEADER, "data seed", "seeds", "episodes", "ms per step", SUCCESS_HEADER)
     return Table(title, (*header.split("|"), *more), rows, calibration.NOTE)
+
+
+def _find_data_seed(cells: Sequence[CellRecord]) -> str:
+    """Return the seed of collected data; "-" for other data."""
+    return "-" if cells[0].snapshot.source != "collected" else str(cells[0].config.get("data.seed", "-"))
 
 
 def _format_successes(result: Result) -> str:
@@ -208,11 +216,19 @@ def tabulate_aggregates(aggregates: Sequence[Aggregate], records: Sequence[CellR
         critic = describe_critic([r for r in records if r.name == a.method], a.policy, absolute=False)
         mean = "-" if a.mean is None else a.mean
         rows.append((a.method, name_policy(a.policy), a.tasks, a.runs, mean, a.iqm, *critic))
-    header = ("method", "policy", "envs", "runs", "mean ± SE over seeds", "IQM [95 % interval]", *calibration.HEADER)
+    header = (
+        "method",
+        "policy",
+        "data sets",
+        "runs",
+        "mean ± SE over seeds",
+        "IQM [95 % interval]",
+        *calibration.HEADER,
+    )
     note = (
         "normalized_score with the look-ahead that each method acts with, over the envs that all methods have. IQM: mean of "
-        "all runs without the lowest and highest quarter; its interval is a bootstrap of runs within each env, rough for "
-        f"few seeds. {NO_WIDTH}"
+        "all runs without the lowest and highest quarter; its interval is a bootstrap of runs within each data set, "
+        f"and of data sets where an env has several, rough for few seeds. {NO_WIDTH}"
     )
     return Table("Over all envs", header, rows, note)
 
@@ -224,7 +240,7 @@ def tabulate_improvements(improvements: Sequence[Improvement]) -> Table:
         p = i.probability
         interval = f"{p.value:.2f} [{p.low:.2f}, {p.high:.2f}]"
         rows.append((name_policy(i.policy), i.method, i.baseline, i.tasks, interval))
-    header = ("policy", "method", "against", "envs", "P(improvement) [95 % interval]")
+    header = ("policy", "method", "against", "data sets", "P(improvement) [95 % interval]")
     note = (
         "Probability that a run of the method scores above a run of the other, a tie counting one half; mean over envs. "
         f"{NO_WIDTH}"

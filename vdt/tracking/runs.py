@@ -34,14 +34,14 @@ REPORT_OF = "report_of"  # tag: of the run that holds a study's report
 
 
 def make_run_name(config: Config, *, source: str = "", patch: str = "") -> str:
-    """Return `<method>-<patch>-s<seed>-<env as a file's name>-<source>`: the differences within a study come first.
+    """Return `<method>-<patch>-d<data seed>-s<seed>-<env as a file's name>-<source>`: the differences within a study come first.
 
     Args:
         config: of the cell.
         source: of its data, empty until it is known.
         patch: name of the patch that it carries, if any.
     """
-    parts = (config.method, patch, f"s{config.seed}", config.file_name, source)
+    parts = (config.method, patch, config.data_name, f"s{config.seed}", config.file_name, source)
     return "-".join(part for part in parts if part)
 
 

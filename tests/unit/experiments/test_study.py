@@ -10,7 +10,7 @@ import yaml
 
 from vdt.config.errors import ConfigError
 from vdt.config.schema import Config
-from vdt.experiments.cells import resolve_cells
+from vdt.experiments.cells import make_labels, resolve_cells
 from vdt.experiments.resolve import resolve_config
 from vdt.experiments.study import STUDIES, expand, load_study, parse_seeds
 
@@ -39,6 +39,32 @@ def test_cells_are_env_by_method_by_patch_by_seed(tmp_path: Path) -> None:
     assert [plan.config.policy.context_length for plan in plans[:4]] == [2, 2, 4, 4]
     alone = resolve_config(ENVS[0], preset="smoke", seed=3, overrides="data.steps=500 policy.context_length=2")
     assert plans[0].config == alone
+
+
+def test_data_seeds_are_cells_of_their_own(tmp_path: Path) -> None:
+    given = write_study(tmp_path, source="collected", methods=["vdt", "dt"], seeds=[3, 1], data_seeds=[0, 2])
+    plans, _ = resolve_cells({"study": given, "env": ENVS[0]})
+    assert [(plan.config.method, plan.config.data.seed, plan.config.seed) for plan in plans] == [
+        (method, data_seed, seed) for method in ("vdt", "dt") for data_seed in (0, 2) for seed in (3, 1)
+    ]
+    assert [plan.key for plan in plans[:3]] == [f"{ENVS[0]}-vdt-s3", f"{ENVS[0]}-vdt-s1", f"{ENVS[0]}-vdt-d2-s3"]
+    assert make_labels(plans)[2] == "3/8 vdt d2 s3"
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "message"),
+    [
+        ({}, {}, "data_seeds needs source collected, not auto: other data has no seed"),
+        ({"source": "collected", "set": {"data": {"seed": 1}}}, {}, "data_seeds and set both give data.seed"),
+        ({"source": "collected", "patches": {"a": {"data": {"seed": 1}}}}, {}, "data_seeds and patch a both give"),
+        ({"source": "collected"}, {"set": "data.seed=3"}, "data_seeds and --set both give data.seed"),
+    ],
+)
+def test_data_seeds_that_would_be_lost_are_refused(
+    tmp_path: Path, content: dict[str, Any], words: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve_cells({"study": write_study(tmp_path, data_seeds=[1, 2], **content), **words})
 
 
 def test_the_command_line_overrides(tmp_path: Path) -> None:
@@ -102,7 +128,8 @@ def name_parts(patch: str) -> set[str]:
 def test_the_studies_that_come_with_it(path: Path) -> None:
     study = load_study(path.stem)
     plans = expand(study)
-    assert len(plans) == len(study.envs) * len(study.methods) * len(study.patches) * len(study.seeds)
+    data_seeds = max(1, len(study.data_seeds))
+    assert len(plans) == len(study.envs) * len(study.methods) * len(study.patches) * data_seeds * len(study.seeds)
     if path.stem == "ablation":
         assert len({frozenset(get_parts(plan.config)) for plan in plans}) == 8 == len(study.patches)
         assert all(get_parts(plan.config) == name_parts(plan.patch) for plan in plans)

@@ -17,6 +17,7 @@ from vdt.reporting.statistics import (
     compute_probability_of_improvement,
     compute_profile,
     compute_profile_band,
+    resample,
 )
 
 TASKS = [[3.0, 9.0, 4.0], [60.0, 61.0, 20.0], [100.0, 7.0, 8.0]]
@@ -99,6 +100,35 @@ def test_tasks_are_resampled_apart() -> None:
     assert bootstrap([[0.0, 0.0], [100.0, 100.0]], lambda tasks: np.concatenate(tasks, 1).mean(1)) == (50.0, 50.0)
     interval = compute_iqm_interval([[0.0, 0.0], [100.0, 100.0]])
     assert (interval.low, interval.value, interval.high) == (50.0, 50.0, 50.0)
+
+
+def test_data_sets_of_an_env_are_resampled_too() -> None:
+    """Two data sets whose runs do not differ: both are the first with probability 1/4, both the second with 1/4."""
+    tasks = [[0.0, 0.0, 0.0], [10.0, 10.0]]
+    assert compute_iqm_interval(tasks).low == compute_iqm_interval(tasks).high  # runs alone say nothing of that
+    both = compute_iqm_interval(tasks, envs=["walker2d", "walker2d"])
+    assert (both.low, both.high) == (0.0, 10.0)
+    apart = compute_iqm_interval(tasks, envs=["walker2d", "hopper"])
+    assert (apart.low, apart.high) == (apart.value, apart.value)
+    assert compute_iqm_interval(TASKS, envs=range(len(TASKS))) == compute_iqm_interval(TASKS)
+
+
+def test_two_level_interval_against_all_resamples() -> None:
+    """Two data sets of two runs: a slot has 2 data sets x 4 draws, so 64 equally likely resamples."""
+    tasks = [[1.0, 2.0], [5.0, 9.0]]
+    slots = [draw for task in tasks for draw in itertools.product(task, repeat=2)]
+    every = [sum([*a, *b]) / 4 for a in slots for b in slots]
+    found = bootstrap(tasks, lambda drawn: np.concatenate(drawn, 1).mean(1), resamples=200_000, envs=[0, 0])
+    assert found == pytest.approx(tuple(np.quantile(every, (0.025, 0.975))), abs=0.05)
+    means = resample(tasks, resamples=200_000, envs=[0, 0])
+    assert np.concatenate(means, 1).mean() == pytest.approx(4.25, abs=0.02)
+
+
+def test_both_methods_are_compared_on_the_same_drawn_data_sets() -> None:
+    """The method wins on each data set, but its runs on the first are below the other's on the second."""
+    ours, theirs = [[1.0, 1.0], [9.0, 9.0]], [[0.0, 0.0], [8.0, 8.0]]
+    share = compute_improvement_interval(ours, theirs, envs=[0, 0])
+    assert (share.low, share.value, share.high) == (1.0, 1.0, 1.0)
 
 
 def test_laws() -> None:
