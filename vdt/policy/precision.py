@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def call_in_float32(layer: Callable[..., Any], *inputs: Tensor) -> Any:
-    """Call a layer on float32 inputs and outside of autocast.
+    """Apply a layer to float32 inputs, outside of autocast.
 
     In bfloat16 a return-to-go of 2 is rounded to steps of 0.016, which are 16 units at a return scale of 1000.
     """
