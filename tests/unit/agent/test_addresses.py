@@ -1,64 +1,21 @@
-"""Policies are found by what a run prints: files, folders, run ids and MLflow's addresses; a wrong one says what is there."""
+"""Policies are found by what a run prints: files, folders and run ids; a wrong address says what is there."""
 
 import json
 import logging
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import vdt
-from support.builders import make_config, make_lively_actor_critic, make_store
-from support.records import make_evaluation, make_record
-from vdt.agent.actor_critic import ActorCritic
+from support.builders import make_config
+from support.policies import DATA, KEY, LIVELY, RUN, enter, load, make_run, save
 from vdt.checkpoint.store import CheckpointError
-from vdt.config.schema import Config
-from vdt.experiments.policies import keep_policies
 from vdt.system.files import compute_file_digest
-from vdt.tracking import MLflowTracker, create_run, open_store
 
 ROOT = Path(__file__).resolve().parents[3]
-RUN = "1795888450714840"
-KEY = "walker2d-medium-v2-vdt-s0"
-DATA = {"name": "walker2d-medium-v2-path", "source": "path", "label": "own file (not D4RL)", "md5": "0123abcd"}
-LIVELY = make_lively_actor_critic()  # the same weights for all: only numbers of steps tell the policies apart
-
-
-def save(folder: Path, step: int, *, online: bool = False, done: bool = True, score: float | None = None) -> Path:
-    """Save a checkpoint as the training steps do; `step` becomes the policy's gradient steps."""
-    LIVELY.gradient_steps = step
-    state = {"actor_critic": LIVELY.state_dict(), "step": step, **({"environment_steps": 7 * step} if online else {})}
-    store = make_store(folder, facts={"data": DATA})
-    return (store.finish if done else store.save)(step, state, score)
-
-
-def make_run(home: Path, *, key: str = KEY, run: str = RUN, best: bool = True) -> dict[str, Path]:
-    """Make the checkpoints of a run of one cell."""
-    steps = home / ".vdt" / "checkpoints" / "VDTFlow" / run
-    made = {"offline": save(steps / "train_actor" / key, 10)}
-    if best:
-        made["online_best"] = save(steps / "tune_online" / key, 11, online=True, done=False, score=2.0)
-    made["online"] = save(steps / "tune_online" / key, 12, online=True, score=1.0)
-    return made
-
-
-def enter(home: Path, files: Mapping[str, Path], *, config: Config | None = None, shared_from: str = "") -> Path:
-    """Enter policies as the evaluation step does."""
-    agents = {name: {"path": str(path), "sha256": compute_file_digest(path, "sha256")} for name, path in files.items()}
-    reports = {name: {"single": make_evaluation([number, number + 2.0])} for number, name in enumerate(files)}
-    record = make_record(0, reports, mlflow_run_id="f" * 32)
-    branch = SimpleNamespace(agents=agents, actor_shared_from=shared_from)
-    folder = home / ".vdt" / "checkpoints" / "VDTFlow" / RUN / "evaluate" / KEY
-    return keep_policies(branch, record, config or LIVELY.config, folder, home)
-
-
-def load(where: Any, **choice: Any) -> tuple[str, int]:
-    known = vdt.load_policy(where, **choice).metadata
-    return known["policy"], known["gradient_steps"]
 
 
 # Files and folders
@@ -215,88 +172,21 @@ def test_what_is_no_address_gets_the_accepted_ones(where: str) -> None:
         vdt.load_policy(where)
 
 
-# MLflow
+# What is said
 
 
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Home and id of a run with three policies, in the real MLflow store."""
-    home = tmp_path_factory.mktemp("mlflow") / "home"
-    config = make_config({"planner.candidates": 2})  # another than the files': of the cell, whose actor was shared
-    run_id = create_run(home, config, RUN, "command")
-    made, tracker = make_run(home), MLflowTracker(home, run_id)
-    tracker.log_checkpoint("actor-10", made["offline"], 10, {})
-    tracker.log_checkpoint("online-12", made["online"], 12, {})
-    for number, (name, path) in enumerate(made.items()):
-        metrics = {f"eval/{name}_single_normalized_score": float(number), f"eval/{name}_held_out_action_rmse": 0.5}
-        tracker.log_evaluation(name, path, number + 1, metrics)
-    tracker.close()
-    return home, tracker.run_id
-
-
-@pytest.fixture
-def run_id(stored: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("VDT_HOME", str(stored[0]))
-    return stored[1]
-
-
-def test_a_run_of_mlflow_has_policies_scores_and_the_cells_settings(run_id: str) -> None:
-    policy = vdt.load_policy(run_id)
-    known = policy.metadata
-    assert (known["policy"], known["gradient_steps"], known["environment_steps"]) == ("online", 12, 84)
-    assert known["scores"] == {"held_out": {"action_rmse": 0.5}, "single": {"normalized_score": 2.0}}
-    assert known["mlflow_run_id"] == run_id and known["data"] == DATA
-    assert policy.config.planner.candidates == 2
-    assert load(run_id, name="offline") == load(f"runs:/{run_id}/policy-offline") == ("offline", 10)
-    assert load(f"runs:/{run_id}") == load(f"runs:/{run_id}/online-12") == ("online", 12)
-    assert load(f"runs:/{run_id}/policy-online-best") == load(run_id, name="online-best") == ("online_best", 11)
-
-
-def test_models_are_found_by_id_version_and_alias(run_id: str, stored: tuple[Path, str]) -> None:
-    client = open_store(stored[0])
-    experiment = client.get_run(run_id).info.experiment_id
-    models = {model.name: model for model in client.search_logged_models([experiment])}
-    client.create_registered_model("walker")
-    for name in ("actor-10", "online-12"):
-        made = models[name]
-        client.create_model_version("walker", made.artifact_location, run_id, model_id=made.model_id)
-    client.set_registered_model_alias("walker", "champion", "1")
-    assert load(f"models:/{models['online-12'].model_id}") == load("models:/walker/2") == ("online", 12)
-    assert load("models:/walker/1") == load("models:/walker@champion") == ("offline", 10)
-    champion = vdt.load_policy("models:/walker@champion").metadata
-    assert champion["scores"]["single"] == {"normalized_score": 0.0}, champion
-    assert champion["mlflow_run_id"] == run_id
-
-
-UNKNOWN = [
-    ("f" * 32, "no policy at 'f{32}': the store refuses .*not found"),
-    ("runs:/RUN/walker", "MLflow run RUN has no model 'walker'; it has "),
-    ("models:/nobody/1", "no policy at 'models:/nobody/1': the store refuses .*not found"),
-    ("models:/nobody@champion", "no policy at 'models:/nobody@champion': the store refuses"),
-    ("models:/m-" + "0" * 32, "no policy at 'models:/m-0{32}': the store refuses"),
-    ("models:/walker", "'models:/walker' is no address of a model; accepted are"),
-]
-
-
-@pytest.mark.parametrize(("where", "said"), UNKNOWN, ids=[where[:20] for where, _ in UNKNOWN])
-def test_unknown_addresses_of_mlflow_are_named(run_id: str, where: str, said: str) -> None:
-    with pytest.raises(CheckpointError, match=said.replace("RUN", run_id)):
-        vdt.load_policy(where.replace("RUN", run_id))
-
-
-def test_mlflow_choices_that_do_not_apply_are_refused(run_id: str) -> None:
-    with pytest.raises(CheckpointError, match=r"cell='x': a run of MLflow has one cell"):
-        vdt.load_policy(run_id, cell="x")
-    with pytest.raises(CheckpointError, match=r"name='online': runs:/.*/offline names a policy"):
-        vdt.load_policy(f"runs:/{run_id}/offline", name="online")
-    with pytest.raises(CheckpointError, match=r"name='online': a model is one policy"):
-        vdt.load_policy("models:/walker/1", name="online")
-
-
-def test_asking_for_a_run_makes_no_store(home: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"there is no tracking store sqlite:.*VDT_HOME or MLFLOW_TRACKING_URI"):
-        vdt.load_policy("f" * 32)
-    assert not home.exists()
+def test_the_lines_of_the_readme_load_by_run_id_evaluate_and_act(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = (ROOT / "README.md").read_text().split("## Use what you trained")[1]
+    code = section.split("```python\n")[1].split("```")[0]
+    assert len(code.strip().splitlines()) <= 9, "eight lines and a blank one"
+    enter(home, make_run(home))
+    scope: dict[str, Any] = {"observation": [3.0, 1.0], "reward": 1.0}
+    exec(compile(code.replace("<run id>", RUN), "README.md", "exec"), scope)
+    expected = vdt.evaluate_policy(vdt.load_policy(RUN, lookahead=True), episodes=10).episode_returns
+    assert len(expected) == 10 and str(expected) in capsys.readouterr().out
+    assert scope["action"].shape == (1,)
 
 
 # What is imported
@@ -323,7 +213,6 @@ def test_files_and_flow_runs_need_no_other_library(home: Path) -> None:
 
 
 def test_networks_are_the_files(home: Path) -> None:
-    assert isinstance(LIVELY, ActorCritic)
     path = make_run(home)["online"]
     policy = vdt.load_policy(path)
     path.write_bytes(b"")  # the policy holds nothing of the file any more
