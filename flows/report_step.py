@@ -20,7 +20,7 @@ from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_mapping
 from vdt.evaluation.records import CellRecord
 from vdt.experiments.cells import describe_cell, get_reuse, resolve_cells, split_finished, tag_finished_runs
-from vdt.experiments.found import describe_search
+from vdt.experiments.found import add_winners, describe_search
 from vdt.system.files import make_file_name, replace_folder, write_text
 from vdt.system.home import home
 
@@ -67,6 +67,7 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
     cells = [*own, *finished]
     if study:
         cells.sort(key=lambda cell: study["keys"].index(cell.key))
+        study = add_winners(cells, study, get_reuse({"reuse": flow.reuse}), get_command())
     path = _write(cells, study)
     files = sorted(path.parent.iterdir())
     opening, closing = make_continue_record(str(current.run_id), fork=False), Status(status="FINISHED")
@@ -109,10 +110,10 @@ def report_study(arguments: Mapping[str, str]) -> FinishedReport:
     if not cells:
         raise ConfigError(f"none of the {len(wanted)} cells of {study.place} is finished; flows/vdt_flow.py runs them")
     tag_finished_runs(cells, study)
-    described = {**study.describe(), "missing": [cell.key for cell in missing]}
+    described = {**study.describe(arguments.get("set", "")), "missing": [cell.key for cell in missing]}
     if study.search:
-        described |= describe_search(study, arguments, get_command())
-    path = _write(cells, described)
+        described |= describe_search(study, arguments)
+    path = _write(cells, add_winners(cells, described, get_reuse(arguments), get_command()))
     _keep_study_report(described, sorted(path.parent.iterdir()))
     return FinishedReport(str(path), _summarise(cells, path, ()))
 
@@ -149,6 +150,8 @@ def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path
     curves = read_curves(home(), [cell.mlflow_run_id for cell in cells])
     report = write_report(cells, home() / "reports" / str(current.run_id), study=study, curves=curves)
     path = report.path
+    for winner in (study or {}).get("found", {}).values():
+        write_text(path.with_name(Path(winner["file"]).name), (home() / winner["file"]).read_text())
     current.card.append(Markdown(report.text))  # without links: a card finds no files beside it
     for figure in report.figures:
         current.card.append(Image(figure.read_bytes(), figure.stem))

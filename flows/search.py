@@ -34,7 +34,7 @@ from vdt.experiments.cells import (  # noqa: E402
     split_finished,
     tag_finished_runs,
 )
-from vdt.experiments.found import get_found_path, make_found_file  # noqa: E402
+from vdt.experiments.found import find_found_file, make_found_file  # noqa: E402
 from vdt.experiments.search_log import SearchLog  # noqa: E402
 from vdt.experiments.search_trials import (  # noqa: E402
     check_search,
@@ -45,7 +45,7 @@ from vdt.experiments.search_trials import (  # noqa: E402
     score_seeds,
 )
 from vdt.system.files import write_text  # noqa: E402
-from vdt.system.home import FolderError  # noqa: E402
+from vdt.system.home import FolderError, home  # noqa: E402
 from vdt.system.locks import hold_lock  # noqa: E402
 from vdt.system.processes import die_with_parent, interrupt_on_signals  # noqa: E402
 from vdt.tracking import StoreError  # noqa: E402
@@ -117,11 +117,6 @@ class Worker:
         self.log.open()
         budget, ended = self.store.budget, sum(trial.state != "running" for trial in self.store.list_trials())
         logger.info(f"search {self.study.name}: {ended} of {budget} trials have ended ({self.folder})")
-        if self.store.frozen is not None and ended < budget:
-            logger.warning(
-                f"search {self.study.name}: trial {self.store.frozen} has won, so {budget - ended} more are not begun; "
-                "other reported seeds begin another search"
-            )
         failures = 0
         while True:
             with self.store.take() as trial:
@@ -210,9 +205,10 @@ class Worker:
             if self.store.frozen is None:
                 self.store.freeze(best.number)
             best = next(trial for trial in trials if trial.number == self.store.frozen)
-            path = write_text(
-                get_found_path(self.study), make_found_file(self.study, best, len(trials), self.overrides)
-            )
+            records, _ = self._find_finished(best.number, self.search.seeds)
+            complete, facts = sum(trial.score is not None for trial in trials), self.study.describe(self.overrides)
+            text = make_found_file(facts, best, complete, self.study.envs, self.study.methods[0], records)
+            path = write_text(home() / find_found_file(self.study.name), text)
             logger.info(f"search {self.study.name}: trial {best.number} has won, score {best.score:.4g}; {path}")
             return self._report(path)
 

@@ -185,7 +185,7 @@ def plan_cells(
         return open_cells(cells, None, flow_run, command), [], None
     logger.info(f"study {study.name}: {len(finished)} cells are finished, {len(missing)} are run")
     tag_finished_runs(finished, study)
-    described = {**study.describe(), "keys": [cell.key for cell in cells]}
+    described = {**study.describe(arguments.get("set", "")), "keys": [cell.key for cell in cells]}
     return open_cells(order_by_critic(missing), study, flow_run, command), finished, described
 
 

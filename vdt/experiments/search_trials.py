@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from vdt.config.errors import ConfigError
 from vdt.config.schema import Config
@@ -16,7 +16,7 @@ from vdt.evaluation.trials import COMPLETE, Trial
 from vdt.experiments.data_keys import find_data_key
 from vdt.experiments.results_store import compute_code_digest, compute_identity, digest_of
 from vdt.experiments.search import Search, TrialPlace, list_corners
-from vdt.experiments.study import Cell, Study, expand
+from vdt.experiments.study import Cell, Study, expand, make_reported
 from vdt.system.home import home
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 SEARCHES = "searches"  # folder below HOME/.vdt
 APART = 10_000  # episode seeds between a search's evaluation and the reported one, at least
-Value = TypeVar("Value")
 NO_PART = ("trials", "beside")  # fields of a search that its trials do not depend on
 
 
@@ -90,7 +89,7 @@ def _check_measure(config: Config, search: Search, place: str) -> None:
     if score == "held_out" and config.data.held_out_fraction == 0:
         raise ConfigError(f"{where}score held_out needs held-out episodes: set data.held_out_fraction, e.g. to 0.1")
     if score == "fitted_q" and evaluation.fitted_q_steps == 0:
-        raise ConfigError(f"{where}score fitted_q needs a fit: set evaluation.fitted_q_steps, e.g. to 20000")
+        raise ConfigError(f"{where}score fitted_q needs a fit: set evaluation.fitted_q_steps, e.g. to 10000")
     if search.pruner == "none":
         return
     if score != "return":
@@ -108,15 +107,6 @@ def _check_measure(config: Config, search: Search, place: str) -> None:
 def choose_score(config: Config, search: Search) -> str:
     """Return the quantity that a search maximises on a cell."""
     return search.score or ("return" if config.has_environment else "held_out")
-
-
-def make_reported(study: Study, settings: Mapping[str, object]) -> Study:
-    """Return the study of the winner on the reported seeds."""
-    search = get_search(study)
-    data = {} if search.report_data_seed is None else {"data.seed": search.report_data_seed}
-    return dataclasses.replace(
-        study, search=None, seeds=search.report_seeds, set={**study.set, **settings, **data}, patches={"": {}}
-    )
 
 
 def find_folder(study: Study, overrides: str = "", reuse: str = "exact") -> Path:
@@ -264,24 +254,9 @@ def score_cell(record: CellRecord, score: str) -> float:
     Raises:
         ConfigError: if it was not measured.
     """
-    from vdt.reporting.aggregates import find_headline
+    from vdt.reporting.ranking import score_record
 
-    evaluation = record.evaluation
-    value: float | None = None
-    if score == "return":
-        headline = _pick_last(evaluation.policies, {}).get(find_headline(record.config))
-        value = headline.normalized_score_mean if headline is not None else None
-    elif score == "held_out":
-        held_out = _pick_last(evaluation.held_out, None)
-        value = -held_out.action_rmse if held_out is not None else None
-    else:
-        estimates = _pick_last(evaluation.values, None)
-        value = estimates.fitted_q if estimates is not None else None
-    if value is not None:
-        return value
-    raise ConfigError(f"{record.key} has no score of kind {score}")
-
-
-def _pick_last(by_agent: Mapping[str, Value], default: Value) -> Value:
-    """Return the value of the policy that was tuned online, else of the offline one."""
-    return by_agent.get("online", by_agent.get("offline", default))
+    value = score_record(record, score)
+    if value is None:
+        raise ConfigError(f"{record.key} has no score of kind {score}")
+    return value

@@ -26,7 +26,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,10 @@ from vdt.experiments.grid import Grid, expand_grid, read_grid, read_plain
 from vdt.experiments.resolve import resolve_config
 from vdt.experiments.search import Search, TrialPlace, read_search
 from vdt.reporting.published import load_published
-from vdt.system.home import MOST_CELLS
+from vdt.system.home import MOST_CELLS, home
 
 STUDIES = PARAMS / "studies"
+REPORTED_SEEDS = 3  # of a grid's winner
 PATCH_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
 SEEDS = re.compile(r"(?P<first>[0-9]{1,18})(?:-(?P<last>[0-9]{1,18}))?")
 WORDS: dict[str, Any] = {  # keys of a study file that hold one value or a list, with their types
@@ -114,16 +115,46 @@ class Study:
             for point, settings in points.items()
         }
 
-    def describe(self) -> dict[str, Any]:
-        """Return the facts of the study for a report.
+    def describe(self, overrides: str = "") -> dict[str, Any]:
+        """Return the facts of the study for a report, as plain values; `overrides` is `--set` text.
 
-        `folder` is that of `reports/`, `settings` those of its patches, which are `ranked` where a grid or a search made
-        them.
+        `folder` is that of `reports/`, `settings` those of its patches. Whether these were tried to find the best ones is
+        `ranked`; then `frozen` is the winner's study without its settings.
         """
         words = {"name": self.name, "title": self.title, "note": self.note, "published": self.published}
         folder = f"{'search' if self.search else 'study'}-{self.name}"  # a search and its winner's study share a name
         ranked = bool(self.grid or self.search)
-        return {**words, "folder": folder, "settings": self.list_variants(), "ranked": ranked}
+        facts = {**words, "folder": folder, "settings": self.list_variants(), "ranked": ranked}
+        return {**facts, "frozen": _describe_frozen(self, overrides)} if ranked else facts
+
+
+def make_reported(study: Study, settings: Mapping[str, Any]) -> Study:
+    """Return the study of a winner on the reported seeds: the search's, or three that a grid has not used."""
+    seeds, data = choose_reported_seeds(study.seeds), {}
+    if study.search is not None:
+        seeds = study.search.report_seeds
+        data = {} if study.search.report_data_seed is None else {"data.seed": study.search.report_data_seed}
+    changes = {**study.set, **settings, **data}
+    return replace(study, search=None, grid={}, seeds=seeds, set=changes, patches={"": {}})
+
+
+def choose_reported_seeds(tuning: Sequence[int]) -> tuple[int, ...]:
+    """Return the first three seeds that are not among the given ones."""
+    free = (seed for seed in itertools.count() if seed not in tuning)
+    return tuple(itertools.islice(free, REPORTED_SEEDS))
+
+
+def _describe_frozen(study: Study, overrides: str) -> dict[str, Any]:
+    reported = make_reported(study, {})
+    settings = {**flatten(reported.set), **parse_overrides(overrides)}
+    return {
+        "published": study.published,
+        "share_training": study.share_training,
+        "preset": study.preset,
+        "source": study.source,
+        "seeds": list(reported.seeds),
+        "set": {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()},
+    }
 
 
 def split_words(text: str, option: str) -> list[str]:
@@ -174,7 +205,7 @@ def find_study_file(given: str) -> Path:
         ConfigError: if there is none.
     """
     path = Path(given).expanduser()
-    for candidate in (path, PARAMS.parent / path, STUDIES / f"{given}.yaml"):
+    for candidate in (path, PARAMS.parent / path, home() / path, STUDIES / f"{given}.yaml"):
         if candidate.is_file():
             return candidate
     known = list_names("studies")

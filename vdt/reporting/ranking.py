@@ -60,18 +60,31 @@ class Ranking:
     """All settings that a study has tried on one task.
 
     Attributes:
-        task: env, data and method in words.
+        envs: of the task, one for a grid.
+        method: of the task.
+        data: its source.
         score: kind of the score.
         keys: that are varied.
         complete: settings with a score, the best first.
         others: settings that were stopped early or failed, in the order in which they were tried.
     """
 
-    task: str
+    envs: tuple[str, ...]
+    method: str
+    data: str
     score: str
     keys: tuple[str, ...]
     complete: tuple[Setting, ...]
     others: tuple[Setting, ...] = ()
+
+    @property
+    def task(self) -> str:
+        """Return envs, data and method in words."""
+        return f"{', '.join(self.envs)}, data {self.data}, {self.method}"
+
+    def holds(self, record: CellRecord) -> bool:
+        """Return whether a cell is of this task."""
+        return record.env in self.envs and record.method == self.method
 
     @property
     def best(self) -> Setting:
@@ -164,7 +177,7 @@ def rank_grid(records: Sequence[CellRecord], settings: Mapping[str, Mapping[str,
         kind = choose_score(own)
         if kind is not None:
             tried = _collect_settings(own, settings, kind)
-            rankings.append(make_ranking(f"{env}, data {source}, {method}", kind, tried))
+            rankings.append(make_ranking((env,), method, source, kind, tried))
     return rankings
 
 
@@ -191,13 +204,12 @@ def _average_offline(records: Sequence[CellRecord]) -> tuple[dict[str, float], f
     return {name: math.fsum(scores[name] for scores in found) / len(found) for name in names}, mean
 
 
-def rank_trials(records: Sequence[CellRecord], trials: Sequence[Trial], task: str, kind: str) -> Ranking:
+def rank_trials(records: Sequence[CellRecord], trials: Sequence[Trial], kind: str) -> Ranking:
     """Return the ranking of a search's trials.
 
     Args:
-        records: finished cells of the trials, which give the offline scores.
+        records: finished cells of the search, at least one; they say what the task is and give the offline scores.
         trials: all of them.
-        task: envs, data and method in words.
         kind: of the score.
     """
     tried = []
@@ -206,14 +218,15 @@ def rank_trials(records: Sequence[CellRecord], trials: Sequence[Trial], task: st
         scores = trial.scores_by_seed if trial.state == COMPLETE else {}
         known = (trial.patch, trial.number, trial.settings, trial.state, scores, *_average_offline(own))
         tried.append(Setting(*known, seconds=trial.seconds, intermediate=trial.intermediate))
-    return make_ranking(task, kind, tried)
+    envs = tuple(dict.fromkeys(record.env for record in records))
+    return make_ranking(envs, records[0].method, records[0].snapshot.source, kind, tried)
 
 
-def make_ranking(task: str, kind: str, tried: Sequence[Setting]) -> Ranking:
-    """Return the ranking of settings: the highest mean score first, of equal ones the earlier."""
+def make_ranking(envs: tuple[str, ...], method: str, data: str, kind: str, tried: Sequence[Setting]) -> Ranking:
+    """Return the ranking of a task's settings: the highest mean score first, of equal ones the earlier."""
     complete = sorted((s for s in tried if s.scores), key=lambda s: (-s.mean, s.number))
     others = [s for s in tried if not s.scores and s.state in (PRUNED, FAILED)]
-    return Ranking(task, kind, find_varied_keys(tried), tuple(complete), tuple(others))
+    return Ranking(envs, method, data, kind, find_varied_keys(tried), tuple(complete), tuple(others))
 
 
 def find_varied_keys(tried: Sequence[Setting]) -> tuple[str, ...]:

@@ -58,11 +58,8 @@ def _rank_searches(
     records: Sequence[CellRecord], study: Mapping[str, Any], searches: Mapping[str, Sequence[Any]]
 ) -> list[Ranking]:
     """Return the ranking of each search that has a complete trial."""
-    envs, methods = (
-        ", ".join(dict.fromkeys(words)) for words in zip(*((r.env, r.method) for r in records), strict=True)
-    )
-    task, kind = f"{envs}, {methods}", study.get("score") or RETURN
-    rankings = (rank_trials(records, trials, task, kind) for trials in searches.values())
+    kind = study.get("score") or RETURN
+    rankings = (rank_trials(records, trials, kind) for trials in searches.values())
     return [ranking for ranking in rankings if ranking.complete]
 
 
@@ -73,7 +70,8 @@ def write_search_report(records: Sequence[CellRecord], study: Mapping[str, Any],
         records: finished cells.
         study: facts of the study. `settings`: name of a patch -> dotted key -> value. Of a search also `trials`
             (`Trial`s), `score` (its kind) and `beside` (other searches of the same task: name -> `Trial`s). `reported`:
-            cells of the winner on the reported seeds. `found`: the winner's `file` and the `command` that runs it.
+            cells of the winners on the reported seeds. `found`: task -> the winner's `file` and the `command` that runs
+            it.
         folder: takes the figures.
     """
     rankings = list_rankings(records, study)
@@ -87,8 +85,8 @@ def write_search_report(records: Sequence[CellRecord], study: Mapping[str, Any],
     documents, agreements = [], []
     for ranking in rankings:
         importances, found = compute_importances(ranking), compute_agreements(ranking)
-        reported = [r for r in study.get("reported", ()) if len(rankings) == 1 or ranking.task.startswith(f"{r.env},")]
-        tables.append(tabulate_winner(ranking, reported, study.get("found", {}) if ranking is rankings[0] else {}))
+        reported = [record for record in study.get("reported", ()) if ranking.holds(record)]
+        tables.append(tabulate_winner(ranking, reported, study.get("found", {}).get(ranking.task, {})))
         tables.append(tabulate_ranking(ranking))
         tables.append(tabulate_importances(ranking, importances))
         drawn = draw_search(ranking, importances, found, beside, study["name"])

@@ -1,29 +1,25 @@
 """A search's scores, its report's facts, and its winner as a study of its own."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-import vdt.experiments
 from support.records import make_evaluation, make_record
 from vdt.config.errors import ConfigError
 from vdt.evaluation.records import HeldOutReport, ValueEstimates
 from vdt.evaluation.trials import COMPLETE, FAILED, PRUNED, RUNNING, Trial, find_best
 from vdt.experiments.cells import resolve_cells, resolve_study
-from vdt.experiments.found import describe_search, get_found_path, make_found_file
+from vdt.experiments.found import describe_search, find_found_file, make_found_file
 from vdt.experiments.search_trials import (
-    check_search,
     describe_journal,
     find_folder,
     get_search,
-    make_reported,
     open_search,
     score_cell,
     score_seeds,
 )
-from vdt.experiments.study import expand
+from vdt.experiments.study import expand, make_reported
 from vdt.system.files import write_text
 
 STUDY = {
@@ -55,7 +51,10 @@ def given(tmp_path: Path) -> str:
 def test_the_winner_is_a_study_of_the_reported_cells(given: str, home: Path) -> None:
     study = resolve_study({"study": given})
     best = Trial(2, SETTINGS, COMPLETE, 50.0, {100: 40.0, 101: 60.0}, patch="t002")
-    path = write_text(get_found_path(study), make_found_file(study, best, 3, "actor.batch_size=17"))
+    path = write_text(
+        home / find_found_file(study.name),
+        make_found_file(study.describe("actor.batch_size=17"), best, 3, study.envs, study.methods[0]),
+    )
     assert path == home / "params" / "found" / "mine.yaml"
     cells, found = resolve_cells({"study": str(path)})
     assert found is not None and found.search is None and found.seeds == (0, 1)
@@ -80,7 +79,7 @@ def test_a_trial_is_cells_on_the_tuning_seeds(given: str) -> None:
         first, _ = resolve_cells({"study": given, "trial": "0", "seeds": "100"})
         assert [cell.config for cell in first] == [cells[0].config]
         store.complete(0, {100: 1.0, 101: 3.0})
-    facts = describe_search(study, {"study": given}, "flow")
+    facts = describe_search(study, {"study": given})
     assert [(trial.number, trial.score) for trial in facts["trials"]] == [(0, 2.0)]
     assert facts["score"] == "return" and facts["beside"] == {} and "found" not in facts
     cells, reported = resolve_cells({"study": given})
@@ -126,14 +125,6 @@ def test_the_best_is_complete_and_the_earlier_of_two_equals() -> None:
     ]
     best = find_best(trials)
     assert best is not None and best.number == 1
-
-
-def test_without_optuna_one_line_says_what_to_install(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)  # as where it is not installed
-    monkeypatch.delitem(sys.modules, "vdt.experiments.search_store", raising=False)
-    monkeypatch.delattr(vdt.experiments, "search_store", raising=False)
-    with pytest.raises(ConfigError, match=r"a search needs Optuna: pip install 'vdt\[search\]'"):
-        check_search(resolve_study({"study": given}))
 
 
 def test_fitted_q_is_a_score() -> None:

@@ -9,8 +9,8 @@ import yaml
 from vdt.config.errors import ConfigError
 from vdt.experiments.cells import resolve_cells, resolve_study
 from vdt.experiments.search import Choices, Range, list_corners, read_search
-from vdt.experiments.search_trials import check_search, find_folder, make_reported
-from vdt.experiments.study import expand
+from vdt.experiments.search_trials import check_search, find_folder
+from vdt.experiments.study import expand, make_reported
 
 ENV = "walker2d-medium-v2"
 SPACE = {

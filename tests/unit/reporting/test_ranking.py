@@ -115,7 +115,7 @@ def test_stopped_trials_stand_below_and_running_ones_nowhere() -> None:
         make_trial(6, COMPLETE, 60.0),
     ]
     cells = [make_cell("t003", seed, 70.0, value=5.0) for seed in (100, 101)]
-    ranking = rank_trials(cells, trials, "walker, vdt", RETURN)
+    ranking = rank_trials(cells, trials, RETURN)
     assert [s.number for s in ranking.complete] == [3, 5, 6, 0], "of equal ones the earlier"
     assert [s.number for s in ranking.others] == [1, 4]
     assert ranking.best.offline["fitted-Q value"] == 5.0
@@ -130,7 +130,7 @@ def make_noisy_ranking(spread: float, seed: int) -> tuple[Ranking, float]:
         Setting(str(i), i, {"critic.n_step": i}, COMPLETE, {s: mean + 5 * rng.gauss(0, 1) for s in (0, 1)})
         for i, mean in enumerate(truth)
     ]
-    ranking = make_ranking("x", RETURN, tried)
+    ranking = make_ranking(("x",), "vdt", "d4rl", RETURN, tried)
     return ranking, truth[ranking.best.number]
 
 
@@ -155,7 +155,7 @@ def make_planted(count: int = 40) -> Ranking:
         score = 60 + 10 * math.log10(q) + 2 * (kind == "mish") + 0.1 * rng.gauss(0, 1)
         values = {"critic.n_step": steps, "critic.activation": kind, "actor.q_coefficient": q}
         tried.append(Setting(str(number), number, values, COMPLETE, {0: score}))
-    return make_ranking("x", RETURN, tried)
+    return make_ranking(("x",), "vdt", "d4rl", RETURN, tried)
 
 
 def test_importance_finds_the_planted_key() -> None:
@@ -172,7 +172,7 @@ def test_without_optuna_importance_says_so(monkeypatch: pytest.MonkeyPatch) -> N
         Setting(f"{q}{n}", 4 * q + n, {"actor.q_coefficient": q, "critic.n_step": n}, COMPLETE, {0: 10.0 * q + n})
         for q, n in itertools.product((1, 2), (1, 2, 3))
     ]
-    found = compute_importances(make_ranking("x", RETURN, tried))
+    found = compute_importances(make_ranking(("x",), "vdt", "d4rl", RETURN, tried))
     # between q: 6 * 5^2 = 150; between n: 2 * (1 + 0 + 1) = 4; in all 154
     assert found is not None and found.method == ETA
     assert found.shares == {"actor.q_coefficient": pytest.approx(150 / 154), "critic.n_step": pytest.approx(4 / 154)}
@@ -208,7 +208,7 @@ def test_agreement_turns_the_sign_of_errors_and_names_what_would_be_chosen() -> 
         Setting(str(i), i, {"critic.n_step": i}, COMPLETE, {0: r}, {"action error": e, "fitted-Q value": g}, r)
         for i, (r, e, g) in enumerate(zip(returns, errors, guesses, strict=True))
     ]
-    error, guess = compute_agreements(make_ranking("x", RETURN, tried))
+    error, guess = compute_agreements(make_ranking(("x",), "vdt", "d4rl", RETURN, tried))
     assert error.spearman.value == pytest.approx(stats.spearmanr([-e for e in errors], returns).statistic)
     assert guess.kendall.value == pytest.approx(stats.kendalltau(guesses, returns).statistic)
     assert (error.score, error.chosen, error.best, error.mean) == (

@@ -41,7 +41,12 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Report:
     reported = [make_cell("", seed, 90.0 + seed) for seed in (0, 1, 2)]
     study = {
         **{"name": "grid", "title": "A grid", "ranked": True, "settings": GRID, "reported": reported},
-        "found": {"file": "params/found/grid.yaml", "command": "vdt run --study params/found/grid.yaml"},
+        "found": {
+            "walker2d-medium-v2, data collected, vdt": {
+                "file": "params/found/grid.yaml",
+                "command": "vdt run --study params/found/grid.yaml",
+            }
+        },
     }
     return write_report(cells, tmp_path_factory.mktemp("report"), study=study)
 
@@ -117,7 +122,7 @@ def test_a_search_shows_how_far_stopped_trials_got_and_random_search_beside(tmp_
     assert "| at gradient step 200, score 22.5 |" in find_section(report.text, "Ranking")
     winner = find_section(report.text, "Winner")
     assert "They have not been run yet." in winner and "score on reported seeds" not in winner
-    assert {"map-walker2d-medium-v2-vdt.png", "best-walker2d-medium-v2-vdt.png"} <= {f.name for f in report.figures}
+    assert {f"map-{TASK}.png", f"best-{TASK}.png"} <= {f.name for f in report.figures}
     document = json.loads((tmp_path / "report.json").read_text())
     assert document["rankings"][0]["settings"][-1]["intermediate"] == {"100": 11.0, "200": 22.5}
 

@@ -1,0 +1,115 @@
+"""The winner of a grid as a study file: it resolves to the winner's settings on seeds that were not used."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.records import make_record
+from vdt.config.errors import ConfigError
+from vdt.evaluation.trials import COMPLETE, Trial
+from vdt.experiments.cells import resolve_cells
+from vdt.experiments.found import find_found_file, make_found_file
+from vdt.experiments.study import Study, choose_reported_seeds, load_study
+
+ENV = "walker2d-medium-v2"
+SWEEP = {
+    "env": ENV,
+    "preset": "smoke",
+    "source": "collected",
+    "seeds": "1,3",
+    "set": "evaluation.episodes=3 data.steps=1500",
+    "sweep": "actor.q_coefficient=0.1,0.3 task.candidate_returns=[4000,2000],[3000]",
+}
+
+
+def make_winner(**changes: Any) -> Trial:
+    settings = {"actor.q_coefficient": 0.3, "task.candidate_returns": (4000, 2000)}
+    fields = {"score": 71.25, "scores_by_seed": {1: 70.0, 3: 72.5}, "patch": "best", "settings": settings, **changes}
+    return Trial(number=2, state=COMPLETE, **fields)
+
+
+def write_found(home: Path, study: Study, overrides: str) -> Path:
+    """Write the winner's file, and return its path below the home folder."""
+    file = find_found_file(study.name)
+    (home / file).parent.mkdir(parents=True)
+    (home / file).write_text(
+        make_found_file(study.describe(overrides), make_winner(), 4, [ENV], "vdt", [make_record(1, {})])
+    )
+    return file
+
+
+def test_the_file_resolves_to_the_winner_on_seeds_that_were_not_used(home: Path) -> None:
+    tried, study = resolve_cells(SWEEP)
+    assert study is not None
+    file = write_found(home, study, SWEEP["set"])
+    cells, found = resolve_cells({"study": str(file)})  # named below the home folder, from wherever
+    assert found is not None and found.name == study.name
+    assert [cell.config.seed for cell in cells] == [0, 2, 4]
+    winner = next(
+        cell.config
+        for cell in tried
+        if cell.config.actor.q_coefficient == 0.3 and len(cell.config.task.candidate_returns) == 2
+    )
+    assert [cell.config for cell in cells] == [winner.with_seed(seed) for seed in (0, 2, 4)]
+    assert winner.evaluation.episodes == 3, "the command line's settings are among it"
+
+
+def test_it_says_where_it_comes_from_and_that_its_score_is_biased(home: Path) -> None:
+    study = resolve_cells(SWEEP)[1]
+    assert study is not None
+    text = (home / write_found(home, study, SWEEP["set"])).read_text()
+    head = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+    assert "sweep-q_coefficient-candidate_returns on 20" in head and "settings best, the best of 4" in head
+    assert "Data: walker2d-medium-v2, collected, md5 0123abcd, smoke preset." in head
+    # half of the distance of two numbers is their mean's standard error
+    assert "Score on tuning seeds 1, 3: 71.25 ± 1.2." in head and "biased upward" in head
+    assert "Seeds 0, 2, 4 were not used" in head
+    assert "/" not in head, "no place of this machine"
+
+
+def test_a_search_names_its_reported_seeds_and_data(home: Path, tmp_path: Path) -> None:
+    content = {
+        "envs": [ENV],
+        "preset": "smoke",
+        "source": "collected",
+        "set": {"evaluation": {"max_episode_steps": 0, "curve_points": 1}},
+        "search": {
+            "space": {"actor.q_coefficient": [0.1, 0.3]},
+            **{"trials": 2, "seeds": [1, 3], "report": {"seeds": [7], "data_seed": 5}},
+        },
+    }
+    path = tmp_path / "my-search.yaml"
+    path.write_text(yaml.safe_dump(content))
+    facts = load_study(str(path)).describe()
+    assert facts["ranked"] and facts["frozen"]["seeds"] == [7] and facts["frozen"]["set"]["data.seed"] == 5
+    text = make_found_file(facts, make_winner(settings={"actor.q_coefficient": 0.3}), 2, [ENV], "vdt")
+    (home / "params").mkdir(parents=True)
+    (home / "params" / "winner.yaml").write_text(text)
+    ((cell,), _) = resolve_cells({"study": "params/winner.yaml"})
+    assert (cell.config.seed, cell.config.data.seed, cell.config.actor.q_coefficient) == (7, 5, 0.3)
+
+
+def test_patches_without_a_grid_have_no_winner(tmp_path: Path) -> None:
+    path = tmp_path / "patches.yaml"
+    path.write_text(yaml.safe_dump({"envs": [ENV], "patches": {"a": {}, "b": {"actor": {"q_coefficient": 0}}}}))
+    facts = load_study(str(path)).describe()
+    assert facts["ranked"] is False and "frozen" not in facts
+
+
+def test_reported_seeds_are_the_first_that_are_free() -> None:
+    assert choose_reported_seeds((10, 11)) == (0, 1, 2)
+    assert choose_reported_seeds((0, 2, 3)) == (1, 4, 5)
+
+
+def test_names_of_winners_are_names_of_studies(home: Path) -> None:
+    assert find_found_file("grid").as_posix() == "params/found/grid.yaml"
+    names = [find_found_file("sweep-q_coefficient", (env, "vdt")) for env in ("minari:mujoco/hopper/expert-v0", ENV)]
+    assert len(set(names)) == 2
+    for file in names:
+        (home / file).parent.mkdir(parents=True, exist_ok=True)
+        (home / file).write_text(yaml.safe_dump({"envs": [ENV]}))
+        assert len(load_study(str(file)).name) <= 40
+    with pytest.raises(ConfigError, match="there is no file params/found/other"):
+        load_study("params/found/other.yaml")
