@@ -117,6 +117,11 @@ class Worker:
         self.log.open()
         budget, ended = self.store.budget, sum(trial.state != "running" for trial in self.store.list_trials())
         logger.info(f"search {self.study.name}: {ended} of {budget} trials have ended ({self.folder})")
+        if self.store.frozen is not None and ended < budget:
+            logger.warning(
+                f"search {self.study.name}: trial {self.store.frozen} has won, so {budget - ended} more are not begun; "
+                "other reported seeds begin another search"
+            )
         failures = 0
         while True:
             with self.store.take() as trial:

@@ -43,6 +43,7 @@ def test_two_workers_one_of_them_killed(tmp_path: Path, monkeypatch: pytest.Monk
     number = wait_for_training(killed)
     other = start_flow(tmp_path, *WORDS)
     killed.send_signal(signal.SIGKILL)
+    killed.communicate(timeout=LIMIT)  # its flow ends with it
     again = start_flow(tmp_path, *WORDS)
     outputs = [worker.communicate(timeout=LIMIT)[0] for worker in (other, again)]
     assert [worker.wait() for worker in (other, again)] == [0, 0], "\n".join(outputs)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vdt.acceleration.linear import FrozenFeedForward, FrozenLinear
 from vdt.config.schema import RuntimeConfig
 from vdt.policy.decision_transformer import ActingPolicy, DecisionTransformer
+from vdt.policy.return_embedding import FourierReturn
 from vdt.policy.transformer import Block, CausalSelfAttention, CausalTransformer
 
 
@@ -67,6 +68,25 @@ class FrozenTransformer:
         self.make_caches = transformer.make_caches
 
 
+class FrozenFourierReturn:
+    """`FourierReturn` with its current weights."""
+
+    __call__: Any = FourierReturn.forward
+
+    def __init__(self, embedding: FourierReturn) -> None:
+        self.low, self.high = embedding.low, embedding.high
+        self.project = FrozenLinear(embedding.project)
+
+
+def freeze_return_embedding(embedding: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Make a function of the return's embedding with its current weights."""
+    if isinstance(embedding, FourierReturn):
+        frozen: Callable[[Tensor], Tensor] = FrozenFourierReturn(embedding)
+        return frozen
+    assert isinstance(embedding, nn.Linear)
+    return FrozenLinear(embedding)
+
+
 class FrozenDecisionTransformer:
     """`DecisionTransformer` with its current weights, without a gradient."""
 
@@ -81,7 +101,7 @@ class FrozenDecisionTransformer:
         self.horizon, self.gaussian = policy.horizon, policy.gaussian
         times = policy.embed_timestep.weight.detach()
         self.embed_timestep = lambda timesteps: F.embedding(timesteps, times)
-        self.embed_return = FrozenLinear(policy.embed_return)
+        self.embed_return = freeze_return_embedding(policy.embed_return)
         self.embed_observation = FrozenLinear(policy.embed_observation)
         self.embed_action = FrozenLinear(policy.embed_action)
         self.transformer = FrozenTransformer(policy.transformer)

@@ -24,6 +24,7 @@ from vdt.config.schema import RuntimeConfig
 from vdt.critic.critic import Critic, CriticUpdate
 from vdt.critic.networks import MLPEnsemble
 from vdt.policy.decision_transformer import DecisionTransformer
+from vdt.policy.return_embedding import FourierReturn
 from vdt.policy.transformer import Block, CausalSelfAttention
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ FAST_LAYERS: Mapping[type[nn.Module], Mapping[str, type[nn.Module]]] = {
     CausalSelfAttention: {"project_in": FastLinear, "project_out": FastLinear},
     Block: {"feedforward": FastFeedForward},
     DecisionTransformer: {"embed_return": FastLinear, "embed_observation": FastLinear, "embed_action": FastLinear},
+    FourierReturn: {"project": FastLinear},
 }
 
 
@@ -73,7 +75,9 @@ def accelerate(network: Network, runtime: RuntimeConfig) -> Network:
         return network
     for part in list(network.modules()):
         for name, fast in FAST_LAYERS.get(type(part), {}).items():
-            getattr(part, name).__class__ = fast
+            layer = getattr(part, name)
+            if issubclass(fast, type(layer)):  # an embedding may be of several kinds
+                layer.__class__ = fast
         part.__class__ = FAST.get(type(part), type(part))
     return network
 

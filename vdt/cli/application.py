@@ -6,7 +6,7 @@ import typer
 
 app = typer.Typer(
     name="vdt",
-    help="Data sets, settings and tracking of the Value-Guided Decision Transformer.\n\n"
+    help="Trained policies, data sets, settings and tracking of the Value-Guided Decision Transformer.\n\n"
     'To train: python flows/vdt_flow.py run --env ENV [--preset laptop] [--method vdt] [--seeds 0-4] [--set "KEY=VALUE"]',
     add_completion=False,
     rich_markup_mode=None,

@@ -19,7 +19,27 @@ if TYPE_CHECKING:
 
 ACCEPTED = "a run id of Metaflow or MLflow, a checkpoint file (.pt) or its folder, runs:/… or models:/…"
 
-Where = Annotated[str, typer.Argument(metavar="POLICY", help=f"Trained policy: {ACCEPTED}.")]
+
+def refuse_env(where: str) -> str:
+    """Return what names a policy; refuse an env."""
+    return _refuse_env(where, f"POLICY is a trained policy: {ACCEPTED}")
+
+
+def refuse_data(where: str) -> str:
+    """Return what names a policy; refuse an env, which `vdt export` took before release 0.3."""
+    return _refuse_env(where, f"`vdt data {where} --minari` writes its collected data as a Minari data set")
+
+
+def _refuse_env(where: str, answer: str) -> str:
+    from vdt.config.layers import load_tasks
+
+    if where in load_tasks() or where.startswith(("minari:", "data:")):
+        raise ValueError(f"{where!r} is an env, and {answer}")
+    return where
+
+
+HELP = f"Trained policy: {ACCEPTED}."
+Where = Annotated[str, typer.Argument(metavar="POLICY", help=HELP, callback=refuse_env)]
 Name = Annotated[
     str | None, typer.Option(help="Which of a run's policies: online, offline or online_best; by default the first.")
 ]
@@ -46,12 +66,13 @@ def evaluate(
 ) -> None:
     """Run episodes in the policy's environment; show their returns.
 
-    With the defaults they are those of the run's report.
+    With the defaults they are the report's episodes of one target return, and with --lookahead those of the run's score.
     """
-    target = _read_targets(targets, lookahead)
-    policy = load(where, name, cell, lookahead=lookahead)
+    from vdt.agent.policy import load_policy
     from vdt.evaluation.evaluate import evaluate_policy
 
+    target = _read_targets(targets, lookahead)
+    policy = load_policy(where, lookahead=lookahead, name=name, cell=cell)
     with contextlib.redirect_stdout(sys.stderr):  # the log
         report = evaluate_policy(policy, episodes=episodes, seed=seed, target_return=target)
     if as_json:
@@ -102,15 +123,15 @@ def film(
 
     Needs the extra [video]. MUJOCO_GL chooses the renderer, egl or osmesa; by default the first that works.
     """
-    target = _read_targets(targets, lookahead)
-    _refuse_env(where, f"and POLICY is a trained policy: {ACCEPTED}")
+    from vdt.agent.policy import load_policy
     from vdt.evaluation.video import check_video, write_video
     from vdt.system.files import check_output
 
+    target = _read_targets(targets, lookahead)
     check_video(output or Path("video.mp4"))
     if output is not None:
         check_output(output, overwrite=overwrite)
-    policy = load(where, name, cell, lookahead=lookahead)
+    policy = load_policy(where, lookahead=lookahead, name=name, cell=cell)
     path = output or name_file(policy, ".mp4")
     check_output(path, overwrite=overwrite)
     video = write_video(policy, path, episodes=episodes, seed=seed, target_return=target)
@@ -120,7 +141,7 @@ def film(
 
 @app.command("export")
 def export(
-    where: Where,
+    where: Annotated[str, typer.Argument(metavar="POLICY", help=HELP, callback=refuse_data)],
     name: Name = None,
     cell: Cell = None,
     form: Annotated[str, typer.Option("--format", help="onnx, or torchscript.")] = "onnx",
@@ -133,14 +154,14 @@ def export(
 
     The model acts as the policy does without look-ahead. Its inputs and a loop that acts: docs/export.md.
     """
-    _refuse_env(where, "and `vdt data {} --minari` writes its collected data as a Minari data set")
     from vdt.agent.export import FORMATS, check_format, export_policy
+    from vdt.agent.policy import load_policy
     from vdt.system.files import check_output, write_output
 
     check_format(form)
     if output is not None:
         check_output(output, overwrite=overwrite)
-    policy = load(where, name, cell)
+    policy = load_policy(where, name=name, cell=cell)
     path = output or name_file(policy, FORMATS[form])
     check_output(path, overwrite=overwrite)
     exported = export_policy(policy, form)
@@ -149,18 +170,6 @@ def export(
         f"export: {path} ({len(exported.content) / 1e6:.1f} MB), a window of {exported.about['context_length']} steps; "
         f"largest difference of its actions from the policy's: {exported.difference:.0e}"
     )
-
-
-def load(where: str, name: str | None = None, cell: str | None = None, *, lookahead: bool = False) -> Policy:
-    """Load the policy that a command names; arguments as of `vdt.load_policy`.
-
-    Raises:
-        ValueError: if it is an env, or no policy can be loaded.
-    """
-    _refuse_env(where, f"and POLICY is a trained policy: {ACCEPTED}")
-    from vdt.agent.policy import load_policy
-
-    return load_policy(where, lookahead=lookahead, name=name, cell=cell)
 
 
 def name_file(policy: Policy, suffix: str) -> Path:
@@ -173,11 +182,3 @@ def _read_targets(targets: list[float] | None, lookahead: bool) -> list[float] |
     if targets and len(targets) > 1 and not lookahead:
         raise ValueError("several --target-return need --lookahead, which chooses among them")
     return targets or None
-
-
-def _refuse_env(where: str, answer: str) -> None:
-    """Refuse the name of an env in the place of a policy; `{}` in the answer is its name."""
-    from vdt.config.layers import load_tasks
-
-    if where in load_tasks() or where.startswith(("minari:", "data:")):
-        raise ValueError(f"{where!r} is an env, {answer.replace('{}', where)}")

@@ -62,7 +62,9 @@ def _list_files(folder: str) -> None:
     """Print the names of a folder of params/, with the first sentence of each file's comment."""
     from vdt.config.layers import PARAMS, list_names
 
-    for name in list_names(folder):
+    names = list_names(folder)
+    width = max(map(len, names)) + 2
+    for name in names:
         lines = (PARAMS / folder / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
         comment = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
-        typer.echo(f"{name:<12}{comment.partition('. ')[0].rstrip('.')}")
+        typer.echo(f"{name:<{width}}{comment.partition('. ')[0].rstrip('.')}")

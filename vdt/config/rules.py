@@ -253,18 +253,6 @@ def deviation_unit_has_finished_critic(config: Config) -> str | None:
 
 
 @rule
-def gradient_step_has_one_action(config: Config) -> str | None:
-    """Check that a displacement along the Q gradient has a deterministic action."""
-    actor = config.actor
-    if config.policy.head != "gaussian" or actor.q_coefficient == 0 or actor.q_normalization != "gradient":
-        return None
-    return (
-        "actor.q_normalization gradient is a displacement of one action, which policy.head gaussian does not have: "
-        "accepted are magnitude and none"
-    )
-
-
-@rule
 def learned_model_is_trained(config: Config) -> str | None:
     """Check that a learned model has the heads that predict observations and rewards."""
     planner = config.planner

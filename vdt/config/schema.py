@@ -140,8 +140,9 @@ class PolicyConfig:
     dropout: Number = Field(ge=0.0, le=0.9)
     head: Literal["deterministic", "gaussian", "normal"]
     initial_temperature: Number = Field(ge=1e-9)
-    hidden_size: Whole = Field(default=256, ge=1)  # these two new since release 0.2
+    hidden_size: Whole = Field(default=256, ge=1)  # these three new since release 0.2
     hidden_layers: Whole = Field(default=2, ge=1)
+    return_embedding: Literal["linear", "fourier"] = "linear"
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vdt.policy.gaussian import NormalGaussian, SquashedGaussian
+from vdt.policy.gaussian import Gaussian, NormalGaussian, SquashedGaussian
 from vdt.policy.losses import PolicyLosses, compute_behavior_loss, compute_q_term, masked_mean
 
 TARGET_ENTROPY = -1.0  # per action dimension; SAC, ODT
@@ -32,6 +32,22 @@ def compute_temperature_loss(temperature: Tensor, entropy: Tensor, action_size: 
         action_size: A; the target is -A.
     """
     return temperature * (entropy.detach() - TARGET_ENTROPY * action_size)
+
+
+def compute_displacement_term(gaussian: Gaussian, q: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
+    """Compute the Q term of M3 beside a likelihood: lambda stays the displacement of the mean action, lambda/2.
+
+    Near its minimum -log pi(a) is ||a - mean||^2 / (2 sigma^2), so the Q term is divided by 2 sigma^2 too, the mean
+    variance over real steps and dimensions, held constant.
+
+    Args:
+        gaussian: the policy's distribution at each step, over (B, K, A).
+        q: (B, K), computed from `actions`.
+        actions: (B, K, A) the mean actions, with gradient.
+        mask: (B, K), 1 where real.
+    """
+    variance = masked_mean(gaussian.compute_variances().mean(-1), mask).detach().clamp(min=1e-8)
+    return compute_q_term(q, actions, mask) / (2 * variance)
 
 
 def compute_scaled_q_term(min_q: Tensor, mask: Tensor, normalization: str) -> Tensor:
@@ -91,7 +107,7 @@ def compute_likelihood_policy_loss(
     if behavior_coefficient > 0:
         behavior = compute_likelihood_loss(gaussian.compute_log_density(actions), weights, mask)
     if min_q is not None and normalization == "gradient":
-        q_term = compute_q_term(min_q, gaussian.means, mask)
+        q_term = compute_displacement_term(gaussian, min_q, gaussian.means, mask)
     elif min_q is not None:
         q_term = compute_scaled_q_term(min_q, mask, normalization)
     return PolicyLosses(behavior_coefficient * behavior - q_coefficient * q_term, behavior, q_term)
@@ -99,7 +115,7 @@ def compute_likelihood_policy_loss(
 
 def compute_stochastic_policy_loss(
     gaussian: SquashedGaussian,
-    drawn: tuple[Tensor, Tensor],
+    asked: tuple[Tensor, Tensor],
     actions: Tensor,
     weights: Tensor,
     min_q: Tensor | None,
@@ -115,16 +131,17 @@ def compute_stochastic_policy_loss(
 
     Args:
         gaussian: the policy's distribution at each step, over (B, K, A).
-        drawn: actions (B, K, A) and log-densities (B, K) from it, with gradient.
+        asked: actions (B, K, A) that Q is asked for, drawn, or the mean ones where `normalization` is "gradient"; and
+            log-densities (B, K) of drawn actions; with gradient.
         actions: (B, K, A) the data's.
         weights: (B, K), one per step, no gradient.
-        min_q: (B, K) min_i target Q at the drawn actions, with gradient; none where lambda is 0.
+        min_q: (B, K) min_i target Q at these actions, with gradient; none where lambda is 0.
         mask: (B, K), 1 where real.
         q_coefficient: lambda.
         behavior_coefficient: 0 leaves the likelihood out.
-        normalization: of the Q term: "gradient" (M3), "magnitude" or "none".
+        normalization: of the Q term: "gradient" (M3, `compute_displacement_term`), "magnitude" or "none".
     """
-    zero, (drawn_actions, log_densities), temperature = actions.new_zeros(()), drawn, gaussian.temperature
+    zero, (asked_actions, log_densities), temperature = actions.new_zeros(()), asked, gaussian.temperature
     entropy = masked_mean(-log_densities, mask)
     behavior = q_term = zero
     if behavior_coefficient > 0:
@@ -132,7 +149,7 @@ def compute_stochastic_policy_loss(
     if min_q is not None:
         by_gradient = normalization == "gradient"
         q_term = (
-            compute_q_term(min_q, drawn_actions, mask)
+            compute_displacement_term(gaussian, min_q, asked_actions, mask)
             if by_gradient
             else compute_scaled_q_term(min_q, mask, normalization)
         )

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from vdt.config.schema import PolicyConfig
 from vdt.policy.gaussian import Gaussian, make_head
+from vdt.policy.precision import call_in_float32
+from vdt.policy.return_embedding import make_return_embedding
 from vdt.policy.transformer import CausalTransformer
 
 
@@ -60,7 +62,7 @@ class DecisionTransformer(nn.Module):
         self.context_length = config.context_length
         self.horizon = horizon
         self.embed_timestep = nn.Embedding(horizon + 1, width)
-        self.embed_return = nn.Linear(1, width)
+        self.embed_return = make_return_embedding(config.return_embedding, width)
         self.embed_observation = nn.Linear(observation_size, width)
         self.embed_action = nn.Linear(action_size, width)
         self.transformer = CausalTransformer(width, config.layers, config.heads, config.dropout)
@@ -91,9 +93,12 @@ class DecisionTransformer(nn.Module):
 
         Leading dimensions may differ where they broadcast.
         """
-        parts = [self.embed_return(returns_to_go.unsqueeze(-1)), self.embed_observation(observations)]
+        parts = [
+            call_in_float32(self.embed_return, returns_to_go.unsqueeze(-1)),
+            call_in_float32(self.embed_observation, observations),
+        ]
         if actions is not None:
-            parts.append(self.embed_action(actions))
+            parts.append(call_in_float32(self.embed_action, actions))
         time = self.embed_timestep(timesteps.clamp(max=self.horizon)).unsqueeze(-2)
         tokens: Tensor = torch.stack(torch.broadcast_tensors(*parts), dim=-2) + time  # (..., K, 2 or 3, D)
         return tokens.flatten(-3, -2)
@@ -105,12 +110,12 @@ class DecisionTransformer(nn.Module):
 
     def predict_choice(self, after_observation: Tensor) -> tuple[Tensor, Gaussian | None]:
         """Predict actions (..., A), and their distribution if it is stochastic, from the observation tokens' outputs (..., D)."""
-        means = self.predict_action[0](after_observation)
-        distribution = None if self.gaussian is None else self.gaussian(after_observation, means)
+        means = call_in_float32(self.predict_action[0], after_observation)
+        distribution = None if self.gaussian is None else call_in_float32(self.gaussian, after_observation, means)
         actions: Tensor = self.predict_action[1](means)
         return actions, distribution
 
     def predict_outcome(self, observations: Tensor, after_action: Tensor) -> tuple[Tensor, Tensor]:
         """Predict next observations (..., S) and rewards (...) from the action tokens' outputs (..., D) (M6)."""
-        rewards: Tensor = self.predict_reward(after_action).squeeze(-1)
-        return observations + self.predict_change(after_action), rewards
+        rewards: Tensor = call_in_float32(self.predict_reward, after_action).squeeze(-1)
+        return observations + call_in_float32(self.predict_change, after_action), rewards

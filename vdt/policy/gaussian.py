@@ -38,6 +38,10 @@ class NormalGaussian:
         raw = like + self.log_stds.exp() * noise
         return raw.clamp(-1, 1), self.compute_log_density(raw)
 
+    def compute_variances(self) -> Tensor:
+        """Compute the variance of the action before it is clipped, (..., A)."""
+        return (2 * self.log_stds).exp()
+
     def compute_log_density(self, actions: Tensor) -> Tensor:
         """Compute the log-density of actions: (..., A) -> (...)."""
         return _compute_normal_log_densities(actions, self.means, self.log_stds).sum(-1)
@@ -67,6 +71,10 @@ class SquashedGaussian:
         noise = torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
         raw = like + self.log_stds.exp() * noise
         return torch.tanh(raw), self._compute_log_density(raw)
+
+    def compute_variances(self) -> Tensor:
+        """Compute the variance of the action to first order: std^2 (1 - tanh^2 mean)^2, (..., A)."""
+        return (2 * self.log_stds).exp() * (1 - torch.tanh(self.means).square()).square()
 
     def compute_log_density(self, actions: Tensor) -> Tensor:
         """Compute the log-density of actions in [-1, 1]: (..., A) -> (...)."""

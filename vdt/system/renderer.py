@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ VARIABLE = "MUJOCO_GL"
 RENDERERS = ("egl", "osmesa")  # that need no screen
 TRIAL = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
 TRIAL_SECONDS = 120
+ERROR = re.compile(r"[\w.]+(Error|Exception): ")  # first line of an exception; others follow from it
 HELP = (
     "MuJoCo draws by EGL (apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri, or a GPU's driver) "
     "or by OSMesa (apt-get install libosmesa6)"
@@ -55,5 +57,5 @@ def try_renderer(name: str) -> str:
         return f"no answer within {TRIAL_SECONDS} s"
     if done.returncode == 0:
         return ""
-    lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f"ended with {done.returncode}"
+    lines = [line for line in done.stderr.splitlines() if ERROR.match(line)]
+    return lines[0] if lines else f"its process ended with {done.returncode}"

@@ -22,6 +22,7 @@ from vdt.data.reward_scale import compute_reward_scale
 from vdt.data.sampling import CriticSampler, MixedSampler, Sampler
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.policy.losses import AdvantageWeighting, calibrate_advantage_weighting
+from vdt.policy.return_embedding import fit_return_embedding
 from vdt.serving.model_files import make_model
 from vdt.system.machine import choose_device
 from vdt.tracking import Tracker
@@ -237,6 +238,7 @@ def train_actor(
     buffer = make_offline_buffer(config, dataset, normalizer, source["reward_scale"])
     sampler = make_sampler(config, buffer, 2)
     policy = make_policy(config, device)
+    fit_return_embedding(policy, buffer.matrix[buffer.list_step_rows(), buffer.column.return_to_go])
     weighting = calibrate_weighting(config, critic, sampler)
     actor_critic = ActorCritic(config, policy, critic, normalizer, source["reward_scale"], weighting)
     actor_critic.reward_statistics = RewardStatistics.fit(dataset, config.task.return_scale)

@@ -94,7 +94,8 @@ def compute_action_losses(
     gaussian, normalization = output.distribution, config.q_normalization
     actions = output.actions
     if isinstance(gaussian, SquashedGaussian):
-        actions, log_densities = gaussian.sample()
+        drawn, log_densities = gaussian.sample()
+        actions = actions if normalization == "gradient" else drawn  # a displacement is one of the mean action
     elif gaussian is not None:
         actions = gaussian.means
     compute_q = actor_critic.critic.compute_q1 if config.q_source == "q1" else actor_critic.critic.compute_min_q

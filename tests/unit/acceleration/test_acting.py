@@ -18,11 +18,13 @@ from vdt.policy.mlp import MLPPolicy
 CONFIG = dataclasses.replace(make_config().policy, context_length=5, embedding_size=16, layers=2, heads=2)
 
 
+@pytest.mark.parametrize("kind", ["linear", "fourier"])
 @pytest.mark.parametrize("head", ["deterministic", "gaussian"])
 @torch.no_grad()
-def test_a_frozen_policy_says_what_the_policy_says(head: str) -> None:
+def test_a_frozen_policy_says_what_the_policy_says(head: str, kind: str) -> None:
     torch.manual_seed(0)
-    model = DecisionTransformer(3, 2, 20, dataclasses.replace(CONFIG, head=head, dropout=0.5)).eval()
+    settings = dataclasses.replace(CONFIG, head=head, return_embedding=kind, dropout=0.5)
+    model = DecisionTransformer(3, 2, 20, settings).eval()
     for parameter in model.parameters():
         parameter += 0.2 * torch.randn_like(parameter)
     inputs = (torch.randn(2, 5, 3), torch.rand(2, 5, 2), torch.randn(2, 5), torch.arange(5).repeat(2, 1) + 4)
@@ -44,7 +46,15 @@ def test_what_acts_is_frozen_unless_acceleration_is_off_or_nothing_is_gained() -
     assert freeze(memoryless, runtime) is memoryless
 
 
-@pytest.mark.parametrize("settings", [{}, {"planner.planning_horizon": 3}, {"planner.forget_steps": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"planner.planning_horizon": 3},
+        {"planner.forget_steps": 2},
+        {"planner.forget_steps": 2, "policy.return_embedding": "fourier"},
+    ],
+)
 def test_acting_is_the_same_without_acceleration(settings: dict[str, Any]) -> None:
     episodes = {}
     for word in ("auto", "off"):

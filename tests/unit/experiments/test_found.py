@@ -1,10 +1,12 @@
 """A search's scores, its report's facts, and its winner as a study of its own."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+import vdt.experiments
 from support.records import make_evaluation, make_record
 from vdt.config.errors import ConfigError
 from vdt.evaluation.records import HeldOutReport, ValueEstimates
@@ -12,6 +14,7 @@ from vdt.evaluation.trials import COMPLETE, FAILED, PRUNED, RUNNING, Trial, find
 from vdt.experiments.cells import resolve_cells, resolve_study
 from vdt.experiments.found import describe_search, find_found_file, make_found_file
 from vdt.experiments.search_trials import (
+    check_search,
     describe_journal,
     find_folder,
     get_search,
@@ -125,6 +128,14 @@ def test_the_best_is_complete_and_the_earlier_of_two_equals() -> None:
     ]
     best = find_best(trials)
     assert best is not None and best.number == 1
+
+
+def test_without_optuna_one_line_says_what_to_install(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)  # as where it is not installed
+    monkeypatch.delitem(sys.modules, "vdt.experiments.search_store", raising=False)
+    monkeypatch.delattr(vdt.experiments, "search_store", raising=False)
+    with pytest.raises(ConfigError, match=r"a search needs Optuna: pip install 'vdt\[search\]'"):
+        check_search(resolve_study({"study": given}))
 
 
 def test_fitted_q_is_a_score() -> None:

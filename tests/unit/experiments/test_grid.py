@@ -81,6 +81,8 @@ def test_names_are_names_of_patches_and_differ() -> None:
         assert len(points) == 2 ** len(grid)
         assert all(len(name) <= LONGEST_NAME for name in points)
         assert all(PATCH_NAME.fullmatch(name[:40]) for name in points)
+    coefficients = ("actor.next_observation_coefficient", "actor.min_effective_sample_fraction")
+    assert list(expand_grid(dict.fromkeys(coefficients, (0.1,)))) == ["next_obse_coef-0.1-min_effe_samp_frac-0.1"]
     assert "actor.learning_rate-0.001-critic.learning_rate-0.0003" in expand_grid(dict.fromkeys(sections, (1e-3, 3e-4)))
 
 

@@ -18,9 +18,10 @@ S, A, K = 3, 2, 6
 acting = pytest.mark.parametrize("freeze", [lambda policy: policy, FrozenDecisionTransformer], ids=["plain", "frozen"])
 
 
-def make_policy(heads: int = 1) -> DecisionTransformer:
+def make_policy(heads: int = 1, embedding: str = "linear") -> DecisionTransformer:
     torch.manual_seed(3)
-    config = make_config({"policy.context_length": K, "policy.heads": heads, "policy.layers": 2}).policy
+    settings = {"policy.context_length": K, "policy.heads": heads, "policy.layers": 2}
+    config = make_config({**settings, "policy.return_embedding": embedding}).policy
     policy = DecisionTransformer(S, A, 50, config).eval()
     for parameter in policy.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
@@ -79,14 +80,14 @@ def test_imagined_steps_equal_full_passes(freeze: Any, heads: int, steps: int) -
         )
 
 
-@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize(("heads", "embedding"), [(1, "linear"), (2, "linear"), (1, "fourier")])
 @pytest.mark.parametrize("forget_steps", [1, 3, 6])
 @acting
 @torch.no_grad()
 def test_decisions_with_a_cache_equal_full_passes(
-    freeze: Any, forget_steps: int, heads: int, monkeypatch: pytest.MonkeyPatch
+    freeze: Any, forget_steps: int, heads: int, embedding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, cache = make_policy(heads), ContextCache(spare_steps=2)
+    policy, cache = make_policy(heads, embedding), ContextCache(spare_steps=2)
     actor = freeze(policy)
     history = History(torch.tensor([[3.0, 1.0], [2.0, 0.5], [4.0, 0.0]]), K, forget_steps)
     passed = watch_passes(monkeypatch)

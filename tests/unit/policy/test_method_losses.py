@@ -17,7 +17,13 @@ from support.builders import make_actor_critic, make_buffer, make_config, make_d
 from vdt.agent.actor_critic import ActorCritic
 from vdt.critic.losses import compute_conservative_loss
 from vdt.data.batches import SequenceBatch
-from vdt.policy.baseline_losses import compute_likelihood_loss, compute_scaled_q_term, compute_temperature_loss
+from vdt.policy.baseline_losses import (
+    compute_displacement_term,
+    compute_likelihood_loss,
+    compute_scaled_q_term,
+    compute_temperature_loss,
+)
+from vdt.policy.gaussian import NormalGaussian, SquashedGaussian
 from vdt.policy.losses import AdvantageWeighting
 from vdt.training.offline import calibrate_weighting
 from vdt.training.update import compute_policy_losses, compute_weights, make_policy_optimizer, update_policy
@@ -75,8 +81,48 @@ def test_normal_heads_q_term_is_that_of_the_mean_action(normalization: str) -> N
         actor_critic, batch = make_parts("iql", UNIFORM, **changes, **{"policy.head": head})
         losses, _ = compute_policy_losses(actor_critic, batch, actor_critic.config.actor)
         terms.append((losses.q_term.item(), losses.total.item(), losses.behavior.item()))
-    assert terms[0][0] == pytest.approx(terms[1][0], rel=1e-5)
+        if head == "normal":  # a displacement beside a likelihood is per twice the variance
+            deviation = float(actor_critic.policy.gaussian.log_std.detach().exp().square().mean())
+            scale = 1 / (2 * deviation) if normalization == "gradient" else 1.0
+    assert terms[0][0] == pytest.approx(terms[1][0] * scale, rel=1e-5)
     assert terms[0][1] == pytest.approx(terms[0][2] - 0.5 * terms[0][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["normal", "squashed"])
+@pytest.mark.parametrize("deviation", [0.1, 0.3])
+def test_beside_a_likelihood_lambda_is_a_displacement_too(kind: str, deviation: float) -> None:
+    """Data at (0.1, -0.2), Q rising along (3, 4): the mean action ends lambda/2 along (0.6, 0.8), whatever the width."""
+    data, mask = torch.tensor([[[0.1, -0.2]]]), torch.ones(1, 1)
+    means = (data if kind == "normal" else torch.atanh(data)).clone().requires_grad_()
+    width = torch.full_like(data, math.log(deviation))
+    optimizer = torch.optim.SGD([means], lr=0.1 * deviation**2)
+    for _ in range(400):
+        optimizer.zero_grad()
+        gaussian = (
+            NormalGaussian(means, width) if kind == "normal" else SquashedGaussian(means, width, torch.tensor(0.0))
+        )
+        actions = means if kind == "normal" else torch.tanh(means)
+        term = compute_displacement_term(gaussian, actions @ torch.tensor([3.0, 4.0]), actions, mask)
+        (compute_likelihood_loss(gaussian.compute_log_density(data), mask, mask) - 0.1 * term).backward()
+        optimizer.step()
+    moved = (means if kind == "normal" else torch.tanh(means)).detach() - data
+    torch.testing.assert_close(moved, torch.tensor([[[0.03, 0.04]]]), atol=2e-4 if kind == "normal" else 2e-3, rtol=0)
+
+
+def test_a_squashed_gaussian_may_follow_the_q_gradient_at_its_mean() -> None:
+    changes = {"policy.head": "gaussian", "actor.q_coefficient": 0.3, "policy.dropout": 0.0}
+    actor_critic, batch = make_parts("vdt", UNIFORM, **changes)
+    terms = []
+    for _ in range(2):  # draws differ, the Q term does not
+        losses, _ = compute_policy_losses(actor_critic, batch, actor_critic.config.actor)
+        terms.append((losses.q_term.item(), losses.entropy.item()))
+    assert terms[0][0] == terms[1][0] and terms[0][1] != terms[1][1]
+    output = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
+    q = actor_critic.critic.compute_min_q(batch.observations, output.actions)
+    expected = compute_displacement_term(output.distribution, q, output.actions, batch.mask)
+    assert terms[0][0] == pytest.approx(expected.item(), rel=1e-5)
+    losses.total.backward()
+    assert all(p.grad is None for p in actor_critic.critic.parameters())
 
 
 def test_the_actor_follows_the_first_q_itself_and_leaves_it_alone() -> None:
