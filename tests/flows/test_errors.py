@@ -1,5 +1,7 @@
 """Wrong input through the real command line; what is refused in process: `tests/unit/flows/test_refusals.py`."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -7,7 +9,8 @@ import numpy as np
 import pytest
 
 from support.data import NOWHERE
-from support.flow import ENV, run_flow
+from support.flow import ENV, make_variables, run_flow
+from vdt.system.home import ROOT
 
 
 @pytest.mark.parametrize(
@@ -44,5 +47,14 @@ def test_data_that_cannot_be_used(tmp_path: Path) -> None:
     errors = [line for line in output.splitlines() if "error: " in line]
     assert len(errors) == 1 and "observations" in errors[0] and str(file) in errors[0]
     assert "Traceback" not in output
-    assert "resume --origin-run-id" in output
+    (command,) = [line.strip() for line in output.splitlines() if "resume --origin-run-id" in line]
+    listed = subprocess.run(
+        [sys.executable, "-m", "vdt.cli", "runs"],
+        cwd=tmp_path,
+        env={**make_variables(tmp_path), "PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout.splitlines()
+    assert listed[0].startswith("failed") and [line.strip() for line in listed[1:]] == [command]
     assert not list((tmp_path / "home" / "data").rglob("*.hdf5"))
