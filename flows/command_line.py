@@ -15,7 +15,7 @@ from typing import NoReturn
 from flows.words import check_words
 from vdt.config.convergence import describe_unfinished
 from vdt.config.errors import ConfigError
-from vdt.experiments.cells import OPTIONS, get_reuse, resolve_cells, resolve_study, split_finished
+from vdt.experiments.cells import OPTIONS, get_reuse, name_option, resolve_cells, resolve_study, split_finished
 from vdt.experiments.preflight import check_cells
 from vdt.experiments.search_trials import check_search
 from vdt.experiments.study import Cell, Study, load_study
@@ -58,7 +58,7 @@ def check_command_line(argv: list[str]) -> None:
     if given.help:
         return
     try:
-        check_words(called, argv[1:], others, (*OPTIONS, REGISTER))
+        check_words(called, argv[1:], others, [name_option(name) for name in (*OPTIONS, REGISTER)])
         if command in ("run", "resume"):
             get_tracking_uri(home())  # refuses an address that depends on where a program starts
         if command == "run":
@@ -71,7 +71,7 @@ def parse_words(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the values of a flow's options by name, empty where not given, and the other words of its command line."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in (*OPTIONS, REGISTER):
-        parser.add_argument(f"--{name}", default=os.environ.get(f"METAFLOW_RUN_{name.upper()}", ""))
+        parser.add_argument(name_option(name), default=os.environ.get(f"METAFLOW_RUN_{name.upper()}", ""))
     parser.add_argument("--max-workers")
     parser.add_argument("--help", action="store_true")
     return parser.parse_known_args(argv[1:])

@@ -38,6 +38,7 @@ class ReportFlow(FlowSpec):
     source = Parameter("source", help="instead of the study's", default="")
     overrides = Parameter("set", help="over the study's settings", default="")
     sweep = Parameter("sweep", help="instead of the study's grid", default="")
+    init_from = Parameter("init-from", help="the policy that the study's cells began from", default="")
     study = Parameter("study", help="a file of params/studies/, by name or path; not with --sweep", default="")
     trial = Parameter("trial", help="number of a trial of the study's search, instead of all", default="")
     reuse = Parameter("reuse", help="exact, or settings: results of other versions of the code, too", default="")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from metaflow import current
 from metaflow.exception import MetaflowException
 
+from flows.initial import find_initial
 from flows.lineage import get_unfinished_ancestors, was_completed
 from flows.transfer import describe_file, fetch_file, keeps_files_here
 from vdt.config.errors import ConfigError
@@ -138,9 +139,9 @@ class Stage:
         """Train the critic, or share one within a study; return its file, and the MLflow run that it was taken from."""
         from vdt.experiments.sharing import share_critic
 
-        return share_critic(
-            self.config, self.load_dataset(), self.tracker, self.checkpoints, self._get_sharing("critic")
-        )
+        dataset, initial = self.load_dataset(), self.find_initial()
+        sharing = self._get_sharing("critic")
+        return share_critic(self.config, dataset, self.tracker, self.checkpoints, sharing, initial)
 
     def train_actor(self) -> tuple[Path | None, str]:
         """Train the actor on the critic, or share one within a study; return as `pretrain_critic`.
@@ -150,14 +151,19 @@ class Stage:
         from vdt.experiments.sharing import share_actor
         from vdt.training.score_curve import TrainingStopped
 
-        critic, dataset = self.check(self.flow.critic), self.load_dataset()
+        critic, dataset, initial = self.check(self.flow.critic), self.load_dataset(), self.find_initial()
         sharing = self._get_sharing("actor")
         try:
             watch = watch_scores(self.flow.cell)
-            return share_actor(self.config, dataset, critic, self.tracker, self.checkpoints, sharing, watch)
+            return share_actor(self.config, dataset, critic, self.tracker, self.checkpoints, sharing, watch, initial)
         except TrainingStopped as stopped:
             logger.info(f"actor: {stopped}, as the scores of trial {self.flow.cell['trial']} promise too little")
             return None, ""
+
+    def find_initial(self) -> Path | None:
+        """Return the file of the policy that training begins from; none where it begins from random networks."""
+        with clear_errors():
+            return find_initial(self.flow, self.config)
 
     def tune_online(self) -> Path:
         """Tune the offline agent with interaction; return its file."""

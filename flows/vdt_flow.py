@@ -18,6 +18,7 @@ prepare()  # before Metaflow reads the environment
 from metaflow import FlowSpec, Parameter, card, current, exit_hook, package_sources, resources, step  # noqa: E402
 
 from flows.command_line import CHECKED, check_command_line, get_command  # noqa: E402
+from flows.initial import keep_initial_policies  # noqa: E402
 from flows.stage import clear_errors, finish_cells, open_stage  # noqa: E402
 from vdt.experiments.cells import OPTIONS, plan_cells  # noqa: E402
 
@@ -49,6 +50,7 @@ class VDTFlow(FlowSpec):
     source = Parameter("source", help="auto (default), collected, d4rl, minari, or path:FILE", default="")
     overrides = Parameter("set", help='changes, e.g. "critic.expectile=0.8 online.environment_steps=0"', default="")
     sweep = Parameter("sweep", help='values to try, e.g. "actor.q_coefficient=0.1,0.3"; all combinations', default="")
+    init_from = Parameter("init-from", help="a trained policy to go on from: a file, a run id, models:/…", default="")
     study = Parameter(
         "study", help="a file of params/studies/, by name or path; the above then override it", default=""
     )
@@ -64,7 +66,8 @@ class VDTFlow(FlowSpec):
         with clear_errors():
             checked = CHECKED in os.environ
             planned = plan_cells({**words, "set": self.overrides}, current.run_id, get_command(), checked=checked)
-        self.cells, self.finished, self.study_facts = planned
+            self.cells, self.finished, self.study_facts = planned
+            self.initial_policies = keep_initial_policies(self)
         self.next(self.fetch_dataset, foreach="cells")
 
     @step

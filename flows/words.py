@@ -21,13 +21,12 @@ def check_words(called: str, words: Sequence[str], others: Sequence[str], option
         called: name under which the script was called.
         words: its arguments.
         others: those of them that are neither one of the options below nor its value.
-        options: names of the options that `run` takes.
+        options: that `run` takes, with their dashes.
 
     Raises:
         ConfigError: naming the word, and the line that was probably meant.
     """
-    names = {f"--{option}" for option in options}
-    first = next((place for place, word in enumerate(words) if word.partition("=")[0] in names), None)
+    first = next((place for place, word in enumerate(words) if word.partition("=")[0] in options), None)
     command = next((word for word in others if word in COMMANDS), None)
     if command is None and first is not None:
         raise ConfigError(_explain_missing_run(called, words, next(_find_stray(others), "")))

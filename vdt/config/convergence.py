@@ -25,7 +25,7 @@ class Convergence:
     """Expectation for a critic.
 
     Attributes:
-        steps: N, gradient steps.
+        steps: N, gradient steps, those that training begins from included.
         gap: expected share of the gap that they leave.
         reach: environment steps that a reward is carried back at most.
         enough: steps that leave 0.7 %; infinite where nothing is discounted.
@@ -40,7 +40,7 @@ class Convergence:
 def estimate_convergence(settings: Mapping[str, Any]) -> Convergence | None:
     """Return the estimate of a flat configuration; none where there is no critic, or nothing that asks it."""
     asks = ("actor.inverse_temperature", "actor.q_coefficient")
-    steps = int(settings.get("critic.gradient_steps", 0))
+    steps = int(settings.get("critic.gradient_steps", 0)) + int(settings.get("init.critic_steps", 0))
     if steps == 0 or not (any(settings[key] > 0 for key in asks) or settings["planner.candidates"] > 1):
         return None
     discount, n_step = settings["critic.discount"], settings["critic.n_step"]

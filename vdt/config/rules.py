@@ -29,8 +29,8 @@ def check_rules(config: Config) -> None:
             raise ConfigError(said)
 
 
-def _predicts(config: Config) -> bool:
-    """Return whether the policy predicts observations and rewards, as a learned model needs."""
+def predicts_outcomes(config: Config) -> bool:
+    """Return whether the policy learns to predict observations and rewards, as a learned model needs."""
     return config.actor.next_observation_coefficient > 0 and config.actor.reward_coefficient > 0
 
 
@@ -151,9 +151,25 @@ def mlp_predicts_actions_alone(config: Config) -> str | None:
 @rule
 def joint_training_has_critic_steps(config: Config) -> str | None:
     """Check that a critic that bootstraps from the policy is trained with it."""
-    if not config.trains_together or config.critic.gradient_steps > 0:
+    critic, actor = config.critic, config.actor
+    if not config.trains_together:
         return None
-    return f"{_name_turns(config)} trains critic and actor together: critic.gradient_steps must not be 0"
+    if not config.has_trained_critic:
+        return f"{_name_turns(config)} trains critic and actor together: critic.gradient_steps must not be 0"
+    if actor.gradient_steps == 0 and critic.gradient_steps > 0:
+        return (
+            f"{_name_turns(config)} trains critic and actor together: critic.gradient_steps is "
+            f"{critic.gradient_steps}, but actor.gradient_steps is 0; set critic.gradient_steps=0 too"
+        )
+    return None
+
+
+@rule
+def actor_is_trained(config: Config) -> str | None:
+    """Check that a policy that is not trained offline was trained before."""
+    if config.actor.gradient_steps > 0 or config.init.policy:
+        return None
+    return "actor.gradient_steps is 0, but no trained policy is given: accepted is at least 1, or --init-from POLICY"
 
 
 @rule
@@ -169,7 +185,7 @@ def targets_wait_for_policy(config: Config) -> str | None:
 def warm_start_ends(config: Config) -> str | None:
     """Check that a warm start has a Q term to leave out, and steps after it."""
     actor = config.actor
-    if actor.warm_start_steps == 0:
+    if actor.warm_start_steps == 0 or actor.gradient_steps == 0:
         return None
     if actor.q_coefficient == 0:
         return (
@@ -257,7 +273,7 @@ def learned_model_is_trained(config: Config) -> str | None:
     """Check that a learned model has the heads that predict observations and rewards."""
     planner = config.planner
     imagines = planner.planning_horizon > 1 or config.evaluation.lookahead_horizon > 1
-    if planner.candidates == 1 or not imagines or planner.env_model == "simulator" or _predicts(config):
+    if planner.candidates == 1 or not imagines or planner.env_model == "simulator" or predicts_outcomes(config):
         return None
     return (
         "a look-ahead with the learned env_model needs "
@@ -269,11 +285,11 @@ def learned_model_is_trained(config: Config) -> str | None:
 def critic_in_use_is_trained(config: Config) -> str | None:
     """Check that weights, the Q term and the choice of a candidate have a trained critic."""
     asked = config.actor.inverse_temperature > 0 or config.actor.q_coefficient > 0 or config.planner.candidates > 1
-    if not asked or config.critic.gradient_steps > 0:
+    if not asked or config.has_trained_critic:
         return None
     return (
         "critic.gradient_steps is 0, but actor.inverse_temperature, actor.q_coefficient or planner.candidates "
-        "uses the critic"
+        f"uses the critic{', and that of init.policy is not trained either' if config.init.policy else ''}"
     )
 
 

@@ -105,6 +105,15 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
+class InitConfig:
+    """Trained policy whose networks training begins from; all new since release 0.2."""
+
+    policy: Text = ""
+    sha256: Text = ""
+    critic_steps: Whole = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
 class CriticConfig:
     """Twin Q and V (M1, M2), or twin Q of the policy."""
 
@@ -149,7 +158,7 @@ class PolicyConfig:
 class ActorConfig:
     """Policy training (M3)."""
 
-    gradient_steps: Whole = Field(ge=1)
+    gradient_steps: Whole = Field(ge=0)
     batch_size: Whole = Field(ge=1)
     learning_rate: Number = Field(ge=0.0)
     warmup_steps: Whole = Field(ge=0)
@@ -242,6 +251,7 @@ class Config:
     seed: Whole = Field(ge=0, description="`--seeds`: of networks, sampling and online rollouts")
     task: TaskConfig
     data: DataConfig
+    init: InitConfig
     critic: CriticConfig
     policy: PolicyConfig
     actor: ActorConfig
@@ -270,6 +280,11 @@ class Config:
     def has_environment(self) -> bool:
         """Return false for data without an environment: no rollouts, neither to tune online nor to measure returns."""
         return self.task.environment_id is not None
+
+    @property
+    def has_trained_critic(self) -> bool:
+        """Return whether the critic is trained offline, here or where this training begins from."""
+        return self.critic.gradient_steps > 0 or self.init.critic_steps > 0
 
     def flatten(self) -> dict[str, Any]:
         """Return dotted key -> value, e.g. for MLflow's params."""

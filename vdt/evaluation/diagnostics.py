@@ -53,7 +53,7 @@ def diagnose(
         requested = calibration = weights = None
         if config.has_environment and config.evaluation.requested_episodes > 0:
             requested, trajectories = measure_requested(actor_critic, config, name)
-            if config.critic.gradient_steps > 0:
+            if config.has_trained_critic:
                 calibration = measure_calibration(actor_critic, trajectories)
                 numbers = {"bias": calibration.bias, "correlation": calibration.correlation}
                 shown = {f"eval/{name}_critic_{key}": value for key, value in numbers.items() if value is not None}

@@ -108,7 +108,7 @@ def estimate_value(
         own = float(actor_critic.critic.compute_min_q(starts, chosen).double().mean())
     estimates = ValueEstimates(
         episodes=len(starts),
-        critic=own / scale if config.critic.gradient_steps > 0 else None,
+        critic=own / scale if config.has_trained_critic else None,
         fitted_q=final / scale,
         fitted_q_halfway=halfway / scale,
         fitted_q_steps=config.evaluation.fitted_q_steps,

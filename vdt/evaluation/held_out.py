@@ -65,7 +65,7 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
     if task.action_low:
         half = (half.new_tensor(task.action_high) - half.new_tensor(task.action_low)) / 2.0
     errors = ((steps.predicted - steps.taken) * half).square()
-    trained = config.critic.gradient_steps > 0
+    trained = config.has_trained_critic
     values: _Values = _summarize_values(steps, actor_critic.reward_scale) if trained else (None, None, None, None)
     report = HeldOutReport(
         len(episodes),

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULTS = {"preset": "laptop", "method": "vdt", "seeds": "0", "source": "auto", "reuse": "exact"}
 OPTIONS = (  # empty: the study's, or the default
-    *("env", "preset", "method", "seeds", "source", "set", "sweep", "study", "reuse", "trial"),
+    *("env", "preset", "method", "seeds", "source", "set", "sweep", "init_from", "study", "reuse", "trial"),
 )
 REUSE = ("exact", "settings", "none")
 
@@ -110,7 +110,7 @@ def resolve_study(arguments: Mapping[str, str]) -> Study:
 
 def _read_changes(given: Mapping[str, str], *, is_named: bool) -> dict[str, Any]:
     """Return the fields of a study that the command line gives."""
-    changes: dict[str, Any] = {name: given[name] for name in ("preset", "source") if name in given}
+    changes: dict[str, Any] = {name: given[name] for name in ("preset", "source", "init_from") if name in given}
     if "seeds" in given:
         changes["seeds"] = parse_seeds(given["seeds"])
     for option, name in (("env", "envs"), ("method", "methods")):
@@ -148,6 +148,11 @@ def name_sweep(grid: Grid) -> dict[str, str]:
         "title": f"Sweep over {', '.join(grid)}",
         "place": "--sweep",
     }
+
+
+def name_option(name: str) -> str:
+    """Return an option of `OPTIONS` as the command line has it, e.g. `--init-from`."""
+    return f"--{name.replace('_', '-')}"
 
 
 def get_reuse(arguments: Mapping[str, str]) -> str:

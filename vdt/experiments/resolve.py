@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vdt.config.errors import ConfigError, list_known
 from vdt.config.layers import (
@@ -19,6 +19,9 @@ from vdt.config.layers import (
 from vdt.config.rules import check_rules
 from vdt.config.schema import Config, flatten
 
+if TYPE_CHECKING:
+    from vdt.agent.initial import InitialPolicy
+
 DERIVED = ("minari", "data")  # kinds of --env whose facts come from the data: `minari:ID` and `data:PATH`
 
 
@@ -28,6 +31,8 @@ IDENTITY = {  # keys that the command line gives by an option of their own
     "method": "--method",
     "seed": "--seeds",
     "data.source": "--source",
+    "init.sha256": "--init-from",
+    "init.critic_steps": "--init-from",
 }
 
 
@@ -61,14 +66,24 @@ def resolve_config(
     for where, patch in changes:
         _refuse_identity(patch, where)
     env, facts = _find_task(env, source, given)
+    initial = _find_initial(given)
     layers = _lay_files(env, facts, preset, method)
     if given.get("task.environment_id", layers.values.get("task.environment_id")) is None:
         _leave_environment_out(layers)
+    if initial is not None and env.partition(":")[0] in DERIVED:
+        own = layers.values["task.environment_id"] is None
+        units = initial.get_units(layers.values["task.horizon"] if own else None)
+        layers.lay(units, f"--init-from {initial.where}")
     for where, patch in changes:
         layers.lay(patch, where)
     identity = {"env": env, "preset": preset, "method": method, "seed": seed, "data.source": source}
     layers.lay(identity, "command line")
+    if initial is not None:
+        facts = {"policy": initial.where, "sha256": initial.sha256, "critic_steps": initial.critic_steps}
+        layers.lay({"init": facts}, f"--init-from {initial.where}")
     config = layers.build()
+    if initial is not None:
+        initial.check_fits(config)
     check_rules(config)
     return config
 
@@ -100,6 +115,16 @@ def _leave_environment_out(layers: Layers) -> None:
 
     held_out = layers.values.get("data.held_out_fraction") or HELD_OUT_FRACTION
     layers.lay({"online.environment_steps": 0, "data.held_out_fraction": held_out}, "data without an environment")
+
+
+def _find_initial(given: Mapping[str, Any]) -> InitialPolicy | None:
+    """Find the policy that the training begins from, if one is named."""
+    where = given.get("init.policy", "")
+    if not isinstance(where, str) or not where:
+        return None  # another type is refused with all other values
+    from vdt.agent.initial import find_initial
+
+    return find_initial(where)
 
 
 def _refuse_identity(patch: Mapping[str, Any], where: str) -> None:

@@ -34,7 +34,7 @@ CONTINUED_FROM = "{}_continued_from"  # tag: the MLflow run that had worked on i
 AFTER_THE_ACTOR = (
     *("planner.candidates", "planner.planning_horizon", "planner.env_model", "planner.forget_steps"),
     *("planner.returns", "planner.return_quantiles", "planner.select", "planner.select_steps"),
-    *("online.", "evaluation."),
+    *("online.", "evaluation.", "init.policy"),  # where a policy lies: its digest counts
     *("checkpoint.", "runtime.threads", "data.source", "data.steps"),
 )
 
@@ -51,6 +51,7 @@ def compute_critic_key(config: Config, md5: str) -> str:
             "reward": [task.reward_scaling, task.reward_shift],
             "data": data,
             "critic": dataclasses.asdict(config.critic),
+            "init": config.init.sha256,
             "seed": config.seed,
             "runtime": [runtime.device, runtime.compile, runtime.acceleration],  # the precision is the policy's
             "code": compute_code_digest(),
@@ -81,7 +82,12 @@ class Sharing:
 
 
 def share_critic(
-    config: Config, dataset: TrajectoryDataset, tracker: Tracker, checkpoints: CheckpointStore, sharing: Sharing | None
+    config: Config,
+    dataset: TrajectoryDataset,
+    tracker: Tracker,
+    checkpoints: CheckpointStore,
+    sharing: Sharing | None,
+    initial: Path | None = None,
 ) -> tuple[Path, str]:
     """Pretrain a cell's critic, for it alone or for all that would train the same.
 
@@ -91,13 +97,14 @@ def share_critic(
         tracker: of the cell's MLflow run.
         checkpoints: of this step, for a cell that trains alone.
         sharing: none for a cell that trains alone.
+        initial: file of the policy that the training begins from, if there is one.
 
     Returns:
         The final checkpoint, and the MLflow run that it was taken from, or an empty string.
     """
 
     def train(store: CheckpointStore) -> Path:
-        return pretrain_critic(config, dataset, tracker, store)
+        return pretrain_critic(config, dataset, tracker, store, initial)
 
     if sharing is None or config.critic.gradient_steps == 0 or config.trains_together:
         return train(checkpoints), ""
@@ -113,6 +120,7 @@ def share_actor(
     checkpoints: CheckpointStore,
     sharing: Sharing | None,
     watch: Watch | None = None,
+    initial: Path | None = None,
 ) -> tuple[Path, str]:
     """Train a cell's actor on a critic's checkpoint, for it alone or for all that would train the same.
 
@@ -124,7 +132,7 @@ def share_actor(
     """
 
     def train(store: CheckpointStore) -> Path:
-        return train_actor(config, dataset, critic, tracker, store, watch)
+        return train_actor(config, dataset, critic, tracker, store, watch, initial)
 
     if sharing is None:
         return train(checkpoints), ""

@@ -93,6 +93,7 @@ class Study:
     share_training: bool = True
     preset: str = "laptop"
     source: str = "auto"
+    init_from: str = ""
     seeds: tuple[int, ...] = (0,)
     data_seeds: tuple[int, ...] = ()
     envs: tuple[str, ...]
@@ -280,9 +281,10 @@ def expand(study: Study, overrides: str = "") -> list[Cell]:
     _check_size(study)
     _refuse_two_values(study, parse_overrides(overrides))
     variants, cells = study.list_variants(), []
+    begin = [("--init-from", {"init": {"policy": study.init_from}})] if study.init_from else []
     data = [("data_seeds", {"data.seed": seed}) for seed in study.data_seeds] or [("data_seeds", {})]
     for env, method, (name, patch), data_seed in itertools.product(study.envs, study.methods, variants.items(), data):
-        patches = [("set", study.set), data_seed, (f"patches.{name}", patch)]
+        patches = [("set", study.set), data_seed, (f"patches.{name}", patch), *begin]
         where = f"{study.place}: env {env}, method {method}{f', patch {name}' if name else ''}: "
         try:
             first = resolve_config(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from vdt.tracking.records import (
     Continue,
     Create,
     DatasetEntry,
+    InitialPolicy,
     JoinStudy,
     Metrics,
     Record,
@@ -37,6 +38,9 @@ FLOW_RUN = "metaflow.run_id"  # tag: the newest flow run that writes to this run
 PROCESS = "vdt.process"  # tag: its main process
 FORKED_FROM = "vdt.forked_from"  # tag: the run whose finished step was run again
 STUDY = "study"  # tag: names of the studies that a run belongs to, with commas
+INIT_POLICY = "init_policy"  # tag: address of the policy that training began from
+INIT_DIGEST = "init_sha256"  # tag: digest of its file
+INIT_RUN = "init_run_id"  # tag: the run that it was trained in, if the store has it
 LOCAL_ID = "vdt.local_id"  # tag: the run's id until it is in the store
 LOCAL = "local-"  # how such an id begins
 PARAMS_PER_CALL = 100  # MLflow's limits
@@ -78,25 +82,19 @@ class RunSender:
             raise
 
     def _send(self, record: Record) -> None:
-        match record:
-            case Create():
-                self._create_run(record)
-            case Continue():
-                self._continue_run(record)
-            case Status():
-                self._set_status(record)
-            case Tags():
-                self._set_tags(record.tags)
-            case JoinStudy():
-                self._join_study(record)
-            case DatasetEntry():
-                self._enter_dataset(record)
-            case Artifact():
-                self._keep_artifact(record)
-            case Checkpoint():
-                self._keep_checkpoint(record)
-            case Register():
-                self._register(record)
+        senders: Mapping[type[Record], Callable[[Any], None]] = {
+            Create: self._create_run,
+            Continue: self._continue_run,
+            Status: self._set_status,
+            Tags: lambda tags: self._set_tags(tags.tags),
+            JoinStudy: self._join_study,
+            InitialPolicy: self._enter_initial,
+            DatasetEntry: self._enter_dataset,
+            Artifact: self._keep_artifact,
+            Checkpoint: self._keep_checkpoint,
+            Register: self._register,
+        }
+        senders[type(record)](record)
 
     @property
     def client(self) -> MlflowClient:
@@ -191,9 +189,10 @@ class RunSender:
         self.run_id = self._create({**tags, FORKED_FROM: run.info.run_id, FLOW_RUN: flow_run}, run.info.run_name)
         self._send_params(run.data.params)
         datasets = run.inputs.dataset_inputs if run.inputs else []
-        if datasets:
+        models = run.inputs.model_inputs if run.inputs else []
+        if datasets or models:
             again = [DatasetInput(item.dataset, item.tags) for item in datasets]
-            self.client.log_inputs(self.run_id, datasets=again)
+            self.client.log_inputs(self.run_id, datasets=again, models=models)
         logger.info(
             f"tracking: MLflow run {run.info.run_id} holds a finished step and is kept; its repeat goes to a new run, "
             f"{self.run_id}"
@@ -213,6 +212,23 @@ class RunSender:
         names = ",".join(dict.fromkeys([*filter(None, known.split(",")), record.study]))
         if names != known:
             self.client.set_tag(self.run_id, STUDY, names)
+
+    def _enter_initial(self, record: InitialPolicy) -> None:
+        """Name the policy that training began from, and the run that it was trained in, if the store has it."""
+        from mlflow.entities import LoggedModelInput
+
+        client, run_id = self.client, self.find_run()
+        found = client.search_logged_models(
+            [get_experiment_id(client)],
+            f"tags.sha256 = '{record.sha256}'",
+            order_by=[{"field_name": "creation_timestamp", "ascending": True}],
+            max_results=1,
+        )
+        tags = {INIT_POLICY: record.address, INIT_DIGEST: record.sha256}
+        for model in found:
+            tags[INIT_RUN] = str(model.source_run_id)
+            client.log_inputs(run_id, models=[LoggedModelInput(model.model_id)])
+        self._set_tags(tags)
 
     def _enter_dataset(self, record: DatasetEntry) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

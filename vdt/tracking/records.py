@@ -66,6 +66,19 @@ class JoinStudy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitialPolicy:
+    """Policy that the run's training began from: an input of the run, if it is a logged model of the store.
+
+    Attributes:
+        address: as it was given.
+        sha256: of its file.
+    """
+
+    address: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetEntry:
     """Snapshot that becomes the run's data set and adds its source to the run's name.
 
@@ -158,13 +171,26 @@ class Register:
     sha256: str
 
 
-Record = Create | Continue | Status | Tags | JoinStudy | DatasetEntry | Metrics | Artifact | Checkpoint | Register
+Record = (
+    Create
+    | Continue
+    | Status
+    | Tags
+    | JoinStudy
+    | InitialPolicy
+    | DatasetEntry
+    | Metrics
+    | Artifact
+    | Checkpoint
+    | Register
+)
 KINDS: Mapping[str, type[Record]] = {
     "create": Create,
     "continue": Continue,
     "status": Status,
     "tags": Tags,
     "study": JoinStudy,
+    "initial": InitialPolicy,
     "dataset": DatasetEntry,
     "metrics": Metrics,
     "artifact": Artifact,

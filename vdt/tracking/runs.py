@@ -20,7 +20,7 @@ from vdt.system.processes import describe_process, is_gone
 from vdt.tracking.errors import StoreError, describe_failure, get_first_line, get_store_errors, is_refusal
 from vdt.tracking.mlflow_run import FLOW_RUN, LOCAL, PROCESS, STUDY, RunSender
 from vdt.tracking.outbox import REPLAY, append_records, deliver_backlog, remove_backlog
-from vdt.tracking.records import Artifact, Continue, Create, DatasetEntry, Record, Status, to_mapping
+from vdt.tracking.records import Artifact, Continue, Create, DatasetEntry, InitialPolicy, Record, Status, to_mapping
 from vdt.tracking.store import get_experiment_id, open_store
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,9 @@ def create_run(
         GAP: "" if convergence is None else f"{convergence.gap:.3g}",
     }
     name, files = make_run_name(config, patch=patch), {"config.yaml": config.to_yaml()}
-    return create_named_run(base, name, tags, config.flatten(), flow_run, command, files)
+    init = config.init
+    more = [InitialPolicy(address=init.policy, sha256=init.sha256)] if init.sha256 else []
+    return create_named_run(base, name, tags, config.flatten(), flow_run, command, files, records=more)
 
 
 def create_named_run(
@@ -144,8 +146,9 @@ def create_named_run(
     command: str,
     files: Mapping[str, str] | None = None,
     process: str = "",
+    records: Sequence[Record] = (),
 ) -> str:
-    """Create a run of any flow, see `create_run`; `files` are texts by name. Return its id.
+    """Create a run of any flow, see `create_run`; `files` are texts by name, `records` follow. Return its id.
 
     Its process is the parent of this one, which is a step's, unless `process` names another.
     """
@@ -166,7 +169,7 @@ def create_named_run(
     run_id = f"{LOCAL}{uuid.uuid4().hex}"
     expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors())
     try:
-        return _deliver(base, run_id, [record])
+        return _deliver(base, run_id, [record, *records])
     except expected as error:
         if is_refusal(error):  # the flow ends here, so none of its records may be sent later
             remove_backlog(backlog_of(base, run_id))

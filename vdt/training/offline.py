@@ -11,6 +11,7 @@ from torch import Tensor
 from vdt.acceleration.convert import make_critic_update
 from vdt.acceleration.threads import ThreadTuner, make_thread_tuner
 from vdt.agent.actor_critic import ActorCritic, make_buffer, make_buffer_sampler, make_critic, make_policy
+from vdt.agent.initial import DIGITS, load_initial
 from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
 from vdt.checkpoint.store import CheckpointStore, State, load_state
 from vdt.config.schema import Config
@@ -79,8 +80,10 @@ class CriticTrainer:
         set_random_state(state["random"], self.sampler.generator)
 
 
-def tune_threads(name: str, trainer: CriticTrainer | ActorTrainer, device: torch.device) -> ThreadTuner:
-    """Make the tuner of a trainer's steps."""
+def tune_threads(name: str, trainer: CriticTrainer | ActorTrainer, device: torch.device, total: int) -> ThreadTuner:
+    """Make the tuner of a trainer's steps, `total` of them."""
+    if total == 0:
+        return ThreadTuner([torch.get_num_threads()], name)
     return make_thread_tuner(
         name,
         lambda: trainer.update(1),
@@ -91,8 +94,21 @@ def tune_threads(name: str, trainer: CriticTrainer | ActorTrainer, device: torch
     )
 
 
-def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker, checkpoints: CheckpointStore) -> Path:
+def pretrain_critic(
+    config: Config,
+    dataset: TrajectoryDataset,
+    tracker: Tracker,
+    checkpoints: CheckpointStore,
+    initial: Path | None = None,
+) -> Path:
     """Train twin Q and V on the data (M1, M2); if both train together, this is left to `train_actor`.
+
+    Args:
+        config: resolved configuration.
+        dataset: to train on.
+        tracker: takes `critic/…`.
+        checkpoints: of this step.
+        initial: file of the policy that `init` names, if it names one. Critic, normaliser and reward scale are its.
 
     Returns:
         The final checkpoint: {"critic", "optimizer", "normalizer", "reward_scale", "config", "step", "random",
@@ -101,8 +117,14 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
     device = choose_device(config.runtime.device)
     seed_streams(config.seed)
     critic = make_critic(config, device)
-    normalizer = Normalizer.fit(dataset, config.data.min_observation_std, config.data.observation_clip).to(device)
-    reward_scale = compute_reward_scale(config.task.reward_scaling, dataset.episode_returns)
+    begun = load_initial(config, initial, device)
+    if begun is None:
+        normalizer = Normalizer.fit(dataset, config.data.min_observation_std, config.data.observation_clip).to(device)
+        reward_scale = compute_reward_scale(config.task.reward_scaling, dataset.episode_returns)
+    else:
+        logger.info(f"critic: begins from {config.init.policy} (sha256 {config.init.sha256[:DIGITS]})")
+        critic.load_state_dict(begun.critic.state_dict())
+        normalizer, reward_scale = begun.normalizer, begun.reward_scale
     buffer = make_offline_buffer(config, dataset, normalizer, reward_scale)
     trainer = CriticTrainer(config, critic, make_sampler(config, buffer, 1))
     state = checkpoints.load_latest()
@@ -113,7 +135,7 @@ def pretrain_critic(config: Config, dataset: TrajectoryDataset, tracker: Tracker
     logger.info(
         f"critic: {total:,} gradient steps on {buffer.target_steps:,} transitions, reward scale {reward_scale:.4g}"
     )
-    threads = tune_threads("critic", trainer, device)
+    threads = tune_threads("critic", trainer, device, total)
     return run_gradient_steps(
         "critic",
         total,
@@ -203,33 +225,10 @@ class ActorTrainer:
         set_random_state(state["random"], self.sampler.generator)
 
 
-def train_actor(
-    config: Config,
-    dataset: TrajectoryDataset,
-    critic_path: Path,
-    tracker: Tracker,
-    checkpoints: CheckpointStore,
-    watch: Watch | None = None,
-) -> Path:
-    """Train the policy against the frozen critic (M3), or both together.
-
-    Args:
-        config: of the cell.
-        dataset: to train on.
-        critic_path: final checkpoint of the critic.
-        tracker: of the cell's MLflow run.
-        checkpoints: of this step.
-        watch: called with each score that is measured on the way.
-
-    Returns:
-        The final checkpoint: {"actor_critic", "optimizer", "step", "random", "metrics", "versions"}, and
-        "critic_optimizer" if the critic was trained too.
-
-    Raises:
-        TrainingStopped: if the watcher ends the training.
-    """
-    device = choose_device(config.runtime.device)
-    seed_streams(config.seed + 1)
+def make_actor_trainer(
+    config: Config, dataset: TrajectoryDataset, critic_path: Path, initial: Path | None, device: torch.device
+) -> ActorTrainer:
+    """Make the trainer of the actor at its first step; arguments as of `train_actor`."""
     source = load_state(critic_path)
     critic = make_critic(config, device)
     critic.load_state_dict(source["critic"])
@@ -243,22 +242,61 @@ def train_actor(
     actor_critic = ActorCritic(config, policy, critic, normalizer, source["reward_scale"], weighting)
     actor_critic.reward_statistics = RewardStatistics.fit(dataset, config.task.return_scale)
     actor_critic.return_percentiles = compute_return_percentiles(dataset.episode_returns)
+    begun = load_initial(config, initial, device)
+    if begun is not None:
+        policy.load_state_dict(begun.policy.state_dict())
+        actor_critic.gradient_steps = begun.gradient_steps
+        actor_critic.reward_statistics = begun.reward_statistics
     if config.critic.bootstrap == "policy":
-        actor_critic.add_target_policy()
+        follower = None if begun is None else begun.target_policy
+        actor_critic.add_target_policy(None if follower is None else follower.state_dict())
     if config.trains_together:
         critic.unfreeze()
-    trainer = ActorTrainer(config, actor_critic, sampler)
+    return ActorTrainer(config, actor_critic, sampler)
+
+
+def train_actor(
+    config: Config,
+    dataset: TrajectoryDataset,
+    critic_path: Path,
+    tracker: Tracker,
+    checkpoints: CheckpointStore,
+    watch: Watch | None = None,
+    initial: Path | None = None,
+) -> Path:
+    """Train the policy against the frozen critic (M3), or both together.
+
+    Args:
+        config: resolved configuration.
+        dataset: to train on.
+        critic_path: final checkpoint of `pretrain_critic`.
+        tracker: takes `actor/…`.
+        checkpoints: of this step.
+        watch: called with each score that is measured on the way.
+        initial: file of the policy that `init` names, if it names one; the networks begin as its.
+
+    Returns:
+        The final checkpoint: {"actor_critic", "optimizer", "step", "random", "metrics", "versions"}, and
+        "critic_optimizer" if the critic was trained too.
+
+    Raises:
+        TrainingStopped: if the watcher ends the training.
+    """
+    device = choose_device(config.runtime.device)
+    seed_streams(config.seed + 1)
+    trainer = make_actor_trainer(config, dataset, critic_path, initial, device)
+    actor_critic, sampler = trainer.actor_critic, trainer.sampler
     state = checkpoints.load_latest()
     if state is not None:
         trainer.load_state_dict(state)
     total, together = config.actor.gradient_steps, sum(trainer.critic_steps)
-    parameters = sum(p.numel() for p in policy.parameters())
+    parameters = sum(p.numel() for p in actor_critic.policy.parameters())
     logger.info(
         f"actor: {total:,} gradient steps, {parameters:,} parameters, "
         f"inverse temperature {actor_critic.weighting.inverse_temperature:.4g} per unit of advantage"
         + (f", together with {together:,} of the critic" if together else "")
     )
-    threads, start = tune_threads("actor", trainer, device), state["step"] if state else 0
+    threads, start = tune_threads("actor", trainer, device, total), state["step"] if state else 0
     curve = ScoreCurve("actor", config, actor_critic, sampler.generator, tracker, start=start, total=total, watch=watch)
 
     def update(step: int) -> Metrics:

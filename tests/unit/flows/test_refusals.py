@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flows.command_line import REPORT_FLOW, check_command_line
+from support.builders import make_lively_actor_critic
 from support.data import NOWHERE
 from support.flow import ENV, FLOW
 from vdt.experiments.cells import resolve_cells
@@ -56,6 +57,13 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str, flow: Path = FLOW) -
             "runtime.device is cuda, but torch finds no GPU here",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
         ),
+        ([*MEDIUM, "--init-from", "absent.pt"], "--init-from: no policy at 'absent.pt': there is no such file"),
+        ([*MEDIUM, "--init-from", "notes.txt"], "notes.txt is not a readable checkpoint"),
+        (
+            [*MEDIUM, "--init-from", "policy.pt"],
+            "--init-from {folder}/policy.pt: it has 2 observations and 1 actions, but walker2d-medium-v2 has 17 and 6",
+        ),
+        ([*MEDIUM, "--set", "actor.gradient_steps=0"], "accepted is at least 1, or --init-from POLICY"),
         (["--env", ENV, "--source", "path:notes.txt"], "notes.txt: not a whole HDF5 file"),
         (["--env", ENV, "--source", "path:folder"], "folder/a.npz: not a whole npz file"),
         (["--env", "data:folder"], "folder/a.npz: not a whole npz file"),
@@ -78,6 +86,7 @@ def test_wrong_configuration(
 ) -> None:
     Path("notes.txt").write_text("no data")
     Path("folder").mkdir()
+    torch.save({"actor_critic": make_lively_actor_critic().state_dict()}, "policy.pt")
     Path("folder", "a.npz").write_text("no episode")
     with h5py.File("small.hdf5", "w") as target:
         target["observations"] = np.zeros((10, 17), np.float32)

@@ -28,6 +28,8 @@ ENV = ["--env", "walker2d-medium-v2"]
             "'critic.discount=1' belongs to no option; several changes are one value, in quotes: --set \"KEY=VALUE",
         ),
         (["run", "--env"], "--env needs a value"),
+        (["--init-from", "a.pt"], "the word run is missing: python flows/vdt_flow.py run --init-from a.pt"),
+        (["run", *ENV, "--init-from", "a.pt", "b.pt"], "'b.pt' belongs to no option"),
         (["run", "--env", "--preset", "smoke"], "--env needs a value"),
         (
             ["run", *ENV, "--set", "lr=1e-3"],
