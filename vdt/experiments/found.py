@@ -64,6 +64,7 @@ def make_found_file(
         "envs": list(envs),
         "methods": [method],
         "seeds": frozen["seeds"],
+        "data_seeds": frozen["data_seeds"],
         "set": {**frozen["set"], **_make_plain(best.settings)},
     }
     lines = [
@@ -78,7 +79,7 @@ def make_found_file(
         f"Seeds {', '.join(map(str, frozen['seeds']))} were not used for the choice.",
     ]
     head = "".join(f"# {line}\n" for line in lines)
-    return head + format_yaml({key: value for key, value in content.items() if value != ""})
+    return head + format_yaml({key: value for key, value in content.items() if value not in ("", [])})
 
 
 def _format_score(best: Trial) -> str:

@@ -10,7 +10,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vdt.config.errors import ConfigError
-from vdt.config.schema import Config
+from vdt.config.layers import parse_overrides
+from vdt.config.schema import Config, flatten
 from vdt.evaluation.records import CellRecord
 from vdt.evaluation.trials import COMPLETE, Trial
 from vdt.experiments.data_keys import find_data_key
@@ -54,6 +55,11 @@ def check_search(study: Study, overrides: str = "") -> list[Cell]:
     """
     _import_store()
     search, base = get_search(study), make_base(study)
+    for where, given in (("set", flatten(study.set)), ("--set", parse_overrides(overrides))):
+        lost = [key for key in given if key in search.space or key == "evaluation.seed"]
+        if lost:
+            by = "evaluation_seed" if lost[0] == "evaluation.seed" else "space"
+            raise ConfigError(f"{study.place}: search: {lost[0]} is given by {by}, and by {where}; leave it out there")
     corners = {f"space-{place}": settings for place, settings in enumerate(list_corners(search.space))}
     cells = expand(dataclasses.replace(base, patches=corners), overrides)
     for cell in cells:
@@ -64,9 +70,10 @@ def check_search(study: Study, overrides: str = "") -> list[Cell]:
             f"{study.place}: search: evaluation_seed {search.evaluation_seed} is that of reported episodes, or less than "
             f"{APART:,} from it; episodes on which a winner is chosen are not reported"
         )
-    if search.pruner != "none" and len(study.envs) > 1:
+    if search.pruner != "none" and len(cells) > len(corners) * len(study.seeds):
         raise ConfigError(
-            f"{study.place}: search: pruner {search.pruner} compares scores of one env; {len(study.envs)} are given"
+            f"{study.place}: search: pruner {search.pruner} compares scores of one env and one data seed; "
+            f"{len(cells) // len(corners) // len(study.seeds)} are given"
         )
     return cells[: len(study.seeds)]
 
@@ -74,8 +81,6 @@ def check_search(study: Study, overrides: str = "") -> list[Cell]:
 def _check_measure(config: Config, search: Search, place: str) -> None:
     """Refuse what would leave trials without a score, or without the scores that a pruner compares."""
     where, evaluation = f"{place}: search: ", config.evaluation
-    if evaluation.seed != search.evaluation_seed:
-        raise ConfigError(f"{where}evaluation.seed is given by evaluation_seed, not by a change of settings")
     score = choose_score(config, search)
     if score == "return" and not config.has_environment:
         raise ConfigError(

@@ -131,12 +131,16 @@ class Study:
 
 def make_reported(study: Study, settings: Mapping[str, Any]) -> Study:
     """Return the study of a winner on the reported seeds: the search's, or three that a grid has not used."""
-    seeds, data = choose_reported_seeds(study.seeds), {}
+    seeds, data_seeds, changes = (
+        choose_reported_seeds(study.seeds),
+        study.data_seeds,
+        {**flatten(study.set), **settings},
+    )
     if study.search is not None:
         seeds = study.search.report_seeds
-        data = {} if study.search.report_data_seed is None else {"data.seed": study.search.report_data_seed}
-    changes = {**study.set, **settings, **data}
-    return replace(study, search=None, grid={}, seeds=seeds, set=changes, patches={"": {}})
+        if study.search.report_data_seed is not None:
+            data_seeds, changes = (), {**changes, "data.seed": study.search.report_data_seed}
+    return replace(study, search=None, grid={}, seeds=seeds, data_seeds=data_seeds, set=changes, patches={"": {}})
 
 
 def choose_reported_seeds(tuning: Sequence[int]) -> tuple[int, ...]:
@@ -154,6 +158,7 @@ def _describe_frozen(study: Study, overrides: str) -> dict[str, Any]:
         "preset": study.preset,
         "source": study.source,
         "seeds": list(reported.seeds),
+        "data_seeds": list(reported.data_seeds),
         "set": {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()},
     }
 

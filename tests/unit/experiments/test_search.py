@@ -1,5 +1,6 @@
 """Section `search` of a study file: what it says, and what is refused before any work."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import yaml
 from vdt.config.errors import ConfigError
 from vdt.experiments.cells import resolve_cells, resolve_study
 from vdt.experiments.search import Choices, Range, list_corners, read_search
-from vdt.experiments.search_trials import check_search, find_folder
+from vdt.experiments.search_trials import check_search, find_folder, make_base
 from vdt.experiments.study import expand, make_reported
 
 ENV = "walker2d-medium-v2"
@@ -117,7 +118,10 @@ def test_a_longer_search_is_the_same_search_and_any_other_change_is_another(tmp_
         ({"study": {"seeds": [1]}}, "seeds does not go with search"),
         ({"study": {"grid": {"actor.q_coefficient": [1, 2]}}}, "grid does not go with search"),
         ({"study": {"methods": ["vdt", "dt"]}}, "a search has one method, not vdt, dt"),
-        ({"study": {"envs": [ENV, "hopper-medium-v2"]}, "pruner": "median"}, "compares scores of one env; 2 are given"),
+        (
+            {"study": {"envs": [ENV, "hopper-medium-v2"]}, "pruner": "median"},
+            "compares scores of one env and one data seed; 2 are given",
+        ),
         (
             {"pruner": "median", "space": {"actor.gradient_steps": [10, 20]}},
             "compares trials after as many steps: leave actor.gradient_steps out",
@@ -150,10 +154,38 @@ def test_wrong_words_are_refused(tmp_path: Path, words: dict[str, str], message:
     assert message in str(caught.value)
 
 
-def test_evaluation_episodes_are_given_by_the_search_alone(tmp_path: Path) -> None:
-    study = resolve_study({"study": write_search(tmp_path)})
-    with pytest.raises(ConfigError, match=r"evaluation\.seed is given by evaluation_seed"):
-        check_search(study, "evaluation.seed=1000")
+@pytest.mark.parametrize(
+    ("given", "overrides", "message"),
+    [
+        ({}, "evaluation.seed=1000", "evaluation.seed is given by evaluation_seed, and by --set; leave it out there"),
+        ({}, "actor.q_coefficient=1", "actor.q_coefficient is given by space, and by --set; leave it out there"),
+        (
+            {"evaluation": {"seed": 7}},
+            "",
+            "evaluation.seed is given by evaluation_seed, and by set; leave it out there",
+        ),
+        ({"actor": {"q_coefficient": 1}}, "", "actor.q_coefficient is given by space, and by set; leave it out there"),
+    ],
+)
+def test_no_value_is_given_twice(tmp_path: Path, given: dict[str, Any], overrides: str, message: str) -> None:
+    """One of the two would be lost, and all trials be the same."""
+    study = resolve_study({"study": write_search(tmp_path, study={"set": {**WHOLE_EPISODES, **given}})})
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_search(study, overrides)
+
+
+def test_data_seeds_of_trials_are_not_the_winners(tmp_path: Path) -> None:
+    given = write_search(tmp_path, study={"data_seeds": [3, 4]}, report={"data_seed": 7})
+    study = resolve_study({"study": given})
+    assert [(c.config.data.seed, c.config.seed) for c in expand(make_base(study))] == [
+        (data, seed) for data in (3, 4) for seed in (100, 101)
+    ]
+    assert {c.config.data.seed for c in expand(make_reported(study, {}))} == {7}
+    both = resolve_study({"study": write_search(tmp_path, study={"data_seeds": [3, 4]})})
+    assert {c.config.data.seed for c in expand(make_reported(both, {}))} == {3, 4}
+    pruned = resolve_study({"study": write_search(tmp_path, study={"data_seeds": [3, 4]}, pruner="median")})
+    with pytest.raises(ConfigError, match="compares scores of one env and one data seed; 2 are given"):
+        check_search(pruned)
 
 
 def test_a_trial_needs_a_search() -> None:
