@@ -69,18 +69,25 @@ def test_frames_keep_the_environments_own_time() -> None:
 @pytest.mark.usefixtures("no_trial")
 def test_a_video_that_breaks_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "seen.gif").write_bytes(b"old")
-    monkeypatch.setattr("vdt.evaluation.video.draw", lambda environment: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        write_video(vdt.Policy(make_lively_actor_critic(DRAWN)), tmp_path / "seen.gif")
+    frames = iter([np.zeros((32, 48, 3), np.uint8)] * 2)  # the third breaks
+    monkeypatch.setattr("vdt.evaluation.video.draw", lambda environment: next(frames))
+    with pytest.raises(StopIteration):
+        write_video(vdt.Policy(make_lively_actor_critic(DRAWN)), tmp_path / "seen.gif", seed=4)
     assert (tmp_path / "seen.gif").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.usefixtures("no_trial")
-def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["video", str(save(tmp_path / "policy.pt", DRAWN)), "--output", "seen.gif", "--seed", "0"]
+@pytest.mark.parametrize("output", [[], ["--output", "seen.gif"]])
+def test_the_command_says_what_it_wrote_and_keeps_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], output: list[str]
+) -> None:
+    words = ["video", str(save(tmp_path / "policy.pt", DRAWN)), *output, "--seed", "0"]
+    name = output[1] if output else "walker2d-medium-v2-vdt-s0.mp4"
     assert run(words) == 0
-    assert capsys.readouterr().out.startswith("video: seen.gif: 2 frames at 25 per second; returns ")
-    assert run(words) == 2 and "seen.gif is there already" in capsys.readouterr().err
+    assert capsys.readouterr().out.startswith(f"video: {name}: 2 frames at 25 per second; returns ")
+    before = (tmp_path / name).read_bytes()
+    assert run(words) == 2 and f"{name} is there already" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == before
 
 
 @pytest.mark.parametrize(
