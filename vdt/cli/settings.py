@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,6 +51,29 @@ def list_methods() -> None:
 def list_presets() -> None:
     """List the presets, and what each is for."""
     _list_files("presets")
+
+
+@app.command("equal-time")
+def write_equal_time(
+    seconds: Annotated[float, typer.Argument(help="Processor time of a cell's training.", min=1)],
+    env: Annotated[str, typer.Option(help="Task whose sizes are measured.")],
+    methods: Annotated[str, typer.Option(help="Separated by commas; by default all.")] = "",
+    preset: Annotated[str, typer.Option(help="Whose steps are scaled.")] = "fair",
+    output: Annotated[Path | None, typer.Option(help="File; by default params/presets/equal-time.yaml.")] = None,
+) -> None:
+    """Measure training steps on this machine, and write the preset by which all methods train equally long."""
+    from vdt.config.layers import PARAMS, list_names
+    from vdt.experiments.equal_time import make_preset
+    from vdt.experiments.study import split_words
+    from vdt.system.files import check_output, write_output
+
+    path = output or PARAMS / "presets" / "equal-time.yaml"
+    check_output(path, overwrite=output is None)
+    text, lines = make_preset(
+        seconds, split_words(methods, "--methods") if methods else list_names("methods"), env, preset
+    )
+    write_output(path, text.encode())
+    typer.echo("\n".join([*lines, f"written: {path}; --study equal-time trains with it"]))
 
 
 @app.command("studies")

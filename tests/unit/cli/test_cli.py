@@ -34,7 +34,7 @@ def test_data_are_made_and_described(home: Path) -> None:
         (["data", ENV, "--sorce", "auto"], "No such option: --sorce"),
         (["data", ENV, "more"], "Got unexpected extra argument"),
         (["data", "walker2d-medum-v2"], "unknown env 'walker2d-medum-v2'; did you mean 'walker2d-medium-v2'"),
-        (["data", ENV, "--preset", "big"], "unknown preset 'big'. Known: fair, laptop, paper, smoke"),
+        (["data", ENV, "--preset", "big"], "unknown preset 'big'. Known: equal-time, fair, laptop, paper, smoke"),
         (["data", ENV, "--set", "lr=1"], "--set: unknown key 'lr'; did you mean 'critic.learning_rate'"),
         (["data", ENV, "--source", "nowhere"], "--source must be auto, collected, d4rl, minari or path:FILE"),
         (["data", "minari:a/b-v0", "--minari"], "only collected data of named tasks can be exported"),

@@ -196,7 +196,7 @@ def test_wrong_files_are_refused(tmp_path: Path, content: dict[str, Any], messag
         ({"study": "zzz"}, "there is no file zzz. Known: ablation, "),
         ({"env": "nothing"}, "unknown env 'nothing'. Known: "),
         ({"env": ENVS[0], "method": "foo"}, "unknown method 'foo'. Known: awac, "),
-        ({"env": ENVS[0], "preset": "foo"}, "unknown preset 'foo'. Known: fair, laptop, "),
+        ({"env": ENVS[0], "preset": "foo"}, "unknown preset 'foo'. Known: equal-time, fair, laptop, "),
     ],
 )
 def test_wrong_words_are_refused(words: dict[str, str], message: str) -> None:

@@ -1,0 +1,63 @@
+"""Budgets of equal processor time: the arithmetic, the steps that are timed, and the preset that comes of it."""
+
+from pathlib import Path
+
+import pytest
+
+from support.builders import make_config
+from vdt.cli import run
+from vdt.config.layers import PARAMS, load_layer
+from vdt.experiments.resolve import resolve_config
+from vdt.training import equal_time
+from vdt.training.equal_time import Budget, StepSeconds, measure_steps, scale_budget
+
+WALKER = "walker2d-medium-v2"
+
+
+def test_budgets_golden() -> None:
+    iql = resolve_config(WALKER, preset="fair", method="iql")  # 100,000 of 4 ms and 50,000 of 2 ms: 500 s
+    assert scale_budget(iql, StepSeconds(0.004, 0.002), 250) == Budget(50_000, 25_000, 0)
+    cql = resolve_config(WALKER, preset="fair", method="cql")  # 100,000 of 10 ms, the critic's steps among them: 1000 s
+    assert scale_budget(cql, StepSeconds(0, 0.010), 123.4) == Budget(12_300, 12_300, 1_230)
+    dt = resolve_config(WALKER, preset="fair", method="dt")
+    assert scale_budget(dt, StepSeconds(0, 0.020), 1e-3) == Budget(0, 1, 0), "a step at least"
+
+
+@pytest.mark.parametrize("method", ["vdt", "iql", "td3bc", "cql", "dt"])
+def test_the_steps_of_a_method_are_timed(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equal_time, "ROUND_SECONDS", 0.01)
+    config = make_config({"critic.gradient_steps": 0 if method == "dt" else 8}, method=method)
+    seconds = measure_steps({method: config})[method]
+    assert seconds.actor > 0
+    assert (seconds.critic > 0) == (method in ("vdt", "iql")), "the others have none, or train it with the actor"
+
+
+def test_a_larger_batch_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equal_time, "ROUND_SECONDS", 0.03)
+    configs = {str(n): make_config({"actor.batch_size": n}, method="bc") for n in (16, 16_000)}
+    small, large = measure_steps(configs).values()
+    assert large.actor > 3 * small.actor
+
+
+def test_the_preset_names_each_methods_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    words = ["equal-time", "20", "--env", WALKER, "--methods", "bc,td3bc", "--preset", "smoke", "--output", str(path)]
+    assert run(words) == 0
+    assert "written: " in capsys.readouterr().out
+    values, base = load_layer(path), load_layer(PARAMS / "presets" / "smoke.yaml")
+    assert {key: value for key, value in values.items() if not key.startswith("methods.")} == base
+    steps = {key: value for key, value in values.items() if key.startswith("methods.")}
+    assert set(steps) == {f"methods.{name}.gradient_steps" for name in ("bc.actor", "td3bc.actor", "td3bc.critic")}
+    assert steps["methods.td3bc.critic.gradient_steps"] == pytest.approx(
+        1.5 * steps["methods.td3bc.actor.gradient_steps"], rel=0.01
+    )  # 60 to 40
+    assert path.read_text().startswith("# For a comparison at equal processor time: 20 s")
+    assert run(words) == 2 and "is there already" in capsys.readouterr().err
+
+
+def test_the_committed_preset_keeps_fairs_ratios_and_names_every_method() -> None:
+    for method in sorted(path.stem for path in (PARAMS / "methods").glob("*.yaml")):
+        fair, equal = (resolve_config(WALKER, preset=preset, method=method) for preset in ("fair", "equal-time"))
+        factor = equal.actor.gradient_steps / fair.actor.gradient_steps
+        assert equal.critic.gradient_steps == pytest.approx(factor * fair.critic.gradient_steps, rel=0.02)
+        assert f"methods.{method}.actor.gradient_steps" in load_layer(PARAMS / "presets" / "equal-time.yaml")

@@ -1,0 +1,59 @@
+"""Preset by which all methods of a comparison train for the same processor time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vdt.config.layers import find_named_file, load_layer
+from vdt.config.presets import format_preset
+from vdt.config.schema import Config
+from vdt.experiments.resolve import resolve_config
+
+HEAD = (
+    "For a comparison at equal processor time: {seconds:g} s of training on one thread for each method.\n"
+    "Made by `vdt equal-time {seconds:g} --env {env} --preset {preset}` in trial steps: critic and actor, ms a step,\n"
+    "{times}.\n"
+    "Steps are those of {preset}, critic and actor by the same factor. Another machine needs other steps: make it again."
+)
+
+
+def make_preset(seconds: float, methods: Sequence[str], env: str, preset: str) -> tuple[str, list[str]]:
+    """Measure each method's steps, and scale its budget in `preset` to the same seconds.
+
+    Args:
+        seconds: processor time of a cell's training, critic and actor together.
+        methods: files of params/methods/.
+        env: task whose sizes the trial data has.
+        preset: whose settings and ratios of steps are kept.
+
+    Returns:
+        The preset's file, and a line about each method.
+
+    Raises:
+        ConfigError: if a name is unknown.
+    """
+    configs = {method: resolve_config(env, preset=preset, method=method) for method in methods}
+    from vdt.training.equal_time import measure_steps, scale_budget
+
+    times = measure_steps(configs)
+    values: dict[str, Any] = dict(load_layer(find_named_file("presets", preset, "preset")))
+    lines, shown = [], []
+    for method, config in configs.items():
+        budget, step = scale_budget(config, times[method], seconds), times[method]
+        values |= _name_steps(method, config, budget.critic, budget.actor, budget.warm_start)
+        critic = f"{1e3 * step.critic:.1f} + " if step.critic else ""
+        shown.append(f"{method} {critic}{1e3 * step.actor:.1f}")
+        lines.append(f"{method:<8} critic {budget.critic:>9,}  actor {budget.actor:>9,}  ({shown[-1]} ms)")
+    text = format_preset(HEAD.format(seconds=seconds, env=env, preset=preset, times=", ".join(shown)), values)
+    return text, lines
+
+
+def _name_steps(method: str, config: Config, critic: int, actor: int, warm_start: int) -> Mapping[str, int]:
+    """Return a method's budget as keys of a preset; those that it does not use are left out."""
+    steps = {"actor.gradient_steps": actor}
+    if config.critic.gradient_steps:
+        steps["critic.gradient_steps"] = critic
+    if config.actor.warm_start_steps:
+        steps["actor.warm_start_steps"] = warm_start
+    return {f"methods.{method}.{key}": value for key, value in steps.items()}
