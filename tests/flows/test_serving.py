@@ -13,16 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import psutil
 import pytest
 import torch
 
 from support.builders import make_lively_actor_critic
+from support.environments import COUNTDOWN
 from support.flow import make_variables
 from support.odd_requests import JSON, make_odd_requests
 from vdt import load_policy
 from vdt.serving.model_files import CHECKPOINT, describe_model
+from vdt.system.home import ROOT
 from vdt.tracking import write_texts
 
 SIZE, ACTIONS, STEPS = 2, 1, 60
@@ -122,6 +125,25 @@ def test_an_episode_over_http_is_the_episode_in_process(folder: Path, client: Cl
         (answer,) = client.act([record])
         assert (answer == action).all(), f"step {t}"
         taken.append(action.tolist())
+
+
+def test_the_example_plays_the_episode_that_the_policy_plays(folder: Path, server: int) -> None:
+    name = f"support.environments:{COUNTDOWN}"  # a module that registers it, and its name
+    words = ("examples/serve_client.py", name, f"http://127.0.0.1:{server}", "3")
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
+    said = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=variables, check=True, timeout=120, stdout=subprocess.PIPE
+    )
+    policy, environment = load_policy(folder / "model" / CHECKPOINT, lookahead=True), gymnasium.make(COUNTDOWN)
+    policy.reset()
+    (observation, _), rewards, ended = environment.reset(seed=3), list[float](), False
+    while not ended:
+        action = policy.act(observation, rewards[-1] if rewards else None)
+        observation, reward, terminated, truncated, _ = environment.step(action)
+        rewards.append(float(reward))
+        ended = terminated or truncated
+    assert said.stdout.decode() == f"{name}: return {sum(rewards):.4f} in {len(rewards)} steps\n"
+    assert len(rewards) == 5 and len(set(rewards)) > 1
 
 
 def test_ten_episodes_in_one_request_are_ten_that_run_together(folder: Path, client: Client) -> None:
