@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -124,7 +125,7 @@ def pretrain_critic(
     else:
         logger.info(f"critic: begins from {config.init.policy} (sha256 {config.init.sha256[:DIGITS]})")
         critic.load_state_dict(begun.critic.state_dict())
-        normalizer, reward_scale = begun.normalizer, begun.reward_scale
+        normalizer, reward_scale = replace(begun.normalizer, clip=config.data.observation_clip), begun.reward_scale
     buffer = make_offline_buffer(config, dataset, normalizer, reward_scale)
     trainer = CriticTrainer(config, critic, make_sampler(config, buffer, 1))
     state = checkpoints.load_latest()
