@@ -1,5 +1,6 @@
 """Policies are found by MLflow's addresses, in the real store; asking makes and changes nothing there."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import vdt
 from support.builders import make_config
 from support.policies import DATA, RUN, load, make_run
+from support.server import find_free_port, serve
 from vdt.checkpoint.store import CheckpointError
 from vdt.tracking import MLflowTracker, create_run, open_store
 
@@ -90,3 +92,28 @@ def test_asking_for_a_run_makes_no_store(home: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is no tracking store sqlite:.*VDT_HOME or MLFLOW_TRACKING_URI"):
         vdt.load_policy("f" * 32)
     assert not home.exists()
+
+
+@pytest.mark.slow
+def test_a_policy_is_fetched_from_a_server_and_its_copy_removed(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = find_free_port()
+    words = ["--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
+    words += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"]
+    words += ["--artifacts-destination", str(tmp_path / "kept")]
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with serve(tmp_path, "mlflow", "-m", "mlflow", "server", *words, health=f"http://127.0.0.1:{port}/health"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        run_id = create_run(home, make_config({"planner.candidates": 2}), RUN, "command")
+        tracker = MLflowTracker(home, run_id)
+        tracker.log_evaluation("online", make_run(home)["online"], 1, {"eval/online_single_success_rate": 0.5})
+        tracker.close()
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+        policy = vdt.load_policy(tracker.run_id)
+    assert list(temporary.iterdir()) == []
+    assert policy.metadata["scores"] == {"single": {"success_rate": 0.5}} and policy.config.planner.candidates == 2
+    policy.reset()
+    assert policy.act([3.0, 1.0]).shape == (1,), "no longer than while it is loaded is its file needed"
