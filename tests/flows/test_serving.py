@@ -206,8 +206,7 @@ def end_one(folder: Path, process: subprocess.Popen[str]) -> None:
         output, _ = taken.communicate(timeout=START_SECONDS)
     assert taken.returncode == 2 and f"error: cannot serve at 127.0.0.1:{port}" in output
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and output.strip() == "serve: ended"
+    assert (process.stdout.read().strip(), process.wait(60)) == ("serve: ended", 0)
     assert children == [] and find_port()
     with pytest.raises(ConnectionRefusedError):
         Client(port).post(b"")

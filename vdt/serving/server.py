@@ -8,7 +8,7 @@ import logging
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,10 +135,9 @@ def serve(path: Path, policy: Policy, port: int, *, lookahead: bool) -> None:
         application = PolicyServer(load_model(str(folder)))
         logger.info(f"serve: {policy!r} at http://{HOST}:{listening.getsockname()[1]}{SCORING}; Ctrl-C ends it")
         settings = uvicorn.Config(application, log_level="warning", access_log=False, lifespan="off")
-        try:
+        with suppress(KeyboardInterrupt):  # raised again once the server has ended
             uvicorn.Server(settings).run([listening])
-        except KeyboardInterrupt:  # it has ended the server already
-            logger.info("serve: ended")
+        logger.info("serve: ended")
 
 
 def listen(port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHAMPION = "champion"
+VERSIONS = "mlflow.modelVersions"  # MLflow's tag of a model
 SCORE = "score"  # tag of a version
 COMPARED = {"env": "another env", "data_md5": "other data"}  # tags that must agree -> how it is said that they do not
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\- ]{0,199}")
@@ -76,7 +78,9 @@ def register_policy(base: Path, run_id: str, sha256: str, name: str) -> Registra
     """
     client = open_store(base)
     with hold_lock(base / ".vdt" / "registry.lock", "the model registry"):
-        version = _find_or_make_version(client, _find_model(client, run_id, sha256), name)
+        model = _find_model(client, run_id, sha256)
+        version = _find_or_make_version(client, model, name)
+        _name_version(client, model, version)
         is_champion, message = _compare(client, version)
     done = Registration(name, str(version.version), is_champion, message)
     logger.info(f"register: {message}")
@@ -106,11 +110,18 @@ def _find_or_make_version(client: MlflowClient, model: LoggedModel, name: str) -
             return version
     score = _find_score(model)
     kept = (*FACTS, "sha256", "agent", "acts", SCORE_METRIC)
-    tags = {key: model.tags[key] for key in kept if model.tags.get(key)}
-    tags |= {} if score is None else {SCORE: repr(score)}
+    tags = {} if score is None else {SCORE: repr(score)}
+    tags |= {key: model.tags[key] for key in kept if model.tags.get(key)}
     return client.create_model_version(
         name, model.artifact_location, model.source_run_id, tags=tags, model_id=model.model_id
     )
+
+
+def _name_version(client: MlflowClient, model: LoggedModel, version: ModelVersion) -> None:
+    """Say on the model's page in MLflow which version it is."""
+    known, mine = json.loads(model.tags.get(VERSIONS, "[]")), {"name": version.name, "version": str(version.version)}
+    if mine not in known:
+        client.set_logged_model_tags(model.model_id, {VERSIONS: json.dumps([*known, mine])})
 
 
 def _find_score(model: LoggedModel) -> float | None:

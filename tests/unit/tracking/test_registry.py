@@ -1,6 +1,7 @@
 """Registered policies: versions with the facts of their runs; the champion changes only by a fair comparison."""
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from mlflow import MlflowClient
 
 from support.builders import make_lively_actor_critic
+from vdt import load_policy
 from vdt.serving.model_files import make_model
 from vdt.system.files import compute_file_digest
 from vdt.tracking import (
@@ -78,7 +80,12 @@ def train(store: Path, path: Path) -> Callable[..., str]:
 
 
 def test_the_better_one_is_the_champion(
-    store: Path, client: MlflowClient, train: Callable[..., str], digest: str, caplog: pytest.LogCaptureFixture
+    store: Path,
+    client: MlflowClient,
+    train: Callable[..., str],
+    digest: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     runs = [train(score) for score in (20.0, 10.0, 30.0, 30.0)]
     with caplog.at_level(logging.INFO):
@@ -96,6 +103,9 @@ def test_the_better_one_is_the_champion(
     mlflow.set_tracking_uri(get_tracking_uri(store))
     loaded = mlflow.pyfunc.load_model("models:/walker@champion")
     assert loaded.metadata.run_id == runs[2] and loaded.predict(loaded.input_example).shape == (2, 1)
+    monkeypatch.setenv("VDT_HOME", str(store))
+    known = load_policy("models:/walker@champion").metadata
+    assert (known["policy"], known["mlflow_run_id"], known["sha256"]) == ("online", runs[2], digest)
 
 
 def test_registering_again_makes_no_second_version(
@@ -106,6 +116,8 @@ def test_registering_again_makes_no_second_version(
     assert (first.version, again.version, again.is_champion) == ("1", "1", True)
     assert "it is the champion already" in again.message
     assert len(client.search_model_versions("name = 'again'")) == 1
+    (model,) = client.search_logged_models(["1"], f"source_run_id = '{run_id}'")
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "again", "version": "1"}]
 
 
 @pytest.mark.parametrize(
