@@ -118,7 +118,7 @@ def _find_or_make_version(client: MlflowClient, model: LoggedModel, name: str) -
 
 
 def _name_version(client: MlflowClient, model: LoggedModel, version: ModelVersion) -> None:
-    """Say on the model's page in MLflow which version it is."""
+    """Set the tag by which a model's page in MLflow names its versions."""
     known, mine = json.loads(model.tags.get(VERSIONS, "[]")), {"name": version.name, "version": str(version.version)}
     if mine not in known:
         client.set_logged_model_tags(model.model_id, {VERSIONS: json.dumps([*known, mine])})
