@@ -22,13 +22,14 @@ def save(path: Path, settings: dict[str, Any] | None = None) -> Path:
 def test_evaluate_prints_the_report_of_its_episodes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lookahead: bool
 ) -> None:
-    path, flags = save(tmp_path / "policy.pt", {"task.environment_id": SUCCESS}), ["--lookahead"] if lookahead else []
+    path = save(tmp_path / "policy.pt", {"task.environment_id": SUCCESS})
+    targets, flags = ([5.0, 9.0], ["--target-return", "9", "--lookahead"]) if lookahead else ([5.0], [])
     words = ["evaluate", str(path), "--episodes", "3", "--seed", "7", "--target-return", "5", *flags]
     assert run([*words, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    report = vdt.evaluate_policy(vdt.load_policy(path, lookahead=lookahead), episodes=3, seed=7, target_return=5.0)
+    report = vdt.evaluate_policy(vdt.load_policy(path, lookahead=lookahead), episodes=3, seed=7, target_return=targets)
     assert printed["episode_returns"] == report.episode_returns and printed["episode_lengths"] == [4, 5, 6]
-    assert printed["candidate_returns"] == [5.0] and printed["env"] == "walker2d-medium-v2"
+    assert printed["candidate_returns"] == targets and printed["env"] == "walker2d-medium-v2"
     assert printed["normalized_score_standard_error"] == report.normalized_score_standard_error
     capsys.readouterr()
     assert run(words) == 0

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import vdt
+import vdt.system.renderer
 from support.builders import make_lively_actor_critic
 from support.environments import PICTURE
 from vdt.cli import run
 from vdt.environments.drawing import draw, make_drawing_environment
 from vdt.evaluation.video import choose_frames, write_video
 from vdt.experiments.resolve import resolve_config
-from vdt.system.renderer import RendererError, choose_renderer
+from vdt.system.renderer import RendererError, choose_renderer, try_renderer
 
 DRAWN = {"task.environment_id": PICTURE}
 WALKER = {
@@ -123,6 +124,14 @@ def test_without_a_renderer_one_line_says_what_to_install(
     assert line.startswith("error: no renderer works here. MuJoCo draws by EGL (apt-get install libegl1 ")
     assert "OSMesa (apt-get install libosmesa6)" in line and "Tried: MUJOCO_GL=nothing: " in line
     assert [path.name for path in tmp_path.iterdir()] == ["policy.pt"]
+
+
+def test_the_first_error_of_a_trial_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "class Later:\n def __del__(self): raise ValueError('later')\nlater = Later()\nraise RuntimeError('first')"
+    monkeypatch.setattr(vdt.system.renderer, "TRIAL", code)
+    assert try_renderer("egl") == "RuntimeError: first"
+    monkeypatch.setattr(vdt.system.renderer, "TRIAL", "raise SystemExit(3)")
+    assert try_renderer("egl") == "its process ended with 3"
 
 
 @pytest.mark.slow
