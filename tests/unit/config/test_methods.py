@@ -254,11 +254,6 @@ def test_ablations_are_named() -> None:
         ),
         ("vdt", "actor.behavior_coefficient=0", r"weights the behaviour loss, but actor.behavior_coefficient is 0"),
         ("vdt", "actor.advantage_unit=reward", r"takes actor.inverse_temperature as it is: set actor.min_effective"),
-        (
-            "vdt",
-            "policy.head=gaussian",
-            r"q_normalization gradient is a displacement .* accepted are magnitude and none",
-        ),
         ("odt", "actor.q_coefficient=1 actor.q_normalization=none", r"critic.gradient_steps is 0, but"),
         ("vdt", "policy.head=norma", r"policy.head must be one of deterministic, gaussian, normal, not 'norma'"),
         ("vdt", "critic.order=together", r"fitted to a finished critic, but critic.order together trains both"),
