@@ -29,6 +29,7 @@ from vdt.evaluation.trials import find_best  # noqa: E402
 from vdt.experiments.cells import (  # noqa: E402
     OPTIONS,
     get_reuse,
+    name_option,
     resolve_cells,
     resolve_study,
     split_finished,
@@ -86,7 +87,7 @@ class Command:
 
     def make_run(self, file: Path, **changes: str) -> list[str]:
         """Return the command of a flow with changed options; `file` gets its run's id."""
-        options = [word for name, value in {**self.given, **changes}.items() for word in (f"--{name}", value)]
+        options = [word for name, value in {**self.given, **changes}.items() for word in (name_option(name), value)]
         return [sys.executable, self.script, *self.before, "run", *options, *self.after, "--run-id-file", str(file)]
 
     def make_resume(self, file: Path, run_id: str) -> list[str]:
@@ -220,6 +221,7 @@ class Worker:
     def _report(self, found: Path) -> int:
         """Run the winner where it was not run yet, then the search's report; return the exit code."""
         words = {"study": str(found), "reuse": get_reuse(self.given)}
+        words |= {name: self.given[name] for name in ("init_from",) if name in self.given}
         cells, study = resolve_cells(words)
         missing, _ = split_finished(cells, words["reuse"])
         file = self.folder / "flows" / "reported.txt"
@@ -232,7 +234,7 @@ class Worker:
                 raise ConfigError(f"the run of the winner failed; the same command continues it, {found} names it")
         self.log.finish(found)
         words = {name: value for name, value in self.given.items() if name not in ("trial", "seeds")}
-        options = [word for name, value in words.items() for word in (f"--{name}", value)]
+        options = [word for name, value in words.items() for word in (name_option(name), value)]
         code = run_flow([sys.executable, str(REPORT_FLOW), *self.command.before, "run", *options])
         if code == 0:
             self.store.count_report()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.search import Command
 from support.flow import ENV, LIMIT, make_variables, start_flow
 from vdt.evaluation.trials import COMPLETE
 from vdt.experiments.cells import resolve_study
@@ -35,6 +36,20 @@ search:
   report: {{seeds: [0]}}
 """
 WORDS = ("run", "--study", "two.yaml", "--max-workers", "1")
+
+
+def test_commands_of_a_searchs_flows_keep_its_options(tmp_path: Path) -> None:
+    given = ["flow.py", "--no-pylint", "run", "--study", "two", "--init-from", "p.pt", "--with", "retry"]
+    command = Command.parse([*given, "--max-workers", "1"])
+    kept, file = ["--with", "retry", "--max-workers", "1"], tmp_path / "id.txt"
+    run = command.make_run(file, trial="3", seeds="100")
+    options = ["--init-from", "p.pt", "--study", "two", "--trial", "3", "--seeds", "100"]
+    assert run[1:] == ["flow.py", "--no-pylint", "run", *options, *kept, "--run-id-file", str(file)]
+    resume = command.make_resume(file, "77")
+    assert resume[1:] == [
+        *("flow.py", "--no-pylint", "resume", "--origin-run-id", "77"),
+        *(*kept, "--run-id-file", str(file)),
+    ]
 
 
 def test_two_workers_one_of_them_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
