@@ -11,7 +11,7 @@ from vdt.config.errors import ConfigError
 from vdt.experiments.cells import resolve_cells, resolve_study
 from vdt.experiments.search import Choices, Range, list_corners, read_search
 from vdt.experiments.search_trials import check_search, find_folder, make_base
-from vdt.experiments.study import expand, make_reported
+from vdt.experiments.study import STUDIES, expand, make_reported
 
 ENV = "walker2d-medium-v2"
 SPACE = {
@@ -191,3 +191,12 @@ def test_data_seeds_of_trials_are_not_the_winners(tmp_path: Path) -> None:
 def test_a_trial_needs_a_search() -> None:
     with pytest.raises(ConfigError, match="--trial: this run is no search"):
         resolve_cells({"env": ENV, "trial": "0"})
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("search-*.yaml")), ids=lambda path: path.stem)
+def test_the_searches_that_come_with_it(path: Path) -> None:
+    study = resolve_study({"study": path.stem})
+    assert study.search is not None and study.search.report_data_seed == 1
+    assert [cell.config.seed for cell in check_search(study)] == list(study.seeds)
+    for other in study.search.beside:
+        assert resolve_study({"study": other}).search is not None
