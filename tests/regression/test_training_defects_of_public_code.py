@@ -37,6 +37,8 @@ from vdt.training.online import make_tuner
 from vdt.training.seeding import seed_buffer, select_best_trajectories
 from vdt.training.update import compute_learning_rate, compute_policy_losses
 
+AgentFiles = tuple[Path, Path, TrajectoryDataset]
+
 # 6. Next observations were not normalised, or with other statistics
 
 
@@ -51,7 +53,7 @@ def test_next_observations_normalised_alike() -> None:
     torch.testing.assert_close(transitions.bootstrap_observations, seen[[3, 6, 6]])
 
 
-def test_online_data_is_normalised_with_the_offline_statistics(agent_files: tuple[Path, Path]) -> None:
+def test_online_data_is_normalised_with_the_offline_statistics(agent_files: AgentFiles) -> None:
     tuner = make_tuner(make_config(), *agent_files, None)
     stored = load_state(agent_files[0])["actor_critic"]["normalizer"]
     (*_, last) = tuner.collect()
@@ -76,7 +78,7 @@ def test_time_limit_is_not_a_real_end() -> None:
 # 8. Online rollouts were deterministic and followed one fixed target
 
 
-def test_exploration_noise_online(agent_files: tuple[Path, Path]) -> None:
+def test_exploration_noise_online(agent_files: AgentFiles) -> None:
     def collect(noise: float) -> list[Trajectory]:
         return make_tuner(make_config({"online.exploration_noise": noise}), *agent_files, None).collect()
 
@@ -85,9 +87,7 @@ def test_exploration_noise_online(agent_files: tuple[Path, Path]) -> None:
     assert all((a.actions != b.actions).all() for a, b in zip(plain, noisy, strict=True))
 
 
-def test_online_rollouts_follow_several_targets(
-    agent_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_online_rollouts_follow_several_targets(agent_files: AgentFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     tuner = make_tuner(make_config(), *agent_files, None)
     asked = record_acting(monkeypatch, "embed_return")
     tuner.collect()
@@ -140,19 +140,20 @@ def test_horizon_from_task() -> None:
 
 
 @pytest.fixture(scope="module")
-def agent_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def agent_files(tmp_path_factory: pytest.TempPathFactory) -> AgentFiles:
     folder, config, dataset = tmp_path_factory.mktemp("agent"), make_config(), make_dataset((5, 4, 7, 3))
     critic = pretrain_critic(config, dataset, NullTracker(), make_store(folder / "critic"))
     agent = train_actor(config, dataset, critic, NullTracker(), make_store(folder / "actor"))
-    return agent, seed_buffer(config, dataset, folder / "buffer.hdf5")
+    return agent, seed_buffer(config, dataset, folder / "buffer.hdf5"), dataset
 
 
-def test_checkpoint_complete(agent_files: tuple[Path, Path]) -> None:
+def test_checkpoint_complete(agent_files: AgentFiles) -> None:
     tuner = make_tuner(make_config(), *agent_files, None)
     tuner.collect()
     tuner.update()
     state = tuner.state_dict()
     actor_critic = {"config", "policy", "critic", "normalizer", "reward_scale", "weighting", "gradient_steps"}
+    actor_critic |= {"reward_statistics", "return_percentiles"}
     assert set(state["actor_critic"]) == actor_critic == set(load_state(agent_files[0])["actor_critic"])
     streams = {"sampler", "torch", "cuda", "numpy"}
     assert streams == set(state["random"]) == set(load_state(agent_files[0])["random"])
