@@ -14,7 +14,7 @@ from vdt.evaluation.records import CellRecord
 from vdt.evaluation.trials import Trial
 from vdt.experiments.cells import resolve_cells, resolve_study, split_finished
 from vdt.experiments.results_store import digest_of
-from vdt.experiments.search_trials import choose_score, get_search, load_trials
+from vdt.experiments.search_trials import APART, choose_score, get_search, load_trials
 from vdt.experiments.study import Study, expand
 from vdt.system.files import make_file_name, write_text
 from vdt.system.home import home
@@ -44,6 +44,7 @@ def make_found_file(
     envs: Sequence[str],
     method: str,
     records: Sequence[CellRecord] = (),
+    changes: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the study file of a winner on its reported seeds.
 
@@ -54,6 +55,7 @@ def make_found_file(
         envs: of the winner.
         method: of the winner.
         records: the winner's finished cells, which say what data it was chosen on.
+        changes: settings of the reported cells alone.
     """
     title, seeds = facts["title"] or facts["name"], ", ".join(map(str, best.scores_by_seed))
     frozen = facts["frozen"]
@@ -65,7 +67,7 @@ def make_found_file(
         "methods": [method],
         "seeds": frozen["seeds"],
         "data_seeds": frozen["data_seeds"],
-        "set": {**frozen["set"], **_make_plain(best.settings)},
+        "set": {**frozen["set"], **_make_plain(best.settings), **(changes or {})},
     }
     lines = [
         f"Found by {facts['name']} on {date.today().isoformat()}: settings {best.patch or best.number}, the best of {tried}.",
@@ -76,7 +78,7 @@ def make_found_file(
             }
         ),
         f"Score on tuning seeds {seeds}: {_format_score(best)}. It was chosen for this score, which is biased upward.",
-        f"Seeds {', '.join(map(str, frozen['seeds']))} were not used for the choice.",
+        f"Seeds {', '.join(map(str, frozen['seeds']))} and their evaluation episodes were not used for the choice.",
     ]
     head = "".join(f"# {line}\n" for line in lines)
     return head + format_yaml({key: value for key, value in content.items() if value not in ("", [])})
@@ -137,7 +139,8 @@ def add_winners(cells: Sequence[CellRecord], study: Mapping[str, Any], reuse: st
         if "trials" not in study and not study.get("missing"):
             own = [cell for cell in cells if ranking.holds(cell) and cell.patch == best.name]
             trial = Trial(best.number, best.values, best.state, best.mean, best.scores, patch=best.name)
-            text = make_found_file(study, trial, len(ranking.complete), ranking.envs, ranking.method, own)
+            fresh = {"evaluation.seed": own[0].config["evaluation.seed"] + APART}
+            text = make_found_file(study, trial, len(ranking.complete), ranking.envs, ranking.method, own, fresh)
             write_text(home() / file, text)
         if (home() / file).is_file():
             found[ranking.task] = {"file": str(file), "command": f"{command} run --study {file}"}

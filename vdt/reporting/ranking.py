@@ -32,7 +32,8 @@ class Setting:
         number: in the order in which they were tried.
         values: dotted key -> value, of all keys that the study varies.
         state: as of `Trial`.
-        scores: tuning seed -> score, higher is better; empty unless complete.
+        scores: tuning seed -> score, higher is better; empty unless complete. With several data sets of one env the words
+            "seed of the data/seed" stand for the seed.
         offline: offline score -> mean over seeds, of the offline policy.
         offline_return: mean normalized_score of the offline policy over seeds; none where it has none.
         seconds: wall time of all of its cells.
@@ -43,7 +44,7 @@ class Setting:
     number: int
     values: Mapping[str, Any]
     state: str = COMPLETE
-    scores: Mapping[int, float] = field(default_factory=dict)
+    scores: Mapping[Any, float] = field(default_factory=dict)
     offline: Mapping[str, float] = field(default_factory=dict)
     offline_return: float | None = None
     seconds: float | None = None
@@ -170,7 +171,7 @@ def rank_grid(records: Sequence[CellRecord], settings: Mapping[str, Mapping[str,
     for record in records:
         if record.patch in settings:
             snapshot = record.snapshot
-            key = (record.env, snapshot.source, snapshot.md5, record.preset, record.method)
+            key = (record.env, snapshot.source, record.preset, record.method)
             groups.setdefault(key, []).append(record)
     rankings = []
     for (env, source, *_, method), own in groups.items():
@@ -186,9 +187,14 @@ def _collect_settings(
 ) -> list[Setting]:
     """Return the settings that have cells, in the order of the study."""
     tried: list[Setting] = []
+    several = len({record.snapshot.md5 for record in records}) > 1
     for name, values in settings.items():
         own = [record for record in records if record.patch == name]
-        scores = {record.seed: score for record in own if (score := score_record(record, kind)) is not None}
+        scores = {
+            f"{record.config.get('data.seed')}/{record.seed}" if several else record.seed: score
+            for record in own
+            if (score := score_record(record, kind)) is not None
+        }
         if scores:
             seconds = math.fsum(sum(record.seconds.values()) for record in own)
             tried.append(Setting(name, len(tried), values, COMPLETE, scores, *_average_offline(own), seconds=seconds))

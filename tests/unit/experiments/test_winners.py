@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
-from support.records import make_record
+from support.records import make_evaluation, make_record
 from vdt.config.errors import ConfigError
 from vdt.evaluation.trials import COMPLETE, Trial
 from vdt.experiments.cells import resolve_cells
-from vdt.experiments.found import find_found_file, make_found_file
+from vdt.experiments.found import add_winners, find_found_file, make_found_file
 from vdt.experiments.study import Study, choose_reported_seeds, load_study
 
 ENV = "walker2d-medium-v2"
@@ -65,8 +65,37 @@ def test_it_says_where_it_comes_from_and_that_its_score_is_biased(home: Path) ->
     assert "Data: walker2d-medium-v2, collected, md5 0123abcd, smoke preset." in head
     # half of the distance of two numbers is their mean's standard error
     assert "Score on tuning seeds 1, 3: 71.25 ± 1.2." in head and "biased upward" in head
-    assert "Seeds 0, 2, 4 were not used" in head
+    assert "Seeds 0, 2, 4 and their evaluation episodes were not used" in head
     assert "/" not in head, "no place of this machine"
+
+
+def test_a_grids_winner_is_written_once_all_cells_are_there_and_meets_other_episodes(home: Path) -> None:
+    tried, study = resolve_cells(SWEEP)
+    assert study is not None
+    cells = [
+        make_record(
+            cell.config.seed,
+            {"offline": {"single": make_evaluation([50 + 10 * number], (4000.0,))}},
+            patch=cell.patch,
+            config={**cell.config.flatten(), "planner.candidates": 1},
+        )
+        for number, cell in enumerate(tried)
+    ]
+    facts = study.describe(SWEEP["set"])
+    file = home / find_found_file(study.name)
+    unfinished = add_winners(cells[:-1], {**facts, "missing": ["x"]}, "exact", "flow")
+    assert unfinished["found"] == {} and not file.exists()
+    found = add_winners(cells, facts, "exact", "python flow.py")
+    (entry,) = found["found"].values()
+    assert entry["command"] == f"python flow.py run --study params/found/{file.name}" and found["reported"] == []
+    reported, _ = resolve_cells({"study": entry["file"]})
+    winner = tried[-1].config
+    assert {cell.config.evaluation.seed for cell in reported} == {winner.evaluation.seed + 10_000}
+    assert {(c.config.actor.q_coefficient, c.config.task.candidate_returns) for c in reported} == {
+        (winner.actor.q_coefficient, winner.task.candidate_returns)
+    }
+    plain = {**facts, "ranked": False}
+    assert add_winners(cells, plain, "exact", "flow") is plain
 
 
 def test_a_search_names_its_reported_seeds_and_data(home: Path, tmp_path: Path) -> None:

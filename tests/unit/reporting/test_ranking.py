@@ -79,6 +79,16 @@ def test_tasks_and_methods_are_ranked_apart() -> None:
     ]
 
 
+def test_several_data_sets_of_a_task_are_repetitions() -> None:
+    cells = [
+        make_cell(name, 10, 50.0 + 2 * data + gain, config={"data.seed": data}, snapshot={"md5": f"m{data}"})
+        for name, gain in (("a", 0.0), ("b", 5.0))
+        for data in (1, 2)
+    ]
+    (ranking,) = rank_grid(cells, SETTINGS)
+    assert ranking.best.name == "b" and ranking.best.scores == {"1/10": 57.0, "2/10": 59.0}
+
+
 def test_without_an_environment_the_fitted_value_decides_else_the_error() -> None:
     values = {"a": 3.0, "b": 9.0, "c": 6.0}
     (ranking,) = rank_grid([make_cell(name, 0, None, value=value) for name, value in values.items()], SETTINGS)
