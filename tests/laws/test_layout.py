@@ -31,6 +31,7 @@ IMPORTERS = {
     "pydantic": ("config", "evaluation.records"),
     "pandas": ("reporting.frame", "serving"),
     "typer": ("cli",),
+    "uvicorn": ("serving",),
     "pydantic_core": ("config",),
     "stable_baselines3": ("behavior.train",),
     "matplotlib": ("reporting",),
