@@ -52,7 +52,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_without_steps_it_is_the_policy_to_the_bit(parent: Path, tmp_path: Path) -> None:
     config, path = continue_from(parent, tmp_path, NO_STEPS, seed=5)
     before, after = load(parent), load(path)
-    for name in ("policy", "critic", "normalizer", "reward_scale", "gradient_steps"):
+    for name in ("policy", "critic", "normalizer", "reward_scale", "reward_statistics", "gradient_steps"):
         assert_identical(after[name], before[name], name)
     assert after["config"] == config.to_yaml() and before["config"] != after["config"]
     assert after["weighting"] != before["weighting"], "fitted to this data"
