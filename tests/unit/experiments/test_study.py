@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,10 @@ def test_the_studies_that_come_with_it(path: Path) -> None:
     study = load_study(path.stem)
     plans = expand(study)
     data_seeds = max(1, len(study.data_seeds))
-    assert len(plans) == len(study.envs) * len(study.methods) * len(study.patches) * data_seeds * len(study.seeds)
+    points = math.prod(map(len, study.grid.values()))
+    assert len(plans) == len(study.envs) * len(study.methods) * len(study.patches) * points * data_seeds * len(
+        study.seeds
+    )
     if path.stem == "ablation":
         assert len({frozenset(get_parts(plan.config)) for plan in plans}) == 8 == len(study.patches)
         assert all(get_parts(plan.config) == name_parts(plan.patch) for plan in plans)
