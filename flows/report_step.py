@@ -22,7 +22,7 @@ from vdt.evaluation.records import CellRecord
 from vdt.experiments.cells import describe_cell, get_reuse, resolve_cells, split_finished, tag_finished_runs
 from vdt.experiments.found import add_winners, describe_search
 from vdt.system.files import make_file_name, replace_folder, write_text
-from vdt.system.home import home
+from vdt.system.home import home, make_vdt_command
 
 if TYPE_CHECKING:
     from vdt.tracking import Record
@@ -78,7 +78,7 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
     for cell, policy in zip(own, policies, strict=True):
         registered = [Register(name=flow.register, sha256=policy["sha256"])] if flow.register else []
         run_ids.append(send_now(home(), cell.mlflow_run_id, [opening, *kept, *registered, closing]))
-    summary = _summarise(cells, path, [policy["path"] for policy in policies])
+    summary = _summarise(cells, path, {cell.key: policy["path"] for cell, policy in zip(own, policies, strict=True)})
     return FinishedReport(str(path), summary, run_ids, [describe_file(flow, file) for file in files])
 
 
@@ -115,11 +115,17 @@ def report_study(arguments: Mapping[str, str]) -> FinishedReport:
         described |= describe_search(study, arguments)
     path = _write(cells, add_winners(cells, described, get_reuse(arguments), get_command()))
     _keep_study_report(described, sorted(path.parent.iterdir()))
-    return FinishedReport(str(path), _summarise(cells, path, ()))
+    return FinishedReport(str(path), _summarise(cells, path, {}))
 
 
-def _summarise(cells: Sequence[CellRecord], path: Path, policies: Sequence[str]) -> str:
-    """Return the last screen of a run: scores, output paths, and possible next commands."""
+def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, str]) -> str:
+    """Return the last screen of a run: scores, output paths, and possible next commands.
+
+    Args:
+        cells: of the report.
+        path: of the report.
+        policies: the run's own cells' keys -> checkpoints.
+    """
     from vdt.reporting.summary import describe_end
     from vdt.tracking import StoreError, describe_runs_page, get_store_errors
 
@@ -128,8 +134,10 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Sequence[str])
         page = describe_runs_page(home())
         address, command = page.address, page.command
     envs = ",".join(dict.fromkeys(cell.env for cell in cells))
+    choices = [f" --cell {key}" for key in policies] if len(policies) > 1 else [""] * len(policies)
     places = {
-        "policy": policies,
+        "policy": list(policies.values()),
+        "use": [make_vdt_command(f"evaluate {current.run_id}{choice}") for choice in choices],
         "report": [str(path)],
         "card": [f"{get_command()} card view {current.run_id}/{current.step_name}"],
         "runs": [address],

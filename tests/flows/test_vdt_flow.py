@@ -170,6 +170,13 @@ def test_report_is_written_logged_and_shown(run: Any, client: MlflowClient, fold
     assert find_broken_images(components) == [] and find_wide_tables(shown) == []
 
 
+def test_the_last_screen_says_how_to_use_the_policy(run: Any) -> None:
+    lines = run["end"].task.data.summary.splitlines()
+    keys = [data.cell["key"] for data in get_artifacts(run, "evaluate")]
+    (use,) = [line for line in lines if f" evaluate {run.id} --cell " in line]
+    assert use.split()[-1] in keys and len(keys) > 1
+
+
 def test_policies_load_by_run_id_and_give_the_reported_returns(
     run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

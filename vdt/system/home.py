@@ -9,6 +9,7 @@ import gc
 import os
 import pwd
 import shlex
+import sys
 from pathlib import Path
 
 from vdt.system.log import configure_logging
@@ -51,8 +52,19 @@ def home() -> Path:
 
 def make_resume_command(command: str, run_id: str) -> str:
     """Return the exact command that continues a run in the present home folder; `command` is how its flow was called."""
-    folder = f"VDT_HOME={shlex.quote(os.environ['VDT_HOME'])} " if os.environ.get("VDT_HOME") else ""
-    return f"{folder}{command} resume --origin-run-id {run_id}"
+    return f"{_name_home()}{command} resume --origin-run-id {run_id}"
+
+
+def make_vdt_command(words: str) -> str:
+    """Return the exact command `vdt` of this installation and home folder with these words, for the present folder."""
+    here, script = Path.cwd(), Path(sys.executable).with_name("vdt")
+    shown = script.relative_to(here) if script.is_relative_to(here) else script
+    return f"{_name_home()}{shown if script.exists() else 'python -m vdt.cli'} {words}"
+
+
+def _name_home() -> str:
+    """Return the beginning of a command that names the home folder, where an environment variable does."""
+    return f"VDT_HOME={shlex.quote(os.environ['VDT_HOME'])} " if os.environ.get("VDT_HOME") else ""
 
 
 def prepare() -> None:

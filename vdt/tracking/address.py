@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdt.system.home import make_vdt_command
 from vdt.tracking.store import get_experiment_id, get_tracking_uri, open_store
 
 HOST, PORT = "127.0.0.1", 5000
@@ -41,9 +42,7 @@ def describe_runs_page(base: Path, port: int = PORT) -> RunsPage:
     page, uri = RUNS.format(get_experiment_id(open_store(base))), get_tracking_uri(base)
     if uri.startswith(("http:", "https:")):
         return RunsPage(f"{uri.rstrip('/')}/{page}", "")
-    here, script = Path.cwd(), Path(sys.executable).with_name("vdt")
-    shown = script.relative_to(here) if script.is_relative_to(here) else script
-    return RunsPage(f"http://{HOST}:{port}/{page}", f"{shown} ui" if script.exists() else "python -m vdt.cli ui")
+    return RunsPage(f"http://{HOST}:{port}/{page}", make_vdt_command("ui"))
 
 
 def serve_runs(base: Path, port: int = PORT) -> None:

@@ -9,7 +9,7 @@ import pytest
 from vdt.checkpoint.store import DONE
 from vdt.cli import run
 from vdt.experiments.resolve import resolve_config
-from vdt.system.home import make_resume_command
+from vdt.system.home import make_resume_command, make_vdt_command
 from vdt.system.processes import describe_process
 from vdt.tracking import (
     create_run,
@@ -95,3 +95,19 @@ def test_the_command_names_the_home_folder_that_was_chosen(monkeypatch: pytest.M
     assert make_resume_command(COMMAND, "1") == f"VDT_HOME='my runs' {COMMAND} resume --origin-run-id 1"
     monkeypatch.delenv("VDT_HOME")
     assert make_resume_command(COMMAND, "1") == f"{COMMAND} resume --origin-run-id 1"
+
+
+def test_the_command_of_the_installation_is_as_short_as_the_folder_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VDT_HOME", raising=False)
+    script = tmp_path / ".venv" / "bin" / "vdt"
+    monkeypatch.setattr("sys.executable", str(script.with_name("python")))
+    monkeypatch.chdir(tmp_path)
+    assert make_vdt_command("runs") == "python -m vdt.cli runs"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    assert make_vdt_command("runs") == ".venv/bin/vdt runs"
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("VDT_HOME", "my runs")
+    assert make_vdt_command("runs") == f"VDT_HOME='my runs' {script} runs"
