@@ -108,6 +108,7 @@ def test_the_command_of_the_installation_is_as_short_as_the_folder_allows(
     script.parent.mkdir(parents=True)
     script.touch()
     assert make_vdt_command("runs") == ".venv/bin/vdt runs"
-    monkeypatch.chdir("/")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setenv("VDT_HOME", "my runs")
     assert make_vdt_command("runs") == f"VDT_HOME='my runs' {script} runs"
