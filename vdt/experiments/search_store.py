@@ -166,12 +166,22 @@ class SearchStore(Journal):
 
     def _take_over(self, held: contextlib.ExitStack) -> TakenTrial | None:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if held.enter_context(try_lock(self._get_lock(trial.number))):
+            if self._lock_running(trial, held):
                 live = optuna.trial.Trial(self._study_for(trial.number), trial._trial_id)
                 settings = self._suggest(live)  # a kill may have left some open
                 logger.info(f"trial {trial.number}: its worker has ended; this one goes on with it")
                 return TakenTrial(trial.number, settings, True, trial.user_attrs.get(PRUNED_AT))
         return None
+
+    def _lock_running(self, trial: FrozenTrial, held: contextlib.ExitStack) -> bool:
+        """Take the lock of a trial if it is free and the trial still runs: its worker may have ended it meanwhile."""
+        with contextlib.ExitStack() as own:
+            if not own.enter_context(try_lock(self._get_lock(trial.number))):
+                return False
+            if self._storage.get_trial(trial._trial_id).state is not TrialState.RUNNING:
+                return False
+            held.push(own.pop_all())
+            return True
 
     def _begin(self, held: contextlib.ExitStack) -> TakenTrial | None:
         count = len(self._study.get_trials(deepcopy=False))

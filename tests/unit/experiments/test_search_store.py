@@ -1,5 +1,6 @@
 """Trials in Optuna's journal: kept through kills, taken over, run by one worker each, pruned, within the budget."""
 
+import contextlib
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ import pytest
 from vdt.evaluation.trials import COMPLETE, FAILED, PRUNED, RUNNING, find_best
 from vdt.experiments.search import Search, read_search
 from vdt.experiments.search_store import Journal, SearchStore, TakenTrial
+from vdt.system.locks import try_lock
 
 SPACE = {
     "actor.q_coefficient": {"low": 0.03, "high": 1, "log": True},
@@ -163,6 +165,26 @@ def test_workers_share_the_budget_and_no_trial_runs_twice(tmp_path: Path) -> Non
     assert [trial.state for trial in SearchStore(tmp_path / "s", make_search(trials=12)).list_trials()] == [
         COMPLETE
     ] * 12
+
+
+def test_a_trial_that_ends_while_another_worker_looks_is_not_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker ends it and lets go of its lock after the other has read that it runs."""
+    mine, other = (SearchStore(tmp_path / "s", make_search()) for _ in range(2))
+    held = contextlib.ExitStack()
+    trial = held.enter_context(mine.take())
+    assert trial is not None
+
+    def end_first(lock: Path) -> Any:
+        mine.complete(trial.number, {100: 1.0})
+        held.close()
+        monkeypatch.undo()
+        return try_lock(lock)
+
+    monkeypatch.setattr("vdt.experiments.search_store.try_lock", end_first)
+    with other.take() as taken:
+        assert taken is not None and (taken.number, taken.again) == (1, False)
 
 
 @pytest.mark.parametrize("pruner", ["median", "halving"])
