@@ -164,5 +164,7 @@ def get_command() -> str:
 
 
 def _python() -> str:
+    """Return how this interpreter is called: a virtual environment's `python` may link to that of the PATH, and differs."""
     found = shutil.which("python")
-    return "python" if found and os.path.samefile(found, sys.executable) else sys.executable
+    same = found is not None and os.path.samefile(Path(found).parent, Path(sys.executable).parent)
+    return "python" if same else sys.executable

@@ -87,7 +87,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[..., 
     return {
         "critic": partial(pretrain_critic, CONFIG, DATASET),
         "actor": partial(train_actor, CONFIG, DATASET, critic),
-        "online": partial(tune_online, CONFIG, actor, buffer),
+        "online": partial(tune_online, CONFIG, actor, buffer, DATASET),
     }
 
 

@@ -1,8 +1,11 @@
 """Words of the command line that belong nowhere are named, with what was probably meant."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from flows.command_line import check_command_line
+from flows.command_line import check_command_line, get_command
 from flows.words import COMMANDS
 
 ENV = ["--env", "walker2d-medium-v2"]
@@ -64,3 +67,17 @@ def test_every_command_of_metaflow_is_known() -> None:
     from metaflow import cli
 
     assert set(cli.start.list_commands(None)) <= set(COMMANDS)
+
+
+def test_commands_name_the_environment_that_is_not_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A virtual environment's interpreter links to the one that made it, which lacks the packages."""
+    base, venv = tmp_path / "base" / "python", tmp_path / "venv" / "python"
+    for link, target in ((base, sys.executable), (venv, base)):
+        link.parent.mkdir()
+        link.symlink_to(target)
+    monkeypatch.delenv("VDT_COMMAND", raising=False)
+    monkeypatch.setattr(sys, "executable", str(venv))
+    monkeypatch.setenv("PATH", str(base.parent))
+    assert get_command() == f"{venv} flows/vdt_flow.py"
+    monkeypatch.setenv("PATH", str(venv.parent))
+    assert get_command() == "python flows/vdt_flow.py"
