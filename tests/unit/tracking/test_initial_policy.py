@@ -3,29 +3,16 @@
 import dataclasses
 from pathlib import Path
 
-import pytest
 from mlflow import MlflowClient
 
 from vdt.checkpoint.store import CheckpointStore
 from vdt.config.schema import Config
 from vdt.experiments.resolve import resolve_config
 from vdt.system.files import compute_file_digest
-from vdt.tracking import MLflowTracker, create_run, make_continue_record, open_store, send_now
+from vdt.tracking import MLflowTracker, create_run, make_continue_record, send_now
 from vdt.tracking.records import InitialPolicy
 
 CONFIG = resolve_config("walker2d-medium-v2", preset="smoke")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    open_store(folder)
-    return folder
-
-
-@pytest.fixture
-def client(store: Path) -> MlflowClient:
-    return open_store(store)
 
 
 def make_run(store: Path, config: Config = CONFIG) -> str:

@@ -25,7 +25,6 @@ from vdt.tracking import (
     create_run,
     get_tracking_uri,
     make_dataset_record,
-    open_store,
     register_policy,
     send_now,
 )
@@ -35,18 +34,6 @@ ACTOR_CRITIC = make_lively_actor_critic()
 KEY = "eval/online_lookahead_normalized_score"
 SNAPSHOT: dict[str, Any] = {"path": "", "size": 1, "source": "collected", "label": "", "reason": "", "card": {}}
 OTHER_ENV = "hopper-medium-v2"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    open_store(folder)
-    return folder
-
-
-@pytest.fixture
-def client(store: Path) -> MlflowClient:
-    return open_store(store)
 
 
 @pytest.fixture(scope="module")

@@ -44,19 +44,6 @@ SNAPSHOT: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One real store for the module: making its tables takes a second."""
-    folder = tmp_path_factory.mktemp("store")
-    open_store(folder)
-    return folder
-
-
-@pytest.fixture
-def client(store: Path) -> MlflowClient:
-    return open_store(store)
-
-
 def make_run(store: Path, config: Config = CONFIG, flow_run: str = "101") -> str:
     return create_run(store, config, flow_run, "python flows/vdt_flow.py run")
 
