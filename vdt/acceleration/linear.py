@@ -7,6 +7,7 @@ by a transposed weight. A call of a module costs as much as a small product.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from vdt.acceleration.mish import mish
 from vdt.critic.networks import MLPEnsemble
+from vdt.system.machine import use_threads
 
 Layer = Callable[[Tensor], Tensor]
 NARROWEST = 32  # below this oneDNN uses slow kernels
@@ -63,9 +65,14 @@ def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activat
 
 
 def multiply_members(first: Tensor, second: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply M pairs of matrices, without a gradient: (M, R, I) x (M, I, O), plus (M, 1, O), into `out` (M, R, O)."""
+    """Multiply M pairs of matrices, without a gradient: (M, R, I) x (M, I, O), plus (M, 1, O), into `out` (M, R, O).
+
+    One thread computes few rows. MKL splits their sums, as those of a narrow layer's weight gradient, among threads, so
+    that the last bits would depend on the number of threads.
+    """
     if not (MKL_IS_SLOW and allows_onednn(first, second, narrowest=min(*first.shape[1:], second.shape[2]))):
-        return torch.bmm(first, second, out=out) if bias is None else torch.baddbmm(bias, first, second, out=out)
+        with use_threads(1) if first.shape[1] < NARROWEST else contextlib.nullcontext():
+            return torch.bmm(first, second, out=out) if bias is None else torch.baddbmm(bias, first, second, out=out)
     for member, (left, right) in enumerate(zip(first, second, strict=True)):
         out[member] = multiply(left.contiguous(), right.t(), None if bias is None else bias[member, 0])
     return out

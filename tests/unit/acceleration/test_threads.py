@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from support.builders import assert_identical, make_store, make_trajectory
+from vdt.acceleration.linear import multiply_members
 from vdt.acceleration.threads import (
     SteadyLayerNorm,
     SteadyLinear,
@@ -165,11 +166,19 @@ def test_without_gradients_the_layers_are_pytorchs_own() -> None:
         assert torch.equal(linear(norm(inputs)), nn.functional.linear(normed, linear.weight, linear.bias))
 
 
-@pytest.mark.parametrize("method", ["vdt", "odt", "td3bc"])
-def test_training_has_the_same_bits_on_one_thread_and_on_two(tmp_path: Path, method: str) -> None:
-    """Critic and actor of the laptop's sizes, whose sums PyTorch would split among threads."""
+@pytest.mark.parametrize(
+    ("method", "env"),
+    [
+        ("vdt", "walker2d-medium-v2"),
+        ("odt", "walker2d-medium-v2"),
+        ("td3bc", "walker2d-medium-v2"),
+        ("vdt", "hopper-medium-v2"),
+    ],
+)
+def test_training_has_the_same_bits_on_one_thread_and_on_two(tmp_path: Path, method: str, env: str) -> None:
+    """Critic and actor of the laptop's sizes, whose sums PyTorch would split among threads; so do MKL's for 11 inputs."""
     overrides = "critic.gradient_steps=6 actor.gradient_steps=3 task.horizon=50"
-    config = resolve_config("walker2d-medium-v2", method=method, overrides=overrides)
+    config = resolve_config(env, method=method, overrides=overrides)
     task, ends = config.task, []
     sizes = {"observation_size": task.observation_size, "action_size": task.action_size}
     dataset = TrajectoryDataset.from_trajectories(make_trajectory(50, seed=seed, **sizes) for seed in range(8))
@@ -179,6 +188,18 @@ def test_training_has_the_same_bits_on_one_thread_and_on_two(tmp_path: Path, met
             actor = train_actor(config, dataset, critic, NullTracker(), make_store(tmp_path / f"actor-{threads}"))
         ends.append([load_state(critic)["critic"], load_state(actor)["actor_critic"]["policy"]])
     assert_identical(ends[0], ends[1])
+
+
+def test_gradients_of_any_narrow_layer_have_the_same_bits_on_any_number_of_threads() -> None:
+    """MKL splits their sums over a batch's rows for some widths only: 5, 6, 7, 9, 10 and 11 on one processor."""
+    torch.manual_seed(0)
+    gradient = torch.randn(1, 256, 256)
+    for width in range(1, 33):
+        inputs, ends = torch.randn(1, 256, width), []
+        for threads in (1, 2):
+            with use_threads(threads):
+                ends.append(multiply_members(inputs.transpose(1, 2), gradient, torch.empty(1, width, 256)))
+        assert torch.equal(*ends), width
 
 
 def test_every_number_that_may_be_chosen_is_compared() -> None:
