@@ -116,7 +116,7 @@ def test_citation_and_package_have_one_version() -> None:
 
 
 def test_readme_tree_exists() -> None:
-    tree = README.split("## Where is what")[1].split("```")[1]
+    tree = README.split("## Where is what")[1].split("```text\n")[1].split("```")[0]
     for line in tree.strip().splitlines():
         assert (ROOT / line.split()[0]).exists(), f"README's tree names {line.split()[0]}"
 
