@@ -22,7 +22,7 @@ from vdt.experiments.study import Cell, Study, load_study
 from vdt.system.files import check_folders
 from vdt.system.home import FolderError, home
 from vdt.system.processes import count_memory_kills, follow_parent, interrupt_on_signals
-from vdt.tracking import StoreError, check_model_name, get_tracking_uri
+from vdt.tracking import StoreError, check_model_name, delivers_later, get_tracking_uri
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ def check_command_line(argv: list[str]) -> None:
     try:
         check_words(called, argv[1:], others, [name_option(name) for name in (*OPTIONS, REGISTER)])
         if command in ("run", "resume"):
+            delivers_later()  # refuses another word than its two
             get_tracking_uri(home())  # refuses an address that depends on where a program starts
         if command == "run":
             _check_run(vars(given), argv)

@@ -18,15 +18,33 @@ logger = logging.getLogger(__name__)
 
 def on_error(run: Any) -> None:
     """Print the known reason and the command that continues; mark the MLflow runs as failed until they are resumed."""
-    from vdt.tracking import StoreError, describe_failure, find_runs, finish_runs, get_store_errors
+    from vdt.tracking import (
+        StoreError,
+        delivers_later,
+        describe_failure,
+        find_runs,
+        finish_runs,
+        get_store_errors,
+        tell_of_undelivered,
+    )
 
     configure_logging()
     say_how_to_go_on(run.id)
+    if delivers_later():
+        finish_runs(home(), _list_begun(run), "FAILED")
+        tell_of_undelivered(home())
+        return
     expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors())
     try:
         finish_runs(home(), find_runs(home(), run.id), "FAILED")
     except expected as error:
         logger.warning(f"tracking: {describe_failure(error)}; the runs stay open until they are resumed")
+
+
+def _list_begun(run: Any) -> list[str]:
+    """Return the ids of the MLflow runs of a flow's cells, from its own records; none if it had not begun any."""
+    cells = getattr(run["start"].task.data, "cells", None) if "start" in run else None
+    return [str(cell["mlflow_run_id"]) for cell in cells or ()]
 
 
 def say_how_to_go_on(run_id: str) -> None:

@@ -127,12 +127,8 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, s
         policies: the run's own cells' keys -> checkpoints.
     """
     from vdt.reporting.summary import describe_end
-    from vdt.tracking import StoreError, describe_runs_page, get_store_errors
 
-    address = command = ""
-    with contextlib.suppress(StoreError, *get_store_errors()):
-        page = describe_runs_page(home())
-        address, command = page.address, page.command
+    address, command = _find_runs_page()
     envs = ",".join(dict.fromkeys(cell.env for cell in cells))
     choices = [f" --cell {key}" for key in policies] if len(policies) > 1 else [""] * len(policies)
     places = {
@@ -145,6 +141,17 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, s
         "next": [f"{get_command()} run --env {envs} --method vdt,dt --seeds 0,1,2"],
     }
     return "\n".join(describe_end(cells, places))
+
+
+def _find_runs_page() -> tuple[str, str]:
+    """Return the address of MLflow's list of runs and the command that serves it; empty where the store is not asked."""
+    from vdt.tracking import StoreError, delivers_later, describe_runs_page, get_store_errors
+
+    if not delivers_later():
+        with contextlib.suppress(StoreError, *get_store_errors()):
+            page = describe_runs_page(home())
+            return page.address, page.command
+    return "", ""
 
 
 def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path:
@@ -182,25 +189,10 @@ def _name_report(study: Mapping[str, Any]) -> str:
 
 def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[Record]:
     """Store a study's report in an MLflow run of its own, one per study; return the records left for its cells: none."""
-    from vdt.tracking import (
-        REPORT_OF,
-        Status,
-        create_named_run,
-        describe_failure,
-        find_study_run,
-        get_store_errors,
-        make_artifact_records,
-        send_now,
-    )
+    from vdt.tracking import REPORT_OF, Status, create_named_run, make_artifact_records
 
     name = _name_report(study).removeprefix("study-")
-    try:
-        run_id = find_study_run(home(), name)
-    except get_store_errors() as error:
-        logger.warning(f"tracking: {describe_failure(error)}; the report of {name} is not kept there")
-        return []
-    if run_id is None:
-        tags, command = {REPORT_OF: name}, get_command()
-        run_id = create_named_run(home(), f"report-{name}", tags, {}, str(current.run_id), command)
-    send_now(home(), run_id, [*make_artifact_records(files, "report"), Status(status="FINISHED")])
+    records = [*make_artifact_records(files, "report"), Status(status="FINISHED")]
+    tags, command = {REPORT_OF: name}, get_command()
+    create_named_run(home(), f"report-{name}", tags, {}, str(current.run_id), command, records=records)
     return []

@@ -37,7 +37,7 @@ from vdt.tracking import (
     make_continue_record,
     make_dataset_record,
     name_dataset,
-    warn_of_undelivered,
+    tell_of_undelivered,
 )
 
 if TYPE_CHECKING:
@@ -334,4 +334,4 @@ def finish_cells(mlflow_run_ids: Sequence[str]) -> None:
     """Mark the MLflow runs as finished again after a resume, whose failed origin had marked them as failed."""
     if current.origin_run_id:
         finish_runs(home(), mlflow_run_ids, "FINISHED")
-    warn_of_undelivered(home())
+    tell_of_undelivered(home())

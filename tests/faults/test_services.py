@@ -10,7 +10,7 @@ import pytest
 from support.server import find_free_port, serve
 from vdt.experiments.resolve import resolve_config
 from vdt.tracking import MLflowTracker, create_run, make_continue_record, open_store
-from vdt.tracking.replay import deliver
+from vdt.tracking.deliver import deliver
 
 pytestmark = pytest.mark.faults
 CONFIG = resolve_config("walker2d-medium-v2", preset="smoke")

@@ -53,18 +53,22 @@ def _list_policies(run_id: str) -> None:
                 typer.echo(f"    {cell} {name}: {policy.path}")
 
 
-@app.command("replay")
-def replay_records(
+@app.command("deliver")
+def deliver_records(
     files: Annotated[list[Path] | None, typer.Argument(help="Files to deliver; by default all that wait.")] = None,
 ) -> None:
     """Deliver what waits for the tracking store.
 
-    This is what MLflow could not take while runs trained. Runs that a kill left behind are settled, too.
-    Safe to repeat: nothing is entered twice. The exit code is 1 while something still waits.
+    Records wait where VDT_TRACKING=later, or where MLflow could not take them while runs trained. Runs that a kill left
+    behind are settled, and results name their runs by MLflow's ids. Safe to repeat: nothing is entered twice. The exit
+    code is 1 while something still waits.
     """
-    from vdt.tracking.replay import deliver
+    from vdt.experiments.results_store import name_delivered_runs
+    from vdt.tracking.deliver import deliver, find_local_ids
 
-    if deliver(home(), files or []):
+    failed = deliver(home(), files or [])
+    name_delivered_runs(home(), lambda: find_local_ids(home()))
+    if failed:
         raise typer.Exit(1)
 
 

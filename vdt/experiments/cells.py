@@ -250,13 +250,10 @@ def tag_finished_runs(finished: Sequence[CellRecord], study: Study) -> None:
 
 def open_cells(cells: Sequence[Cell], study: Study | None, flow_run: str, command: str) -> list[dict[str, Any]]:
     """Open an MLflow run for each cell that is to be run; return `OpenedCell`s as mappings."""
-    from vdt.tracking import create_run, describe_failure, get_store_errors, make_trial_tags, settle_abandoned
+    from vdt.tracking import create_run, make_trial_tags
 
     check_folders(home())
-    try:
-        settle_abandoned(home())
-    except get_store_errors() as error:
-        logger.warning(f"tracking: {describe_failure(error)}; this run is entered when it does")
+    _settle_abandoned()
     opened, name, shares = [], study.name if study else "", bool(study and study.share_training)
     place = study.trial if study else None
     tags, trial = (make_trial_tags(place.number, place.run_id), place.number) if place else ({}, None)
@@ -278,6 +275,18 @@ def open_cells(cells: Sequence[Cell], study: Study | None, flow_run: str, comman
         opened.append(asdict(one))
         logger.info(f"cell {number + 1}/{len(cells)} {cell.key}: MLflow run {run_id}")
     return opened
+
+
+def _settle_abandoned() -> None:
+    """Mark the runs of killed flows, unless the store is away or is not to be asked."""
+    from vdt.tracking import delivers_later, describe_failure, get_store_errors, settle_abandoned
+
+    if delivers_later():
+        return
+    try:
+        settle_abandoned(home())
+    except get_store_errors() as error:
+        logger.warning(f"tracking: {describe_failure(error)}; this run is entered when it does")
 
 
 def make_labels(cells: Sequence[Cell]) -> list[str]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ APART = ("checkpoint.", "runtime.device", "runtime.threads", "data.source", "ini
 # Modules that show, store or name results without computing them: a change here leaves finished cells valid.
 SHOWING = frozenset(["reporting", "tracking", "experiments", "cli", "config/reference.py"])
 DIGITS = 16
+LOCAL_RUN = re.compile(r"\blocal-[0-9a-f]{32}\b")  # id of a run until it is in the tracking store
 
 
 @cache
@@ -78,3 +80,25 @@ def find_result(home: Path, identity: str, *, any_code: bool = False) -> dict[st
         others = path.parent.glob(f"{identity}-*.json")
         path = max(others, key=lambda other: other.stat().st_mtime, default=path)
     return dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def name_delivered_runs(home: Path, find_ids: Callable[[], Mapping[str, str]]) -> int:
+    """Replace local ids of runs in kept results, and beside the policies, by MLflow's; return how many files changed.
+
+    Args:
+        home: the home folder.
+        find_ids: returns MLflow's ids by local ones; called only where a file holds one.
+    """
+    from vdt.agent.policy_files import INDEX
+
+    folder = home / ".vdt"
+    files = (*folder.glob("results/*.json"), *folder.glob(f"checkpoints/*/*/*/*/{INDEX}"))
+    late = [path for path in files if LOCAL_RUN.search(path.read_text())]
+    known, changed = find_ids() if late else {}, 0
+    for path in late:
+        text = path.read_text()
+        named = LOCAL_RUN.sub(lambda match: known.get(match[0], match[0]), text)
+        if named != text:
+            write_text(path, named)
+            changed += 1
+    return changed

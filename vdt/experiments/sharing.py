@@ -8,10 +8,9 @@ their own.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vdt.checkpoint.store import DONE, CheckpointError, CheckpointStore, load_state
@@ -20,15 +19,14 @@ from vdt.data.trajectory import TrajectoryDataset
 from vdt.experiments.results_store import compute_code_digest, digest_of
 from vdt.system.files import write_text
 from vdt.system.locks import hold_lock
-from vdt.tracking import StoreError, Tags, Tracker, read_part, send_now
+from vdt.tracking import CONTINUED_FROM, SHARED_FROM, CopyingTracker, Tags, Tracker, read_copy
 from vdt.training.offline import pretrain_critic, train_actor
 from vdt.training.score_curve import Watch
 
 logger = logging.getLogger(__name__)
 
 OWNER = "OWNER"  # file: the MLflow run that trains, or trained
-SHARED_FROM = "{}_shared_from"  # tag: the MLflow run whose critic, or actor, this one has
-CONTINUED_FROM = "{}_continued_from"  # tag: the MLflow run that had worked on it before, unfinished
+CURVES = "curves.jsonl"  # file: the curves of the training, for the runs that take its result
 # Settings that no actor depends on: those of later steps, and those of the machine alone. The planner's context
 # matters where a critic follows the policy, which then acts upon it.
 AFTER_THE_ACTOR = (
@@ -103,11 +101,11 @@ def share_critic(
         The final checkpoint, and the MLflow run that it was taken from, or an empty string.
     """
 
-    def train(store: CheckpointStore) -> Path:
+    def train(store: CheckpointStore, tracker: Tracker) -> Path:
         return pretrain_critic(config, dataset, tracker, store, initial)
 
     if sharing is None or config.critic.gradient_steps == 0 or config.trains_together:
-        return train(checkpoints), ""
+        return train(checkpoints, tracker), ""
     key = compute_critic_key(config, sharing.md5)
     return share_training("critic", key, config, sharing, tracker, checkpoints, train)
 
@@ -131,11 +129,11 @@ def share_actor(
         TrainingStopped: if the watcher ends the training.
     """
 
-    def train(store: CheckpointStore) -> Path:
+    def train(store: CheckpointStore, tracker: Tracker) -> Path:
         return train_actor(config, dataset, critic, tracker, store, watch, initial)
 
     if sharing is None:
-        return train(checkpoints), ""
+        return train(checkpoints, tracker), ""
     key = compute_actor_key(config, sharing.md5)
     return share_training("actor", key, config, sharing, tracker, checkpoints, train)
 
@@ -147,7 +145,7 @@ def share_training(
     sharing: Sharing,
     tracker: Tracker,
     checkpoints: CheckpointStore,
-    train: Callable[[CheckpointStore], Path],
+    train: Callable[[CheckpointStore, Tracker], Path],
 ) -> tuple[Path, str]:
     """Take the training of another cell, or train for this cell and the others.
 
@@ -156,9 +154,9 @@ def share_training(
         key: of `compute_critic_key` or `compute_actor_key`.
         config: of this cell.
         sharing: of this cell.
-        tracker: of its MLflow run; a tag marks the result of another cell, whose curves are copied.
+        tracker: of its MLflow run; a tag marks the result of another cell, whose curves are copied from beside it.
         checkpoints: of this step, whose settings and facts hold for the shared ones too.
-        train: trains with the given checkpoints and returns the final one.
+        train: trains with the given checkpoints and tracker, and returns the final one.
 
     Returns:
         The final checkpoint, and the MLflow run that it was taken from, or an empty string.
@@ -173,25 +171,22 @@ def share_training(
             if owner and owner != run_id and any(folder.glob("*.pt")):
                 logger.info(f"{part}: MLflow run {owner} has left it unfinished; going on from there")
                 tracker.put(Tags(tags={CONTINUED_FROM.format(part): owner}))
+                _log_all(tracker, read_copy(folder / CURVES))
             write_text(folder / OWNER, f"{run_id}\n")
             if finished:
                 return finished, ""
-            path = train(checkpoints.move_to(folder))
-            tracker.flush()  # delivered or in the backlog before another cell copies the curves
-            return path, ""
+            return train(checkpoints.move_to(folder), CopyingTracker(tracker, part, folder / CURVES)), ""
     state = load_state(finished)  # it is final: no other cell need wait while this is read
     logger.info(f"{part}: taken from MLflow run {owner}, the same data, settings and seed ({finished})")
     tracker.put(Tags(tags={SHARED_FROM.format(part): owner}))
-    for step, metrics in {**_read_curves(home, owner, part), state["step"]: state["metrics"]}.items():
-        tracker.log(step, metrics)
+    curves, last = read_copy(folder / CURVES), state["step"]
+    _log_all(tracker, {**curves, last: {**curves.get(last, {}), **state["metrics"]}})
     return finished, owner
 
 
-def _read_curves(home: Path, owner: str, part: str) -> dict[int, dict[str, float]]:
-    """Read the owner's metrics by step, after sending the records that still wait for a busy store."""
-    with contextlib.suppress(StoreError):  # `read_part` warns of it
-        send_now(home, owner, [])
-    return read_part(home, owner, part)
+def _log_all(tracker: Tracker, curves: Mapping[int, Mapping[str, float]]) -> None:
+    for step, metrics in curves.items():
+        tracker.log(step, metrics)
 
 
 def _find_finished(folder: Path, part: str) -> Path | None:

@@ -1,9 +1,11 @@
 """Metrics, checkpoints and datasets in MLflow. Only this package imports `mlflow`, when it is needed."""
 
 from vdt.tracking.address import RunsPage, describe_runs_page, serve_runs
-from vdt.tracking.curves import read_curves, read_part, resolve_run_ids
+from vdt.tracking.copying import CopyingTracker, read_copy
+from vdt.tracking.curves import read_curves, resolve_run_ids
 from vdt.tracking.errors import StoreError, describe_failure, get_store_errors
 from vdt.tracking.flow_runs import FlowRun, list_flow_runs
+from vdt.tracking.mlflow_run import CONTINUED_FROM, REPORT_OF, SHARED_FROM
 from vdt.tracking.models import SCORE_METRIC, write_texts
 from vdt.tracking.policies import PolicyStore, StoredModel, StoredRun
 from vdt.tracking.records import (
@@ -19,12 +21,10 @@ from vdt.tracking.records import (
 )
 from vdt.tracking.registry import Registration, check_model_name, register_policy
 from vdt.tracking.runs import (
-    REPORT_OF,
     TRIAL_STATE,
     create_named_run,
     create_run,
     find_runs,
-    find_study_run,
     finish_runs,
     make_artifact_records,
     make_continue_record,
@@ -33,17 +33,20 @@ from vdt.tracking.runs import (
     name_dataset,
     send_now,
     settle_abandoned,
-    warn_of_undelivered,
 )
 from vdt.tracking.store import get_tracking_uri, open_store, upgrade_store
 from vdt.tracking.tracker import LoadableModel, MLflowTracker, NullTracker, Tracker
+from vdt.tracking.waiting import delivers_later, tell_of_undelivered
 
 __all__ = [
+    "CONTINUED_FROM",
     "REPORT_OF",
     "SCORE_METRIC",
+    "SHARED_FROM",
     "TRIAL_STATE",
     "Artifact",
     "Continue",
+    "CopyingTracker",
     "FlowRun",
     "JoinStudy",
     "LoadableModel",
@@ -65,10 +68,10 @@ __all__ = [
     "check_model_name",
     "create_named_run",
     "create_run",
+    "delivers_later",
     "describe_failure",
     "describe_runs_page",
     "find_runs",
-    "find_study_run",
     "finish_runs",
     "get_store_errors",
     "get_tracking_uri",
@@ -79,14 +82,14 @@ __all__ = [
     "make_trial_tags",
     "name_dataset",
     "open_store",
+    "read_copy",
     "read_curves",
-    "read_part",
     "register_policy",
     "resolve_run_ids",
     "send_now",
     "serve_runs",
     "settle_abandoned",
+    "tell_of_undelivered",
     "upgrade_store",
-    "warn_of_undelivered",
     "write_texts",
 ]

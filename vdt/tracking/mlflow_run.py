@@ -27,6 +27,7 @@ from vdt.tracking.records import (
 )
 from vdt.tracking.registry import ModelMissingError, register_policy
 from vdt.tracking.store import get_experiment_id, hold_store, open_store
+from vdt.tracking.waiting import LOCAL
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,7 +43,11 @@ INIT_POLICY = "init_policy"  # tag: address of the policy that training began fr
 INIT_DIGEST = "init_sha256"  # tag: digest of its file
 INIT_RUN = "init_run_id"  # tag: the run that it was trained in, if the store has it
 LOCAL_ID = "vdt.local_id"  # tag: the run's id until it is in the store
-LOCAL = "local-"  # how such an id begins
+PARENT = "mlflow.parentRunId"  # tag: the run below which MLflow's pages show this one
+REPORT_OF = "report_of"  # tag: of the run that holds a study's report
+SHARED_FROM = "{}_shared_from"  # tag: the run whose critic, or actor, this one has
+CONTINUED_FROM = "{}_continued_from"  # tag: the run that had worked on it before, unfinished
+RUN_TAGS = (PARENT, *(tag.format(part) for tag in (SHARED_FROM, CONTINUED_FROM) for part in ("critic", "actor")))
 PARAMS_PER_CALL = 100  # MLflow's limits
 METRICS_PER_CALL = 1000
 
@@ -59,10 +64,10 @@ class RunSender:
         left_out: points that were in the store already.
     """
 
-    def __init__(self, base: Path, run_id: str) -> None:
-        """Bind to a run of a home folder's store."""
+    def __init__(self, base: Path, run_id: str, client: MlflowClient | None = None) -> None:
+        """Bind to a run of a home folder's store, which is opened when it is needed unless `client` is given."""
         self.base, self.run_id, self.left_out = base, run_id, 0
-        self._opened: MlflowClient | None = None
+        self._opened = client
         self._last: dict[str, int] | None = None  # last step of each metric in the store
 
     def __call__(self, mappings: Sequence[Mapping[str, Any]]) -> None:
@@ -110,15 +115,22 @@ class RunSender:
             StoreError: if the id is a local one that the store has not seen.
         """
         if self.run_id.startswith(LOCAL):
-            found = self._find(f"tags.`{LOCAL_ID}` = '{self.run_id}'")
+            found = self._find(LOCAL_ID, self.run_id)
             if found is None:
                 raise StoreError(f"run {self.run_id} is not in the store; its records are in another folder")
             self.run_id = found
         return self.run_id
 
-    def _find(self, condition: str) -> str | None:
+    def _find(self, tag: str, value: str, more: str = "") -> str | None:
+        """Return the id of a run that has a tag, and meets a further condition."""
+        condition = f"tags.`{tag}` = '{value}'{more}"
         found = self.client.search_runs([get_experiment_id(self.client)], condition, max_results=1)
         return str(found[0].info.run_id) if found else None
+
+    def _resolve(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return tags in which other runs have MLflow's ids, as far as the store has them; `deliver` does the rest."""
+        late = {name for name in RUN_TAGS if tags.get(name, "").startswith(LOCAL)}
+        return {**tags, **{name: self._find(LOCAL_ID, tags[name]) or tags[name] for name in late}}
 
     def _select(self, record: Metrics | Checkpoint, model_id: str | None = None) -> list[Metric]:
         """Return the points that the store lacks; those of a logged model are linked to it and to the run's data set."""
@@ -144,10 +156,17 @@ class RunSender:
             self.client.log_batch(self.find_run(), metrics=points[start : start + METRICS_PER_CALL])
 
     def _create_run(self, record: Create) -> None:
-        """Make the run with its parameters and files, or complete one whose making was cut short."""
-        tags = {**record.tags, LOCAL_ID: self.run_id}
+        """Make the run with its parameters and files, or complete one whose making was cut short.
+
+        A study has one run for its reports: a second one is not made.
+        """
+        tags = {**self._resolve(record.tags), LOCAL_ID: self.run_id}
         if self.run_id.startswith(LOCAL):
-            known = self._find(f"tags.`{LOCAL_ID}` = '{self.run_id}'")
+            known = self._find(LOCAL_ID, self.run_id)
+            if known is None and REPORT_OF in tags:
+                known = self._find(REPORT_OF, tags[REPORT_OF])
+                if known:
+                    self.client.set_tag(known, LOCAL_ID, self.run_id)
             self.run_id = known or self._create(tags, record.name)
         self._send_params(record.params)
         for name, text in record.files.items():
@@ -168,22 +187,24 @@ class RunSender:
         """Continue the run for a flow run, or begin a new one if it repeats a finished step."""
         run = self.client.get_run(self.find_run())
         mine = run.data.tags.get(FLOW_RUN) == record.flow_run
-        if not mine and (run.info.status == "FINISHED" or record.repeats):
+        begun = None if mine or not record.fork else self._find_fork(run, record.flow_run)
+        if begun or (not mine and (run.info.status == "FINISHED" or record.repeats)):
             if not record.fork:
                 return
-            self._fork(run, record.flow_run)
+            self._last = None
+            self.run_id = begun or self._fork(run, record.flow_run)
         self.client.update_run(self.run_id, status="RUNNING")
         for name, value in ((FLOW_RUN, record.flow_run), (PROCESS, record.process)):
             self.client.set_tag(self.run_id, name, value)
 
-    def _fork(self, run: Run, flow_run: str) -> None:
+    def _find_fork(self, run: Run, flow_run: str) -> str | None:
+        """Return the run that an earlier step of a flow run has begun for a repeat."""
+        return self._find(FORKED_FROM, run.info.run_id, f" AND tags.`{FLOW_RUN}` = '{flow_run}'")
+
+    def _fork(self, run: Run, flow_run: str) -> str:
+        """Begin a new run with the parameters, tags and data of a finished one; return its id."""
         from mlflow.entities import DatasetInput
 
-        known = self._find(f"tags.`{FORKED_FROM}` = '{run.info.run_id}' AND tags.`{FLOW_RUN}` = '{flow_run}'")
-        self._last = None
-        if known:
-            self.run_id = known
-            return
         tags = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.") or k.startswith("mlflow.source")}
         tags.pop(LOCAL_ID, None)
         self.run_id = self._create({**tags, FORKED_FROM: run.info.run_id, FLOW_RUN: flow_run}, run.info.run_name)
@@ -197,6 +218,7 @@ class RunSender:
             f"tracking: MLflow run {run.info.run_id} holds a finished step and is kept; its repeat goes to a new run, "
             f"{self.run_id}"
         )
+        return self.run_id
 
     def _set_status(self, record: Status) -> None:
         if self.client.get_run(self.find_run()).info.status != record.status:
@@ -204,7 +226,7 @@ class RunSender:
 
     def _set_tags(self, tags: Mapping[str, str]) -> None:
         run_id = self.find_run()
-        for name, value in tags.items():
+        for name, value in self._resolve(tags).items():
             self.client.set_tag(run_id, name, value)
 
     def _join_study(self, record: JoinStudy) -> None:

@@ -18,8 +18,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vdt.system.home import make_vdt_command
 from vdt.system.locks import hold_lock
 from vdt.tracking.errors import describe_failure, is_refusal
+from vdt.tracking.waiting import DELIVER
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,6 @@ LONGEST_PAUSE = 60.0  # seconds between two tries
 DELIVERY_SECONDS = 2.0  # between two deliveries
 FLUSH_SECONDS = 0.5  # that training waits for a store before its records go to the backlog
 CLOSING_SECONDS = 20.0
-REPLAY = "vdt replay"  # delivers waiting records
 
 
 def read_records(path: Path) -> list[Mapped]:
@@ -45,9 +46,8 @@ def read_records(path: Path) -> list[Mapped]:
 
 
 def append_records(path: Path, records: Sequence[Mapped]) -> None:
-    """Add records to a JSONL file, safe on disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
+    """Add records to a JSONL file, safe on disk when this returns, also while another process delivers that file."""
+    with _hold_file(path), open(path, "a") as file:
         file.writelines("\n" + json.dumps(record) for record in records)  # a cut line spoils only itself
         file.flush()
         os.fsync(file.fileno())
@@ -55,6 +55,19 @@ def append_records(path: Path, records: Sequence[Mapped]) -> None:
 
 def _sending_file(path: Path) -> Path:
     return path.with_suffix(".sending.jsonl")
+
+
+def _hold_file(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold a backlog for the moment in which it is written or taken away: what is written in between would be lost."""
+    return hold_lock(path.with_name(f".{path.stem}.append.lock"), f"the file {path.name}")
+
+
+def read_waiting(path: Path) -> list[Mapped]:
+    """Read all records of a backlog, also those that are being sent."""
+    if not is_waiting(path):
+        return []
+    with _hold_file(path):
+        return [record for file in (_sending_file(path), path) if file.exists() for record in read_records(file)]
 
 
 def is_waiting(path: Path) -> bool:
@@ -68,27 +81,73 @@ def remove_backlog(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def deliver_backlog(path: Path, send: Send, lock: contextlib.AbstractContextManager[Any] | None = None) -> None:
-    """Send the records of an earlier failure, then remove them.
+def deliver_backlog(path: Path, send: Send) -> int:
+    """Send the waiting records, then remove them; return how many there were.
 
     Args:
         path: the backlog file.
         send: as in `Delivery`.
-        lock: held while the file is taken away from those who append to it.
     """
-    sending = _sending_file(path)
+    sending, count = _sending_file(path), 0
     while is_waiting(path):
         with hold_lock(path.with_name(f".{path.stem}.lock"), f"the records of {path.stem}"):
-            with lock or contextlib.nullcontext():
+            with _hold_file(path):
                 if not sending.exists() and path.exists():
                     path.rename(sending)
             records = read_records(sending) if sending.exists() else []
             for start in range(0, len(records), BATCH):
                 send(records[start : start + BATCH])
             sending.unlink(missing_ok=True)
+            count += len(records)
+    return count
 
 
-class Delivery:
+class Outbox:
+    """Queue of records that reach the backlog file at each `flush`, and no store."""
+
+    def __init__(self, backlog: Path) -> None:
+        """Bind to the JSONL file of undelivered records."""
+        self.backlog = backlog
+        self._changed = threading.Condition()  # guards everything below
+        self._queue: deque[Mapped] = deque()
+        self._sending: list[Mapped] = []  # taken from the queue and not yet known to be delivered
+        self._put = self._settled = 0  # records taken in; records delivered or safe in the backlog
+        self._failures = 0
+
+    def put(self, record: Mapped) -> None:
+        """Queue a record."""
+        with self._changed:
+            self._queue.append(record)
+            self._put += 1
+
+    def flush(self, timeout: float = 0.0) -> bool:
+        """Write all records that were put so far to the file; return whether everything is delivered."""
+        with self._changed:
+            self._write_backlog()
+            return not is_waiting(self.backlog)
+
+    def close(self, timeout: float = 0.0) -> bool:
+        """Write the rest; return whether everything is delivered."""
+        return self.flush()
+
+    def _write_backlog(self) -> None:
+        """Move everything undelivered to the backlog file (the lock is held); if that fails, it stays in memory."""
+        records = [*self._sending, *self._queue]
+        try:
+            if records:
+                append_records(self.backlog, records)
+        except OSError as error:
+            self._failures = max(self._failures, 1)
+            logger.warning(
+                f"tracking: cannot write {self.backlog} ({error.strerror or error}); {len(records)} records wait in memory"
+            )
+            return
+        self._queue.clear()
+        self._sending = []
+        self._settled = self._put
+
+
+class Delivery(Outbox):
     """Queue and the thread that empties it. A failing store is reported and never stops or blocks the caller of `put`."""
 
     def __init__(
@@ -102,22 +161,12 @@ class Delivery:
             interval: seconds between two deliveries.
             first_pause: seconds to wait after a first failure; doubled with each further one, up to a minute.
         """
-        self.backlog = backlog
+        super().__init__(backlog)
         self._send, self._interval, self._first_pause = send, interval, first_pause
-        self._changed = threading.Condition()  # guards everything below, and appending to the backlog
-        self._queue: deque[Mapped] = deque()
-        self._sending: list[Mapped] = []  # taken from the queue and not yet known to be delivered
-        self._put = self._settled = 0  # records taken in; records delivered or safe in the backlog
-        self._failures, self._retry_at = 0, 0.0
+        self._retry_at = 0.0
         self._hurry = self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="vdt-delivery", daemon=True)
         self._thread.start()
-
-    def put(self, record: Mapped) -> None:
-        """Queue a record."""
-        with self._changed:
-            self._queue.append(record)
-            self._put += 1
 
     def flush(self, timeout: float = FLUSH_SECONDS) -> bool:
         """Save all records that were put so far: delivered, or else written to the backlog file.
@@ -147,8 +196,9 @@ class Delivery:
             self._write_backlog()
             delivered = not self._failures and not is_waiting(self.backlog)
         if not delivered:
+            command = make_vdt_command(DELIVER)
             logger.warning(
-                f"tracking: undelivered records are kept in {self.backlog}; the next step sends them, or `{REPLAY}`"
+                f"tracking: undelivered records are kept in {self.backlog}; the next step sends them, or `{command}`"
             )
         return delivered
 
@@ -167,7 +217,7 @@ class Delivery:
         """Send the backlog, then the queue."""
         try:
             while True:
-                deliver_backlog(self.backlog, self._send, self._changed)  # older than the queue, so always first
+                deliver_backlog(self.backlog, self._send)  # older than the queue, so always first
                 batch = self._take()
                 if batch is None:
                     continue
@@ -207,19 +257,3 @@ class Delivery:
         logger.warning(
             f"tracking: {describe_failure(error)}; training goes on, {waiting} records wait, next try in {pause:.0f} s"
         )
-
-    def _write_backlog(self) -> None:
-        """Move everything undelivered to the backlog file (the lock is held); if that fails, it stays in memory."""
-        records = [*self._sending, *self._queue]
-        try:
-            if records:
-                append_records(self.backlog, records)
-        except OSError as error:
-            self._failures = max(self._failures, 1)
-            logger.warning(
-                f"tracking: cannot write {self.backlog} ({error.strerror}); {len(records)} records wait in memory"
-            )
-            return
-        self._queue.clear()
-        self._sending = []
-        self._settled = self._put

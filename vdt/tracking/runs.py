@@ -18,19 +18,18 @@ from vdt.config.schema import Config
 from vdt.system.home import ROOT
 from vdt.system.processes import describe_process, is_gone
 from vdt.tracking.errors import StoreError, describe_failure, get_first_line, get_store_errors, is_refusal
-from vdt.tracking.mlflow_run import FLOW_RUN, LOCAL, PROCESS, STUDY, RunSender
-from vdt.tracking.outbox import REPLAY, append_records, deliver_backlog, remove_backlog
+from vdt.tracking.mlflow_run import FLOW_RUN, PARENT, PROCESS, STUDY, RunSender
+from vdt.tracking.outbox import append_records, deliver_backlog, remove_backlog
 from vdt.tracking.records import Artifact, Continue, Create, DatasetEntry, InitialPolicy, Record, Status, to_mapping
 from vdt.tracking.store import get_experiment_id, open_store
+from vdt.tracking.waiting import LOCAL, backlog_of, delivers_later
 
 logger = logging.getLogger(__name__)
 
 GAP = "critic.expected_gap"  # tag: share of the gap to its fixed point that the critic is expected to leave
 COLOR = "mlflow.runColor"  # tag: color of a run in MLflow's pages
 LIGHTNESS = (0.38, 0.58, 0.28, 0.7)  # by seed, in turn
-PARENT = "mlflow.parentRunId"  # tag: the run below which MLflow's pages show this one
 TRIAL, TRIAL_STATE = "trial", "trial_state"  # tags: number of a search's trial; "pruned" where it was stopped
-REPORT_OF = "report_of"  # tag: of the run that holds a study's report
 
 
 def make_run_name(config: Config, *, source: str = "", patch: str = "") -> str:
@@ -45,13 +44,8 @@ def make_run_name(config: Config, *, source: str = "", patch: str = "") -> str:
     return "-".join(part for part in parts if part)
 
 
-def backlog_of(base: Path, run_id: str) -> Path:
-    """Return the file of records that the store did not take."""
-    return base / ".vdt" / "undelivered" / f"{run_id}.jsonl"
-
-
 def send_now(base: Path, run_id: str, records: Sequence[Record]) -> str:
-    """Send records now, after the waiting ones; keep them if the store does not take them.
+    """Send records now, after the waiting ones; keep them if the store does not take them, or is to get them later.
 
     Returns:
         The run that they went to, or `run_id` if they wait.
@@ -59,6 +53,8 @@ def send_now(base: Path, run_id: str, records: Sequence[Record]) -> str:
     Raises:
         StoreError: if the store is there and cannot be used; the records are kept.
     """
+    if delivers_later():
+        return _keep(base, run_id, records)
     try:
         return _deliver(base, run_id, records)
     except get_store_errors() as error:
@@ -66,10 +62,15 @@ def send_now(base: Path, run_id: str, records: Sequence[Record]) -> str:
         return run_id
 
 
+def _keep(base: Path, run_id: str, records: Sequence[Record]) -> str:
+    if records:
+        append_records(backlog_of(base, run_id), [to_mapping(record) for record in records])
+    return run_id
+
+
 def _deliver(base: Path, run_id: str, records: Sequence[Record]) -> str:
-    path, sender = backlog_of(base, run_id), RunSender(base, run_id)
-    append_records(path, [to_mapping(record) for record in records])
-    deliver_backlog(path, sender)
+    sender = RunSender(base, _keep(base, run_id, records))
+    deliver_backlog(backlog_of(base, run_id), sender)
     return sender.run_id
 
 
@@ -107,7 +108,7 @@ def create_run(
 ) -> str:
     """Create a cell's run with its parameters and `config.yaml`; return its id.
 
-    If the store is away, the run gets a local id and is created as soon as its records are delivered.
+    If the store is away, or is to get records later, the run has a local id until they are delivered.
 
     Args:
         base: home folder.
@@ -167,6 +168,8 @@ def create_named_run(
         files=files or {},
     )
     run_id = f"{LOCAL}{uuid.uuid4().hex}"
+    if delivers_later():
+        return _keep(base, run_id, [record, *records])
     expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors())
     try:
         return _deliver(base, run_id, [record, *records])
@@ -179,8 +182,8 @@ def create_named_run(
 
 
 def make_trial_tags(trial: int, parent: str) -> dict[str, str]:
-    """Return the tags of a cell of a search's trial; a parent that the store does not have yet is left out."""
-    return {TRIAL: str(trial), **({} if not parent or parent.startswith(LOCAL) else {PARENT: parent})}
+    """Return the tags of a cell of a search's trial; a parent's local id is replaced once the store has that run."""
+    return {TRIAL: str(trial), **({PARENT: parent} if parent else {})}
 
 
 def make_continue_record(flow_run: str, *, repeats: bool = False, fork: bool = True) -> Continue:
@@ -246,27 +249,3 @@ def settle_abandoned(base: Path) -> list[str]:
         client.set_terminated(run_id, "FAILED")
         logger.info(f"tracking: MLflow run {run_id} was left by a killed process; it is FAILED until it is resumed")
     return gone
-
-
-def find_study_run(base: Path, study: str) -> str | None:
-    """Find the id of the run that holds a study's report, if there is one."""
-    client = open_store(base)
-    condition = f"tags.`{REPORT_OF}` = '{study}'"
-    found = client.search_runs([get_experiment_id(client)], condition, max_results=1)
-    return str(found[0].info.run_id) if found else None
-
-
-def find_undelivered(base: Path) -> list[Path]:
-    """Find the backlogs that still wait."""
-    names = {path.name.split(".")[0] for path in (base / ".vdt" / "undelivered").glob("*.jsonl")}
-    return [backlog_of(base, name) for name in sorted(names)]
-
-
-def warn_of_undelivered(base: Path) -> None:
-    """Warn at a flow's end of records that the store did not take, with the command that delivers them."""
-    waiting = find_undelivered(base)
-    if waiting:
-        logger.warning(
-            f"tracking: the store has not taken {len(waiting)} file(s) of records in {waiting[0].parent}; "
-            f"`{REPLAY}` tries again and says why"
-        )

@@ -12,9 +12,10 @@ from typing import Protocol
 
 from vdt.system.files import compute_file_digest
 from vdt.tracking.mlflow_run import RunSender
-from vdt.tracking.outbox import DELIVERY_SECONDS, Delivery
+from vdt.tracking.outbox import DELIVERY_SECONDS, Delivery, Outbox
 from vdt.tracking.records import Checkpoint, Metrics, ModelFiles, Record, to_mapping
-from vdt.tracking.runs import backlog_of, make_artifact_records
+from vdt.tracking.runs import make_artifact_records
+from vdt.tracking.waiting import backlog_of, delivers_later
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,10 @@ class NullTracker:
 
 
 class MLflowTracker:
-    """Tracker that writes to one MLflow run from a background thread, which also opens the store: no method waits for it."""
+    """Tracker that writes to one MLflow run from a background thread, which also opens the store: no method waits for it.
+
+    Where records are delivered later (`delivers_later`), they go to a file, and MLflow is not imported.
+    """
 
     def __init__(
         self, base: Path, run_id: str, *, opening: Record | None = None, interval: float = DELIVERY_SECONDS
@@ -128,10 +132,13 @@ class MLflowTracker:
             opening: a first record (`make_continue_record`).
             interval: seconds between two deliveries.
         """
-        import mlflow  # noqa: F401  (here, because imports in two threads at once conflict)
-
         self._sender = RunSender(base, run_id)
-        self._delivery = Delivery(self._sender, backlog_of(base, run_id), interval=interval)
+        if delivers_later():
+            self._outbox = Outbox(backlog_of(base, run_id))
+        else:
+            import mlflow  # noqa: F401  (here, because imports in two threads at once conflict)
+
+            self._outbox = Delivery(self._sender, backlog_of(base, run_id), interval=interval)
         if opening:
             self.put(opening)
 
@@ -142,7 +149,7 @@ class MLflowTracker:
 
     def put(self, record: Record) -> None:
         """Queue a record of any kind."""
-        self._delivery.put(to_mapping(record))
+        self._outbox.put(to_mapping(record))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record metrics; see `Tracker`.
@@ -214,11 +221,11 @@ class MLflowTracker:
 
     def flush(self) -> None:
         """Make everything logged so far survive a kill; see `Tracker`."""
-        self._delivery.flush()
+        self._outbox.flush()
 
     def close(self) -> None:
         """Deliver the rest; see `Tracker`."""
-        self._delivery.close()
+        self._outbox.close()
         if self._sender.left_out:
             logger.info(f"tracking: {self._sender.left_out} points were in the run already and are not logged again")
 

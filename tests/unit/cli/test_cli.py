@@ -50,7 +50,7 @@ def test_data_are_made_and_described(home: Path) -> None:
         (["export", "nothing.pt", "--format", "tflite"], "format must be onnx or torchscript, not 'tflite'"),
         (["export", "nothing.pt", "--output", "."], ". is a folder; name a file"),
         (["export", "nothing.pt", "--output", "/proc/policy.onnx"], "cannot write /proc/policy.onnx: /proc: "),
-        (["replay", "nothing.jsonl"], "there is no file nothing.jsonl"),
+        (["deliver", "nothing.jsonl"], "there is no file nothing.jsonl"),
         (["keys", "zzz"], "no key matches 'zzz'; `vdt keys` lists all keys"),
         (["keys", "expectil.x"], "no key matches 'expectil.x'"),
     ],

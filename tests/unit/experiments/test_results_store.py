@@ -22,6 +22,7 @@ from vdt.config.schema import Config
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.experiments.results_store import SHOWING, compute_code_digest, compute_identity, find_result, save_result
 from vdt.experiments.sharing import Sharing, compute_actor_key, compute_critic_key, share_training
+from vdt.tracking import Tracker
 from vdt.training.offline import pretrain_critic, train_actor
 
 FACTS = {"data": {"md5": "md5"}}
@@ -47,9 +48,11 @@ def share(home: Path, dataset: TrajectoryDataset, run: str, tracker: Any = None,
     config, tracker = make_config({"checkpoint.interval_steps": 10, **settings}), tracker or TaggedTracker()
     key = compute_critic_key(config, "md5")
     sharing, store = Sharing(home, run, "md5"), make_store(home / run, every=10, facts=FACTS)
-    return share_training(
-        "critic", key, config, sharing, tracker, store, lambda store: pretrain_critic(config, dataset, tracker, store)
-    )
+
+    def train(store: CheckpointStore, tracker: Tracker) -> Path:
+        return pretrain_critic(config, dataset, tracker, store)
+
+    return share_training("critic", key, config, sharing, tracker, store, train)
 
 
 def test_identity() -> None:
@@ -113,7 +116,7 @@ def test_the_critic_is_trained_once(home: Path, dataset: TrajectoryDataset) -> N
     )
     assert (again, taken_from) == (path, "run-1")
     assert second.tags == {"critic_shared_from": "run-1"}
-    assert second.metrics == [(30, first.metrics[-1][1])], "its last point, so that runs can be compared"
+    assert second.metrics == first.metrics, "all its points, so that runs can be compared"
     assert share(home, dataset, "run-1") == (path, ""), "the owner's step is run once more"
 
 
@@ -130,7 +133,7 @@ def test_the_next_cell_takes_over_from_a_dead_one(home: Path, dataset: Trajector
     path, owner = share(home, dataset, "run-2", tracker)
     assert owner == "" and tracker.tags == {"critic_continued_from": "run-1"}
     assert "continuing from step 10" in capsys.readouterr().out
-    assert [step for step, _ in tracker.metrics] == list(range(11, 31))
+    assert [step for step, _ in tracker.metrics] == list(range(1, 31)), "those of the dead one's checkpoint are copied"
     assert share(home, dataset, "run-1") == (path, "run-2")
 
 
@@ -152,7 +155,7 @@ def test_the_actor_is_trained_once(home: Path, dataset: TrajectoryDataset) -> No
         key = compute_actor_key(config, "md5")
         sharing, store = Sharing(home, run, "md5"), make_store(home / run, facts=FACTS)
 
-        def train(store: CheckpointStore) -> Path:
+        def train(store: CheckpointStore, tracker: Tracker) -> Path:
             return train_actor(config, dataset, critic, tracker, store)
 
         path, owner = share_training("actor", key, config, sharing, tracker, store, train)

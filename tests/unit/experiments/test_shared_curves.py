@@ -25,7 +25,7 @@ def share(home: Path, seed: int, tracker: MLflowTracker) -> str:
         Sharing(home, tracker.run_id, "md5"),
         tracker,
         make_store(home / "unused"),
-        lambda store: pretrain_critic(config, dataset, tracker, store),
+        lambda store, tracker: pretrain_critic(config, dataset, tracker, store),
     )[1]
 
 

@@ -27,9 +27,9 @@ from vdt.tracking import (
     open_store,
     send_now,
 )
+from vdt.tracking.deliver import deliver
 from vdt.tracking.outbox import is_waiting
-from vdt.tracking.replay import deliver
-from vdt.tracking.runs import backlog_of
+from vdt.tracking.waiting import backlog_of
 
 ACTOR_CRITIC = make_lively_actor_critic({"planner.forget_steps": 2})
 CONFIG = ACTOR_CRITIC.config

@@ -14,8 +14,8 @@ from vdt.tracking import (
     read_curves,
     resolve_run_ids,
 )
-from vdt.tracking.replay import deliver
-from vdt.tracking.runs import backlog_of, find_undelivered
+from vdt.tracking.deliver import deliver
+from vdt.tracking.waiting import backlog_of, find_undelivered
 
 CONFIG = resolve_config("walker2d-medium-v2", preset="smoke")
 

@@ -28,7 +28,7 @@ from vdt.tracking import (
     register_policy,
     send_now,
 )
-from vdt.tracking.replay import deliver
+from vdt.tracking.deliver import deliver
 
 ACTOR_CRITIC = make_lively_actor_critic()
 KEY = "eval/online_lookahead_normalized_score"

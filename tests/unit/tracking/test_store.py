@@ -28,9 +28,9 @@ from vdt.tracking import (
     settle_abandoned,
     upgrade_store,
 )
+from vdt.tracking.deliver import deliver
 from vdt.tracking.mlflow_run import PROCESS
-from vdt.tracking.replay import deliver
-from vdt.tracking.runs import find_undelivered
+from vdt.tracking.waiting import find_undelivered
 
 CONFIG = resolve_config("walker2d-medium-v2", preset="smoke")
 NOBODY = "http://127.0.0.1:9"  # the discard port: refused at once

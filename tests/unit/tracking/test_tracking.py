@@ -29,7 +29,8 @@ from vdt.tracking import (
     send_now,
 )
 from vdt.tracking.outbox import read_records
-from vdt.tracking.runs import backlog_of, choose_color
+from vdt.tracking.runs import choose_color
+from vdt.tracking.waiting import backlog_of
 
 CONFIG = resolve_config("walker2d-medium-v2", preset="smoke", seed=3, overrides="critic.expectile=0.8")
 SNAPSHOT: dict[str, Any] = {
