@@ -136,7 +136,9 @@ class MLflowTracker:
         if delivers_later():
             self._outbox = Outbox(backlog_of(base, run_id))
         else:
-            import mlflow  # noqa: F401  (here, because imports in two threads at once conflict)
+            # before the thread starts: modules that import each other fail when two threads import them at once
+            import mlflow  # noqa: F401
+            import sqlalchemy.orm  # noqa: F401
 
             self._outbox = Delivery(self._sender, backlog_of(base, run_id), interval=interval)
         if opening:

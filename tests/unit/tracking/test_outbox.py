@@ -1,5 +1,7 @@
 """Delivery of metrics to a store that fails, hangs or comes back: a stand-in for the store only, no mock of MLflow."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -221,3 +223,20 @@ def test_a_backlog_that_cannot_be_written_waits_in_memory(
     flaky.failing = False
     wait_for(lambda: flaky.numbers == [1])
     assert delivery.close()
+
+
+def test_modules_that_import_each_other_are_loaded_before_the_thread_that_uses_them(tmp_path: Path) -> None:
+    """Both threads need them at once when a step reads another run's curves: one had found half of SQLAlchemy."""
+    code = f"""
+import sys, threading
+from pathlib import Path
+from vdt.tracking.tracker import MLflowTracker
+start, loaded = threading.Thread.start, []
+def note(thread):
+    loaded.append({{"sqlalchemy.orm", "sqlalchemy.exc", "mlflow"}} <= sys.modules.keys())
+    start(thread)
+threading.Thread.start = note
+MLflowTracker(Path({str(tmp_path)!r}), "local-1").close()
+assert loaded and loaded[0], loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
