@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from flows.options import REGISTER, parse_words
+from flows.unfinished import continue_cells
 from flows.words import check_words
 from vdt.config.convergence import describe_unfinished
 from vdt.config.errors import ConfigError
@@ -27,7 +29,6 @@ from vdt.tracking import StoreError, check_model_name, delivers_later, get_track
 logger = logging.getLogger(__name__)
 
 FLOW = "vdt_flow.py"
-REGISTER = "register"  # option: name under which the registry of models gets the policies
 REPORT_FLOW = Path(__file__).with_name("report_flow.py")
 SEARCH = Path(__file__).with_name("search.py")
 ENGINES = ("kubernetes", "batch", "slurm")  # `--with` these, steps run elsewhere
@@ -68,21 +69,15 @@ def check_command_line(argv: list[str]) -> None:
         _refuse(str(error))
 
 
-def parse_words(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the values of a flow's options by name, empty where not given, and the other words of its command line."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in (*OPTIONS, REGISTER):
-        parser.add_argument(name_option(name), default=os.environ.get(f"METAFLOW_RUN_{name.upper()}", ""))
-    parser.add_argument("--max-workers")
-    parser.add_argument("--help", action="store_true")
-    return parser.parse_known_args(argv[1:])
-
-
 def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
     """Resolve all cells to be run; continue a finished study as its report."""
     is_main = Path(argv[0]).name == FLOW
     if not given["study"] and not given["sweep"] and not is_main:
         raise ConfigError("--study needs the name or the path of a study file")
+    if given["cell"] and not is_main:
+        raise ConfigError("--cell: a report is of all cells of its study; leave it out")
+    if given["cell"] and given[REGISTER]:
+        raise ConfigError("--register does not go with --cell; of a finished run: vdt register RUN NAME")
     if is_main and is_search(given):
         if given[REGISTER]:
             raise ConfigError(
@@ -94,14 +89,22 @@ def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
     cells, study = resolve_cells(given)
     if given[REGISTER]:
         check_registration(given[REGISTER], cells, is_main=is_main)
-    if study and is_main and study.trial is None:
-        cells = report_instead(cells, study, given, argv)
     if is_main:
+        cells = _leave_finished_out(cells, study, given, argv)
         check_cells(cells, device=not any(word.startswith(ENGINES) for word in argv))
         for unfinished in describe_unfinished(cell.config for cell in cells):
             logger.warning(unfinished)
         os.environ[CHECKED] = "1"
     check_folders(home())
+
+
+def _leave_finished_out(
+    cells: list[Cell], study: Study | None, given: Mapping[str, str], argv: list[str]
+) -> list[Cell]:
+    """Return the cells left to begin; what is only to be continued or reported begins none."""
+    if study is None or study.trial is not None:
+        return cells
+    return (continue_cells if given["cell"] else report_instead)(cells, study, given, argv)
 
 
 def is_search(given: Mapping[str, str]) -> bool:
@@ -135,7 +138,7 @@ def _refuse(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def report_instead(cells: Sequence[Cell], study: Study, given: Mapping[str, str], argv: Sequence[str]) -> list[Cell]:
+def report_instead(cells: Sequence[Cell], study: Study, given: Mapping[str, str], argv: list[str]) -> list[Cell]:
     """Return the cells of a study left to run; if there are none, replace this process by the flow that reports it.
 
     Raises:

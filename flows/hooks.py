@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.command_line import MEMORY_KILLS, get_command
 from flows.stage import SAVE_MEMORY
+from flows.unfinished import UNFINISHED
 from vdt.system.home import home, make_resume_command
 from vdt.system.log import configure_logging
 from vdt.system.processes import STOPPED, count_memory_kills
@@ -53,6 +54,9 @@ def say_how_to_go_on(run_id: str) -> None:
     if not stopped and count_memory_kills() > int(os.environ.get(MEMORY_KILLS, sys.maxsize)):
         logger.error(f"the kernel ended a process, for memory had run out. {SAVE_MEMORY}")
     what = "was stopped" if stopped else "failed"
+    if UNFINISHED in os.environ:
+        logger.info(f"The run {what}. What is done is kept; the same command, by any process, continues it.\n")
+        return
     logger.info(
         f"The run {what}. Its completed steps are kept, and checkpoints of the others. To continue:\n\n"
         f"    {make_resume_command(get_command(), run_id)}\n"

@@ -56,6 +56,12 @@ def was_completed(flow: str, run_id: str, step: str, cell_key: str) -> bool:
     return any(_completed(task, cell_key) for task in run[step])
 
 
+def count_completed(flow: str, run_id: str) -> int:
+    """Return how many tasks of a run are finished, its own or cloned; 0 of one that is not known."""
+    run = _open_run(flow, run_id)
+    return sum(bool(task.successful) for step in run for task in step) if run is not None else 0
+
+
 def _completed(task: Task, cell_key: str) -> bool:
     """Return whether a task is finished and ran for a cell.
 

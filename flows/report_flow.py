@@ -17,8 +17,8 @@ prepare()
 from metaflow import FlowSpec, Parameter, card, exit_hook, step  # noqa: E402  (reads what prepare() sets)
 
 from flows.command_line import check_command_line  # noqa: E402
+from flows.options import get_options  # noqa: E402
 from flows.stage import clear_errors  # noqa: E402
-from vdt.experiments.cells import OPTIONS  # noqa: E402
 
 logger = logging.getLogger("flows.report_flow")
 
@@ -49,9 +49,8 @@ class ReportFlow(FlowSpec):
         """Find the results and write the report."""
         from flows.report_step import report_study
 
-        words = {name: getattr(self, name) for name in OPTIONS if name != "set"}
         with clear_errors():
-            made = report_study({**words, "set": self.overrides})
+            made = report_study(get_options(self))
         self.report_path, self.summary = made.path, made.summary
         self.next(self.end)
 

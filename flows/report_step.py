@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +14,21 @@ from typing import TYPE_CHECKING, Any
 from metaflow import current
 from metaflow.cards import Image, Markdown
 
-from flows.command_line import get_command
+from flows.command_line import FLOW, REPORT_FLOW, get_command
+from flows.options import get_options
 from flows.stage import enter_policies
 from flows.transfer import describe_file
 from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_mapping
 from vdt.evaluation.records import CellRecord
-from vdt.experiments.cells import describe_cell, get_reuse, resolve_cells, split_finished, tag_finished_runs
+from vdt.experiments.cells import (
+    describe_cell,
+    get_reuse,
+    name_option,
+    resolve_cells,
+    split_finished,
+    tag_finished_runs,
+)
 from vdt.experiments.found import add_winners, describe_search
 from vdt.system.files import make_file_name, replace_folder, write_text
 from vdt.system.home import home, make_vdt_command
@@ -64,6 +73,8 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
     own = [describe_cell(branch, config) for branch, config in zip(branches, configs, strict=True)]
     for branch, cell, config in zip(branches, own, configs, strict=True):
         enter_policies(branch, cell, config)
+    if get_options(flow)["cell"]:
+        return finish_alone(flow, branches, own)
     cells = [*own, *finished]
     if study:
         cells.sort(key=lambda cell: study["keys"].index(cell.key))
@@ -96,6 +107,27 @@ def finish_trial(branches: Sequence[Any]) -> FinishedReport:
         if branch.agents:
             finished.append(run_id)
     return FinishedReport("", "\n".join(lines), finished)
+
+
+def finish_alone(flow: Any, branches: Sequence[Any], cells: Sequence[CellRecord]) -> FinishedReport:
+    """Mark the MLflow runs of a study's cells that were run by number as finished; the report is the study's."""
+    from vdt.reporting.summary import describe_end
+    from vdt.tracking import Status, make_continue_record, send_now
+
+    records: list[Record] = [make_continue_record(str(current.run_id), fork=False), Status(status="FINISHED")]
+    finished = [send_now(home(), cell.mlflow_run_id, records) for cell in cells]
+    policies = [branch.agents.get("online") or branch.agents["offline"] for branch in branches]
+    options = [
+        word
+        for name, value in get_options(flow).items()
+        if value and name != "cell"
+        for word in (name_option(name), value)
+    ]
+    places = {
+        "policy": [policy["path"] for policy in policies],
+        "report": [f"{get_command().replace(FLOW, REPORT_FLOW.name)} run {shlex.join(options)}"],
+    }
+    return FinishedReport("", "\n".join(describe_end(cells, places)), finished)
 
 
 def report_study(arguments: Mapping[str, str]) -> FinishedReport:

@@ -10,8 +10,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +20,13 @@ from vdt.system.home import prepare
 
 prepare()
 
-from flows.command_line import REPORT_FLOW, get_command, parse_words  # noqa: E402  (reads what prepare() sets)
+from flows.command_line import REPORT_FLOW, get_command  # noqa: E402  (reads what prepare() sets)
+from flows.options import Command  # noqa: E402
 from vdt.config.errors import ConfigError  # noqa: E402
 from vdt.config.schema import Config  # noqa: E402
 from vdt.evaluation.records import CellRecord  # noqa: E402
 from vdt.evaluation.trials import find_best  # noqa: E402
 from vdt.experiments.cells import (  # noqa: E402
-    OPTIONS,
     get_reuse,
     name_option,
     resolve_cells,
@@ -58,42 +57,6 @@ logger = logging.getLogger("flows.search")
 
 WAIT_SECONDS = 2.0  # between two looks at the trials of other workers
 MOST_FAILURES = 3  # failed trials in a row, after which a worker stops
-
-
-@dataclass(frozen=True)
-class Command:
-    """Command line of a search, from which those of its flows are made.
-
-    Attributes:
-        script: the flow's file.
-        given: values of its options by name, those that were given.
-        before: words before `run`.
-        after: words behind it that are no options of ours.
-    """
-
-    script: str
-    given: Mapping[str, str]
-    before: Sequence[str]
-    after: Sequence[str]
-
-    @classmethod
-    def parse(cls, argv: Sequence[str]) -> Command:
-        """Read the flow's file and its arguments."""
-        values, others = parse_words(argv)
-        place = others.index("run")
-        given = {name: getattr(values, name) for name in OPTIONS if getattr(values, name)}
-        workers = ["--max-workers", values.max_workers] if values.max_workers else []
-        return cls(argv[0], given, others[:place], [*others[place + 1 :], *workers])
-
-    def make_run(self, file: Path, **changes: str) -> list[str]:
-        """Return the command of a flow with changed options; `file` gets its run's id."""
-        options = [word for name, value in {**self.given, **changes}.items() for word in (name_option(name), value)]
-        return [sys.executable, self.script, *self.before, "run", *options, *self.after, "--run-id-file", str(file)]
-
-    def make_resume(self, file: Path, run_id: str) -> list[str]:
-        """Return the command that continues a flow's run."""
-        words = ["resume", "--origin-run-id", run_id, *self.after, "--run-id-file", str(file)]
-        return [sys.executable, self.script, *self.before, *words]
 
 
 class Worker:

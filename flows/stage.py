@@ -184,6 +184,7 @@ class Stage:
 
     def keep_result(self) -> None:
         """Store the result of the cell that has just been evaluated, and enter its policies."""
+        self.tracker.flush()  # a result counts as finished, so its metrics must be delivered or in the backlog
         record = describe_cell(self.flow, self.config)
         keep_result(record, self.config, Path(self.flow.snapshot["path"]))
         enter_policies(self.flow, record, self.config)

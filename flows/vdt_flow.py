@@ -19,8 +19,10 @@ from metaflow import FlowSpec, Parameter, card, current, exit_hook, package_sour
 
 from flows.command_line import CHECKED, check_command_line, get_command  # noqa: E402
 from flows.initial import keep_initial_policies  # noqa: E402
+from flows.options import get_options  # noqa: E402
 from flows.stage import clear_errors, finish_cells, open_stage  # noqa: E402
-from vdt.experiments.cells import OPTIONS, plan_cells  # noqa: E402
+from flows.unfinished import forget_unfinished, name_run  # noqa: E402
+from vdt.experiments.cells import plan_cells  # noqa: E402
 
 logger = logging.getLogger("flows.vdt_flow")
 
@@ -55,6 +57,7 @@ class VDTFlow(FlowSpec):
         "study", help="a file of params/studies/, by name or path; the above then override it", default=""
     )
     trial = Parameter("trial", help="number of a trial of the study's search; set by its workers", default="")
+    cell_numbers = Parameter("cell", help="of a study only these cells, from 1: 3 or 3-7; without a report", default="")
     reuse = Parameter("reuse", help="of a study's finished cells: exact (default), settings, none", default="")
 
     register = Parameter("register", help="name in MLflow's registry of models for the final policies", default="")
@@ -62,10 +65,10 @@ class VDTFlow(FlowSpec):
     @step
     def start(self) -> None:
         """Resolve and validate everything, open the MLflow runs, fan out over cells."""
-        words = {name: getattr(self, name) for name in OPTIONS if name != "set"}
         with clear_errors():
             checked = CHECKED in os.environ
-            planned = plan_cells({**words, "set": self.overrides}, current.run_id, get_command(), checked=checked)
+            words, command = get_options(self), get_command()
+            planned = plan_cells(words, current.run_id, command, checked=checked, name_run=name_run)
             self.cells, self.finished, self.study_facts = planned
             self.initial_policies = keep_initial_policies(self)
         self.next(self.fetch_dataset, foreach="cells")
@@ -157,7 +160,8 @@ class VDTFlow(FlowSpec):
     def end(self) -> None:
         """Print all output paths."""
         finish_cells(self.mlflow_run_ids)
-        if self.report_path:  # a search's trials are reported together
+        forget_unfinished()
+        if self.report_path:  # a search's trials are reported together, and so are a study's cells that were run alone
             logger.info(f"report: {self.report_path}")
 
 

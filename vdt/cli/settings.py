@@ -64,7 +64,7 @@ def write_equal_time(
     """Measure training steps on this machine, and write the preset by which all methods train equally long."""
     from vdt.config.layers import PARAMS, list_names
     from vdt.experiments.equal_time import make_preset
-    from vdt.experiments.study import split_words
+    from vdt.experiments.ranges import split_words
     from vdt.system.files import check_output, write_output
 
     path = output or PARAMS / "presets" / "equal-time.yaml"

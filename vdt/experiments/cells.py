@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,56 +14,27 @@ from vdt.config.schema import Config
 from vdt.evaluation.records import CellRecord
 from vdt.experiments.data_keys import find_data_key, make_data_key
 from vdt.experiments.grid import LONGEST_NAME, Grid, parse_sweep
+from vdt.experiments.opened import open_cells
 from vdt.experiments.preflight import check_cells, check_source
+from vdt.experiments.ranges import parse_numbers, split_words
 from vdt.experiments.results_store import compute_identity, find_result, save_result
 from vdt.experiments.search_trials import (
     add_trials,
     choose_trial,
-    describe_journal,
     get_search,
     load_trials,
     refuse_seeds,
 )
-from vdt.experiments.study import Cell, Study, expand, load_study, parse_seeds, split_words
-from vdt.system.files import check_folders
+from vdt.experiments.study import Cell, Study, expand, load_study
 from vdt.system.home import home
 
 logger = logging.getLogger(__name__)
 
 DEFAULTS = {"preset": "laptop", "method": "vdt", "seeds": "0", "source": "auto", "reuse": "exact"}
 OPTIONS = (  # empty: the study's, or the default
-    *("env", "preset", "method", "seeds", "source", "set", "sweep", "init_from", "study", "reuse", "trial"),
+    *("env", "preset", "method", "seeds", "source", "set", "sweep", "init_from", "study", "reuse", "trial", "cell"),
 )
 REUSE = ("exact", "settings", "none")
-
-
-@dataclass(frozen=True)
-class OpenedCell:
-    """Cell with its MLflow run, as an artifact of plain values.
-
-    Attributes:
-        key: names the cell's folders.
-        number: place among the cells of the flow.
-        config: the resolved configuration, see `Config.to_mapping`.
-        mlflow_run_id: of its run.
-        patch: name of the patch that it carries, if any.
-        shares_training: whether cells that would train the same train it once.
-        tunes_online: whether it has an online phase.
-        label: distinguishes it from the flow's other cells; empty if there is none.
-        trial: number of the search's trial that it belongs to; none outside a search.
-        search: journal to which its scores are reported while it trains: `folder`, `pruner`, `first_rung`; empty for none.
-    """
-
-    key: str
-    number: int
-    config: Mapping[str, Any]
-    mlflow_run_id: str
-    patch: str = ""
-    shares_training: bool = False
-    tunes_online: bool = True
-    label: str = ""
-    trial: int | None = None
-    search: Mapping[str, Any] = field(default_factory=dict)
 
 
 def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Cell], Study | None]:
@@ -79,9 +50,26 @@ def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Cell], Study | Non
     if study.search and study.trial is None:
         study = add_trials(study, load_trials(study, arguments.get("set", ""), get_reuse(arguments)))
     cells = expand(study, arguments.get("set", ""))
+    if arguments.get("cell"):
+        cells = pick_cells(cells, arguments["cell"], study)
     for source in {cell.config.data.source for cell in cells}:
         check_source(source)
     return cells, study if study.name else None
+
+
+def pick_cells(cells: Sequence[Cell], text: str, study: Study) -> list[Cell]:
+    """Return the cells of `--cell`: numbers from 1 and ranges of them, in the order of the study.
+
+    Raises:
+        ConfigError: if a word is no number of a cell, or there is no study.
+    """
+    if not study.name:
+        raise ConfigError("--cell takes numbers of a study's cells (--study, --sweep), and this run is no study")
+    numbers = sorted(parse_numbers(text, "--cell", least=1))
+    for number in numbers:
+        if not 1 <= number <= len(cells):
+            raise ConfigError(f"--cell: the cells of {study.place} have the numbers 1 to {len(cells):,}, not {number}")
+    return [cells[number - 1] for number in numbers]
 
 
 def resolve_study(arguments: Mapping[str, str]) -> Study:
@@ -112,7 +100,7 @@ def _read_changes(given: Mapping[str, str], *, is_named: bool) -> dict[str, Any]
     """Return the fields of a study that the command line gives."""
     changes: dict[str, Any] = {name: given[name] for name in ("preset", "source", "init_from") if name in given}
     if "seeds" in given:
-        changes["seeds"] = parse_seeds(given["seeds"])
+        changes["seeds"] = parse_numbers(given["seeds"], "--seeds")
     for option, name in (("env", "envs"), ("method", "methods")):
         if option in given:
             changes[name] = tuple(split_words(given[option], f"--{option}"))
@@ -126,6 +114,8 @@ def _read_changes(given: Mapping[str, str], *, is_named: bool) -> dict[str, Any]
 def _resolve_search(study: Study, given: Mapping[str, str]) -> Study:
     """Return a search, or one of its trials, after refusing words that it has no place for."""
     search, reuse = get_search(study), get_reuse(given)
+    if "cell" in given:
+        raise ConfigError(f"--cell: {study.place} is a search, whose workers take its trials in turn; leave it out")
     if "sweep" in given:
         raise ConfigError(f"--sweep: {study.place} is a search, whose space says what is tried")
     if len(study.methods) > 1:
@@ -161,7 +151,12 @@ def get_reuse(arguments: Mapping[str, str]) -> str:
 
 
 def plan_cells(
-    arguments: Mapping[str, str], flow_run: str, command: str, *, checked: bool = False
+    arguments: Mapping[str, str],
+    flow_run: str,
+    command: str,
+    *,
+    checked: bool = False,
+    name_run: Callable[[str], str] | None = None,
 ) -> tuple[list[dict[str, Any]], list[CellRecord], dict[str, Any] | None]:
     """Choose the cells to run, and open an MLflow run for each.
 
@@ -172,6 +167,7 @@ def plan_cells(
         flow_run: id of the flow's run.
         command: that started the flow.
         checked: whether `check_cells` has passed already; an engine of a cluster starts the first step without it.
+        name_run: as of `open_cells`.
 
     Returns:
         The cells to run (`OpenedCell`s), the finished ones in the form of `describe_cell`, and the facts of the study
@@ -187,11 +183,11 @@ def plan_cells(
     if not checked:
         check_cells(missing, device=False)
     if study is None:
-        return open_cells(cells, None, flow_run, command), [], None
+        return open_cells(cells, None, flow_run, command, name_run), [], None
     logger.info(f"study {study.name}: {len(finished)} cells are finished, {len(missing)} are run")
     tag_finished_runs(finished, study)
     described = {**study.describe(arguments.get("set", "")), "keys": [cell.key for cell in cells]}
-    return open_cells(order_by_critic(missing), study, flow_run, command), finished, described
+    return open_cells(order_by_critic(missing), study, flow_run, command, name_run), finished, described
 
 
 def split_finished(cells: Sequence[Cell], reuse: str) -> tuple[list[Cell], list[CellRecord]]:
@@ -202,11 +198,10 @@ def split_finished(cells: Sequence[Cell], reuse: str) -> tuple[list[Cell], list[
     """
     missing: list[Cell] = []
     finished: list[CellRecord] = []
-    keys: dict[str, str] = {}
-    for cell in cells:
+    identities = compute_identities(cells) if reuse != "none" else [""] * len(cells)
+    for cell, identity in zip(cells, identities, strict=True):
         result = None
         if reuse != "none":
-            identity = compute_identity(cell.config, find_data_key(cell.config, keys))
             result = find_result(home(), identity, any_code=reuse == "settings")
         record = None if result is None else _read_record({**result, "key": cell.key, "patch": cell.patch})
         if record is None:
@@ -214,6 +209,16 @@ def split_finished(cells: Sequence[Cell], reuse: str) -> tuple[list[Cell], list[
         else:
             finished.append(record)
     return missing, finished
+
+
+def compute_identities(cells: Sequence[Cell]) -> list[str]:
+    """Compute the identity of each cell (`compute_identity`).
+
+    Raises:
+        ConfigError: if an env's data is unavailable.
+    """
+    keys: dict[str, str] = {}
+    return [compute_identity(cell.config, find_data_key(cell.config, keys)) for cell in cells]
 
 
 def _read_record(result: Mapping[str, Any]) -> CellRecord | None:
@@ -246,60 +251,6 @@ def tag_finished_runs(finished: Sequence[CellRecord], study: Study) -> None:
 
     for cell in finished:
         send_now(home(), cell.mlflow_run_id, [JoinStudy(study=study.name), Status(status="FINISHED")])
-
-
-def open_cells(cells: Sequence[Cell], study: Study | None, flow_run: str, command: str) -> list[dict[str, Any]]:
-    """Open an MLflow run for each cell that is to be run; return `OpenedCell`s as mappings."""
-    from vdt.tracking import create_run, make_trial_tags
-
-    check_folders(home())
-    _settle_abandoned()
-    opened, name, shares = [], study.name if study else "", bool(study and study.share_training)
-    place = study.trial if study else None
-    tags, trial = (make_trial_tags(place.number, place.run_id), place.number) if place else ({}, None)
-    for number, (cell, label) in enumerate(zip(cells, make_labels(cells), strict=True)):
-        config = cell.config
-        run_id = create_run(home(), config, flow_run, command, patch=cell.patch, study=name, more_tags=tags)
-        one = OpenedCell(
-            cell.key,
-            number,
-            config.to_mapping(),
-            run_id,
-            cell.patch,
-            shares,
-            tunes_online=config.online.environment_steps > 0,
-            label=label,
-            trial=trial,
-            search=describe_journal(study, config) if study else {},
-        )
-        opened.append(asdict(one))
-        logger.info(f"cell {number + 1}/{len(cells)} {cell.key}: MLflow run {run_id}")
-    return opened
-
-
-def _settle_abandoned() -> None:
-    """Mark the runs of killed flows, unless the store is away or is not to be asked."""
-    from vdt.tracking import delivers_later, describe_failure, get_store_errors, settle_abandoned
-
-    if delivers_later():
-        return
-    try:
-        settle_abandoned(home())
-    except get_store_errors() as error:
-        logger.warning(f"tracking: {describe_failure(error)}; this run is entered when it does")
-
-
-def make_labels(cells: Sequence[Cell]) -> list[str]:
-    """Return for each cell its number among all and the distinguishing words of its key; "" for one cell."""
-    configs = [(cell.config, cell.patch) for cell in cells]
-    words = [(c.file_name, c.method, patch, c.data_name, f"s{c.seed}") for c, patch in configs]
-    varying = [place for place, column in enumerate(zip(*words, strict=True)) if len(set(column)) > 1]
-    if len(cells) == 1:
-        return [""]
-    return [
-        " ".join(filter(None, (f"{number}/{len(cells)}", *(row[place] for place in varying))))
-        for number, row in enumerate(words, start=1)
-    ]
 
 
 def describe_cell(branch: Any, config: Config) -> CellRecord:

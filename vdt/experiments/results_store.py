@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -102,3 +102,8 @@ def name_delivered_runs(home: Path, find_ids: Callable[[], Mapping[str, str]]) -
             write_text(path, named)
             changed += 1
     return changed
+
+
+def find_unfinished(home: Path, identities: Sequence[str]) -> Path:
+    """Return the folder that is there while a flow of only these cells is unfinished, by their identities."""
+    return home / ".vdt" / "unfinished" / f"{digest_of({'cells': list(identities)})}-{compute_code_digest()}"

@@ -43,7 +43,6 @@ from vdt.system.home import MOST_CELLS, home
 STUDIES = PARAMS / "studies"
 REPORTED_SEEDS = 3  # of a grid's winner
 PATCH_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
-SEEDS = re.compile(r"(?P<first>[0-9]{1,18})(?:-(?P<last>[0-9]{1,18}))?")
 WORDS: dict[str, Any] = {  # keys of a study file that hold one value or a list, with their types
     "title": Text,
     "note": Text,
@@ -161,47 +160,6 @@ def _describe_frozen(study: Study, overrides: str) -> dict[str, Any]:
         "data_seeds": list(reported.data_seeds),
         "set": {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()},
     }
-
-
-def split_words(text: str, option: str) -> list[str]:
-    """Split at commas into words, each once.
-
-    Raises:
-        ConfigError: if there is none, an empty one, or one twice.
-    """
-    words = [word.strip() for word in text.split(",")]
-    if "" in words:
-        raise ConfigError(f"{option} needs at least one name, several separated by commas, not {text!r}")
-    if len(set(words)) < len(words):
-        raise ConfigError(f"{option} names something twice: {text!r}")
-    return words
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Read `"0,3-5"` as 0, 3, 4, 5.
-
-    Raises:
-        ConfigError: if a word is no whole number and no rising range, if a seed comes twice, or if they are too many.
-    """
-    seeds: list[int] = []
-    for word in split_words(text, "--seeds"):
-        match = SEEDS.fullmatch(word)
-        if match is None:
-            raise ConfigError(
-                f"--seeds takes whole numbers from 0, and ranges such as 0-4, separated by commas, not {text!r}"
-            )
-        first = int(match["first"])
-        last = int(match["last"] or first)
-        if last < first:
-            raise ConfigError(f"--seeds: the range {word} falls; {last}-{first} is accepted")
-        if last - first >= MOST_CELLS:
-            raise ConfigError(
-                f"--seeds: the range {word} has {last - first + 1:,} seeds; at most {MOST_CELLS:,} are accepted"
-            )
-        seeds += range(first, last + 1)
-    if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"--seeds names something twice: {text!r}")
-    return tuple(seeds)
 
 
 def find_study_file(given: str) -> Path:

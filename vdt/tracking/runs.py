@@ -44,6 +44,11 @@ def make_run_name(config: Config, *, source: str = "", patch: str = "") -> str:
     return "-".join(part for part in parts if part)
 
 
+def make_local_id() -> str:
+    """Return a new id for a run that the store does not have yet."""
+    return f"{LOCAL}{uuid.uuid4().hex}"
+
+
 def send_now(base: Path, run_id: str, records: Sequence[Record]) -> str:
     """Send records now, after the waiting ones; keep them if the store does not take them, or is to get them later.
 
@@ -105,6 +110,7 @@ def create_run(
     patch: str = "",
     study: str = "",
     more_tags: Mapping[str, str] | None = None,
+    local_id: str = "",
 ) -> str:
     """Create a cell's run with its parameters and `config.yaml`; return its id.
 
@@ -118,6 +124,8 @@ def create_run(
         patch: name of the patch that the cell carries, if any.
         study: name of the study that it belongs to, if any.
         more_tags: e.g. of a search (`make_trial_tags`).
+        local_id: of `make_local_id`; one that the store knows already returns its run, so that a start which was cut
+            short and is repeated makes no second one.
     """
     convergence = estimate_convergence(config.flatten())
     tags = {
@@ -135,7 +143,9 @@ def create_run(
     name, files = make_run_name(config, patch=patch), {"config.yaml": config.to_yaml()}
     init = config.init
     more = [InitialPolicy(address=init.policy, sha256=init.sha256)] if init.sha256 else []
-    return create_named_run(base, name, tags, config.flatten(), flow_run, command, files, records=more)
+    return create_named_run(
+        base, name, tags, config.flatten(), flow_run, command, files, records=more, local_id=local_id
+    )
 
 
 def create_named_run(
@@ -148,6 +158,7 @@ def create_named_run(
     files: Mapping[str, str] | None = None,
     process: str = "",
     records: Sequence[Record] = (),
+    local_id: str = "",
 ) -> str:
     """Create a run of any flow, see `create_run`; `files` are texts by name, `records` follow. Return its id.
 
@@ -167,7 +178,7 @@ def create_named_run(
         params={key: str(value) for key, value in params.items()},
         files=files or {},
     )
-    run_id = f"{LOCAL}{uuid.uuid4().hex}"
+    run_id = local_id or make_local_id()
     if delivers_later():
         return _keep(base, run_id, [record, *records])
     expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors())

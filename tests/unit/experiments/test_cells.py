@@ -8,7 +8,8 @@ import pytest
 
 from support.builders import make_config
 from vdt.datasets.choose import choose_source
-from vdt.experiments.cells import make_data_key, make_labels, split_finished, tag_finished_runs
+from vdt.experiments.cells import make_data_key, split_finished, tag_finished_runs
+from vdt.experiments.opened import make_labels
 from vdt.experiments.resolve import resolve_config
 from vdt.experiments.results_store import compute_identity, save_result
 from vdt.experiments.study import Cell, Study

@@ -11,9 +11,11 @@ import yaml
 
 from vdt.config.errors import ConfigError
 from vdt.config.schema import Config
-from vdt.experiments.cells import make_labels, resolve_cells
+from vdt.experiments.cells import resolve_cells
+from vdt.experiments.opened import make_labels
+from vdt.experiments.ranges import parse_numbers
 from vdt.experiments.resolve import resolve_config
-from vdt.experiments.study import STUDIES, expand, load_study, parse_seeds
+from vdt.experiments.study import STUDIES, expand, load_study
 
 ENVS = ["walker2d-medium-v2", "hopper-medium-v2"]
 
@@ -213,7 +215,7 @@ def test_wrong_words_are_refused(words: dict[str, str], message: str) -> None:
     ("text", "seeds"), [("0", (0,)), ("0-4", (0, 1, 2, 3, 4)), ("7,0-2,5-5", (7, 0, 1, 2, 5)), (" 3 , 1", (3, 1))]
 )
 def test_seeds_are_numbers_and_ranges(text: str, seeds: tuple[int, ...]) -> None:
-    assert parse_seeds(text) == seeds
+    assert parse_numbers(text, "--seeds") == seeds
     assert [plan.config.seed for plan in resolve_cells({"env": ENVS[0], "seeds": text})[0]] == list(seeds)
 
 
