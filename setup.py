@@ -5,5 +5,8 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["vdt", "vdt.*"]), "vdt.params"],
     package_dir={"vdt.params": "params"},
-    package_data={"vdt": ["py.typed"], "vdt.params": ["**/*.yaml", "**/*.json", "**/*.npz"]},
+    package_data={
+        "vdt": ["py.typed", "experiments/slurm_job.sh"],
+        "vdt.params": ["**/*.yaml", "**/*.json", "**/*.npz"],
+    },
 )

@@ -17,11 +17,12 @@ from vdt.system.log import configure_logging
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("tests")
 
-TIERS = ("faults", "slow", "flow", "learning")  # a test with none of these marks is of tier "unit"
+TIERS = ("faults", "slow", "slurm", "flow", "learning")  # a test with none of these marks is of tier "unit"
 FOLDERS = {
     "flows": "flow",
     "learning": "learning",
     "faults": "slow",
+    "slurm": "slurm",
 }  # of tests/ -> tier of what has no mark of its own
 LONG_LIMIT = 1800  # seconds of one test beyond the unit tier
 

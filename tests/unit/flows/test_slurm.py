@@ -1,0 +1,118 @@
+"""Command line of `flows/slurm.py`: what is refused before any work, and what sbatch is given."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from flows.slurm import list_resources, main, parse_request
+from support.flow import ENV
+from vdt.config.errors import ConfigError
+from vdt.system.slurm import SlurmError, find_largest_array, list_jobs, submit_job
+
+STUDY = f"""
+preset: smoke
+source: collected
+envs: [{ENV}]
+methods: [vdt]
+patches:
+  strong: {{}}
+  weak: {{actor: {{q_coefficient: 0.1}}}}
+"""
+
+
+def parse(*words: str) -> object:
+    return parse_request(["slurm.py", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the first word is submit or status, not ''"),
+        (["sumbit", "--study", "a"], "not 'sumbit'"),
+        (["submit"], "--study needs the name or the path of a study file"),
+        (["submit", "--study", "a", "--cell", "3"], "--cell: all that is missing is submitted; leave it out"),
+        (["submit", "--study", "a", "--at-once", "few"], "--at-once takes a whole number from 0"),
+        (["submit", "--study", "a", "--partition=gpu"], "--partition=gpu belongs to no option of flows/slurm.py"),
+        (["submit", "--study", "a", "--sbatch", "--array=1-3"], "--sbatch: --array is set here"),
+        (["submit", "--study", "a", "--sbatch-report", "-J x"], "--sbatch: -J is set here"),
+    ],
+)
+def test_wrong_words_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(*words)
+    assert message in str(caught.value)
+
+
+def test_sbatchs_own_options_pass_through() -> None:
+    request = parse_request(
+        ["slurm.py", "submit", "--study", "a", "--sbatch", "--time=5", "--seeds", "0", "--at-once", "2"]
+    )
+    assert (request.sbatch, request.options, request.at_once) == (["--time=5"], {"study": "a", "seeds": "0"}, 2)
+    request = parse_request(["slurm.py", "submit", "--study", "a", "--sbatch", "--time=5 --comment-x='a b'"])
+    assert request.sbatch == ["--time=5", "--comment-x=a b"]
+
+
+def test_the_dag_says_what_its_steps_ask_for() -> None:
+    assert list_resources() == [{"gpu": 1}] * 3
+
+
+def test_a_machine_without_slurm_is_named(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit):
+        main(["slurm.py", "submit", "--study", "quick"])
+    assert capsys.readouterr().err.startswith(
+        "error: there is no sbatch on PATH: jobs are submitted on a cluster's login"
+    )
+    assert not home.exists()
+
+
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs of Slurm's names that keep their words, for what a cluster is not needed for."""
+    folder, words = tmp_path / "bin", tmp_path / "said"
+    folder.mkdir()
+    bodies = {
+        "sbatch": 'echo 12$(wc -l < "$SAID")',
+        "squeue": 'echo "7_2|2|RUNNING|n1|4:00|None|/a|b"; echo "9|N/A|PENDING||5:00|Dependency|/c"',
+        "scontrol": 'echo "MaxArraySize            = 3"',
+    }
+    for name, body in bodies.items():
+        file = folder / name
+        file.write_text(f'#!/bin/sh\necho "{name} $*" | tr "\\n" " " >> "$SAID"; echo >> "$SAID"\n{body}\n')
+        file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("SAID", str(words))
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    (tmp_path / "two.yaml").write_text(STUDY)
+    return words
+
+
+def test_the_queue_is_read(said: Path) -> None:
+    one, other = list_jobs("vdt-two")
+    assert (one.job_id, one.index, one.node, one.comment) == ("7_2", 2, "n1", "/a|b")
+    assert (other.index, other.reason) == (None, "Dependency")
+    assert find_largest_array() == 2
+
+
+def test_waves_wait_for_each_other_and_the_report_for_all(said: Path, home: Path) -> None:
+    main(["slurm.py", "submit", "--study", "two.yaml", "--at-once", "4", "--sbatch", "--partition=gpu --mem=9G"])
+    _, _, first, second, report = said.read_text().splitlines()
+    assert "--array=1-1%4" in first and "--dependency" not in first
+    assert "--dependency=afterany:123" in second, "the second trains on the first's critic"
+    for words in (first, second):
+        assert all(
+            word in words for word in ("--gres=gpu:1", "--time=15", "--partition=gpu --mem=9G", "--job-name=vdt-two")
+        )
+        assert "--mem=5" not in words, "what is given wins"
+    assert "--dependency=afterany:123:124" in report and "gpu:1" not in report and "--partition=gpu" in report
+    (copy,) = home.glob(".vdt/slurm/two/*/two.yaml")
+    assert copy.read_text() == STUDY and f"--study {copy}" in first and f"--study {copy}" in report
+    assert (copy.parent / "wave-1-1" / "cells.txt").read_text() == f"1 {ENV}-vdt-strong-s0\n"
+
+
+def test_slurms_refusal_is_passed_on(said: Path) -> None:
+    (said.parent / "bin" / "sbatch").write_text('#!/bin/sh\necho "sbatch: error: invalid partition" >&2; exit 1\n')
+    with pytest.raises(SlurmError, match="sbatch refuses: sbatch: error: invalid partition"):
+        submit_job(["--wrap=true"])
