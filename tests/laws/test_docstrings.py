@@ -119,6 +119,7 @@ VERBS = [
     "Start",
     "Step",
     "Store",
+    "Submit",
     "Subtract",
     "Swap",
     "Take",

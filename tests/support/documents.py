@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from flows.command_line import is_search, parse_words
+from flows.slurm import parse_request
 from flows.words import check_words
 from vdt.cli.application import app
 from vdt.experiments.cells import OPTIONS, name_option, resolve_cells, resolve_study
@@ -106,6 +107,8 @@ def check_command(command: str) -> None:
     program, *words = shlex.split(command)
     if Path(program).name == "vdt":
         _check_vdt(words)
+    elif words[0] == "flows/slurm.py":
+        resolve_study(parse_request(words).options)
     elif words[0].startswith("flows/"):
         assert (ROOT / words[0]).is_file(), f"{command}: there is no {words[0]}"
         _check_flow(words)

@@ -74,7 +74,7 @@ def _read_keys(folder: Path) -> list[str]:
 
 
 def _read_end(folder: Path, index: int) -> str:
-    """Say how the log of an array's element ends."""
+    """Return how the log of an array's element ends."""
     logs = sorted(folder.glob(f"*_{index}.log"), key=lambda path: path.stat().st_mtime)
     if not logs:
         return "cancelled before it began, or never submitted"
