@@ -199,6 +199,7 @@ class Stage:
         Raises:
             ConfigError: if the file changed since.
         """
+        from vdt.data.residence import Residence
         from vdt.data.storage import load_snapshot
 
         data, described = self.config.data, {key: self.flow.snapshot[key] for key in FILE if key in self.flow.snapshot}
@@ -208,7 +209,7 @@ class Stage:
             raise ConfigError(
                 f"{described['path']} is no longer the data set that this run began with; start a new run"
             ) from None
-        return load_snapshot(path).split(data.held_out_fraction, data.seed)
+        return load_snapshot(path, Residence(data.residence)).split(data.held_out_fraction, data.seed)
 
     def describe(self, path: Path) -> dict[str, str]:
         """Return a file as an artifact, for `check` in a later step, which may run on another machine."""

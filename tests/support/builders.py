@@ -16,8 +16,9 @@ from vdt.agent.actor_critic import ActorCritic, make_critic, make_policy
 from vdt.checkpoint.store import CheckpointStore
 from vdt.config.schema import Config
 from vdt.data.normalization import Normalizer
-from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
+from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
+from vdt.data.targets import TargetSettings
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
 from vdt.experiments.resolve import resolve_config
 from vdt.policy.losses import AdvantageWeighting

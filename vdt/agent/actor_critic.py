@@ -16,10 +16,13 @@ from vdt.config.layers import config_from_yaml
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
 from vdt.data.batches import ContextBatch
+from vdt.data.mapped_store import MappedTrajectoryStore
 from vdt.data.normalization import RETURN_SCALE_UNITS, Normalizer, RewardStatistics
-from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
+from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
-from vdt.data.trajectory import Trajectory
+from vdt.data.targets import TargetSettings
+from vdt.data.trajectory import Trajectory, TrajectoryDataset
+from vdt.data.trajectory_store import TrajectoryStore
 from vdt.policy.decision_transformer import PolicyOutput
 from vdt.policy.gaussian import Gaussian
 from vdt.policy.losses import AdvantageWeighting
@@ -47,7 +50,7 @@ def make_buffer(
     *,
     capacity: int | None = None,
 ) -> TrajectoryReplayBuffer:
-    """Make a buffer on the normaliser's device.
+    """Make a buffer in memory, on the normaliser's device.
 
     Args:
         config: with the task and the critic's targets.
@@ -57,16 +60,30 @@ def make_buffer(
         n_step: longest sum of rewards before the bootstrap (M2); none is `critic.n_step`.
         capacity: in trajectories; none is no limit.
     """
-    task, critic = config.task, config.critic
-    horizon = critic.n_step if n_step is None else n_step
-    settings = TargetSettings(critic.discount, horizon, reward_scale, task.reward_shift, task.return_scale)
-    device, size = normalizer.mean.device, task.action_size
+    settings, size = _make_target_settings(config, reward_scale, n_step), config.task.action_size
+    device = normalizer.mean.device
     buffer = TrajectoryReplayBuffer(normalizer, settings, action_size=size, capacity=capacity, device=device)
     buffer.extend(trajectories)
     return buffer
 
 
-def make_buffer_sampler(config: Config, buffer: TrajectoryReplayBuffer, generator: torch.Generator) -> Sampler:
+def make_store(
+    config: Config, normalizer: Normalizer, reward_scale: float, dataset: TrajectoryDataset, n_step: int | None = None
+) -> TrajectoryStore:
+    """Make the store of a data set's trajectories where the data set lies: mapped, or as `make_buffer` in memory."""
+    if dataset.file is None:
+        return make_buffer(config, normalizer, reward_scale, dataset, n_step)
+    settings = _make_target_settings(config, reward_scale, n_step)
+    return MappedTrajectoryStore(dataset, normalizer, settings, device=normalizer.mean.device)
+
+
+def _make_target_settings(config: Config, reward_scale: float, n_step: int | None) -> TargetSettings:
+    task, critic = config.task, config.critic
+    steps = critic.n_step if n_step is None else n_step
+    return TargetSettings(critic.discount, steps, reward_scale, task.reward_shift, task.return_scale)
+
+
+def make_buffer_sampler(config: Config, buffer: TrajectoryStore, generator: torch.Generator) -> Sampler:
     """Make a sampler that draws from `buffer` as `data` says."""
     data = config.data
     return Sampler(
@@ -128,6 +145,10 @@ class ActorCritic:
     ) -> TrajectoryReplayBuffer:
         """Make a buffer in these networks' units; arguments as of the function `make_buffer`."""
         return make_buffer(self.config, self.normalizer, self.reward_scale, trajectories, n_step, capacity=capacity)
+
+    def make_store(self, dataset: TrajectoryDataset, n_step: int | None = None) -> TrajectoryStore:
+        """Make the store of a data set in these networks' units; arguments as of the function `make_store`."""
+        return make_store(self.config, self.normalizer, self.reward_scale, dataset, n_step)
 
     @torch.no_grad()
     def compute_values(self, contexts: ContextBatch) -> Tensor:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from vdt.behavior.exact import round_values
 from vdt.behavior.policy import BehaviorLadder, BehaviorPolicy
+from vdt.data.gathering import gather_trajectories
+from vdt.data.residence import MEMORY, Residence
 from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
 from vdt.environments import Environment, EnvironmentFactory
 from vdt.environments.reproducible import round_states
@@ -46,29 +49,28 @@ def _collect_share(
     steps: int,
     entropy: tuple[int, int],
     progress: Progress,
-) -> list[Trajectory]:
-    """Return episodes 0, 1, 2, … of one policy: the fewest that hold `steps` steps.
+) -> Iterator[Trajectory]:
+    """Yield episodes 0, 1, 2, … of one policy: the fewest that hold `steps` steps.
 
     An episode is a function of (seed, position in the recipe, its number), and the shortest prefix is kept. So the data
     does not depend on the number of environments.
     """
-    episodes: list[Trajectory] = []
-    taken, limit = 0, getattr(environments[0].spec, "max_episode_steps", None) or 1
+    episodes = taken = 0
+    limit = getattr(environments[0].spec, "max_episode_steps", None) or 1
     while taken < steps:
-        expected = max(1.0, taken / len(episodes)) if episodes else limit
+        expected = max(1.0, taken / episodes) if episodes else limit
         count = min(len(environments), math.ceil((steps - taken) / expected))
-        numbers = range(len(episodes), len(episodes) + count)
+        numbers = range(episodes, episodes + count)
         sequences = [np.random.SeedSequence([*entropy, number]) for number in numbers]
         actor = _BehaviorActor(policy, [np.random.default_rng(sequence) for sequence in sequences])
         seeds = [int(sequence.generate_state(1)[0]) for sequence in sequences]
         before = taken
         for episode in collect_trajectories(actor, environments[:count], seeds, label="collect"):
             if taken < steps:
-                episodes.append(episode)
-                taken += len(episode)
+                episodes, taken = episodes + 1, taken + len(episode)
+                yield episode
         progress.total += max(0, taken - steps)  # the last episode is kept whole
         progress.advance(taken - before)  # dropped episodes are no progress
-    return episodes
 
 
 def collect_dataset(
@@ -79,6 +81,7 @@ def collect_dataset(
     steps: int,
     seed: int,
     parallel: int = PARALLEL_EPISODES,
+    residence: Residence = MEMORY,
 ) -> TrajectoryDataset:
     """Roll out rungs of a ladder with their own action noise; actions are recorded as executed (clipped).
 
@@ -89,14 +92,16 @@ def collect_dataset(
         steps: at least this many in all, in whole episodes.
         seed: the data is a function of it, not of `parallel`.
         parallel: episodes stepped together with one call of the policy.
+        residence: of the arrays.
     """
     share = -(-steps // len(snapshots))
     progress = Progress("collect", 0, share * len(snapshots))
-    trajectories: list[Trajectory] = []
     with contextlib.ExitStack() as stack:
         environments = [round_states(make()) for _ in range(parallel)]
         for environment in environments:
             stack.callback(environment.close)
-        for position, rung in enumerate(snapshots):
-            trajectories += _collect_share(ladder.policies[rung], environments, share, (seed, position), progress)
-    return TrajectoryDataset.from_trajectories(trajectories)
+        parts = (
+            _collect_share(ladder.policies[rung], environments, share, (seed, position), progress)
+            for position, rung in enumerate(snapshots)
+        )
+        return gather_trajectories(itertools.chain.from_iterable(parts), residence)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from vdt.data.trajectory import FloatArray, TrajectoryDataset
+from vdt.data.gathering import gather_trajectories
+from vdt.data.residence import MEMORY, Residence
+from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
 from vdt.environments import Environment
 from vdt.environments.maze import Layout
 
@@ -86,6 +88,7 @@ def collect_walk(
     horizon: int,
     seed: int,
     advance: Callable[[int], None] = lambda steps: None,
+    residence: Residence = MEMORY,
 ) -> TrajectoryDataset:
     """Walk once, and cut the walk into episodes of `horizon` steps, truncated, never ended, with true final observations.
 
@@ -95,35 +98,33 @@ def collect_walk(
         horizon: steps of an episode.
         seed: the walk is a function of it; with more steps the same walk goes on.
         advance: called with the number of steps taken since the last call.
+        residence: of the arrays.
     """
     sequence = np.random.SeedSequence([seed])
     controller = WaypointController(
         environment.get_wrapper_attr("layout"), horizon, np.random.default_rng(sequence.spawn(1)[0])
     )
-    count = -(-steps // horizon)
-    observations = np.empty((count * horizon + 1, 4), np.float32)
-    actions = np.empty((count * horizon, 2), np.float32)
-    rewards = np.empty(count * horizon, np.float32)
-    observations[0] = environment.reset(seed=int(sequence.generate_state(1)[0]))[0]
-    for row in range(len(actions)):
+    first = environment.reset(seed=int(sequence.generate_state(1)[0]))[0]
+
+    def walk() -> Iterator[Trajectory]:
+        now = np.asarray(first, np.float32)
+        for _ in range(-(-steps // horizon)):
+            episode = _walk_on(environment, controller, now, horizon)
+            now = episode.observations[-1]
+            yield episode
+            advance(horizon)
+
+    return gather_trajectories(walk(), residence)
+
+
+def _walk_on(
+    environment: Environment, controller: WaypointController, observation: FloatArray, steps: int
+) -> Trajectory:
+    """Return the next `steps` steps of a walk that has arrived at `observation` (4,)."""
+    observations = np.empty((steps + 1, 4), np.float32)
+    actions, rewards = np.empty((steps, 2), np.float32), np.empty(steps, np.float32)
+    observations[0] = observation
+    for row in range(steps):
         actions[row] = controller.act(observations[row])
         observations[row + 1], rewards[row] = environment.step(actions[row])[:2]
-        if row % horizon == horizon - 1:
-            advance(horizon)
-    return _cut(observations, actions, rewards, horizon)
-
-
-def _cut(observations: FloatArray, actions: FloatArray, rewards: FloatArray, horizon: int) -> TrajectoryDataset:
-    """Return episodes laid end to end; the final observation of one is the first of the next."""
-    count = len(actions) // horizon
-    rows = np.arange(count)[:, None] * horizon + np.arange(horizon + 1)
-    padded = [np.zeros((count, horizon + 1, *values.shape[1:]), np.float32) for values in (actions, rewards)]
-    for laid, values in zip(padded, (actions, rewards), strict=True):
-        laid[:, :-1] = values.reshape(count, horizon, *values.shape[1:])
-    return TrajectoryDataset(
-        observations[rows].reshape(-1, observations.shape[1]),
-        padded[0].reshape(-1, actions.shape[1]),
-        padded[1].reshape(-1),
-        np.arange(count + 1, dtype=np.int64) * (horizon + 1),
-        np.zeros(count, np.bool_),
-    )
+    return Trajectory(observations, actions, rewards, False)

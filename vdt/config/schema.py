@@ -102,6 +102,7 @@ class DataConfig:
     return_temperature: Number = Field(default=1.0, ge=1e-3)  # this and the following: new since release 0.2
     window_start: Literal["inside", "before"] = "inside"
     observation_clip: Number = Field(default=0.0, ge=0.0)
+    residence: Literal["auto", "memory", "mapped"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vdt.data.batches import ContextBatch, SequenceBatch, TransitionBatch, concatenate
-from vdt.data.replay_buffer import TrajectoryReplayBuffer
+from vdt.data.trajectory_store import StepRows, TrajectoryStore
 
 
 class Sampler:
@@ -22,7 +22,7 @@ class Sampler:
 
     def __init__(
         self,
-        buffer: TrajectoryReplayBuffer,
+        buffer: TrajectoryStore,
         weighting: str,
         generator: torch.Generator,
         *,
@@ -34,7 +34,7 @@ class Sampler:
         self.weighting = weighting
         self.generator = generator
         self.return_temperature, self.starts_before = return_temperature, starts_before
-        self._pools: dict[bool, tuple[tuple[Tensor, Tensor], Tensor]] = {}  # with targets or all: index and rows
+        self._pools: dict[bool, tuple[tuple[Tensor, Tensor], StepRows]] = {}  # with targets or all: index and rows
         self._bounds: dict[tuple[bool, int], tuple[tuple[Tensor, Tensor], Tensor]] = {}  # likewise: index and shares
         self._positions = torch.zeros(0)
 
@@ -50,15 +50,14 @@ class Sampler:
             return starts + place
         index = self.buffer.index_targets() if with_target else self.buffer.index()
         starts, lengths = index
-        seen, rows = self._pools.get(with_target, (None, starts))
-        if seen is not index:
-            if not len(lengths):
-                raise ValueError("cannot sample from an empty buffer")
-            rows = self.buffer.list_step_rows(index)
-            self._pools[with_target] = index, rows
         if self.weighting == "length":
-            drawn = torch.randint(len(rows), (count,), generator=self.generator, device=starts.device)
-            return rows.index_select(0, drawn)
+            seen, pool = self._pools.get(with_target, (None, None))
+            if seen is not index or pool is None:
+                _expect_some(lengths)
+                pool = StepRows(starts, lengths)
+                self._pools[with_target] = index, pool
+            return pool.select(torch.randint(pool.count, (count,), generator=self.generator, device=starts.device))
+        _expect_some(lengths)
         uniform = torch.rand(count, generator=self.generator, device=starts.device, dtype=torch.float64)
         scaled = uniform * len(lengths)
         trajectory = scaled.long()
@@ -74,8 +73,7 @@ class Sampler:
         starts, lengths = index[0], index[1] + before
         seen, bounds = self._bounds.get((with_target, before), (None, starts))
         if seen is not index:
-            if not len(lengths):
-                raise ValueError("cannot sample from an empty buffer")
+            _expect_some(lengths)
             shares = self._compute_shares(starts, lengths)
             bounds = torch.cat([shares.new_zeros(1), torch.cumsum(shares, 0) / shares.sum()])
             self._bounds[with_target, before] = index, bounds
@@ -91,7 +89,7 @@ class Sampler:
             return torch.ones_like(lengths, dtype=torch.float64)
         if self.weighting == "length":
             return lengths.double()
-        returns = self.buffer.matrix[starts, self.buffer.column.return_to_go].double()
+        returns = self.buffer.take(starts, self.buffer.column.return_to_go).double()
         spread = float(returns.std(correction=0))
         if spread <= 1e-8 * float(returns.abs().max()):  # equal but for rounding
             return lengths.double()
@@ -113,18 +111,18 @@ class Sampler:
 
     def sample_steps(self, count: int) -> tuple[Tensor, Tensor]:
         """Draw observations (count, S) and actions (count, A) among all steps that the policy learns from."""
-        column, taken = self.buffer.column, self.buffer.matrix[self.sample_rows(count)]
+        column, taken = self.buffer.column, self.buffer.take(self.sample_rows(count))
         return taken[:, column.observation], taken[:, column.action]
 
     def gather_transitions(self, rows: Tensor) -> TransitionBatch:
         """Gather the transitions that start at `rows` (B,) of the buffer's matrix; each must have a target (M2)."""
-        column, matrix = self.buffer.column, self.buffer.matrix
-        taken, later = matrix[rows], find_bootstrap_rows(self.buffer, rows)
+        column, taken = self.buffer.column, self.buffer.take(rows)
+        later = rows + taken[:, column.bootstrap_steps].long()
         return TransitionBatch(
             observations=taken[:, column.observation],
             actions=taken[:, column.action],
             n_step_rewards=taken[:, column.n_step_reward],
-            bootstrap_observations=matrix[later, column.observation],
+            bootstrap_observations=self.buffer.take(later, column.observation),
             bootstrap_discounts=taken[:, column.bootstrap_discount],
         )
 
@@ -201,12 +199,17 @@ class MixedSampler:
 CriticSampler = Sampler | MixedSampler
 
 
-def find_bootstrap_rows(buffer: TrajectoryReplayBuffer, rows: Tensor) -> Tensor:
+def _expect_some(lengths: Tensor) -> None:
+    if not len(lengths):
+        raise ValueError("cannot sample from an empty buffer")
+
+
+def find_bootstrap_rows(buffer: TrajectoryStore, rows: Tensor) -> Tensor:
     """Find the row of the observation after the n-step rewards that start at `rows` (B,) of the buffer's matrix (M2)."""
-    return rows + buffer.matrix[rows, buffer.column.bootstrap_steps].long()
+    return rows + buffer.take(rows, buffer.column.bootstrap_steps).long()
 
 
-def gather_contexts(buffer: TrajectoryReplayBuffer, rows: Tensor, context_length: int) -> ContextBatch:
+def gather_contexts(buffer: TrajectoryStore, rows: Tensor, context_length: int) -> ContextBatch:
     """Gather the last `context_length` steps up to each of `rows` (B,), which may be an episode's final observation.
 
     Nothing was recorded after a final observation. Its return-to-go is 0 after a real end, and the last step's after a
@@ -217,9 +220,10 @@ def gather_contexts(buffer: TrajectoryReplayBuffer, rows: Tensor, context_length
     timesteps = rows - starts[torch.searchsorted(starts, rows, right=True) - 1]
     present = timesteps.clamp(max=context_length - 1)
     positions = torch.arange(context_length, device=rows.device)
-    window = buffer.matrix[(rows - present)[:, None] + torch.minimum(positions, present[:, None])]
-    cut = (buffer.matrix[rows, column.steps_left] == 0) & (buffer.matrix[rows - 1, column.bootstrap_discount] > 0)
-    returns, last = window[..., column.return_to_go], buffer.matrix[rows - 1, column.return_to_go]
+    window = buffer.take((rows - present)[:, None] + torch.minimum(positions, present[:, None]))
+    before = buffer.take(rows - 1)
+    cut = (buffer.take(rows, column.steps_left) == 0) & (before[:, column.bootstrap_discount] > 0)
+    returns, last = window[..., column.return_to_go], before[:, column.return_to_go]
     return ContextBatch(
         observations=window[..., column.observation],
         actions=window[..., column.action],

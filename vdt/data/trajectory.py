@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+LARGE = ("observations", "actions", "rewards")  # arrays that may be mapped; the others have one entry an episode
+BLOCK_ROWS = 2**16  # rows that a pass over a data set looks at together
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,36 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
-class TrajectoryDataset:
-    """Episodes end to end in contiguous arrays. Episode e owns T_e + 1 rows, the last of them its final observation.
+class MappedFile:
+    """File whose pages a data set's arrays are, as it was when it was mapped.
 
     Attributes:
-        observations: (R, S) with R = sum of T_e + 1.
+        path: of the file.
+        size: bytes.
+        modified: time of its last change, nanoseconds.
+    """
+
+    path: Path
+    size: int
+    modified: int
+
+
+@dataclass(frozen=True)
+class TrajectoryDataset:
+    """Episodes in contiguous arrays. Episode e owns T_e + 1 rows, the last of them its final observation.
+
+    The arrays may be mapped files. They may hold further episodes, which do not count (`choose`). So passes over all
+    rows go by `iterate_blocks`.
+
+    Attributes:
+        observations: (R, S); without further episodes R is the sum of T_e + 1.
         actions: (R, A); zero in each episode's last row.
         rewards: (R,); zero in each episode's last row.
-        offsets: (E+1,) first row of each episode; the last entry is R.
+        offsets: (E+1,) sum of T_e + 1 over the episodes before each one, and over all.
         terminated: (E,) bool, as in `Trajectory`.
         final_missing: (E,) bool, as in `Trajectory`; if not given, nothing is missing.
+        first_rows: (E,) first row of each episode, rising; if not given, episodes lie end to end (`starts`).
+        file: that the arrays are mapped from; none if they are in memory.
 
     Raises:
         ValueError: if the arrays do not fit together, an episode has no step, or a termination misses an observation.
@@ -86,6 +109,8 @@ class TrajectoryDataset:
     offsets: npt.NDArray[np.int64]
     terminated: npt.NDArray[np.bool_]
     final_missing: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    first_rows: npt.NDArray[np.int64] | None = field(default=None, kw_only=True)
+    file: MappedFile | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not len(self.final_missing):
@@ -97,10 +122,18 @@ class TrajectoryDataset:
             )
         if len(self.offsets) != len(self.terminated) + 1 or len(self.terminated) == 0:
             raise ValueError(f"{len(self.offsets)} offsets do not fit {len(self.terminated)} episodes")
-        if self.offsets[0] != 0 or self.offsets[-1] != rows or (np.diff(self.offsets) < 2).any():
+        fits = self.offsets[-1] == rows if self.first_rows is None else self._are_apart(rows)
+        if self.offsets[0] != 0 or not fits or (np.diff(self.offsets) < 2).any():
             raise ValueError("offsets must rise from 0 to the number of rows by at least 2 rows an episode")
         if len(self.final_missing) != len(self.terminated) or (self.final_missing & self.terminated).any():
             raise ValueError("final_missing has one flag an episode, and is not set where an episode really ended")
+
+    def _are_apart(self, rows: int) -> bool:
+        """Return whether the episodes lie one after another within the arrays' rows, with rows between them or not."""
+        if len(self.starts) != len(self.terminated):
+            return False
+        stops = self.starts + np.diff(self.offsets)
+        return bool(self.starts[0] >= 0 and stops[-1] <= rows and (self.starts[1:] >= stops[:-1]).all())
 
     @classmethod
     def from_trajectories(cls, trajectories: Iterable[Trajectory]) -> TrajectoryDataset:
@@ -136,10 +169,20 @@ class TrajectoryDataset:
         if fraction == 0:
             return self, None
         count = min(max(1, round(fraction * len(self))), len(self) - 1)
-        apart = set(np.random.default_rng([seed, 4099]).permutation(len(self))[:count].tolist())
-        parts = ([self[k] for k in range(len(self)) if (k in apart) == kept] for kept in (False, True))
-        rest, held = (TrajectoryDataset.from_trajectories(part) for part in parts)
-        return rest, held
+        apart = np.zeros(len(self), np.bool_)
+        apart[np.random.default_rng([seed, 4099]).permutation(len(self))[:count]] = True
+        return self.choose(np.flatnonzero(~apart)), self.choose(np.flatnonzero(apart))
+
+    def choose(self, episodes: npt.NDArray[np.int64] | Sequence[int]) -> TrajectoryDataset:
+        """Return the data set of some episodes, given by their rising numbers, at least one; no array is copied."""
+        kept = np.asarray(episodes, np.int64)
+        return replace(
+            self,
+            offsets=np.concatenate([[0], np.cumsum(self.lengths[kept] + 1)]),
+            terminated=self.terminated[kept],
+            final_missing=self.final_missing[kept],
+            first_rows=self.starts[kept],
+        )
 
     def keep_best(self, fraction: float) -> TrajectoryDataset:
         """Return the episodes of the highest returns that hold at most this share of the steps (at least one), in their order."""
@@ -147,8 +190,7 @@ class TrajectoryDataset:
             return self
         best_first = np.argsort(-self.episode_returns, kind="stable")
         count = int((np.cumsum(self.lengths[best_first]) <= fraction * self.steps).sum())
-        kept = sorted(best_first[: max(1, count)].tolist())
-        return TrajectoryDataset.from_trajectories(self[episode] for episode in kept)
+        return self.choose(np.sort(best_first[: max(1, count)]))
 
     def __len__(self) -> int:
         """Return the number of episodes."""
@@ -156,7 +198,8 @@ class TrajectoryDataset:
 
     def __getitem__(self, episode: int) -> Trajectory:
         """Return one episode as views of the arrays."""
-        start, stop = int(self.offsets[episode]), int(self.offsets[episode + 1])
+        start = int(self.starts[episode])
+        stop = start + int(self.offsets[episode + 1] - self.offsets[episode])
         return Trajectory(
             self.observations[start:stop],
             self.actions[start : stop - 1],
@@ -170,6 +213,11 @@ class TrajectoryDataset:
 
     def __repr__(self) -> str:
         return f"TrajectoryDataset(episodes={len(self)}, steps={self.steps}, S={self.observation_size}, A={self.action_size})"
+
+    @property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Return the first row of each episode, (E,)."""
+        return self.offsets[:-1] if self.first_rows is None else self.first_rows
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -197,20 +245,56 @@ class TrajectoryDataset:
         return self.steps - int(self.final_missing.sum())
 
     def get_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays that rebuild the data set, by name; `final_missing` only where an observation is missing."""
-        names = ("observations", "actions", "rewards", "offsets", "terminated")
-        extra = ("final_missing",) if self.final_missing.any() else ()
-        return {name: getattr(self, name) for name in (*names, *extra)}
+        """Return the arrays that rebuild the data set, by name; `final_missing` only where an observation is missing.
 
-    def select_recorded_observations(self) -> FloatArray:
-        """Return the recorded rows, (at most R, S): without the repeated ones of missing final observations."""
-        if not self.final_missing.any():
-            return self.observations
-        recorded = np.ones(len(self.observations), np.bool_)
-        recorded[self.offsets[1:][self.final_missing] - 1] = False
-        return self.observations[recorded]
+        Of chosen episodes they are copies.
+        """
+        whole = self if self.offsets[-1] == len(self.rewards) else TrajectoryDataset.from_trajectories(self)
+        names = ("observations", "actions", "rewards", "offsets", "terminated")
+        extra = ("final_missing",) if whole.final_missing.any() else ()
+        return {name: getattr(whole, name) for name in (*names, *extra)}
+
+    def iterate_blocks(self, name: str, *, steps: bool = False) -> Iterator[FloatArray]:
+        """Yield the rows of an array in their order, block by block; blocks are views where all of their rows count.
+
+        Args:
+            name: "observations", "actions" or "rewards".
+            steps: whether the rows of final observations are left out; else only those of missing ones are.
+        """
+        array, last = getattr(self, name), self.starts + self.lengths
+        apart = last if steps else last[self.final_missing]
+        for start, stop in self._iterate_runs():
+            low, high = np.searchsorted(apart, (start, stop))
+            block = array[start:stop]
+            yield np.delete(block, apart[low:high] - start, axis=0) if high > low else block
+
+    def _iterate_runs(self) -> Iterator[tuple[int, int]]:
+        """Yield first and last row (exclusive) of each block: at most `BLOCK_ROWS` rows that lie end to end."""
+        stops = self.starts + self.lengths + 1
+        begins = np.append(True, self.starts[1:] != stops[:-1])
+        ends = np.append(begins[1:], True)
+        for first, stop in zip(self.starts[begins].tolist(), stops[ends].tolist(), strict=True):
+            for start in range(first, stop, BLOCK_ROWS):
+                yield start, min(start + BLOCK_ROWS, stop)
+
+    def read_step_rewards(self, start: int, stop: int) -> FloatArray:
+        """Return the rewards of some steps, (stop - start,), by the steps' numbers in all episodes end to end."""
+        before = self.offsets[:-1] - np.arange(len(self))  # steps of earlier episodes
+        first = int(np.searchsorted(before, start, side="right")) - 1
+        last = int(np.searchsorted(before, stop))
+        spans = zip(self.starts[first:last].tolist(), self.lengths[first:last].tolist(), strict=True)
+        rewards = np.concatenate([self.rewards[row : row + steps] for row, steps in spans])
+        return rewards[start - before[first] : stop - before[first]]
 
     @cached_property
     def episode_returns(self) -> npt.NDArray[np.float64]:
         """Return the undiscounted return of each episode, (E,)."""
-        return np.add.reduceat(self.rewards.astype(np.float64), self.offsets[:-1])
+        parts, first = [], 0
+        while first < len(self):
+            end = int(np.searchsorted(self.offsets, self.offsets[first] + BLOCK_ROWS, side="right")) - 1
+            last = max(first + 1, end)
+            spans = zip(self.starts[first:last].tolist(), self.lengths[first:last].tolist(), strict=True)
+            rewards = np.concatenate([self.rewards[row : row + steps + 1] for row, steps in spans])
+            parts.append(np.add.reduceat(rewards.astype(np.float64), self.offsets[first:last] - self.offsets[first]))
+            first = last
+        return np.concatenate(parts)

@@ -21,9 +21,7 @@ def make_card(env: str, task: TaskConfig, source: str, recording: LoadedData) ->
     """Return the card as plain values: the same data gives the same card."""
     dataset = recording.dataset
     scores = compute_normalized_score(dataset.episode_returns, task.reference_return_min, task.reference_return_max)
-    used = np.ones(len(dataset.rewards), np.bool_)
-    used[dataset.offsets[1:] - 1] = False  # the rows of final observations hold no action
-    actions = dataset.actions[used]
+    limits = [(block.min(), block.max()) for block in dataset.iterate_blocks("actions", steps=True) if len(block)]
     return {
         "env": env,
         "source": source,
@@ -39,10 +37,10 @@ def make_card(env: str, task: TaskConfig, source: str, recording: LoadedData) ->
         "normalized_score_standard_error": compute_standard_error(scores) or 0.0,
         "length_quantiles": _compute_quantiles(dataset.lengths),
         "terminated_share": float(dataset.terminated.mean()),
-        "action_min": float(actions.min()),
-        "action_max": float(actions.max()),
+        "action_min": float(min(low for low, _ in limits)),
+        "action_max": float(max(high for _, high in limits)),
         "clipped_actions": recording.clipped_actions,
-        "clipped_share": recording.clipped_actions / actions.size,
+        "clipped_share": recording.clipped_actions / (dataset.steps * dataset.action_size),
         "notes": [*recording.notes, *describe_doubts(dataset, task)],
         "recipe": recording.recipe,
     }
@@ -57,14 +55,14 @@ def describe_missing(dataset: TrajectoryDataset) -> list[str]:
     """Return consequences of missing final observations, one sentence each; empty where all were recorded."""
     if not dataset.final_missing.any():
         return []
-    last = dataset.offsets[1:][dataset.final_missing] - 2
-    left_out, every = dataset.rewards[last], dataset.rewards
-    sums = (float(part.sum(dtype=np.float64)) for part in (left_out, every))
+    left_out = dataset.rewards[(dataset.starts + dataset.lengths - 1)[dataset.final_missing]]
+    sums = iter((float(left_out.sum(dtype=np.float64)), float(dataset.episode_returns.sum())))
+    paid = sum(np.count_nonzero(block) for block in dataset.iterate_blocks("rewards"))
     notes = [
-        f"{len(last)} truncated episodes lack the observation after their last step. Returns, returns-to-go and the policy "
+        f"{len(left_out)} truncated episodes lack the observation after their last step. Returns, returns-to-go and the policy "
         f"count these steps and their rewards (sum {next(sums):.4g} of {next(sums):.4g}); the critic leaves them out"
     ]
-    if np.count_nonzero(left_out) == np.count_nonzero(every) > 0:
+    if np.count_nonzero(left_out) == paid > 0:
         notes.append(
             "every reward other than 0 lies in the steps that the critic leaves out, so it learns from zeros alone: mark "
             "real ends as such, or give the missing observations"

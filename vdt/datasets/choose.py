@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from vdt.config.schema import Config
+from vdt.data.residence import Residence
 from vdt.data.storage import DataError
 from vdt.datasets.collected import find_collection
 from vdt.datasets.d4rl import get_cache_file, load_d4rl, make_d4rl_key
@@ -43,43 +44,49 @@ def choose_source(config: Config, home: Path) -> DataChoice:
     Raises:
         DataError: if the requested source, or with `auto` every source, is unavailable; it names the alternatives.
     """
-    choice = _choose(config, home)
+    residence = Residence(config.data.residence, home / "data")
+    choice = _choose(config, home, residence)
     load = choice.load
-    return dataclasses.replace(choice, load=lambda: relabel_recording(load(), config.task))
+    return dataclasses.replace(choice, load=lambda: relabel_recording(load(), config.task, residence))
 
 
-def _choose(config: Config, home: Path) -> DataChoice:
+def _choose(config: Config, home: Path, residence: Residence) -> DataChoice:
     source = config.data.source
     if config.task.minari_ids and (source == "minari" or config.env.startswith("minari:")):
-        return _choose_minari(config)
+        return _choose_minari(config, residence)
     if config.env.startswith("data:"):
-        return _choose_path(config, config.env.removeprefix("data:"), "--env data:PATH was given")
+        return _choose_path(config, config.env.removeprefix("data:"), "--env data:PATH was given", residence)
     if source.startswith("path:"):
         given = source.removeprefix("path:")
-        return _choose_path(config, given, f"--source path:{given} was given")
+        return _choose_path(config, given, f"--source path:{given} was given", residence)
     if source == "d4rl":
-        return _choose_d4rl(config, home)
+        return _choose_d4rl(config, home, residence)
     if source == "collected":
-        return _choose_collected(config, "--source collected was given")
-    return _choose_any(config, home)
+        return _choose_collected(config, "--source collected was given", residence)
+    return _choose_any(config, home, residence)
 
 
-def _choose_any(config: Config, home: Path) -> DataChoice:
+def _choose_any(config: Config, home: Path, residence: Residence) -> DataChoice:
     """Choose the first available source (`auto`)."""
-    d4rl_key, collection = make_d4rl_key(config), find_collection(config)
+    d4rl_key, collection = make_d4rl_key(config), find_collection(config, residence)
     if get_snapshot_path(home, config.env, d4rl_key).is_file():
-        return _d4rl(config, "auto: a snapshot of the D4RL file is here already", fetch=False)
+        return _d4rl(config, "auto: a snapshot of the D4RL file is here already", residence, fetch=False)
     if collection is not None and get_snapshot_path(home, config.env, collection.key).is_file():
-        return _choose_collected(config, "auto: a snapshot collected with these settings is here already")
+        return _choose_collected(config, "auto: a snapshot collected with these settings is here already", residence)
     cached = get_cache_file(config.task.d4rl_url)
     if cached.is_file():
-        return _d4rl(config, f"auto: no snapshot yet, and D4RL's file is in the cache ({cached})", fetch=False)
+        return _d4rl(
+            config, f"auto: no snapshot yet, and D4RL's file is in the cache ({cached})", residence, fetch=False
+        )
     problem = probe(config.task.d4rl_url)
     if problem is None:
-        return _d4rl(config, f"auto: no snapshot, not in the cache, and {config.task.d4rl_url} answers", fetch=True)
+        return _d4rl(
+            config, f"auto: no snapshot, not in the cache, and {config.task.d4rl_url} answers", residence, fetch=True
+        )
     missing = f"no D4RL file at {cached}, and {config.task.d4rl_url} cannot be reached ({problem})"
     if collection is not None:
-        return _choose_collected(config, f"auto: no snapshot yet, {missing}, so the built-in source takes its place")
+        reason = f"auto: no snapshot yet, {missing}, so the built-in source takes its place"
+        return _choose_collected(config, reason, residence)
     raise DataError(
         f"{config.env}: no data: {missing}. Download it where there is a network and put it into {cached.parent} "
         f"(or set D4RL_DATASET_DIR); or use --source path:FILE"
@@ -88,7 +95,7 @@ def _choose_any(config: Config, home: Path) -> DataChoice:
     )
 
 
-def _choose_path(config: Config, given: str, reason: str) -> DataChoice:
+def _choose_path(config: Config, given: str, reason: str, residence: Residence) -> DataChoice:
     """Choose a file or folder that the user named; its content is part of the snapshot's key.
 
     Raises:
@@ -110,8 +117,8 @@ def _choose_path(config: Config, given: str, reason: str) -> DataChoice:
 
     def load() -> LoadedData:
         if path.is_dir():
-            return read_folder(path, task, recipe, task.horizon if settings.cuts else None)
-        return read_recording(path, task, recipe, settings=settings)
+            return read_folder(path, task, recipe, task.horizon if settings.cuts else None, residence)
+        return read_recording(path, task, recipe, settings=settings, residence=residence)
 
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem).strip("._")[:40] or "file"
     recipe = {"file": path.name, "sha256": digest, "horizon": task.horizon}
@@ -124,7 +131,7 @@ def _choose_path(config: Config, given: str, reason: str) -> DataChoice:
     return DataChoice("path", f"path-{bridge}{stem}-{what[:8]}", reason, load)
 
 
-def _choose_minari(config: Config) -> DataChoice:
+def _choose_minari(config: Config, residence: Residence) -> DataChoice:
     sets = open_sets(config.task.minari_ids)
     digests = {minari_set.dataset_id: minari_set.compute_digest() for minari_set in sets}
     task = config.task
@@ -132,30 +139,30 @@ def _choose_minari(config: Config) -> DataChoice:
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     where = f"evaluated in {task.environment_id}" if config.has_environment else "without an environment"
     reason = f"Minari's {', '.join(digests)} from {sets[0].folder.parent}, {where}"
-    return DataChoice("minari", f"minari-{digest[:8]}", reason, lambda: read_sets(sets, task, recipe))
+    return DataChoice("minari", f"minari-{digest[:8]}", reason, lambda: read_sets(sets, task, recipe, residence))
 
 
-def _choose_d4rl(config: Config, home: Path) -> DataChoice:
+def _choose_d4rl(config: Config, home: Path, residence: Residence) -> DataChoice:
     if get_snapshot_path(home, config.env, make_d4rl_key(config)).is_file():
-        return _d4rl(config, "--source d4rl was given; its snapshot is here already", fetch=False)
+        return _d4rl(config, "--source d4rl was given; its snapshot is here already", residence, fetch=False)
     cached = get_cache_file(config.task.d4rl_url)
     if cached.is_file():
-        return _d4rl(config, f"--source d4rl was given; the file is in the cache ({cached})", fetch=False)
+        return _d4rl(config, f"--source d4rl was given; the file is in the cache ({cached})", residence, fetch=False)
     problem = probe(config.task.d4rl_url)
     if problem is None:
-        return _d4rl(config, f"--source d4rl was given; fetched from {config.task.d4rl_url}", fetch=True)
+        return _d4rl(config, f"--source d4rl was given; fetched from {config.task.d4rl_url}", residence, fetch=True)
     raise DataError(
         f"--source d4rl: no file at {cached}, and {config.task.d4rl_url} cannot be reached ({problem}). "
         f"Put the file there (or set D4RL_DATASET_DIR), or use --source collected or path:FILE"
     )
 
 
-def _d4rl(config: Config, reason: str, *, fetch: bool) -> DataChoice:
-    return DataChoice("d4rl", make_d4rl_key(config), reason, lambda: load_d4rl(config, fetch=fetch))
+def _d4rl(config: Config, reason: str, residence: Residence, *, fetch: bool) -> DataChoice:
+    return DataChoice("d4rl", make_d4rl_key(config), reason, lambda: load_d4rl(config, residence, fetch=fetch))
 
 
-def _choose_collected(config: Config, reason: str) -> DataChoice:
-    collection = find_collection(config)
+def _choose_collected(config: Config, reason: str, residence: Residence) -> DataChoice:
+    collection = find_collection(config, residence)
     if collection is None:
         raise DataError(
             f"--source collected: there is no behaviour policy for {config.task.environment_id} "

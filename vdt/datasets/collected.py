@@ -17,6 +17,7 @@ from vdt.behavior.policy import load_ladder
 from vdt.behavior.waypoints import collect_walk
 from vdt.config.layers import PARAMS
 from vdt.config.schema import Config
+from vdt.data.residence import MEMORY, Residence
 from vdt.data.storage import DataError
 from vdt.datasets.loaded_data import LoadedData
 from vdt.environments import make_environment
@@ -53,14 +54,14 @@ class Collection:
         return make_collected_key(self.recipe)
 
 
-def find_collection(config: Config) -> Collection | None:
-    """Return the task's controller or behaviour ladder; none where there is neither."""
+def find_collection(config: Config, residence: Residence = MEMORY) -> Collection | None:
+    """Return the task's controller or behaviour ladder; none where there is neither. The arrays lie as `residence` says."""
     if config.task.collected.controller != "none":
-        return Collection(make_walk_recipe(config), lambda: collect_walk_recording(config))
+        return Collection(make_walk_recipe(config), lambda: collect_walk_recording(config, residence))
     ladder = find_ladder(config)
     if ladder is None:
         return None
-    return Collection(make_recipe(config, ladder), lambda: collect_recording(config, ladder))
+    return Collection(make_recipe(config, ladder), lambda: collect_recording(config, ladder, residence))
 
 
 def _make_common_recipe(config: Config) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def make_collected_key(recipe: dict[str, Any]) -> str:
     return f"collected-{recipe['steps']}-s{recipe['seed']}-{digest[:8]}"
 
 
-def collect_recording(config: Config, ladder_path: Path) -> LoadedData:
+def collect_recording(config: Config, ladder_path: Path, residence: Residence = MEMORY) -> LoadedData:
     """Collect the task's data set.
 
     Raises:
@@ -120,12 +121,13 @@ def collect_recording(config: Config, ladder_path: Path) -> LoadedData:
         lambda: make_environment(task),
         steps=config.data.steps,
         seed=config.data.seed,
+        residence=residence,
     )
     notes = [f"rolled out by our own behaviour policy (rungs {list(rungs)}); not the D4RL data set", ROUNDED]
     return LoadedData(dataset, {**make_recipe(config, ladder_path), **_get_versions("gymnasium", "mujoco")}, 0, notes)
 
 
-def collect_walk_recording(config: Config) -> LoadedData:
+def collect_walk_recording(config: Config, residence: Residence = MEMORY) -> LoadedData:
     """Collect the task's data set with its controller.
 
     Raises:
@@ -141,7 +143,12 @@ def collect_walk_recording(config: Config) -> LoadedData:
             )
         progress = Progress("collect", 0, config.data.steps)
         dataset = collect_walk(
-            environment, steps=config.data.steps, horizon=task.horizon, seed=config.data.seed, advance=progress.advance
+            environment,
+            steps=config.data.steps,
+            horizon=task.horizon,
+            seed=config.data.seed,
+            advance=progress.advance,
+            residence=residence,
         )
     note = (
         f"one walk of our own controller to random goals, cut every {task.horizon} steps; rewards are those of the task's "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vdt.config.schema import Config
+from vdt.data.residence import MEMORY, Residence
 from vdt.datasets.download import check_digest, download
 from vdt.datasets.ends import EndSettings
 from vdt.datasets.hdf5 import check_schema, read_recording
@@ -36,7 +37,7 @@ def make_d4rl_key(config: Config) -> str:
     return f"d4rl-{digest[:8]}"
 
 
-def load_d4rl(config: Config, *, fetch: bool) -> LoadedData:
+def load_d4rl(config: Config, residence: Residence = MEMORY, *, fetch: bool) -> LoadedData:
     """Read the cached file, downloading it before if `fetch`.
 
     Raises:
@@ -57,4 +58,4 @@ def load_d4rl(config: Config, *, fetch: bool) -> LoadedData:
         recipe["episode_ends"] = mode
     # D4RL's numbers rest on its unchanged files: contradictions of their marks are noted, not refused
     settings = EndSettings("marked" if mode == "checked" else mode, task.horizon)
-    return read_recording(path, task, recipe, task.d4rl_repairs, settings)
+    return read_recording(path, task, recipe, task.d4rl_repairs, settings, residence)

@@ -12,6 +12,7 @@ import numpy as np
 from minari.data_collector import EpisodeBuffer
 
 from vdt.config.schema import Config
+from vdt.data.residence import Residence
 from vdt.data.storage import DataError, load_snapshot
 from vdt.data.trajectory import Trajectory
 from vdt.datasets.minari_folder import get_root, write_beside
@@ -47,14 +48,14 @@ def export_snapshot(config: Config, snapshot: Snapshot) -> str:
         raise DataError(f"{config.env} is from source {snapshot.source!r}; accepted is 'collected'")
     if (target := get_root() / dataset_id).exists():
         raise DataError(f"{target} is there already; remove it first: minari delete {dataset_id}")
-    environment, task = make_environment(config.task), config.task
+    environment, task, residence = make_environment(config.task), config.task, Residence(config.data.residence)
     about = {"not D4RL": "collected by vdt with its own behaviour policies", "md5": snapshot.md5}
     with write_beside(dataset_id), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="minari")  # asks for an e-mail address and more
         warnings.filterwarnings("ignore", message=".*is out of date.*", category=DeprecationWarning)
         minari.create_dataset_from_buffers(
             dataset_id,
-            [_make_buffer(episode) for episode in load_snapshot(Path(snapshot.path))],
+            [_make_buffer(episode) for episode in load_snapshot(Path(snapshot.path), residence)],
             env=environment,
             algorithm_name=f"rungs {list(task.collected.snapshots)} of behaviour ladder {task.collected.ladder}",
             author="vdt",

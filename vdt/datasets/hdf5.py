@@ -27,9 +27,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
+from vdt.data.residence import MEMORY, Residence
 from vdt.data.safe_hdf5 import UNREADABLE, DataError, explain_unreadable, get_node, list_found
-from vdt.data.trajectory import FloatArray, TrajectoryDataset
-from vdt.datasets.ends import EndSettings, Succession, check_ends, compare_successors, find_ends
+from vdt.data.trajectory import BLOCK_ROWS, FloatArray, TrajectoryDataset
+from vdt.datasets.ends import EndSettings, check_ends, find_ends
+from vdt.datasets.hdf5_arrays import iterate_blocks, keep_rows, read_array, read_flags, read_succession
 from vdt.datasets.loaded_data import LoadedData
 from vdt.datasets.repairs import repair
 from vdt.datasets.summary import DataSummary, are_counts, normalise_actions
@@ -37,9 +39,8 @@ from vdt.datasets.summary import DataSummary, are_counts, normalise_actions
 ACCEPTED = "an HDF5 file in D4RL's schema, or a folder of npz files, one an episode"
 OTHER_FORMATS = (".npz", ".npy", ".pkl", ".pickle", ".pt", ".csv", ".parquet", ".json", ".zip")  # usual extensions
 MAX_BYTES = 4 * 2**30  # of one array in memory; D4RL's largest is 0.25 GiB
+MAX_EXPANSION = 64  # times the file's bytes, of one array that is not in memory as a whole
 FLAGS = ("terminals", "timeouts")
-BLOCK_ROWS = 2**16
-SAMPLE = 16  # rows whose next observation is searched elsewhere, if it is not the row after
 OPTIONAL = ("timeouts", "next_observations")
 
 
@@ -63,6 +64,7 @@ def read_recording(
     recipe: Mapping[str, Any],
     repairs: Sequence[str] = (),
     settings: EndSettings | None = None,
+    residence: Residence = MEMORY,
 ) -> LoadedData:
     """Check and convert one file.
 
@@ -72,17 +74,29 @@ def read_recording(
         recipe: the file's origin; stored in the card.
         repairs: known faults to correct (`vdt/datasets/repairs.py`).
         settings: how ends are read; if not given, they are checked against the task's horizon.
+        residence: of the arrays.
 
     Raises:
         DataError: naming the file, the data set, what was found and what is accepted.
     """
-    steps = _read_steps(path, task, repairs, settings or EndSettings(horizon=task.horizon))
-    executed, clipped = normalise_actions(steps.actions, task)
+    steps = _read_steps(path, task, repairs, settings or EndSettings(horizon=task.horizon), residence)
+    clipped = _normalise(steps.actions, task)
     episodes, notes = _split(steps, task.horizon)
     notes = steps.notes + notes
     if clipped:
-        notes.append(f"{clipped} of {executed.size} action components were outside [-1, 1] and were clipped")
-    return LoadedData(_lay_out(steps, executed, episodes), dict(recipe), clipped, notes)
+        notes.append(f"{clipped} of {steps.actions.size} action components were outside [-1, 1] and were clipped")
+    laid_out = _lay_out(steps, episodes, residence.settle(steps.observations.nbytes + steps.actions.nbytes))
+    return LoadedData(laid_out, dict(recipe), clipped, notes)
+
+
+def _normalise(actions: FloatArray, task: TaskConfig) -> int:
+    """Map actions to [-1, 1] in place; return how many components were clipped."""
+    clipped = 0
+    for start in range(0, len(actions), BLOCK_ROWS):
+        block, outside = normalise_actions(actions[start : start + BLOCK_ROWS], task)
+        actions[start : start + BLOCK_ROWS] = block
+        clipped += outside
+    return clipped
 
 
 def scan_file(path: Path, settings: EndSettings) -> DataSummary:
@@ -98,15 +112,19 @@ def scan_file(path: Path, settings: EndSettings) -> DataSummary:
 @functools.lru_cache(maxsize=8)
 def _scan(path: Path, settings: EndSettings, _state: tuple[int, int] | None) -> DataSummary:
     with _open(path, None) as (nodes, length):
-        read = {name: _read(path, name, node) for name, node in nodes.items() if node and "observations" not in name}
         size = nodes["observations"].shape[1]  # type: ignore[union-attr]  # it is there: _find
-        succession = _read_succession(path, nodes)
-    terminals, timeouts = (_read_flags(path, name, read.get(name), length) for name in FLAGS)
+        actions, rewards = (node for node in (nodes["actions"], nodes["rewards"]) if node is not None)
+        limits, counts = np.zeros(actions.shape[1], np.float32), True
+        for _, block in iterate_blocks(path, "actions", actions):
+            limits, counts = np.maximum(limits, np.abs(block).max(axis=0)), counts and are_counts(block)
+        earned = read_array(path, "rewards", rewards, MEMORY)
+        terminals, timeouts = (read_flags(path, name, nodes[name], length) for name in FLAGS)
+        succession = read_succession(path, nodes)
     ends = find_ends(terminals, timeouts, settings, succession)
     check_ends(path, ends, timeouts, settings, succession)
-    lengths, actions = np.diff(ends, prepend=-1), read["actions"]
-    returns = np.add.reduceat(read["rewards"].astype(np.float64), ends - lengths + 1)
-    return DataSummary(size, actions.shape[1], lengths, returns, np.abs(actions).max(axis=0), are_counts(actions))
+    lengths = np.diff(ends, prepend=-1)
+    returns = np.add.reduceat(earned.astype(np.float64), ends - lengths + 1)
+    return DataSummary(size, len(limits), lengths, returns, limits, counts)
 
 
 def check_schema(path: Path, task: TaskConfig) -> None:
@@ -120,8 +138,16 @@ def check_schema(path: Path, task: TaskConfig) -> None:
 
 
 @contextlib.contextmanager
-def _open(path: Path, task: TaskConfig | None) -> Iterator[tuple[dict[str, h5py.Dataset | None], int]]:
-    """Return the data sets of a file by name, checked, and their length; without a task, of any sizes."""
+def _open(
+    path: Path, task: TaskConfig | None, *, whole: bool = False
+) -> Iterator[tuple[dict[str, h5py.Dataset | None], int]]:
+    """Return the data sets of a file by name, checked, and their length.
+
+    Args:
+        path: of the file.
+        task: with the sizes that are accepted; none accepts any.
+        whole: whether arrays are then read into memory as a whole.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file; accepted is {ACCEPTED}")
     if path.suffix.lower() in OTHER_FORMATS:
@@ -135,9 +161,10 @@ def _open(path: Path, task: TaskConfig | None) -> Iterator[tuple[dict[str, h5py.
         "timeouts": (),
         "next_observations": (s,),
     }
+    max_bytes = MAX_BYTES if whole else max(MAX_BYTES, MAX_EXPANSION * path.stat().st_size)
     try:
         with h5py.File(path, "r") as file:
-            nodes = {name: _find(path, file, name, tail) for name, tail in shapes.items()}
+            nodes = {name: _find(path, file, name, tail, max_bytes) for name, tail in shapes.items()}
             yield nodes, _check_lengths(path, nodes)
     except DataError:
         raise
@@ -145,26 +172,31 @@ def _open(path: Path, task: TaskConfig | None) -> Iterator[tuple[dict[str, h5py.
         raise DataError(explain_unreadable(path, error)) from None
 
 
-def _read_steps(path: Path, task: TaskConfig, repairs: Sequence[str], settings: EndSettings) -> _Steps:
-    with _open(path, task) as (nodes, length):
-        succession = None if repairs else _read_succession(path, nodes)
+def _read_steps(
+    path: Path, task: TaskConfig, repairs: Sequence[str], settings: EndSettings, residence: Residence
+) -> _Steps:
+    with _open(path, task, whole=residence.setting == "memory") as (nodes, length):
+        residence = residence.settle(4 * length * (task.observation_size + task.action_size + 1))
+        succession = None if repairs else read_succession(path, nodes)
         after = nodes.pop("next_observations")
-        read = {name: _read(path, name, node) for name, node in nodes.items() if node is not None}
-        terminals, timeouts = (_read_flags(path, name, read.pop(name, None), length) for name in FLAGS)
+        terminals, timeouts = (read_flags(path, name, nodes.pop(name), length) for name in FLAGS)
+        read = {name: read_array(path, name, node, residence) for name, node in nodes.items() if node is not None}
         kept, notes = repair(read["observations"], read["rewards"], terminals, timeouts, repairs)
         if not kept.all():
-            read = {name: values[kept] for name, values in read.items()}
+            read = {name: keep_rows(values, kept, residence) for name, values in read.items()}
             terminals, timeouts = terminals[kept], timeouts[kept]
         ends = find_ends(terminals, timeouts, settings, succession)
         if not repairs:
             notes += check_ends(path, ends, timeouts, settings, succession)
         if succession is not None and succession.repeats:
             after = None
-        after_ends = None if after is None else _read(path, "next_observations", after, np.flatnonzero(kept)[ends])
+        after_ends = (
+            None if after is None else read_array(path, "next_observations", after, MEMORY, np.flatnonzero(kept)[ends])
+        )
     return _Steps(**read, terminals=terminals, timeouts=timeouts, ends=ends, after_ends=after_ends, notes=notes)
 
 
-def _find(path: Path, file: h5py.File, name: str, tail: tuple[int | None, ...]) -> h5py.Dataset | None:
+def _find(path: Path, file: h5py.File, name: str, tail: tuple[int | None, ...], max_bytes: int) -> h5py.Dataset | None:
     """Return the data set `name`, checked without reading it."""
     if file.get(name, getlink=True) is None:
         if name in OPTIONAL:
@@ -188,9 +220,9 @@ def _find(path: Path, file: h5py.File, name: str, tail: tuple[int | None, ...]) 
         )
     if not fits or 0 in node.shape[1:]:
         raise DataError(f"{path}: {name!r} has shape {node.shape}; this task accepts {wanted}")
-    if node.size * max(node.dtype.itemsize, 4) > MAX_BYTES:
+    if node.size * max(node.dtype.itemsize, 4) > max_bytes:
         raise DataError(
-            f"{path}: {name!r} of shape {node.shape} would need more than {MAX_BYTES} bytes; accepted is less"
+            f"{path}: {name!r} of shape {node.shape} would need more than {max_bytes} bytes; accepted is less"
         )
     return node
 
@@ -201,68 +233,6 @@ def _check_lengths(path: Path, nodes: Mapping[str, h5py.Dataset | None]) -> int:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise DataError(f"{path}: lengths are {found}; accepted is the same length of at least 1 for all")
     return lengths["rewards"]
-
-
-def _read(path: Path, name: str, node: h5py.Dataset, rows: npt.NDArray[np.int64] | None = None) -> FloatArray:
-    """Read a data set as float32, all of it checked block by block; only the rising `rows` of it if they are given."""
-    kept = np.arange(len(node)) if rows is None else rows
-    values = np.empty((len(kept), *node.shape[1:]), np.float32)
-    for start, block in _iterate_blocks(path, name, node):
-        low, high = np.searchsorted(kept, (start, start + BLOCK_ROWS))
-        values[low:high] = block[kept[low:high] - start]
-    return values
-
-
-def _iterate_blocks(path: Path, name: str, node: h5py.Dataset) -> Iterator[tuple[int, FloatArray]]:
-    """Yield first row and rows of each block of a data set, as float32; refuse values that are not finite at the end."""
-    bad, first = 0, 0
-    for start in range(0, len(node), BLOCK_ROWS):
-        with np.errstate(over="ignore"):
-            block = np.asarray(node[start : start + BLOCK_ROWS]).astype(np.float32, copy=False)
-        wrong = ~np.isfinite(block)
-        if not bad and wrong.any():
-            first = start + int(np.argmax(wrong.any(axis=tuple(range(1, wrong.ndim)))))
-        bad += int(wrong.sum())
-        yield start, block
-    if bad:
-        raise DataError(
-            f"{path}: {name!r} has {bad} values that are not finite, the first in row {first}; "
-            f"accepted are finite float32"
-        )
-
-
-def _read_succession(path: Path, nodes: Mapping[str, h5py.Dataset | None]) -> Succession | None:
-    """Compare each row's next observation with the observation of the row after; none without next observations."""
-    now, after = nodes["observations"], nodes["next_observations"]
-    if now is None or after is None or len(now) < 2:
-        return None
-    breaks, sample = np.zeros(len(now), np.bool_), np.empty((0, now.shape[1]), np.float32)
-    before = np.empty((0, now.shape[1]), np.float32)  # next observation of the row above a block
-    for (start, here), (_, following) in zip(
-        _iterate_blocks(path, "observations", now), _iterate_blocks(path, "next_observations", after), strict=True
-    ):
-        known = np.concatenate([before, following[:-1]])
-        wrong = compare_successors(here[len(here) - len(known) :], known)
-        first = start - len(before)
-        breaks[first : first + len(wrong)] = wrong
-        sample = np.concatenate([sample, known[wrong][: SAMPLE - len(sample)]])
-        before = following[-1:]
-    found = np.full(len(sample), -1, np.int64)
-    if 2 * breaks.sum() > len(breaks):
-        for start, here in _iterate_blocks(path, "observations", now):
-            for k in np.flatnonzero(found < 0):
-                same = (here == sample[k]).all(axis=1)
-                found[k] = start + int(np.argmax(same)) if same.any() else -1
-    return Succession(breaks, found)
-
-
-def _read_flags(path: Path, name: str, values: FloatArray | None, length: int) -> npt.NDArray[np.bool_]:
-    if values is None:
-        return np.zeros(length, np.bool_)
-    odd = values[(values != 0.0) & (values != 1.0)]
-    if len(odd):
-        raise DataError(f"{path}: {name!r} holds {float(odd[0])}; accepted are 0 and 1")
-    return np.asarray(values, dtype=np.bool_)
 
 
 @dataclass(frozen=True)
@@ -297,15 +267,15 @@ def _split(steps: _Steps, horizon: int) -> tuple[list[_Episode], list[str]]:
     return episodes, notes
 
 
-def _lay_out(steps: _Steps, actions: FloatArray, episodes: Sequence[_Episode]) -> TrajectoryDataset:
+def _lay_out(steps: _Steps, episodes: Sequence[_Episode], residence: Residence) -> TrajectoryDataset:
     """Concatenate episodes; written in place, since large files must not be in memory several times."""
     offsets = np.concatenate([[0], np.cumsum([e.stop - e.start + 1 for e in episodes])]).astype(np.int64)
     rows = int(offsets[-1])
-    observations = np.empty((rows, steps.observations.shape[1]), np.float32)
-    laid = np.zeros((rows, actions.shape[1]), np.float32)
-    rewards = np.zeros(rows, np.float32)
+    observations: FloatArray = residence.make_zeros((rows, steps.observations.shape[1]))
+    actions: FloatArray = residence.make_zeros((rows, steps.actions.shape[1]))
+    rewards: FloatArray = residence.make_zeros((rows,))
     for at, last, e in zip(offsets, offsets[1:] - 1, episodes, strict=False):
         observations[at:last], observations[last] = steps.observations[e.start : e.stop], e.final
-        laid[at:last], rewards[at:last] = actions[e.start : e.stop], steps.rewards[e.start : e.stop]
+        actions[at:last], rewards[at:last] = steps.actions[e.start : e.stop], steps.rewards[e.start : e.stop]
     flags = ([e.terminated for e in episodes], [e.final_missing for e in episodes])
-    return TrajectoryDataset(observations, laid, rewards, offsets, *(np.array(flag, np.bool_) for flag in flags))
+    return TrajectoryDataset(observations, actions, rewards, offsets, *(np.array(flag, np.bool_) for flag in flags))

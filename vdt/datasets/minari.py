@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from vdt.config.schema import TaskConfig
+from vdt.data.gathering import gather_trajectories
+from vdt.data.residence import MEMORY, Residence
 from vdt.data.safe_hdf5 import DataError
-from vdt.data.trajectory import Trajectory, TrajectoryDataset
+from vdt.data.trajectory import Trajectory
 from vdt.datasets.loaded_data import LoadedData
 from vdt.datasets.minari_episodes import FORMATS, EpisodeFiles, measure_space
 from vdt.datasets.minari_folder import find_dataset
@@ -220,19 +222,31 @@ def _find_walls(spec: Mapping[str, Any]) -> Any:
     return [[what == 1 for what in row] for row in rows] if rows else None
 
 
-def read_sets(sets: Sequence[MinariSet], task: TaskConfig, recipe: Mapping[str, Any]) -> LoadedData:
+def read_sets(
+    sets: Sequence[MinariSet], task: TaskConfig, recipe: Mapping[str, Any], residence: Residence = MEMORY
+) -> LoadedData:
     """Check and convert all episodes, with Minari's own ends and final observations.
+
+    Args:
+        sets: laid end to end.
+        task: sizes and action range that they must fit.
+        recipe: their origin.
+        residence: of the arrays.
 
     Raises:
         DataError: naming the file, the episode, what was found and what is accepted.
     """
-    trajectories: list[Trajectory] = []
     clipped = components = 0
-    for minari_set in sets:
-        for observations, actions, rewards, terminated in minari_set.episodes.iterate():
-            executed, outside = normalise_actions(actions, task)
-            clipped, components = clipped + outside, components + actions.size
-            trajectories.append(Trajectory(observations, executed, rewards, terminated))
+
+    def read() -> Iterator[Trajectory]:
+        nonlocal clipped, components
+        for minari_set in sets:
+            for observations, actions, rewards, terminated in minari_set.episodes.iterate():
+                executed, outside = normalise_actions(actions, task)
+                clipped, components = clipped + outside, components + actions.size
+                yield Trajectory(observations, executed, rewards, terminated)
+
+    dataset = gather_trajectories(read(), residence)
     notes = [
         f"Minari's {', '.join(minari_set.dataset_id for minari_set in sets)}; results are not comparable with D4RL"
     ]
@@ -240,4 +254,4 @@ def read_sets(sets: Sequence[MinariSet], task: TaskConfig, recipe: Mapping[str, 
         notes.append("actions were mapped from the environment's range to [-1, 1]")
     if clipped:
         notes.append(f"{clipped} of {components} action components were outside the range and were clipped")
-    return LoadedData(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped, notes)
+    return LoadedData(dataset, dict(recipe), clipped, notes)

@@ -13,7 +13,7 @@ observation a truncated episode keeps every step and reward, and is flagged, as 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
 from vdt.data.episode_writer import MAX_BYTES
+from vdt.data.gathering import gather_trajectories
+from vdt.data.residence import MEMORY, Residence
 from vdt.data.safe_hdf5 import DataError, list_found
-from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
+from vdt.data.trajectory import FloatArray, Trajectory
 from vdt.datasets.loaded_data import LoadedData
 from vdt.datasets.summary import DataSummary, are_counts, normalise_actions
 from vdt.system.files import compute_file_digest
@@ -83,7 +85,13 @@ def _split(values: FloatArray, horizon: int | None) -> list[FloatArray]:
     return np.split(values, range(horizon, len(values), horizon)) if horizon else [values]
 
 
-def read_folder(folder: Path, task: TaskConfig, recipe: Mapping[str, Any], horizon: int | None = None) -> LoadedData:
+def read_folder(
+    folder: Path,
+    task: TaskConfig,
+    recipe: Mapping[str, Any],
+    horizon: int | None = None,
+    residence: Residence = MEMORY,
+) -> LoadedData:
     """Check and convert all episodes.
 
     Args:
@@ -91,17 +99,23 @@ def read_folder(folder: Path, task: TaskConfig, recipe: Mapping[str, Any], horiz
         task: sizes that the files must fit.
         recipe: the files' origin.
         horizon: longer episodes are cut into several.
+        residence: of the arrays.
 
     Raises:
         DataError: naming the file, the array, what was found and what is accepted.
     """
-    clipped, trajectories = 0, []
-    for path in list_episodes(folder):
-        arrays = _read_episode(path, (task.observation_size, task.action_size))
-        actions, outside = normalise_actions(arrays["actions"], task)
-        clipped += outside
-        trajectories += _cut(_make_trajectory(arrays, actions), horizon)
-    return LoadedData(TrajectoryDataset.from_trajectories(trajectories), dict(recipe), clipped)
+    clipped = 0
+
+    def read() -> Iterator[Trajectory]:
+        nonlocal clipped
+        for path in list_episodes(folder):
+            arrays = _read_episode(path, (task.observation_size, task.action_size))
+            actions, outside = normalise_actions(arrays["actions"], task)
+            clipped += outside
+            yield from _cut(_make_trajectory(arrays, actions), horizon)
+
+    dataset = gather_trajectories(read(), residence)
+    return LoadedData(dataset, dict(recipe), clipped)
 
 
 def _cut(whole: Trajectory, horizon: int | None) -> list[Trajectory]:

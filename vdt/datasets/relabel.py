@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,16 +10,23 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
+from vdt.data.gathering import gather_trajectories
+from vdt.data.residence import MEMORY, Residence
 from vdt.data.storage import DataError
-from vdt.data.trajectory import FloatArray, Trajectory, TrajectoryDataset
+from vdt.data.trajectory import FloatArray, Trajectory
 from vdt.datasets.loaded_data import LoadedData
 from vdt.environments import load_bridge
 
 Relabel = Callable[[FloatArray], tuple[npt.NDArray[np.float32], bool]]  # (T+1, S) -> rewards (T,), terminated
 
 
-def relabel_recording(recording: LoadedData, task: TaskConfig) -> LoadedData:
+def relabel_recording(recording: LoadedData, task: TaskConfig, residence: Residence = MEMORY) -> LoadedData:
     """Recompute rewards and ends of each episode by the task's bridge, if it has `relabel`.
+
+    Args:
+        recording: read or collected.
+        task: names the bridge.
+        residence: of the arrays.
 
     Raises:
         DataError: if it cannot recompute them.
@@ -28,14 +36,16 @@ def relabel_recording(recording: LoadedData, task: TaskConfig) -> LoadedData:
         return recording
     dataset = recording.dataset
     origin = recording.recipe.get("file") or recording.recipe.get("url")
+    relabelled = (_relabel_episode(episode, relabel) for episode in dataset)
+    left = (episode for episode in relabelled if episode is not None)
     try:
-        episodes = [_relabel_episode(episode, relabel) for episode in dataset]
+        first = next(left, None)
+        if first is None:
+            raise ValueError("no episode is left; accepted is at least one whole step before a recording ends")
+        kept = gather_trajectories(itertools.chain([first], left), residence)
     except ValueError as error:
         raise DataError(f"{origin}: {error}") from None
-    if not any(episodes):
-        raise DataError(f"{origin}: no episode is left; accepted is at least one whole step before a recording ends")
     unpaid = int(dataset.final_missing.sum())
-    kept = TrajectoryDataset.from_trajectories(episode for episode in episodes if episode is not None)
     notes = [
         f"rewards were computed from the observations, as the environment pays; the file's own added up to "
         f"{dataset.episode_returns.mean():.4g} an episode"

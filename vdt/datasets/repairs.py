@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vdt.data.trajectory import FloatArray
+from vdt.data.trajectory import BLOCK_ROWS, FloatArray
 
 Flags = npt.NDArray[np.bool_]
 JUMP = 1.0  # distance between two observations that no step of D4RL's ant covers: its fastest are half as long
@@ -46,7 +46,9 @@ def repair(
             "the file's rewards are those of their own observation; each was moved to the step before; the last was left out"
         )
     if "timeouts_are_goals" in repairs:
-        twice = timeouts[:-1] & (observations[:-1] == observations[1:]).all(axis=1)
+        goals = np.flatnonzero(timeouts[:-1])
+        twice = np.zeros(len(timeouts) - 1, np.bool_)
+        twice[goals] = (observations[goals] == observations[goals + 1]).all(axis=1)
         kept[:-1] = ~twice
         notes.append(
             f"{int(timeouts.sum())} timeouts mark goals that were reached, and are not ends; "
@@ -60,7 +62,9 @@ def repair(
 
 def _end_at_goals(observations: FloatArray, rewards: FloatArray, terminals: Flags, timeouts: Flags, kept: Flags) -> str:
     jumps = np.zeros(len(rewards), np.bool_)
-    jumps[:-1] = np.linalg.norm(np.diff(observations[:, :2], axis=0), axis=1) > JUMP
+    for start in range(0, len(rewards) - 1, BLOCK_ROWS):
+        moves = np.diff(observations[start : start + BLOCK_ROWS + 1, :2], axis=0)
+        jumps[start : start + len(moves)] = np.linalg.norm(moves, axis=1) > JUMP
     reached = terminals | (rewards > 0)
     again = np.zeros_like(reached)
     again[1:] = reached[1:] & reached[:-1] & ~jumps[:-1]

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from vdt.config.schema import Config
+from vdt.data.residence import Residence
 from vdt.data.storage import DataError, read_snapshot, write_trajectories
-from vdt.data.trajectory import TrajectoryDataset
+from vdt.data.trajectory import LARGE, TrajectoryDataset
 from vdt.datasets.card import describe, describe_doubts, make_card
 from vdt.datasets.checksums import compare_checksum, describe_missing_checksum
 from vdt.datasets.choose import choose_source, get_snapshot_path
 from vdt.datasets.loaded_data import DataChoice, make_label
 from vdt.datasets.summary import OWN_REFERENCE
 from vdt.datasets.versioning import add_version, find_version
-from vdt.system.files import check_folders
+from vdt.system.files import check_folders, remove_leftovers
 from vdt.system.home import FolderError
 from vdt.system.locks import hold_lock
 
@@ -73,16 +74,10 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
     path = get_snapshot_path(home, config.file_name, choice.key)
     lock = home / ".vdt" / "locks" / f"{config.file_name}-{choice.key}.lock"
     with hold_lock(lock, f"data {choice.key}"):
-        if path.is_file():
-            dataset, card = read_snapshot(path)
-            _check_version(path, card)
-        else:
-            _check_writable(path)
-            recording = choice.load()
-            dataset = recording.dataset
-            _check(config, dataset)
-            card = make_card(config.env, config.task, choice.source, recording)
-            _write(path, dataset, card)
+        if not path.is_file():
+            _make(config, choice, path)
+        dataset, card = read_snapshot(path, Residence(config.data.residence))
+        _check_version(path, card)
         md5, size = find_version(path) or add_version(home, path)
     logger.info(f"data: {describe(dataset, card)}, md5 {md5}")
     for sentence in describe_doubts(dataset, config.task):
@@ -93,6 +88,15 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
     return Snapshot(
         config.env, choice.source, make_label(choice.source, config.task), choice.reason, str(path), md5, size, card
     )
+
+
+def _make(config: Config, choice: DataChoice, path: Path) -> None:
+    """Load, check and write the data. Files that held it meanwhile are gone afterwards."""
+    _check_writable(path)
+    remove_leftovers(path)
+    recording = choice.load()
+    _check(config, recording.dataset)
+    _write(path, recording.dataset, make_card(config.env, config.task, choice.source, recording))
 
 
 def _compare(key: str, md5: str, card: dict[str, Any]) -> None:
@@ -146,11 +150,12 @@ def _check(config: Config, dataset: TrajectoryDataset) -> None:
             f"{config.env}: none of the {dataset.steps} steps has an observation after it, so the critic has no target; "
             f"accepted is at least one (next_observations, a longer episode, or a real end)"
         )
-    for name in ("observations", "actions", "rewards"):
-        if not np.isfinite(getattr(dataset, name)).all():
+    for name in LARGE:
+        if not all(np.isfinite(block).all() for block in dataset.iterate_blocks(name)):
             raise DataError(f"{config.env}: {name} has values that are not finite; accepted are finite float32")
-    if np.abs(dataset.actions).max() > 1.0:
-        raise DataError(f"{config.env}: actions reach {np.abs(dataset.actions).max()}; accepted is [-1, 1]")
+    largest = max(np.abs(block).max() for block in dataset.iterate_blocks("actions"))
+    if largest > 1.0:
+        raise DataError(f"{config.env}: actions reach {largest}; accepted is [-1, 1]")
 
 
 def _check_writable(path: Path) -> None:

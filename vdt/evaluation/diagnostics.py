@@ -113,8 +113,8 @@ def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory
     After a cut the return continues with the value of the final observation.
     """
     sampler = make_return_sampler(actor_critic, episodes)
-    matrix, column, rows = sampler.buffer.matrix, sampler.buffer.column, sampler.buffer.list_step_rows()
-    taken = matrix[rows]
+    column, rows = sampler.buffer.column, sampler.buffer.list_step_rows()
+    taken = sampler.buffer.take(rows)
     chunks = rows.tensor_split(1 + len(rows) // CHUNK)
     followed = torch.cat([compute_followed_returns(actor_critic, sampler, chunk) for chunk in chunks])
     expected = actor_critic.critic.compute_min_q(taken[:, column.observation], taken[:, column.action])
@@ -132,7 +132,7 @@ def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory
 
 def count_weights(actor_critic: ActorCritic, dataset: TrajectoryDataset) -> WeightHistogram:
     """Compute the histogram of the advantage weights (M3) over a sample of the data's steps."""
-    config, buffer = actor_critic.config, actor_critic.make_buffer(dataset, n_step=1)
+    config, buffer = actor_critic.config, actor_critic.make_store(dataset)
     generator = torch.Generator(device=buffer.device).manual_seed(config.seed)
     sample = make_buffer_sampler(config, buffer, generator).sample_steps(WEIGHTS)
     advantages = actor_critic.critic.compute_advantages(*sample)

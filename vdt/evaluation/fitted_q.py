@@ -24,15 +24,15 @@ import torch
 from torch import Tensor
 
 from vdt.acceleration.convert import make_critic_update
-from vdt.agent.actor_critic import ActorCritic, make_buffer, make_critic
+from vdt.agent.actor_critic import ActorCritic, make_critic, make_store
 from vdt.agent.agent import PlannerSettings
 from vdt.checkpoint.store import load_state
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
 from vdt.critic.losses import compute_q_loss, compute_q_targets
-from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler, find_bootstrap_rows
 from vdt.data.trajectory import TrajectoryDataset
+from vdt.data.trajectory_store import TrajectoryStore
 from vdt.evaluation.records import ValueEstimates
 from vdt.system.machine import choose_device
 from vdt.system.progress import Progress
@@ -100,7 +100,7 @@ def estimate_value(
     actor_critic.policy.eval()
     some = take_episodes(dataset, MOST_STEPS, config.data.seed)
     parts = [some] if held_out is None else [some, held_out]
-    buffers = [make_buffer(judged, actor_critic.normalizer, scale, episodes) for episodes in parts]
+    buffers = [make_store(judged, actor_critic.normalizer, scale, episodes) for episodes in parts]
     actions = [compute_policy_actions(actor_critic, buffer) for buffer in buffers]
     starts, chosen = (torch.cat(column) for column in zip(*map(_take_first, buffers, actions), strict=True))
     halfway, final = fit_q(judged, buffers[0], actions[0], starts, chosen, label)
@@ -121,10 +121,10 @@ def estimate_value(
     return estimates
 
 
-def _take_first(buffer: TrajectoryReplayBuffer, actions: Tensor) -> tuple[Tensor, Tensor]:
+def _take_first(buffer: TrajectoryStore, actions: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first observation of each episode and the policy's action there, (E, S) and (E, A)."""
     rows, _ = buffer.index()
-    return buffer.matrix[rows, buffer.column.observation], actions[rows]
+    return buffer.take(rows, buffer.column.observation), actions[rows]
 
 
 def take_episodes(dataset: TrajectoryDataset, steps: int, seed: int) -> TrajectoryDataset:
@@ -143,7 +143,7 @@ def make_judge_config(config: Config) -> Config:
 
 
 @torch.no_grad()
-def compute_policy_actions(actor_critic: ActorCritic, buffer: TrajectoryReplayBuffer) -> Tensor:
+def compute_policy_actions(actor_critic: ActorCritic, buffer: TrajectoryStore) -> Tensor:
     """Compute the acting policy's action at every observation held: one for each row of the matrix, (rows, A).
 
     The history is the data's, and as long as while acting, or down to half of that: sub-trajectories overlap by half, so
@@ -158,8 +158,8 @@ def compute_policy_actions(actor_critic: ActorCritic, buffer: TrajectoryReplayBu
     opens = (timestep % stride == 0) & ((timestep == 0) | (timestep + length - stride <= last))
     candidates = PlannerSettings.from_config(actor_critic.config, actor_critic.return_percentiles).candidate_returns
     wanted = torch.tensor(candidates, device=rows.device) / actor_critic.config.task.return_scale
-    total = buffer.matrix[starts, buffer.column.return_to_go][episode]
-    actions = buffer.matrix.new_zeros(len(buffer.matrix), buffer.action_size)
+    total = buffer.take(starts, buffer.column.return_to_go)[episode]
+    actions = torch.zeros(len(buffer.matrix), buffer.action_size, device=buffer.device)
     positions = torch.arange(length, device=rows.device)
     for part in opens.nonzero()[:, 0].split(CHUNK):
         windows = buffer.gather_windows(rows[part], length)
@@ -172,7 +172,7 @@ def compute_policy_actions(actor_critic: ActorCritic, buffer: TrajectoryReplayBu
 
 
 def _choose(
-    actor_critic: ActorCritic, buffer: TrajectoryReplayBuffer, windows: Tensor, timesteps: Tensor, missing: Tensor
+    actor_critic: ActorCritic, buffer: TrajectoryStore, windows: Tensor, timesteps: Tensor, missing: Tensor
 ) -> Tensor:
     """Return the action of the candidate return with the highest min target Q, (B, K, A).
 
@@ -201,7 +201,7 @@ def _choose(
 
 
 def fit_q(
-    config: Config, buffer: TrajectoryReplayBuffer, actions: Tensor, starts: Tensor, chosen: Tensor, label: str
+    config: Config, buffer: TrajectoryStore, actions: Tensor, starts: Tensor, chosen: Tensor, label: str
 ) -> tuple[float, float]:
     """Fit Q of a policy to one-step transitions; return its mean at given places, halfway and at the end.
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from vdt.agent.actor_critic import ActorCritic
 from vdt.data.batches import SequenceBatch
-from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
+from vdt.data.trajectory_store import TrajectoryStore
 from vdt.evaluation.monte_carlo import compute_followed_returns, make_return_sampler
 from vdt.evaluation.records import HeldOutReport
 from vdt.evaluation.statistics import compute_correlation
@@ -101,10 +101,10 @@ def _compute_weighted_error(errors: Tensor, steps: _Steps) -> float:
     return float((weights * errors.mean(1)).mean().sqrt())
 
 
-def _tile(buffer: TrajectoryReplayBuffer, context_length: int) -> tuple[Tensor, ...]:
+def _tile(buffer: TrajectoryStore, context_length: int) -> tuple[Tensor, ...]:
     """Cut every step once into consecutive sub-trajectories: chunks of their first rows."""
     rows = buffer.list_step_rows()
-    timesteps = buffer.matrix[rows, buffer.column.timestep].long()
+    timesteps = buffer.take(rows, buffer.column.timestep).long()
     chunks: tuple[Tensor, ...] = rows[timesteps % context_length == 0].split(CHUNK)
     return chunks
 
@@ -130,5 +130,5 @@ def _measure(actor_critic: ActorCritic, sampler: Sampler, rows: Tensor) -> _Step
         critic.value(observations) if actor_critic.target_policy is None else of_policy,
         density,
         compute_followed_returns(actor_critic, sampler, every),
-        sampler.buffer.matrix[every, sampler.buffer.column.bootstrap_steps],
+        sampler.buffer.take(every, sampler.buffer.column.bootstrap_steps),
     )

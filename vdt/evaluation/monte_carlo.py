@@ -9,13 +9,17 @@ from torch import Tensor
 
 from vdt.agent.actor_critic import ActorCritic, make_buffer_sampler
 from vdt.data.sampling import Sampler, find_bootstrap_rows, gather_contexts
-from vdt.data.trajectory import Trajectory
+from vdt.data.trajectory import Trajectory, TrajectoryDataset
+from vdt.data.trajectory_store import TrajectoryStore
 
 
 def make_return_sampler(actor_critic: ActorCritic, episodes: Iterable[Trajectory]) -> Sampler:
     """Make a sampler of whole episodes whose n-step sums (M2) reach beyond every end: they are Monte-Carlo returns."""
-    held = list(episodes)
-    buffer = actor_critic.make_buffer(held, n_step=max(map(len, held)))
+    if isinstance(episodes, TrajectoryDataset):
+        buffer: TrajectoryStore = actor_critic.make_store(episodes, n_step=int(episodes.lengths.max()))
+    else:
+        held = list(episodes)
+        buffer = actor_critic.make_buffer(held, n_step=max(map(len, held)))
     generator = torch.Generator(device=buffer.device)
     return make_buffer_sampler(actor_critic.config, buffer, generator)
 

@@ -22,7 +22,7 @@ from vdt.system.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 # Settings that are no part of an identity.
-APART = ("checkpoint.", "runtime.device", "runtime.threads", "data.source", "init.policy")
+APART = ("checkpoint.", "runtime.device", "runtime.threads", "data.source", "data.residence", "init.policy")
 # Modules that show, store or name results without computing them: a change here leaves finished cells valid.
 SHOWING = frozenset(["reporting", "tracking", "experiments", "cli", "config/reference.py"])
 DIGITS = 16

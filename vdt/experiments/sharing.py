@@ -33,14 +33,14 @@ AFTER_THE_ACTOR = (
     *("planner.candidates", "planner.planning_horizon", "planner.env_model", "planner.forget_steps"),
     *("planner.returns", "planner.return_quantiles", "planner.select", "planner.select_steps"),
     *("online.", "evaluation.", "init.policy"),  # where a policy lies: its digest counts
-    *("checkpoint.", "runtime.threads", "data.source", "data.steps"),
+    *("checkpoint.", "runtime.threads", "data.source", "data.residence", "data.steps"),
 )
 
 
 def compute_critic_key(config: Config, md5: str) -> str:
     """Compute the digest of all that `pretrain_critic` depends on: data, rewards, critic settings, seed and code."""
     task, runtime = config.task, config.runtime
-    apart = ("source", "steps", "window_start")  # the latter is the policy's
+    apart = ("source", "steps", "residence", "window_start")  # the latter is the policy's
     data = {key: value for key, value in dataclasses.asdict(config.data).items() if key not in apart}
     return digest_of(
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +48,13 @@ def make_return_embedding(kind: str, width: int) -> nn.Module:
     return FourierReturn(width) if kind == "fourier" else nn.Linear(1, width)
 
 
-def fit_return_embedding(policy: nn.Module, returns_to_go: Tensor) -> None:
-    """Fit the policy's embedding to the data's returns-to-go (N,), if it has one that is fitted."""
+def fit_return_embedding(policy: nn.Module, find_range: Callable[[], Tensor]) -> None:
+    """Fit the policy's embedding to the data's returns-to-go, if it has one that is fitted.
+
+    Args:
+        policy: any.
+        find_range: gives the lowest and the highest of them, (2,); called only where it is needed.
+    """
     embedding = getattr(policy, "embed_return", None)
     if isinstance(embedding, FourierReturn):
-        embedding.fit(returns_to_go)
+        embedding.fit(find_range())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import re
@@ -19,7 +20,7 @@ from vdt.system.locks import hold_lock
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path` for writing; rename it onto `path` when the block ends well.
+    """Open a temporary file beside `path` for writing and reading; rename it onto `path` when the block ends well.
 
     File and folder are synced to disk before the block returns. If the block raises, `path` is untouched. The file has
     the permissions that the umask gives: where that lets a group write, the group shares it.
@@ -28,7 +29,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     descriptor = make_new_file(temporary)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -40,9 +41,15 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it; only under a lock that every writer of it holds."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        leftover.unlink(missing_ok=True)
+
+
 def make_new_file(path: Path) -> int:
     """Create a new file with the umask's permissions and return its descriptor; libraries use fewer, SQLite 0644."""
-    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
 
 
 def check_folders(base: Path) -> None:

@@ -11,18 +11,18 @@ from torch import Tensor
 
 from vdt.acceleration.convert import make_critic_update
 from vdt.acceleration.threads import ThreadTuner, make_thread_tuner
-from vdt.agent.actor_critic import ActorCritic, make_buffer, make_buffer_sampler, make_critic, make_policy
+from vdt.agent.actor_critic import ActorCritic, make_buffer_sampler, make_critic, make_policy, make_store
 from vdt.agent.initial import DIGITS, load_initial
 from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
 from vdt.checkpoint.store import CheckpointStore, State, load_state
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
 from vdt.data.normalization import Normalizer, RewardStatistics
-from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.return_quantiles import compute_return_percentiles
 from vdt.data.reward_scale import compute_reward_scale
 from vdt.data.sampling import CriticSampler, MixedSampler, Sampler
 from vdt.data.trajectory import TrajectoryDataset
+from vdt.data.trajectory_store import TrajectoryStore
 from vdt.policy.losses import AdvantageWeighting, calibrate_advantage_weighting
 from vdt.policy.return_embedding import fit_return_embedding
 from vdt.serving.model_files import make_model
@@ -39,7 +39,7 @@ CALIBRATION_STEPS = 50_000  # steps whose advantages set the weights' temperatur
 CALIBRATION_CHUNK = 10_000
 
 
-def make_sampler(config: Config, buffer: TrajectoryReplayBuffer, seed_offset: int) -> Sampler:
+def make_sampler(config: Config, buffer: TrajectoryStore, seed_offset: int) -> Sampler:
     """Make a sampler with a random stream of its own."""
     generator = torch.Generator(device=buffer.device)
     generator.manual_seed(config.seed * 1009 + seed_offset)
@@ -48,9 +48,9 @@ def make_sampler(config: Config, buffer: TrajectoryReplayBuffer, seed_offset: in
 
 def make_offline_buffer(
     config: Config, dataset: TrajectoryDataset, normalizer: Normalizer, reward_scale: float
-) -> TrajectoryReplayBuffer:
-    """Make the buffer of the training data: all of the data set, or its best (`data.keep_best_fraction`)."""
-    return make_buffer(config, normalizer, reward_scale, dataset.keep_best(config.data.keep_best_fraction))
+) -> TrajectoryStore:
+    """Make the store of the training data: all of the data set, or its best (`data.keep_best_fraction`)."""
+    return make_store(config, normalizer, reward_scale, dataset.keep_best(config.data.keep_best_fraction))
 
 
 class CriticTrainer:
@@ -238,7 +238,7 @@ def make_actor_trainer(
     buffer = make_offline_buffer(config, dataset, normalizer, source["reward_scale"])
     sampler = make_sampler(config, buffer, 2)
     policy = make_policy(config, device)
-    fit_return_embedding(policy, buffer.matrix[buffer.list_step_rows(), buffer.column.return_to_go])
+    fit_return_embedding(policy, buffer.find_return_range)
     weighting = calibrate_weighting(config, critic, sampler)
     actor_critic = ActorCritic(config, policy, critic, normalizer, source["reward_scale"], weighting)
     actor_critic.reward_statistics = RewardStatistics.fit(dataset, config.task.return_scale)

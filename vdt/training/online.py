@@ -16,6 +16,7 @@ from vdt.agent.agent import Agent, PlannerSettings
 from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
 from vdt.checkpoint.store import CheckpointStore, State, load_state
 from vdt.config.schema import Config
+from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import MixedSampler, Sampler
 from vdt.data.storage import load_snapshot
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
@@ -45,6 +46,7 @@ class OnlineTuner:
     ) -> None:
         """Tune `actor_critic` with the trajectories of the sampler's buffer; `mixed` draws the critic's batches instead."""
         self.config, self.actor_critic, self.sampler, self.mixed = config, actor_critic, sampler, mixed
+        assert isinstance(sampler.buffer, TrajectoryReplayBuffer)
         self.buffer = sampler.buffer
         online = config.online
         actor_critic.critic.unfreeze()

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from reference.targets import n_step_target_loop, returns_to_go_loop
 from support.builders import SETTINGS, make_actor_critic, make_buffer, make_config, make_tiny_sampler, make_trajectory
 from vdt.data.normalization import Normalizer
-from vdt.data.replay_buffer import TrajectoryReplayBuffer, compute_n_step_targets
+from vdt.data.replay_buffer import TrajectoryReplayBuffer
+from vdt.data.targets import compute_n_step_targets
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.training.update import compute_policy_losses
 

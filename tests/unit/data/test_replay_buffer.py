@@ -7,12 +7,8 @@ import torch
 from reference.targets import n_step_target_loop, returns_to_go_loop
 from support.builders import SETTINGS, make_buffer, make_dataset, make_tiny_sampler, make_trajectory
 from vdt.data.normalization import Normalizer
-from vdt.data.replay_buffer import (
-    TargetSettings,
-    TrajectoryReplayBuffer,
-    compute_n_step_targets,
-    compute_returns_to_go,
-)
+from vdt.data.replay_buffer import TrajectoryReplayBuffer
+from vdt.data.targets import TargetSettings, compute_n_step_targets, compute_returns_to_go
 from vdt.data.trajectory import Trajectory
 
 

@@ -9,8 +9,9 @@ from reference.sequences import gather_sequence_loop
 from reference.targets import n_step_target_loop
 from support.builders import SETTINGS, make_buffer, make_dataset, make_tiny_sampler, make_trajectory
 from vdt.data.normalization import Normalizer
-from vdt.data.replay_buffer import TargetSettings, TrajectoryReplayBuffer
+from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.sampling import MixedSampler, Sampler
+from vdt.data.targets import TargetSettings
 from vdt.data.trajectory import Trajectory
 
 LENGTHS = (5, 1, 7, 3, 6, 2)
