@@ -14,7 +14,6 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,10 +24,9 @@ from vdt.system.home import prepare
 prepare()
 
 from flows.command_line import FLOW, REPORT_FLOW  # noqa: E402  (reads what prepare() sets)
-from flows.options import parse_words  # noqa: E402
+from flows.slurm_request import Request, parse_request  # noqa: E402
 from vdt.config.errors import ConfigError  # noqa: E402
 from vdt.experiments.cells import (  # noqa: E402
-    OPTIONS,
     get_reuse,
     name_option,
     resolve_cells,
@@ -59,80 +57,12 @@ from vdt.experiments.submissions import (  # noqa: E402
 from vdt.system.files import check_folders  # noqa: E402
 from vdt.system.home import FolderError, home  # noqa: E402
 from vdt.system.locks import hold_lock  # noqa: E402
-from vdt.system.slurm import SlurmError, check_slurm, find_largest_array, list_jobs, submit_job  # noqa: E402
+from vdt.system.slurm import Job, SlurmError, cancel_job, check_slurm, find_largest_array, list_jobs, submit_job  # noqa: E402
 from vdt.tracking import StoreError  # noqa: E402
 
 logger = logging.getLogger("flows.slurm")
 
-COMMANDS = ("submit", "status")
-OURS = ("--array", "-a", "--job-name", "-J", "--comment", "--dependency", "-d", "--wrap", "--chdir", "-D")
 REPORT_NEEDS = Needs(minutes=60, megabytes=4000, cores=1, gpus=0)
-
-
-@dataclass(frozen=True)
-class Request:
-    """Command line of this script.
-
-    Attributes:
-        command: one of `COMMANDS`.
-        options: those of a run by name, that were given.
-        sbatch: further options of sbatch.
-        sbatch_report: of its last job alone.
-        at_once: jobs that run at once; 0: as many as Slurm gives.
-    """
-
-    command: str
-    options: dict[str, str]
-    sbatch: Sequence[str]
-    sbatch_report: Sequence[str]
-    at_once: int
-
-
-def parse_request(argv: Sequence[str]) -> Request:
-    """Read the command line.
-
-    Raises:
-        ConfigError: naming the word that is not accepted.
-    """
-    command = argv[1] if len(argv) > 1 else ""
-    if command not in COMMANDS:
-        raise ConfigError(
-            f"the first word is {' or '.join(COMMANDS)}, not {command!r}: flows/slurm.py submit --study FILE"
-        )
-    values, others = parse_words(["slurm.py", *_join_values(argv[2:])])
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--at-once", default="0")
-    parser.add_argument("--sbatch", default="")
-    parser.add_argument("--sbatch-report", default="")
-    given, stray = parser.parse_known_args(others)
-    options = {name: getattr(values, name) for name in OPTIONS if getattr(values, name)}
-    for name in ("cell", "trial"):
-        if name in options:
-            raise ConfigError(f"--{name}: all that is missing is submitted; leave it out")
-    if stray or values.register or values.max_workers:
-        raise ConfigError(f"{(stray or ['--register and --max-workers'])[0]} belongs to no option of flows/slurm.py")
-    if "study" not in options and "sweep" not in options:
-        raise ConfigError("--study needs the name or the path of a study file")
-    if not given.at_once.isdigit():
-        raise ConfigError(f"--at-once takes a whole number from 0 (as many as Slurm gives), not {given.at_once!r}")
-    request = Request(command, options, shlex.split(given.sbatch), shlex.split(given.sbatch_report), int(given.at_once))
-    for word in (*request.sbatch, *request.sbatch_report):
-        if word.partition("=")[0] in OURS:
-            raise ConfigError(
-                f"--sbatch: {word.partition('=')[0]} is set here, for the cells are found by it; leave it out"
-            )
-    return request
-
-
-def _join_values(words: Sequence[str]) -> list[str]:
-    """Join `--sbatch` and its value, which begins with dashes too, into one word."""
-    joined: list[str] = []
-    for word in words:
-        if joined and joined[-1] in ("--sbatch", "--sbatch-report"):
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    return joined
 
 
 def list_resources() -> list[dict[str, Any]]:
@@ -234,9 +164,7 @@ def _submit_cells(request: Request, study: Study) -> None:
     submission = Submission(request, study, estimate_needs(left, finished, list_resources()))
     numbers = {cell.key: number for number, cell in enumerate(cells, start=1)}
     arrays = _submit_waves(submission, waves, numbers, sorted({job.job_id.split("_")[0] for job in busy.values()}))
-    everything = [*{job.job_id.split("_")[0]: None for job in busy.values()}, *arrays]
-    logger.info(f"report: job {submission.submit_report(everything)}, when the others have ended")
-    _say_where(submission)
+    _submit_report(submission, [*{job.job_id.split("_")[0]: None for job in busy.values()}, *arrays], jobs)
 
 
 def _submit_waves(
@@ -275,17 +203,16 @@ def _submit_workers(request: Request, study: Study) -> None:
         if store.is_finished() and store.reports:
             logger.info(f"search {study.name}: all trials have ended, and its winner is reported; nothing is submitted")
             return
-    jobs = [job for job in list_jobs(name_jobs(study)) if Path(job.comment).name == WORKERS]
-    wanted = (request.at_once or 1) - len(jobs)
+    jobs = list_jobs(name_jobs(study))
+    workers = [job for job in jobs if Path(job.comment).name == WORKERS]
+    wanted = (request.at_once or 1) - len(workers)
     if wanted < 1:
-        logger.info(f"search {study.name}: {len(jobs)} workers are in the queue already; nothing is submitted")
+        logger.info(f"search {study.name}: {len(workers)} workers are in the queue already; nothing is submitted")
         return
     submission = Submission(request, study, estimate_needs(cells, [], list_resources()))
     job = submission.submit_array(WORKERS, f"1-{wanted}", [], None)
     logger.info(f"search {study.name}: job {job}, {wanted} workers")
-    everything = [*{job.job_id.split("_")[0]: None for job in jobs}, job]
-    logger.info(f"report: job {submission.submit_report(everything)}, when they have ended")
-    _say_where(submission)
+    _submit_report(submission, [*{job.job_id.split("_")[0]: None for job in workers}, job], jobs)
 
 
 def _say_nothing_is_missing(request: Request, study: Study, queued: int) -> None:
@@ -297,7 +224,12 @@ def _say_nothing_is_missing(request: Request, study: Study, queued: int) -> None
         logger.info(f"all cells of {study.name} are finished; nothing is submitted. A report: {report}")
 
 
-def _say_where(submission: Submission) -> None:
+def _submit_report(submission: Submission, after: Sequence[str], jobs: Sequence[Job]) -> None:
+    """Submit the report, in place of one that an earlier call has left in the queue."""
+    logger.info(f"report: job {submission.submit_report(after)}, when the others have ended")
+    for job in jobs:
+        if Path(job.comment).name == REPORT and job.state == "PENDING":
+            cancel_job(job.job_id)
     logger.info(f"each job asks for {' '.join([*submission.needs, *submission.request.sbatch])}")
     logger.info(f"logs: {submission.folder}")
 

@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from flows.command_line import is_search, parse_words
-from flows.slurm import parse_request
+from flows.slurm_request import parse_request
 from flows.words import check_words
 from vdt.cli.application import app
 from vdt.experiments.cells import OPTIONS, name_option, resolve_cells, resolve_study

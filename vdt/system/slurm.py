@@ -41,7 +41,7 @@ class Job:
 
 def check_slurm() -> None:
     """Raise SlurmError if this machine has no Slurm commands."""
-    missing = [name for name in ("sbatch", "squeue", "scontrol") if shutil.which(name) is None]
+    missing = [name for name in ("sbatch", "squeue", "scontrol", "scancel") if shutil.which(name) is None]
     if missing:
         raise SlurmError(
             f"there is no {missing[0]} on PATH: jobs are submitted on a cluster's login node, where Slurm is installed (or "
@@ -67,6 +67,15 @@ def list_jobs(name: str) -> list[Job]:
         job_id, index, state, node, left, reason, comment = line.strip().split("|", 6)
         jobs.append(Job(job_id, int(index) if index.isdigit() else None, state, node, left, reason, comment))
     return jobs
+
+
+def cancel_job(job_id: str) -> None:
+    """Cancel a job; one that has ended meanwhile is left alone.
+
+    Raises:
+        SlurmError: if Slurm refuses.
+    """
+    _call("scancel", "--state=PENDING", job_id)
 
 
 def find_largest_array() -> int:

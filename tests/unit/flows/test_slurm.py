@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.slurm import list_resources, main, parse_request
+from flows.slurm import list_resources, main
+from flows.slurm_request import parse_request
 from support.flow import ENV
 from vdt.config.errors import ConfigError
 from vdt.system.slurm import SlurmError, find_largest_array, list_jobs, submit_job
@@ -76,7 +77,8 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     bodies = {
         "sbatch": 'echo 12$(wc -l < "$SAID")',
-        "squeue": 'echo "7_2|2|RUNNING|n1|4:00|None|/a|b"; echo "9|N/A|PENDING||5:00|Dependency|/c"',
+        "squeue": 'echo "7_2|2|RUNNING|n1|4:00|None|/a|b"; echo "9|N/A|PENDING||5:00|Dependency|/c/report"',
+        "scancel": "",
         "scontrol": 'echo "MaxArraySize            = 3"',
     }
     for name, body in bodies.items():
@@ -98,7 +100,8 @@ def test_the_queue_is_read(said: Path) -> None:
 
 def test_waves_wait_for_each_other_and_the_report_for_all(said: Path, home: Path) -> None:
     main(["slurm.py", "submit", "--study", "two.yaml", "--at-once", "4", "--sbatch", "--partition=gpu --mem=9G"])
-    _, _, first, second, report = said.read_text().splitlines()
+    _, _, first, second, report, cancelled = said.read_text().splitlines()
+    assert cancelled.strip() == "scancel --state=PENDING 9", "the earlier report would be of less"
     assert "--array=1-1%4" in first and "--dependency" not in first
     assert "--dependency=afterany:123" in second, "the second trains on the first's critic"
     for words in (first, second):
