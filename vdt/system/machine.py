@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SPINNING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}  # turns of GCC's OpenMP, 0.2 ms; milliseconds of LLVM's
 BYTES_PER_CELL = 1.2e9  # of a step's process: 0.6 GB of libraries, and data
 
+NO_GPU = ("", "-1", "NoDevFiles")  # words of CUDA_VISIBLE_DEVICES; the last is Slurm's, in a job without a GPU
+
 
 NUMERICAL = ("torch", "numpy", "gymnasium", "mujoco")  # packages whose version may change the last bits of a result
 
@@ -43,7 +45,7 @@ def count_gpus() -> int:
     """Count the NVIDIA GPUs of this machine, by device file: no driver is loaded."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+        return len([name for name in visible.split(",") if name.strip() not in NO_GPU])
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from support.builders import make_config
 from support.records import make_record
 from vdt.config.layers import PARAMS, list_names, load_yaml
 from vdt.experiments.cluster import JOB_SCRIPT, Needs, drop_needs, estimate_needs, make_waves
@@ -132,8 +131,3 @@ def test_the_job_script_takes_its_cell_from_its_line(tmp_path: Path) -> None:
     assert run("-", MLFLOW_TRACKING_URI="http://127.0.0.1:9")[1][1] == "/shared  3 run --study f"
     code, lines = run(str(cells), SLURM_ARRAY_TASK_ID="3")
     assert (code, lines) == (2, [f"{cells} has no line 3"])
-
-
-def test_config_of_a_finished_cell_counts_once() -> None:
-    cells = [Cell(make_config(seed=seed)) for seed in (0, 1)]
-    assert make_waves(cells, [], [], shares=True) == [cells], "other seeds share nothing"

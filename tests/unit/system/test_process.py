@@ -144,6 +144,8 @@ def test_each_cell_sees_one_of_several_gpus(monkeypatch: pytest.MonkeyPatch) -> 
         assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert machine.count_gpus() == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "NoDevFiles")
+    assert machine.count_gpus() == 0, "Slurm's word in a job that asked for none"
 
 
 def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
