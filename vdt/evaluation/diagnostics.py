@@ -20,14 +20,13 @@ from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import describe_cut, score_episodes
 from vdt.evaluation.monte_carlo import compute_followed_returns, make_return_sampler
 from vdt.evaluation.records import Calibration, Diagnostics, ParameterCounts, RequestedReturn, WeightHistogram
-from vdt.evaluation.statistics import compute_correlation
+from vdt.evaluation.statistics import compute_calibration
 from vdt.system.machine import choose_device, count_acting_threads
 from vdt.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 4096  # steps whose returns are computed at once
-BINS = 10  # of predicted values, with equally many steps
 WEIGHTS = 20_000  # steps of the data whose weights are counted
 EDGES = [10.0 ** (-2.0 + 0.125 * i) for i in range(33)]  # of the weights' histogram, 0.01 to 100; weights have mean 1
 
@@ -119,15 +118,7 @@ def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory
     followed = torch.cat([compute_followed_returns(actor_critic, sampler, chunk) for chunk in chunks])
     expected = actor_critic.critic.compute_min_q(taken[:, column.observation], taken[:, column.action])
     predicted, earned = ((values / actor_critic.reward_scale).cpu().double().numpy() for values in (expected, followed))
-    order = np.argsort(predicted, kind="stable")
-    bins = [part for part in np.array_split(order, BINS) if len(part)]
-    return Calibration(
-        predicted=[float(predicted[part].mean()) for part in bins],
-        earned=[float(earned[part].mean()) for part in bins],
-        steps=len(rows),
-        bias=float((predicted - earned).mean()),
-        correlation=compute_correlation(predicted, earned),
-    )
+    return compute_calibration(predicted, earned)
 
 
 def count_weights(actor_critic: ActorCritic, dataset: TrajectoryDataset) -> WeightHistogram:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +113,22 @@ def estimate_value(
         fitted_q_halfway=halfway / scale,
         fitted_q_steps=config.evaluation.fitted_q_steps,
         seconds=time.monotonic() - started,
+        data=compute_data_value(parts, judged.critic.discount),
     )
     logger.info(
         f"evaluate {label}: fitted-Q value {estimates.fitted_q:.4g} (halfway {estimates.fitted_q_halfway:.4g}) of "
         f"{estimates.episodes} first observations  {estimates.seconds:.0f} s"
     )
     return estimates
+
+
+def compute_data_value(parts: Iterable[TrajectoryDataset], discount: float) -> float:
+    """Compute the mean over all episodes of their discounted return, in environment units.
+
+    What a cut-off episode would have earned after its end is missing.
+    """
+    values = [np.dot(t.rewards.astype(np.float64), discount ** np.arange(len(t))) for part in parts for t in part]
+    return float(np.mean(values))
 
 
 def _take_first(buffer: TrajectoryStore, actions: Tensor) -> tuple[Tensor, Tensor]:

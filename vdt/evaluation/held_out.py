@@ -14,8 +14,8 @@ from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.data.trajectory_store import TrajectoryStore
 from vdt.evaluation.monte_carlo import compute_followed_returns, make_return_sampler
-from vdt.evaluation.records import HeldOutReport
-from vdt.evaluation.statistics import compute_correlation
+from vdt.evaluation.records import Calibration, HeldOutReport
+from vdt.evaluation.statistics import compute_calibration
 from vdt.policy.losses import calibrate_advantage_weighting
 
 logger = logging.getLogger(__name__)
@@ -25,8 +25,6 @@ TEMPERATURE, LARGEST = (
     1.0,
     100.0,
 )  # of the weighted error, per standard deviation of the advantage: equal for all settings
-
-_Values = tuple[float | None, float | None, float | None, float | None]  # policy's, data's, what followed, correlation
 
 
 class _Steps(NamedTuple):
@@ -53,6 +51,15 @@ class _Steps(NamedTuple):
     known: Tensor
 
 
+class _Values(NamedTuple):
+    """Means of the critic's values and of what followed, in environment units; none where they are not known."""
+
+    policy: float | None = None
+    data: float | None = None
+    followed: float | None = None
+    calibration: Calibration | None = None
+
+
 @torch.no_grad()
 def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, label: str) -> HeldOutReport:
     """Compare the policy's actions with the data's, and the critic's values with the data's returns."""
@@ -66,15 +73,19 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
         half = (half.new_tensor(task.action_high) - half.new_tensor(task.action_low)) / 2.0
     errors = ((steps.predicted - steps.taken) * half).square()
     trained = config.has_trained_critic
-    values: _Values = _summarize_values(steps, actor_critic.reward_scale) if trained else (None, None, None, None)
+    values = _summarize_values(steps, actor_critic.reward_scale) if trained else _Values()
     report = HeldOutReport(
         len(episodes),
         episodes.steps,
         float(errors.mean().sqrt()),
         float((steps.taken * half).var(dim=0, correction=0).mean().sqrt()),
-        *values,
+        values.policy,
+        values.data,
+        values.followed,
+        None if values.calibration is None else values.calibration.correlation,
         _compute_weighted_error(errors, steps) if trained else None,
         float(steps.log_density.mean()) if config.policy.head == "gaussian" else None,
+        values.calibration,
     )
     shown = "" if report.policy_value is None else f", value {report.policy_value:.4g} (data's {report.data_value:.4g})"
     logger.info(
@@ -85,13 +96,13 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
 
 
 def _summarize_values(steps: _Steps, reward_scale: float) -> _Values:
-    """Compute the means of both values and of the return that followed, and the correlation, in environment units."""
+    """Compute the means of both values and of the return that followed, and the calibration, in environment units."""
     policy_mean, data_mean = (float(v.mean()) / reward_scale for v in (steps.policy_value, steps.data_value))
     followed, expected = steps.earned[steps.known > 0], steps.data_value[steps.known > 0]
     if not len(followed):
-        return policy_mean, data_mean, None, None
-    correlation = compute_correlation(expected.cpu().numpy(), followed.cpu().numpy())
-    return policy_mean, data_mean, float(followed.mean()) / reward_scale, correlation
+        return _Values(policy_mean, data_mean)
+    calibration = compute_calibration(*((v / reward_scale).cpu().numpy() for v in (expected, followed)))
+    return _Values(policy_mean, data_mean, float(followed.mean()) / reward_scale, calibration)
 
 
 def _compute_weighted_error(errors: Tensor, steps: _Steps) -> float:

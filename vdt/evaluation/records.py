@@ -79,6 +79,25 @@ class EvaluationReport:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """The critic's min_i target Q of the steps taken, beside the discounted return that followed.
+
+    Attributes:
+        predicted: means in bins of rising prediction with equally many steps, environment units of discounted reward.
+        earned: means of the returns that followed, in the same bins.
+        steps: number of steps.
+        bias: mean of predicted - earned, over steps.
+        correlation: over steps; none where one of the two never changes.
+    """
+
+    predicted: Sequence[float]
+    earned: Sequence[float]
+    steps: int
+    bias: float
+    correlation: float | None
+
+
+@dataclass(frozen=True)
 class HeldOutReport:
     """A policy and its critic on held-out episodes, the policy conditioned on the episodes' own returns-to-go.
 
@@ -98,6 +117,7 @@ class HeldOutReport:
         weighted_action_rmse: action_rmse with steps weighted by exp(advantage / its standard deviation); none without a
             critic.
         log_likelihood: mean log-density of the data's actions under a stochastic policy; none for a deterministic one.
+        calibration: data_value beside the discounted return that followed, in bins; none as `value_correlation`.
     """
 
     episodes: int
@@ -110,6 +130,7 @@ class HeldOutReport:
     value_correlation: float | None
     weighted_action_rmse: float | None = None
     log_likelihood: float | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +146,7 @@ class ValueEstimates:
         fitted_q_halfway: the same after half of the steps; where the two differ much, the fit was not at its end.
         fitted_q_steps: gradient steps of the fit.
         seconds: wall time of the fit, and of the policy's actions that it needs.
+        data: mean discounted return of the same episodes, with the fit's discount; rewards after a cut are missing.
     """
 
     episodes: int
@@ -133,6 +155,7 @@ class ValueEstimates:
     fitted_q_halfway: float | None
     fitted_q_steps: int
     seconds: float
+    data: float | None = None
 
 
 @dataclass(frozen=True)
@@ -148,25 +171,6 @@ class RequestedReturn:
     requested: float
     achieved: Sequence[float]
     cut_at: int | None = None
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """The critic's min_i target Q of the steps taken, beside the discounted return that followed.
-
-    Attributes:
-        predicted: means in bins of rising prediction with equally many steps, environment units of discounted reward.
-        earned: means of the returns that followed, in the same bins.
-        steps: number of steps.
-        bias: mean of predicted - earned, over steps.
-        correlation: over steps; none where one of the two never changes.
-    """
-
-    predicted: Sequence[float]
-    earned: Sequence[float]
-    steps: int
-    bias: float
-    correlation: float | None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from vdt.config.schema import Config, flatten
 if TYPE_CHECKING:
     from vdt.agent.initial import InitialPolicy
 
+FITTED_Q_STEPS = 10_000  # enough for the fit of a policy's value; a shorter training has a shorter fit
 DERIVED = ("minari", "data")  # kinds of --env whose facts come from the data: `minari:ID` and `data:PATH`
 
 
@@ -110,11 +111,21 @@ def _lay_files(env: str, facts: Mapping[str, Any], preset: str, method: str) -> 
 
 
 def _leave_environment_out(layers: Layers) -> None:
-    """Remove the settings that need an environment: no budgets of presets, and some episodes held out."""
+    """Remove the settings that need an environment, and add what takes the place of returns.
+
+    There are no budgets of presets; some episodes are held out; the policy's value is estimated on the data, by a fit that
+    is no longer than the policy's training.
+    """
     from vdt.datasets.derived_tasks import HELD_OUT_FRACTION
 
-    held_out = layers.values.get("data.held_out_fraction") or HELD_OUT_FRACTION
-    layers.lay({"online.environment_steps": 0, "data.held_out_fraction": held_out}, "data without an environment")
+    known = layers.values
+    changes = {
+        "online.environment_steps": 0,
+        "data.held_out_fraction": known.get("data.held_out_fraction") or HELD_OUT_FRACTION,
+        "evaluation.fitted_q_steps": known.get("evaluation.fitted_q_steps")
+        or min(FITTED_Q_STEPS, max(known["critic.gradient_steps"], known["actor.gradient_steps"])),
+    }
+    layers.lay(changes, "data without an environment")
 
 
 def _find_initial(given: Mapping[str, Any]) -> InitialPolicy | None:

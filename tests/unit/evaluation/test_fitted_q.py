@@ -21,6 +21,7 @@ from vdt.config.schema import Config
 from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.evaluation.fitted_q import (
+    compute_data_value,
     compute_policy_actions,
     estimate_value,
     estimate_values,
@@ -173,6 +174,17 @@ def test_the_estimate_is_in_units_of_the_environment() -> None:
     assert found[0].fitted_q == pytest.approx(found[1].fitted_q, rel=0.35)
     assert 0 < found[1].fitted_q_halfway < found[1].fitted_q < 100, "on its way to 1 / (1 - 0.99)"
     assert found[0].critic == pytest.approx(10 * found[1].critic, rel=1e-4), "an untrained critic's number, rescaled"
+
+
+def test_what_the_data_earned_by_hand() -> None:
+    episodes = [
+        Trajectory(
+            np.zeros((len(r) + 1, 1), np.float32), np.zeros((len(r), 1), np.float32), np.array(r, np.float32), True
+        )
+        for r in ([1.0, 2.0, 4.0], [8.0])
+    ]
+    parts = [TrajectoryDataset.from_trajectories([episode]) for episode in episodes]
+    assert compute_data_value(parts, 0.5) == pytest.approx((1 + 1 + 1 + 8) / 2)
 
 
 def test_it_is_measured_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ def test_numbers_against_the_pencil() -> None:
     # sum of 0.5^k over k steps left is 2 - 2^(1-k): steps left 4..1 and 6..1
     earned = [2 - 2.0 ** (1 - k) for k in (4, 3, 2, 1, 6, 5, 4, 3, 2, 1)]
     assert report.monte_carlo_value == pytest.approx(np.mean(earned), rel=1e-5)
+    found = report.calibration
+    assert found is not None and found.steps == 10 and found.predicted == pytest.approx([3.0] * 10)
+    assert found.earned == pytest.approx(earned, rel=1e-5), "ten bins of one step each, in environment units"
+    assert found.bias == pytest.approx(3.0 - np.mean(earned), rel=1e-5) and found.correlation is None
     cut = evaluate_held_out(actor_critic, make_constant_dataset(terminated=False), "test")
     # after a cut, 0.5^k * V = 0.5^k * 3 follows
     followed = [3 * 0.5**k for k in (4, 3, 2, 1, 6, 5, 4, 3, 2, 1)]
@@ -84,7 +88,7 @@ def test_a_method_without_a_critic_has_no_values() -> None:
     actor_critic = make_actor_critic(make_config(OFFLINE, method="dt"), make_dataset())
     report = evaluate_held_out(actor_critic, make_dataset(), "test")
     assert report.policy_value is report.data_value is report.monte_carlo_value is report.value_correlation is None
-    assert report.action_rmse > 0
+    assert report.action_rmse > 0 and report.calibration is None
 
 
 def test_evaluation_without_an_environment(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

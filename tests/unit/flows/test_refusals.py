@@ -103,6 +103,11 @@ def test_an_environment_that_cannot_be_made_is_answered_with_a_way_out(capsys: p
     cells, _ = resolve_cells({"env": ENV, "source": "collected", "set": "task.environment_id=null"})
     (config,) = (cell.config for cell in cells)
     assert (config.has_environment, config.online.environment_steps, config.data.held_out_fraction) == (False, 0, 0.1)
+    assert config.evaluation.fitted_q_steps == 10_000, "the value is estimated instead"
+    small = {"env": ENV, "source": "collected", "preset": "smoke"}
+    for changes, steps in (("", 60), (" evaluation.fitted_q_steps=0", 0), (" evaluation.fitted_q_steps=7", 7)):
+        ((cell,), _) = resolve_cells({**small, "set": f"task.environment_id=null{changes}"})
+        assert cell.config.evaluation.fitted_q_steps == steps, "as long as the training, or as asked for"
     check_cells(cells)
 
 
