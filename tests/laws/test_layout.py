@@ -35,6 +35,7 @@ IMPORTERS = {
     "pydantic_core": ("config",),
     "stable_baselines3": ("behavior.train",),
     "matplotlib": ("reporting",),
+    "markdown_it": ("reporting.html",),
     "optuna": ("experiments.search_store", "reporting.importance"),
     "onnxruntime": ("agent.export",),
     "imageio": ("evaluation.video",),
@@ -132,7 +133,7 @@ def test_one_importer_each(package: str) -> None:
 
 
 def test_every_dependency_is_imported() -> None:
-    names = {"pyyaml": "yaml", "gymnasium-robotics": "gymnasium_robotics"}
+    names = {"pyyaml": "yaml", "markdown-it-py": "markdown_it", "gymnasium-robotics": "gymnasium_robotics"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [re.split(r"[\[<>=!~ ]", item)[0] for item in project["dependencies"]]
     imported = {name.split(".")[0] for path in [*VDT, *FLOWS] for name in find_imports(parse(path))}

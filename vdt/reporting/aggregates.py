@@ -50,12 +50,17 @@ def find_headline(config: Mapping[str, Any]) -> str:
     return name_setting(min(config["planner.candidates"], len(known)), config["planner.planning_horizon"])
 
 
+def select_acting(records: Sequence[CellRecord], results: Sequence[Result]) -> list[Result]:
+    """Return the results of the look-ahead settings that the methods act with."""
+    wanted = {(record.name, record.env): find_headline(record.config) for record in records}
+    return [result for result in results if result.setting == wanted[result.method, result.env]]
+
+
 def collect_headlines(records: Sequence[CellRecord], results: Sequence[Result]) -> Headlines:
     """Return the results that represent their methods; those of episodes that were cut short are left out."""
-    wanted = {(record.name, record.env): find_headline(record.config) for record in records}
     headlines: Headlines = {}
-    for result in results:
-        if result.setting == wanted[result.method, result.env] and result.cut_at is None:
+    for result in select_acting(records, results):
+        if result.cut_at is None:
             headlines.setdefault(result.policy, {}).setdefault(result.method, {})[result.task] = result
     return headlines
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from vdt.environments.scores import describe_cut
 from vdt.evaluation.records import CellRecord, Diagnostics
-from vdt.reporting.tables import Table, identify, name_policy
+from vdt.reporting.document import Table
+from vdt.reporting.tables import identify, name_policy
 
 
 def tabulate_diagnostics(records: Sequence[CellRecord]) -> Table:
@@ -37,3 +38,26 @@ def _describe_requests(report: Diagnostics) -> tuple[str, str, str]:
         "-" if bias is None else f"{bias:.4g}",
         "-" if correlation is None else f"{correlation:.2f}",
     )
+
+
+def tabulate_values(records: Sequence[CellRecord]) -> Table:
+    """Make the table of what the policy is worth without an environment, cell by cell."""
+    rows = [
+        (
+            *(*identify(record), record.seed, report.episodes, f"{report.fitted_q_steps:,}"),
+            *(
+                "-" if value is None else f"{value:.4g}"
+                for value in (report.data, report.critic, report.fitted_q_halfway, report.fitted_q)
+            ),
+        )
+        for record in records
+        for report in record.evaluation.values.values()
+    ]
+    header = ("env", "data", "method", "seed", "episodes", "fit's steps")
+    values = ("data's discounted return", "policy, its critic", "policy, fitted Q half way", "policy, fitted Q")
+    note = (
+        "Discounted returns from the episodes' first observations. Fitted Q: a fresh critic of this policy, trained on the "
+        "data alone. **No measured returns**: where the data has no action like the policy's they are guesses, often too "
+        "high. Where the fit's half and end differ much, it had not ended (`evaluation.fitted_q_steps`)."
+    )
+    return Table("The policy's value, estimated without an environment", (*header, *values), rows, note)

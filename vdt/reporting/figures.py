@@ -1,164 +1,41 @@
-"""Figures of a report: scores, curves, and diagnostics."""
+"""Figures of what explains scores: learning curves, replay buffer, held-out episodes, critic, weights."""
 
 from __future__ import annotations
 
 import functools
 import math
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from vdt.environments.scores import compute_standard_error, describe_cut
-from vdt.evaluation.records import Calibration, CellRecord, HeldOutReport, RequestedReturn, WeightHistogram
-from vdt.reporting.frame import Result
-from vdt.reporting.maze_figures import draw_mazes
-from vdt.reporting.published import Published
-from vdt.reporting.statistics import compute_profile, compute_profile_band
+from vdt.evaluation.records import (
+    Calibration,
+    CellRecord,
+    HeldOutReport,
+    RequestedReturn,
+    ValueEstimates,
+    WeightHistogram,
+)
+from vdt.reporting.plotting import SMALL, count_steps, make_panels, make_rows
+from vdt.reporting.score_figures import draw_values
 from vdt.reporting.tables import name_policy
-from vdt.system.files import atomic_write, make_file_name
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]  # MLflow run -> metric -> (step, value)
 PANELS = {  # metric -> x axis, y axis, title
     "critic/q_loss": ("gradient step", "Q loss", "critic (M2)"),
     "actor/behavior_loss": ("gradient step", "behaviour loss", "actor (M3)"),
+    "actor/score": ("gradient step", "normalized_score", "score while the actor trains"),
     "online/normalized_score": ("environment step", "normalized_score", "online rollouts"),
 }
 BUFFER = "online/buffer_return"
 GRID = 100  # points of a mean curve
-LEGIBLE = 0.04  # share of a bar from which on its label fits in
-TICKS = 5  # of an axis, at most
-TITLE = 10  # points
 
 
-def write_figures(
-    records: Sequence[CellRecord],
-    results: Sequence[Result],
-    curves: Curves,
-    profiles: Mapping[str, Sequence[Sequence[float]]],
-    published: Published | None,
-    folder: Path,
-) -> list[Path]:
-    """Write every figure that has data.
-
-    Args:
-        records: finished cells.
-        results: merged over seeds.
-        curves: learning curves.
-        profiles: method -> scores per task and run, of methods that share all tasks; drawn if there are several.
-        published: numbers drawn in grey.
-        folder: takes PNG files.
-
-    Returns:
-        Paths, in the order in which the report shows them.
-    """
-    paths = []
-    for env, source in dict.fromkeys((r.env, r.snapshot.source) for r in records):
-        shown = [r for r in results if (r.env, r.source) == (env, source)]
-        own = [r for r in records if (r.env, r.snapshot.source) == (env, source)]
-        where = f"{make_file_name(env)}-{source}"
-        if shown:
-            paths.append(save_figure(_draw_scores(shown, own, published), folder / f"scores-{where}.png"))
-        choices = [r for r in shown if len(r.candidate_returns) > 1 and all(r.chosen_candidates)]
-        if choices:
-            paths.append(save_figure(_draw_choices(choices), folder / f"candidates-{where}.png"))
-        for name, draw in _find_diagnostics(own, curves).items():
-            paths.append(save_figure(draw(f"{env}, data: {source}"), folder / f"{name}-{where}.png"))
-    paths += [save_figure(figure, folder / name) for name, figure in draw_mazes(records)]
-    if len(profiles) > 1:
-        paths.append(save_figure(_draw_profiles(profiles), folder / "profiles.png"))
-    return paths
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, whole or not at all."""
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120)
-    return path
-
-
-def _draw_scores(results: Sequence[Result], records: Sequence[CellRecord], published: Published | None) -> Figure:
-    """Draw mean, standard error and one dot per seed for each method, policy and setting; published in grey.
-
-    Where episodes were cut short there is no score: then returns are drawn, with nothing beside them.
-    """
-    figure = Figure(figsize=(8.0, 1.5 + 0.4 * len(results)), layout="constrained")
-    axes = figure.add_subplot()
-    cut = next((result.cut_at for result in results if result.cut_at is not None), None)
-    for row, result in enumerate(results):
-        estimate, runs = result.score, result.run_scores
-        if cut is not None or estimate is None:
-            estimate, runs = result.episode_return, [math.fsum(run) / len(run) for run in result.returns]
-        axes.barh(row, estimate.mean, xerr=estimate.standard_error, color="C0", alpha=0.4, capsize=3)
-        axes.plot(runs, [row] * len(runs), "o", color="C0", markersize=4)
-    if cut is None:
-        _draw_references(axes, results, records, published)
-    if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside lower left", frameon=False, ncols=2, fontsize=8)
-    axes.set_yticks(range(len(results)), [f"{r.method} {name_policy(r.policy)} {r.planner}" for r in results])
-    axes.invert_yaxis()
-    axes.xaxis.set_major_locator(MaxNLocator(TICKS))
-    what = "normalized_score" if cut is None else f"episode return, {describe_cut(cut)}"
-    axes.set_xlabel(f"{what}\n(dots: seeds; bar: mean ± standard error)", fontsize=9)
-    set_title(figure, f"{results[0].env}, data: {results[0].source}")
-    return figure
-
-
-def _draw_references(
-    axes: Axes, results: Sequence[Result], records: Sequence[CellRecord], published: Published | None
-) -> None:
-    """Draw the data's mean and published numbers."""
-    if results[0].dataset_score is not None:
-        axes.axvline(results[0].dataset_score, color="black", linestyle="--", label="mean of the data set")
-    if published is None:
-        return
-    theirs = {record.name: published.find(record.env, record.method, record.patch) for record in records}
-    for row, result in enumerate(results):
-        number = published.get_score(theirs.get(result.method))
-        if number is not None and result.policy == ("online" if published.change else "offline"):
-            axes.plot([number], [row], "D", color="grey", markersize=5)
-    if any(value is not None for value in theirs.values()):
-        axes.plot([], [], "D", color="grey", label=f"{published.source} (other data or physics, see the table)")
-
-
-def set_title(figure: Figure, title: str) -> None:
-    """Set a title that is broken into lines of the figure's width."""
-    letters = int(figure.get_figwidth() * 72 / (0.55 * TITLE))
-    figure.suptitle(textwrap.fill(title, letters), fontsize=TITLE)
-
-
-def _count_steps(axes: Axes, what: str) -> None:
-    """Label an axis of steps, with few ticks and 20,000 as 20k: labels must not run into each other."""
-    axes.set_xlabel(what)
-    axes.xaxis.set_major_locator(MaxNLocator(TICKS))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-
-
-def _draw_choices(results: Sequence[Result]) -> Figure:
-    """Draw the share of environment steps in which each candidate return had the highest look-ahead score."""
-    figure = Figure(figsize=(8.0, 1.5 + 0.4 * len(results)), layout="constrained")
-    axes = figure.add_subplot()
-    for row, result in enumerate(results):
-        left = 0.0
-        for column, candidate in enumerate(result.candidate_returns):
-            share = math.fsum(shares[column] for shares in result.chosen_candidates) / len(result.chosen_candidates)
-            axes.barh(row, share, left=left, color=f"C{column}")
-            if share > LEGIBLE:
-                axes.text(left + share / 2, row, f"{candidate:g}", ha="center", va="center", fontsize=7)
-            left += share
-    axes.set_yticks(range(len(results)), [f"{r.method} {name_policy(r.policy)} {r.planner}" for r in results])
-    axes.invert_yaxis()
-    axes.set_xlabel("share of steps in which each candidate return was chosen")
-    set_title(figure, f"{results[0].env}, data: {results[0].source}")
-    return figure
-
-
-def _find_diagnostics(records: Sequence[CellRecord], curves: Curves) -> dict[str, Callable[[str], Figure]]:
+def find_diagnostics(records: Sequence[CellRecord], curves: Curves) -> dict[str, Callable[[str], Figure]]:
     """Return figure name -> function that draws it under a given title, for the diagnostics that cells of one env have."""
     methods: dict[str, list[CellRecord]] = {}
     for record in records:
@@ -176,6 +53,8 @@ def _find_diagnostics(records: Sequence[CellRecord], curves: Curves) -> dict[str
         found["buffer"] = lambda title: _draw_buffers(buffers, title)
     kinds: tuple[tuple[str, Callable[[Any, str], Figure], Callable[[CellRecord], Mapping[str, Any]]], ...] = (
         ("held_out", _draw_held_out, lambda record: record.evaluation.held_out),
+        ("held_out_calibration", _draw_calibration, _pick_held_out),
+        ("values", _draw_values, lambda record: record.evaluation.values),
         ("requested", _draw_requested, lambda record: _pick(record, "requested")),
         ("calibration", _draw_calibration, lambda record: _pick(record, "calibration")),
         ("weights", _draw_weights, lambda record: _pick(record, "weights")),
@@ -194,11 +73,10 @@ def _pick(record: CellRecord, kind: str) -> dict[str, Any]:
     return {policy: report for policy, report in found.items() if report is not None}
 
 
-def make_panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
-    """Make a figure of `count` panels side by side, with a title above them."""
-    figure = Figure(figsize=(max(6.4, 4.5 * count), 3.8), layout="constrained")
-    set_title(figure, title)
-    return figure, [figure.add_subplot(1, count, i + 1) for i in range(count)]
+def _pick_held_out(record: CellRecord) -> dict[str, Calibration]:
+    """Return policy -> the critic's calibration on held-out episodes, of one policy: the critic is the same for all."""
+    report = record.evaluation.held_out.get("offline")
+    return {"offline": report.calibration} if report and report.calibration else {}
 
 
 def compute_mean_curve(curves: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[float], list[float], list[float]]:
@@ -220,18 +98,28 @@ def _draw_band(axes: Axes, curves: Sequence[Sequence[tuple[int, float]]], label:
 
 def _draw_curves(learned: Mapping[str, Sequence[Mapping[str, Any]]], shown: Sequence[str], title: str) -> Figure:
     """Draw learning curves: mean over seeds with a band of one standard error."""
-    figure, panels = make_panels(len(shown), f"{title} (mean ± standard error over seeds, their number in brackets)")
+    figure, panels = make_panels(len(shown), title)
     for axes, key in zip(panels, shown, strict=True):
         for number, (method, runs) in enumerate(learned.items()):
             curves = [run[key] for run in runs if len(run.get(key, ())) > 1]  # a shared critic has but its last point
             if curves:
                 _draw_band(axes, curves, method, f"C{number}")
-        step, value, title = PANELS[key]
-        _count_steps(axes, step)
-        axes.set_ylabel(value)
-        axes.set_title(title, fontsize=9)
-        axes.legend(fontsize=7, frameon=False)
+        step, value, name = PANELS[key]
+        count_steps(axes, step)
+        axes.set_ylabel(value, fontsize=SMALL + 1)
+        axes.set_title(name, fontsize=9)
+    _add_legend(figure, panels)
     return figure
+
+
+def _add_legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Add one legend for all panels, below them."""
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if handles:
+        places: Any = {"loc": "outside lower center", "frameon": False, "ncols": 4, "fontsize": SMALL}
+        figure.legend(list(handles.values()), list(handles), **places)
 
 
 def _draw_buffers(buffers: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> Figure:
@@ -245,9 +133,9 @@ def _draw_buffers(buffers: Mapping[str, Sequence[Mapping[str, Any]]], title: str
             if low and high and len(low) == len(high):
                 bottom, top = ([value for _, value in curve] for curve in (low, high))
                 axes.fill_between([step for step, _ in low], bottom, top, color=f"C{number}", alpha=0.2, linewidth=0)
-        axes.set_title(f"{method}: median, 10 % to 90 %, a colour per seed", fontsize=9)
-        _count_steps(axes, "environment step")
-        axes.set_ylabel("episode return")
+        axes.set_title(method, fontsize=9)
+        count_steps(axes, "environment step")
+        axes.set_ylabel("episode return", fontsize=SMALL + 1)
     return figure
 
 
@@ -264,20 +152,37 @@ def _draw_held_out(lines: Mapping[str, Sequence[tuple[str, HeldOutReport]]], tit
     for method, reports in lines.items():
         for policy, report in reports:
             rows.setdefault(f"{method} {name_policy(policy)}", []).append(report)
-    figure = Figure(figsize=(8.0, 1.5 + 0.4 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = make_rows(list(rows), title)
     for row, found in enumerate(rows.values()):
         errors = [report.action_rmse for report in found]
-        axes.barh(row, math.fsum(errors) / len(errors), color="C0", alpha=0.4)
-        axes.plot(errors, [row] * len(errors), "o", color="C0", markersize=4)
+        axes.plot([math.fsum(errors) / len(errors)], [row], "s", color="C0", markersize=6)
+        axes.plot(errors, [row] * len(errors), "o", color="C0", markersize=4, markerfacecolor="white")
     constant = next(iter(rows.values()))[0].action_std
     axes.axvline(constant, color="black", linestyle="--", label="a constant action")
-    figure.legend(loc="outside lower left", frameon=False, fontsize=8)
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.invert_yaxis()
-    axes.set_xlabel("action error on held-out episodes (RMSE; dots: seeds)")
-    set_title(figure, title)
+    axes.set_xlim(left=0.0)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=SMALL)
+    axes.set_xlabel("action error on held-out episodes (RMSE)", fontsize=SMALL + 1)
     return figure
+
+
+def _draw_values(lines: Mapping[str, Sequence[tuple[str, ValueEstimates]]], title: str) -> Figure:
+    """Draw what the data earned beside the estimates of the policy's value."""
+    names = {
+        "data": "data",
+        "critic": "policy, its critic",
+        "fitted_q_halfway": "policy, fitted Q, half way",
+        "fitted_q": "policy, fitted Q",
+    }
+    values = {
+        method: [
+            (name, value)
+            for key, name in names.items()
+            for _, estimates in pairs
+            if (value := getattr(estimates, key)) is not None
+        ]
+        for method, pairs in lines.items()
+    }
+    return draw_values(values, title)
 
 
 def _draw_requested(lines: Mapping[str, Sequence[tuple[str, Sequence[RequestedReturn]]]], title: str) -> Figure:
@@ -327,21 +232,5 @@ def _draw_weights(lines: Mapping[str, Sequence[tuple[str, WeightHistogram]]], ti
     axes.axvline(1.0, color="black", linestyle=":", linewidth=0.8)
     axes.set_xlabel("advantage weight (mean 1 over the data)")
     axes.set_ylabel("share of the data's steps")
-    axes.legend(fontsize=7, frameon=False)
-    return figure
-
-
-def _draw_profiles(profiles: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Draw the share of runs above each score, with bootstrap bands."""
-    figure, (axes,) = make_panels(1, "Performance profiles, offline policies, envs that all methods have")
-    every = [score for scores in profiles.values() for task in scores for score in task]
-    thresholds = np.linspace(min(0.0, *every), max(every) * 1.02 + 1e-9, GRID).tolist()
-    for number, (method, scores) in enumerate(profiles.items()):
-        axes.plot(thresholds, compute_profile(scores, thresholds), color=f"C{number}", label=method)
-        axes.fill_between(
-            thresholds, *compute_profile_band(scores, thresholds), color=f"C{number}", alpha=0.2, linewidth=0
-        )
-    axes.set_xlabel("normalized_score τ")
-    axes.set_ylabel("share of runs above τ")
     axes.legend(fontsize=7, frameon=False)
     return figure

@@ -50,7 +50,7 @@ class Estimate:
 
     def __str__(self) -> str:
         uncertainty = "" if self.standard_error is None else f" ± {self.standard_error:.1f}"
-        return f"{self.mean:.1f}{uncertainty}"
+        return f"{self.mean:z.1f}{uncertainty}"  # z: no negative zero
 
 
 @dataclass(frozen=True)

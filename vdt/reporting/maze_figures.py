@@ -15,8 +15,8 @@ PANEL = 3.2  # inches
 Panel = tuple[str, EvaluationReport]  # with its title
 
 
-def draw_mazes(records: Sequence[CellRecord]) -> Iterator[tuple[str, Figure]]:
-    """Yield file name and figure for each env and data source whose evaluation kept traces.
+def draw_mazes(records: Sequence[CellRecord]) -> Iterator[tuple[str, str, Figure]]:
+    """Yield env, file name and figure for each env and data source whose evaluation kept traces.
 
     One panel for each method and policy: the episodes of the first seed with the first look-ahead setting.
     """
@@ -28,14 +28,14 @@ def draw_mazes(records: Sequence[CellRecord]) -> Iterator[tuple[str, Figure]]:
                 title, where = f"{record.method} {policy} {setting}", (record.env, record.snapshot.source)
                 panels.setdefault(where, {}).setdefault(title, (f"{title}, seed {record.seed}", report))
     for (env, source), shown in panels.items():
-        yield f"maze-{make_file_name(env)}-{source}.png", _draw_panels(env, list(shown.values()))
+        yield env, f"maze-{make_file_name(env)}-{source}.png", _draw_panels(env, list(shown.values()))
 
 
 def _draw_panels(env: str, panels: Sequence[Panel]) -> Figure:
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(PANEL * columns, PANEL * rows + 0.4), layout="constrained")
-    figure.suptitle(f"{env}: evaluated episodes (blue: reached the goal, red: did not; dots: starts)", fontsize=8)
+    figure.suptitle(f"{env}: evaluated episodes", fontsize=8)
     for number, (title, report) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, number)
         axes.set_title(title, fontsize=8)

@@ -11,14 +11,18 @@ from typing import Any
 
 from vdt.evaluation.records import CellRecord
 from vdt.reporting.aggregates import (
+    Headlines,
     collect_headlines,
     collect_scores,
     compute_aggregates,
     compute_improvements,
     find_common_tasks,
 )
-from vdt.reporting.diagnostic_tables import tabulate_diagnostics
-from vdt.reporting.figures import Curves, write_figures
+from vdt.reporting.answer import describe_answer, tabulate_answer
+from vdt.reporting.diagnostic_tables import tabulate_diagnostics, tabulate_values
+from vdt.reporting.document import CaptionedFigure, Section, render_sections
+from vdt.reporting.figure_files import Figures, write_figures
+from vdt.reporting.figures import Curves
 from vdt.reporting.frame import (
     Change,
     Result,
@@ -29,11 +33,11 @@ from vdt.reporting.frame import (
     format_csv,
     make_frame,
 )
+from vdt.reporting.html import make_page
 from vdt.reporting.published import load_published
 from vdt.reporting.search_report import OBJECTS, is_ranked, write_search_report
 from vdt.reporting.summary import make_metrics
 from vdt.reporting.tables import (
-    Table,
     name_source,
     tabulate_aggregates,
     tabulate_cells,
@@ -61,12 +65,14 @@ class Report:
 
     Attributes:
         path: of report.md; report.json, metrics.json and results.csv lie beside it.
-        text: its Markdown without the figures, for viewers that do not find files beside it.
+        text: its Markdown.
+        page: path of report.html: the same in one file, its figures inside.
         figures: paths of PNG files, in the order in which the report shows them.
     """
 
     path: Path
     text: str
+    page: Path
     figures: tuple[Path, ...]
 
 
@@ -77,7 +83,7 @@ def write_report(
     study: Mapping[str, Any] | None = None,
     curves: Curves | None = None,
 ) -> Report:
-    """Write report.md, report.json, metrics.json, results.csv and figures into `folder`.
+    """Write report.md, report.html, report.json, metrics.json, results.csv and figures into `folder`.
 
     Args:
         records: finished cells.
@@ -93,18 +99,14 @@ def write_report(
         raise ValueError("a report needs at least one cell")
     measured = make_frame(records)
     frame = fill_best(measured)
-    results, per_cell = collect_results(frame), collect_results(measured, by_seed=True)
-    changes, headlines = compute_changes(frame), collect_headlines(records, results)
+    results, changes = collect_results(frame), compute_changes(frame)
+    headlines = collect_headlines(records, results)
     aggregates, improvements = compute_aggregates(headlines), compute_improvements(headlines)
     published = load_published(study["published"]) if study and study.get("published") else None
-    offline = headlines.get("offline", {})
-    tasks = find_common_tasks(offline) if offline else []
     ranked = study if study and is_ranked(study) else None  # settings of one method are no methods to be compared
-    compared = tasks and not ranked
-    profiles = {method: collect_scores(found, tasks) for method, found in offline.items()} if compared else {}
-    figures = write_figures(records, results, curves or {}, profiles, published, folder)
+    profiles = {} if ranked else _collect_profiles(headlines)
+    figures = write_figures(records, results, changes, curves or {}, profiles, published, folder)
     searched = write_search_report(records, ranked, folder) if ranked else None
-    figures = [*searched.figures, *figures] if searched else figures
     document, odd = to_strict_json(
         {
             "study": study and {key: value for key, value in study.items() if key not in OBJECTS},
@@ -118,40 +120,70 @@ def write_report(
     _write_json(folder / "report.json", {**document, "not_finite": odd})
     _write_json(folder / "metrics.json", to_strict_json(make_metrics(records, results))[0])
     write_text(folder / "results.csv", format_csv(measured))
-    tables = [
-        *(searched.tables if searched else []),
+    over_tasks = (
         *([tabulate_published(records, headlines, published)] if published and published.rows_are_envs else []),
         *([tabulate_aggregates(aggregates, records)] if len(results) > 1 and study and not ranked else []),
         *([] if ranked else [tabulate_improvements(improvements)]),
-        tabulate_results("Results", records, results),
-        tabulate_changes(records, changes),
-        tabulate_held_out(records),
-        tabulate_diagnostics(records),
-        tabulate_cost(records, published if published and not published.rows_are_envs else None),
-        tabulate_results("Results per cell", records, per_cell if len(per_cell) > len(results) else []),
-        *([] if ranked else [tabulate_config_differences(records)]),
-        tabulate_cells(records),
-        tabulate_seconds(records),
+    )
+    answer = searched.answer if searched else describe_answer(records, results, aggregates)
+    first = Section((tabulate_answer(records, results),), figures.get("scores", ()))
+    sections = [
+        Section(text=[*([" ".join(answer), ""] if answer else []), *_list_caveats(records, study or {})]),
+        *(searched.sections if searched else (first,)),
+        Section(text=list(_list_facts(records, study or {}))),
+        Section(over_tasks, figures.get("profiles", ())),
+        Section((tabulate_results("Results", records, results),), figures.get("scores", ()) if searched else ()),
+        Section((tabulate_changes(records, changes),), _pick(figures, "changes", "candidates")),
+        Section((), _pick(figures, "curves", "buffer"), "Learning curves"),
+        Section((tabulate_held_out(records),), _pick(figures, "held_out", "held_out_calibration")),
+        Section((tabulate_values(records),), figures.get("values", ())),
+        Section((tabulate_diagnostics(records),), _pick(figures, "requested", "calibration")),
+        Section((), figures.get("weights", ()), "Advantage weights"),
+        Section((), figures.get("maze", ()), "Episodes in their maze"),
+        Section((tabulate_cost(records, published if published and not published.rows_are_envs else None),)),
+        *_list_details(records, results, measured, differences=not ranked),
+        Section(text=[f"**Not finite, written as null in report.json:** {', '.join(odd)}"] if odd else ()),
     ]
-    return _write_markdown(folder / "report.md", _introduce(records, study or {}), tables, odd, figures)
+    return _write_documents(folder, _name_report(study or {}), sections)
+
+
+def _collect_profiles(headlines: Headlines) -> dict[str, list[list[float]]]:
+    """Return method -> scores per task and run, over the tasks that all methods have offline."""
+    offline = headlines.get("offline", {})
+    tasks = find_common_tasks(offline) if offline else []
+    return {method: collect_scores(found, tasks) for method, found in offline.items()} if tasks else {}
+
+
+def _pick(figures: Figures, *kinds: str) -> list[CaptionedFigure]:
+    return [figure for kind in kinds for figure in figures.get(kind, ())]
+
+
+def _list_details(
+    records: Sequence[CellRecord], results: Sequence[Result], measured: Any, *, differences: bool
+) -> list[Section]:
+    """Return the sections that one looks things up in."""
+    per_cell = collect_results(measured, by_seed=True)
+    return [
+        Section((tabulate_results("Results per cell", records, per_cell if len(per_cell) > len(results) else []),)),
+        *([Section((tabulate_config_differences(records),))] if differences else []),
+        Section((tabulate_cells(records),)),
+        Section((tabulate_seconds(records),)),
+    ]
 
 
 def _write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def _write_markdown(
-    path: Path, introduction: Iterable[str], tables: Iterable[Table], odd: Sequence[str], figures: Sequence[Path]
-) -> Report:
-    """Write the report with links to its figures."""
-    lines = [
-        *introduction,
-        *(line for table in tables for line in table.render()),
-        *([f"**Not finite, written as null in report.json:** {', '.join(odd)}", ""] if odd else []),
-    ]
-    text = "\n".join(lines).rstrip() + "\n"
-    links = "".join(f"\n![{figure.stem}]({figure.name})\n" for figure in figures)
-    return Report(write_text(path, text + links), text, tuple(figures))
+def _name_report(study: Mapping[str, Any]) -> str:
+    return f"Value-Guided Decision Transformer: {study.get('title') or study.get('name') or 'report'}"
+
+
+def _write_documents(folder: Path, title: str, sections: Sequence[Section]) -> Report:
+    """Write the report as Markdown with links to its figures, and as one HTML file."""
+    text = "\n".join([f"# {title}", "", *render_sections(sections)]).rstrip() + "\n"
+    path, page = write_text(folder / "report.md", text), write_text(folder / "report.html", make_page(text, folder))
+    return Report(path, text, page, tuple(figure.path for section in sections for figure in section.figures))
 
 
 def to_strict_json(value: Any, place: str = "") -> tuple[Any, list[str]]:
@@ -201,17 +233,25 @@ def _build_document(
     }
 
 
-def _introduce(records: Sequence[CellRecord], study: Mapping[str, Any]) -> Iterator[str]:
-    yield from (f"# Value-Guided Decision Transformer: {study.get('title') or study.get('name') or 'report'}", "")
-    yield from (study["note"], "") if study.get("note") else ()
+def _list_caveats(records: Sequence[CellRecord], study: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what must be read with the answer."""
     if study.get("missing"):
         yield from (f"**Not finished yet, and not in this report:** {', '.join(study['missing'])}", "")
-    reasons = {(record.env, name_source(record.snapshot.label), record.snapshot.reason) for record in records}
-    yield from (f"- {env}: data source {source}. {reason}" for env, source, reason in sorted(reasons))
+    if any(record.snapshot.source != "d4rl" for record in records):
+        yield from (NOT_D4RL, "")
+    if any(_list_cuts(records)):
+        yield from (f"**Episodes were cut at {max(_list_cuts(records))} steps: {CUT}**", "")
+
+
+def _list_facts(records: Sequence[CellRecord], study: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the study is, where the data came from, and what the words mean."""
+    yield from (study["note"], "") if study.get("note") else ()
+    reasons = {  # of the first cell: later ones find the snapshot that it left
+        (record.env, name_source(record.snapshot.label)): record.snapshot.reason for record in reversed(records)
+    }
+    yield from (f"- {env}: data source {source}. {reason}" for (env, source), reason in sorted(reasons.items()))
     without = sorted({record.env for record in records if not record.evaluation.policies})
     yield from (f"- {env}: {OFFLINE_ONLY}" for env in without)
-    if any(record.snapshot.source != "d4rl" for record in records):
-        yield from ("", NOT_D4RL)
     references = {record.env: record.config.get("task.reference", "the task's reference") for record in records}
     if len(set(references.values())) == 1:
         meaning = next(iter(references.values()))
@@ -221,10 +261,7 @@ def _introduce(records: Sequence[CellRecord], study: Mapping[str, Any]) -> Itera
         "",
         f"normalized_score: 0 and 100 are {meaning}. ± is the standard error over seeds; "
         "where there is one seed, over its episodes (marked *episodes*). m: candidate returns, E: planning horizon.",
-        "",
     )
-    if any(_list_cuts(records)):
-        yield from (f"**Episodes were cut at {max(_list_cuts(records))} steps: {CUT}**", "")
 
 
 CUT = (

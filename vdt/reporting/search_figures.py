@@ -14,9 +14,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from vdt.reporting.figures import make_panels, set_title
 from vdt.reporting.importance import Importances, has_log_scale, is_number
 from vdt.reporting.offline_ranks import RankAgreement
+from vdt.reporting.plotting import make_panels, set_title
 from vdt.reporting.ranking import OFFLINE, SCORES, Ranking, track_best
 from vdt.reporting.search_tables import format_score, format_value
 

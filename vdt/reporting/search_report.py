@@ -8,23 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from vdt.evaluation.records import CellRecord
-from vdt.reporting.figures import save_figure
+from vdt.reporting.document import CaptionedFigure, Section
 from vdt.reporting.importance import compute_importances
 from vdt.reporting.offline_ranks import RankAgreement, compute_agreements
+from vdt.reporting.plotting import save_figure
 from vdt.reporting.ranking import RETURN, Ranking, rank_grid, rank_trials
 from vdt.reporting.search_figures import draw_search
 from vdt.reporting.search_tables import (
+    describe_winner,
     make_document,
     tabulate_agreements,
     tabulate_importances,
     tabulate_ranking,
     tabulate_winner,
 )
-from vdt.reporting.tables import Table
 from vdt.system.files import make_file_name
 
 # Keys of a study's facts that are no plain values; `report.json` has what is made of them.
 OBJECTS = ("trials", "beside", "reported")
+CAPTIONS = {  # name of a figure -> its caption
+    "map": "Mean score over two keys, {task}. Tuning seeds; red: the best.",
+    "parallel": "Settings and their score on tuning seeds, {task}. A line per setting; the best is drawn thicker.",
+    "best": "Best score so far, on tuning seeds, {task}. Biased upward; dots: each setting; crosses: stopped early.",
+    "offline-scores": "Offline scores against returns, {task}. A dot per setting.",
+}
 
 
 @dataclass(frozen=True)
@@ -33,13 +40,13 @@ class SearchReport:
 
     Attributes:
         document: rankings and agreements as plain values.
-        tables: of all tasks.
-        figures: paths of PNG files.
+        answer: a sentence for each task.
+        sections: of all tasks.
     """
 
     document: Mapping[str, Any]
-    tables: Sequence[Table]
-    figures: Sequence[Path]
+    answer: Sequence[str]
+    sections: Sequence[Section]
 
 
 def is_ranked(study: Mapping[str, Any]) -> bool:
@@ -64,7 +71,7 @@ def _rank_searches(
 
 
 def write_search_report(records: Sequence[CellRecord], study: Mapping[str, Any], folder: Path) -> SearchReport:
-    """Write the figures, and return tables and document.
+    """Write the figures, and return sections and document.
 
     Args:
         records: finished cells.
@@ -80,22 +87,30 @@ def write_search_report(records: Sequence[CellRecord], study: Mapping[str, Any],
         for name, trials in study.get("beside", {}).items()
         for ranking in _rank_searches(records, study, {name: trials})
     }
-    tables: list[Table] = []
-    figures: list[Path] = []
-    documents, agreements = [], []
+    sections: list[Section] = []
+    answer: list[str] = []
+    documents, agreements, shown = [], [], []
     for ranking in rankings:
         importances, found = compute_importances(ranking), compute_agreements(ranking)
         reported = [record for record in study.get("reported", ()) if ranking.holds(record)]
-        tables.append(tabulate_winner(ranking, reported, study.get("found", {}).get(ranking.task, {})))
-        tables.append(tabulate_ranking(ranking))
-        tables.append(tabulate_importances(ranking, importances))
-        drawn = draw_search(ranking, importances, found, beside, study["name"])
         where = make_file_name(ranking.task.replace(", ", "-").replace(" ", "-"))
-        figures += [save_figure(figure, folder / f"{name}-{where}.png") for name, figure in drawn.items()]
+        drawn = {
+            name: CaptionedFigure(
+                save_figure(figure, folder / f"{name}-{where}.png"), CAPTIONS[name].format(task=ranking.task)
+            )
+            for name, figure in draw_search(ranking, importances, found, beside, study["name"]).items()
+        }
+        shown += [drawn.pop("offline-scores")] if "offline-scores" in drawn else []
+        answer.append(describe_winner(ranking, reported))
+        sections += [
+            Section((tabulate_winner(ranking, reported, study.get("found", {}).get(ranking.task, {})),)),
+            Section((tabulate_ranking(ranking),), list(drawn.values())),
+            Section((tabulate_importances(ranking, importances),)),
+        ]
         documents.append(make_document(ranking, importances))
         agreements += found
-    tables.append(tabulate_agreements(agreements))
-    return SearchReport(_describe(documents, agreements), tables, figures)
+    sections.append(Section((tabulate_agreements(agreements),), shown))
+    return SearchReport(_describe(documents, agreements), answer, sections)
 
 
 def _describe(rankings: Sequence[Mapping[str, Any]], agreements: Sequence[RankAgreement]) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Any
 
 from vdt.evaluation.records import CellRecord
 from vdt.evaluation.trials import PRUNED
+from vdt.reporting.document import Table
 from vdt.reporting.frame import compute_estimate
 from vdt.reporting.importance import Importances
 from vdt.reporting.offline_ranks import RankAgreement
 from vdt.reporting.ranking import OFFLINE, RETURN, SCORES, Ranking, Setting, score_record
 from vdt.reporting.statistics import Interval
-from vdt.reporting.tables import Table
 
 WANTED = 20  # settings below which a rank correlation says little
 
@@ -80,6 +80,22 @@ def _describe_end(setting: Setting, kind: str) -> str:
         return setting.state
     step = max(setting.intermediate)
     return f"at gradient step {step:,}, score {format_score(setting.intermediate[step], kind)}"
+
+
+def describe_winner(ranking: Ranking, reported: Sequence[CellRecord]) -> str:
+    """Return the sentence that names the best settings, their tuning score and that of the reported seeds."""
+    best, count = ranking.best, len(ranking.complete)
+    values = ", ".join(f"`{key}` = {format_value(best.values.get(key))}" for key in ranking.keys) or best.name
+    scores = [score for record in reported if (score := score_record(record, ranking.score)) is not None]
+    fresh = (
+        f"on seeds that the choice has not seen they score **{format_score(math.fsum(scores) / len(scores), ranking.score)}**"
+        if scores
+        else "seeds that the choice has not seen have not been run"
+    )
+    return (
+        f"Of {count} settings on {ranking.task}, {values} scored best: {_format_mean(ranking, best)} on tuning seeds, which "
+        f"is too high for having been chosen; {fresh}."
+    )
 
 
 def tabulate_winner(ranking: Ranking, reported: Sequence[CellRecord], found: Mapping[str, str]) -> Table:

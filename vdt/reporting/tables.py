@@ -3,68 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 from vdt.environments.scores import describe_cut, format_return, format_success
 from vdt.evaluation.records import CellRecord
 from vdt.reporting import calibration
 from vdt.reporting.aggregates import Aggregate, Headlines, Improvement
 from vdt.reporting.calibration import describe_critic, select_cells
+from vdt.reporting.document import Table
 from vdt.reporting.frame import Change, Estimate, Result, compute_config_differences
 from vdt.reporting.published import Published
 
-IDENTIFYING = frozenset(  # columns that are printed once where all rows agree
-    {
-        "env",
-        "data",
-        "data's mean score",
-        "method",
-        "preset",
-        "seed",
-        "seeds",
-        "episodes",
-        "steps",
-        "data sets",
-        "data seed",
-        "runs",
-        "data md5",
-    }
-)
 KINDS = ("machine", "gpu")  # of memory
 NO_WIDTH = "With one run per env an interval has no width: it does not say how another run would do."
 PHASES = ("pretrain_critic", "train_actor", "tune_online", "evaluate")
 SUCCESS_HEADER = "success rate (Wilson's 95% over all episodes)"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Section of a report."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[object]]
-    note: str = ""
-
-    def render(self) -> Iterator[str]:
-        """Yield the lines of a Markdown section; none if there are no rows.
-
-        Columns without content are left out. Values equal in all rows are printed once, above: a table must fit a page.
-        """
-        rows = [[str(entry).replace("|", "\\|") for entry in row] for row in self.rows]
-        if not rows:
-            return
-        columns = {name: [row[i] for row in rows] for i, name in enumerate(self.header)}
-        known = {name: values for name, values in columns.items() if set(values) != {"-"}}
-        once = {name: values[0] for name, values in known.items() if name in IDENTIFYING and len(set(values)) == 1}
-        shown = {name: values for name, values in known.items() if name not in once}
-        yield from (f"## {self.title}", "", *([self.note, ""] if self.note else []))
-        if once:
-            yield from ("All rows: " + "; ".join(f"{name} {value}" for name, value in once.items()) + ".", "")
-        if shown:
-            yield from ("| " + " | ".join(shown) + " |", "|" + "---|" * len(shown))
-            yield from ("| " + " | ".join(row) + " |" for row in zip(*shown.values(), strict=True))
-            yield ""
 
 
 def grey(text: str) -> str:

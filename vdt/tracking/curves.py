@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CURVES = (
-    *("critic/q_loss", "actor/behavior_loss", "online/normalized_score"),
+    *("critic/q_loss", "actor/behavior_loss", "actor/score", "online/normalized_score"),
     *("online/buffer_return", "online/buffer_return_low", "online/buffer_return_middle", "online/buffer_return_high"),
 )
 POINTS = 100  # of a curve that a report keeps

@@ -1,5 +1,6 @@
 """The written report against what went in."""
 
+import base64
 import json
 import math
 from dataclasses import replace
@@ -13,9 +14,9 @@ from support.records import make_evaluation, make_record
 from unit.reporting.test_frame import make_policies
 from vdt.environments.scores import compute_standard_error
 from vdt.evaluation.records import HeldOutReport, Maze, Trace
+from vdt.reporting.document import Table
 from vdt.reporting.maze_figures import draw_mazes
 from vdt.reporting.report import NOT_D4RL, to_strict_json, write_report
-from vdt.reporting.tables import Table
 
 PNG = b"\x89PNG\r\n\x1a\n"
 COLLECTED = "data **collected** (not D4RL)"
@@ -41,8 +42,8 @@ def test_no_result_row_is_shown_without_its_data_source(tmp_path: Path) -> None:
     assert all(f"All rows: env walker2d-medium-v2; {COLLECTED}" in section for section in sections), "said once"
     both = write_report([*one, make_record(0, make_policies(0.0), source="d4rl")], tmp_path / "both").text
     rows = [line for line in both.splitlines() if line.startswith("| ") and not line.startswith(("| data", "| env"))]
-    # results, changes, cost, results per cell, cells, seconds: each row where sources differ
-    assert len(rows) == 2 * 4 + 2 * 4 + 2 + 3 * 4 + 3 + 3
+    # answer, results, changes, cost, results per cell, cells, seconds: each row where sources differ
+    assert len(rows) == 2 + 2 * 4 + 2 * 4 + 2 + 3 * 4 + 3 + 3
     assert all(row.startswith(("| **collected** (not D4RL) |", "| D4RL |")) for row in rows)
 
 
@@ -65,8 +66,8 @@ def test_what_all_rows_agree_on_is_said_once_and_empty_columns_are_left_out() ->
     header = ("env", "method", "look-ahead", "score", "GPU, MB")
     lines = list(Table("T", header, [("e", "a|b", "x", 1, "-"), ("e", "c", "x", 1, "-")], "Note.").render())
     assert lines == [
-        *("## T", "", "Note.", "", "All rows: env e.", ""),
-        *("| method | look-ahead | score |", "|---|---|---|", "| a\\|b | x | 1 |", "| c | x | 1 |", ""),
+        *("## T", "", "Note.", "", "All rows: env e; look-ahead x.", ""),
+        *("| method | score |", "|---|---|", "| a\\|b | 1 |", "| c | 1 |", ""),
     ], "a score stays, even where all are alike"
     assert list(Table("T", header, []).render()) == []
 
@@ -151,11 +152,16 @@ def test_figures_are_written_and_shown(tmp_path: Path) -> None:
     text = report.path.read_text()
     assert [f.name for f in sorted(report.figures)] == [
         "candidates-walker2d-medium-v2-collected.png",
+        "changes-walker2d-medium-v2-collected.png",
         "scores-walker2d-medium-v2-collected.png",
     ]
     assert all(f.read_bytes().startswith(PNG) and f"({f.name})" in text for f in report.figures)
     assert sorted(tmp_path.glob("*.png")) == sorted(report.figures)
-    assert "![" not in report.text and text.startswith(report.text), "a card finds no files beside it"
+    page = report.page.read_text()
+    assert all(base64.b64encode(f.read_bytes()).decode() in page for f in report.figures), (
+        "a card finds no files beside it"
+    )
+    assert page.count("<img ") == page.count('src="data:image/png;base64,') == len(report.figures)
 
 
 def test_a_report_needs_a_cell(tmp_path: Path) -> None:
@@ -170,8 +176,11 @@ def test_data_without_an_environment_is_reported_offline(tmp_path: Path) -> None
     record = make_record(0, {}, env=mine, source="path", config=config, held_out={"offline": held_out})
     text = write_report([record], tmp_path).path.read_text()
     assert f"- {mine}: no environment: online tuning and returns are not available" in text
-    assert f"All rows: env {mine}; data **own file** (not D4RL); method vdt; seed 0; episodes 2; steps 30." in text
-    assert "| offline | 0.25 | 0.5 | 7.5 | 6.25 | 6 |" in text
+    assert (
+        f"All rows: env {mine}; data **own file** (not D4RL); method vdt; seed 0; policy offline; episodes 2; steps 30."
+        in text
+    )
+    assert "| 0.25 | 0.5 | 7.5 | 6.25 | 6 |" in text
     assert "0 and 100 are the data's own worst and best episode return" in text
     assert "## Results" not in text
     assert [path.stem.partition("-")[0] for path in tmp_path.glob("*.png")] == ["held_out"], "a figure of its own"
@@ -186,8 +195,8 @@ def test_episodes_are_drawn_over_their_maze(tmp_path: Path) -> None:
     trace = Trace(maze, [[[0.0, 4.0], [0.0, 7.9]], [[4.0, 4.0]]])
     walker = make_evaluation([70.0, 0.0], successes=[True, False], trace=trace)
     records = [make_record(seed, {"offline": {"single": walker}, "online": {"single": walker}}) for seed in (0, 1)]
-    (name, figure), *others = draw_mazes([*records, make_record(0, make_policies(0.0), method="dt")])
-    assert (name, others) == ("maze-walker2d-medium-v2-collected.png", [])
+    (env, name, figure), *others = draw_mazes([*records, make_record(0, make_policies(0.0), method="dt")])
+    assert (env, name, others) == ("walker2d-medium-v2", "maze-walker2d-medium-v2-collected.png", [])
     offline, _online = figure.axes  # of the first seed
     assert offline.get_title() == "vdt offline single, seed 0"
     wall, _, goal = offline.patches
@@ -195,4 +204,5 @@ def test_episodes_are_drawn_over_their_maze(tmp_path: Path) -> None:
     reached, _, stuck, _ = offline.lines
     assert reached.get_xydata().tolist() == trace.paths[0] and reached.get_color() != stuck.get_color()
     path = write_report(records, tmp_path).path
-    assert f"![{Path(name).stem}]({name})" in path.read_text() and (tmp_path / name).read_bytes().startswith(PNG)
+    assert f"![Evaluated episodes in their maze on walker2d-medium-v2]({name})\n*Figure 2. Eval" in path.read_text()
+    assert (tmp_path / name).read_bytes().startswith(PNG)

@@ -76,7 +76,7 @@ def test_settings_are_not_compared_as_methods_are(grid: Report) -> None:
 
 def test_offline_scores_are_laid_beside_returns(grid: Report) -> None:
     section = find_section(grid.text, "How well offline scores predict returns here")
-    lines = {line.split(" | ")[1]: line for line in section.splitlines() if "walker2d" in line}
+    lines = {line.split(" | ")[1]: line for line in section.splitlines() if line.startswith("| walker2d")}
     assert (
         "| 6 | +1.00 [+1.00, +1.00] | +1.00 [" in lines["action error"]
         and "| 110.5 | 110.5 | 85.5 |" in lines["action error"]

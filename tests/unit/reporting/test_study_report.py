@@ -123,7 +123,10 @@ def test_headline_is_the_setting_that_a_method_acts_with() -> None:
 
 def test_published_numbers_stand_beside_ours_with_what_differs(tmp_path: Path) -> None:
     text = write_report(CELLS, tmp_path, study=STUDY).text
-    assert text.startswith("# Value-Guided Decision Transformer: My title\n\nMy note.\n")
+    assert text.startswith(
+        "# Value-Guided Decision Transformer: My title\n\nOver 2 data sets, **vdt** scores highest of 2"
+    )
+    assert text.index("\nMy note.\n") < text.index("\n## "), "below the answer, above all sections"
     assert "**Not finished yet, and not in this report:** x-s3" in text
     # seeds 10 and 20: 15 ± 5; online 10 more, best 20 more; the poster has 81.6 ± 1.7
     row = next(line for line in text.splitlines() if line.startswith(f"| {WALKER} | vdt | 15.0 ± 5.0 | 25.0 ± 5.0 |"))
@@ -134,7 +137,9 @@ def test_published_numbers_stand_beside_ours_with_what_differs(tmp_path: Path) -
     plain = write_report(CELLS, tmp_path / "plain", study={**STUDY, "published": ""}).text
     over_all = next(line for line in plain.split("## ")[1].splitlines() if line.startswith("| vdt | offline |"))
     assert "| 42.5 ± 12.5 | 35.0 [" in over_all and over_all.endswith("| -25 % | 37 % |")
-    assert "**other data**: **collected** (not D4RL); physics: Walker2d-v4 on the present MuJoCo; budget: laptop" in row
+    assert (
+        "**other data**: **collected** (not D4RL); physics: Walker2d-v4 on the present MuJoCo; budget: laptop" in first
+    )
     assert "VDT poster, Table 1" in text
     same = describe_difference(make_cell(WALKER, 0, 1.0, source="d4rl"))
     assert same == "D4RL's data; physics: Walker2d-v4 on the present MuJoCo; budget: laptop"
@@ -151,8 +156,8 @@ def test_cost_and_diagnostics_by_hand(tmp_path: Path) -> None:
     others = [make_cell("hopper-random-v2", 0, 1.0)]
     text = write_report(others, tmp_path / "others", study={**STUDY, "published": "ablation"}).text
     assert "VDT poster, Table 3" in text and "weighting 90.3" not in text, "a table of other envs is no cost"
-    assert "data **collected** (not D4RL); method vdt; seed 0." in text
-    assert "| offline | 5000 → 200, 4000 → 50 | -0.5 | 0.25 |" in text
+    assert "data **collected** (not D4RL); method vdt; seed 0; policy offline." in text
+    assert "| 5000 → 200, 4000 → 50 | -0.5 | 0.25 |" in text
     # the critic's calibration stands beside the scores, too
     assert "| offline | candidates (m=2, E=1) | 1.0 ± 2.0 *episodes* | 1.00 | -0.5 (-25 %) | 37 % | 2.50 |" in text
 
@@ -163,7 +168,7 @@ def test_figures(tmp_path: Path) -> None:
     curves = {cell.mlflow_run_id: {"critic/q_loss": curve, **levels} for cell in CELLS}
     curves[CELLS[1].mlflow_run_id] = {"critic/q_loss": curve[-1:]}  # shares its critic
     text = write_report(CELLS, tmp_path, study=STUDY, curves=curves).path.read_text()
-    kinds = ("scores", "candidates", "curves", "buffer", "requested", "calibration", "weights")
+    kinds = ("scores", "changes", "candidates", "curves", "buffer", "requested", "calibration", "weights")
     expected = {f"{kind}-{env}-collected.png" for kind in kinds for env in (WALKER, HOPPER)} | {"profiles.png"}
     assert {path.name for path in tmp_path.glob("*.png")} == expected
     assert all((tmp_path / name).read_bytes().startswith(PNG) and f"({name})" in text for name in expected)

@@ -1,0 +1,197 @@
+"""The answer that a report begins with: one sentence and one table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from vdt.environments.scores import describe_cut, format_return
+from vdt.evaluation.records import CellRecord, HeldOutReport, ValueEstimates
+from vdt.reporting.aggregates import Aggregate, select_acting
+from vdt.reporting.document import Table
+from vdt.reporting.frame import POLICIES, Result
+from vdt.reporting.tables import name_policy, name_source
+
+WHEN = {"offline": "offline, without interaction", "online": "after online tuning"}
+OWN_COLUMNS = ("action error", "a constant's", "its critic's value", "fitted-Q value", "data's value")
+
+
+def describe_answer(
+    records: Sequence[CellRecord], results: Sequence[Result], aggregates: Sequence[Aggregate]
+) -> list[str]:
+    """Return the answer in one sentence for cells with an environment, and one for those without.
+
+    Args:
+        records: finished cells.
+        results: merged over seeds.
+        aggregates: of methods over the tasks that they share.
+    """
+    acting = select_acting(records, results)
+    sentences = [_describe_scores(records, acting, aggregates)] if acting else []
+    without = [record for record in records if not record.evaluation.policies]
+    return [*sentences, *_describe_own_data(without)]
+
+
+def _describe_scores(records: Sequence[CellRecord], acting: Sequence[Result], aggregates: Sequence[Aggregate]) -> str:
+    tasks, methods = (list(dict.fromkeys(values)) for values in ((r.task for r in acting), (r.method for r in acting)))
+    compared = _rank_methods(aggregates)
+    if len(methods) > 1 and compared:
+        return _describe_comparison(compared, acting, len(tasks))
+    if len(tasks) == 1 and len(methods) == 1:
+        return _describe_one(records, acting)
+    if len(methods) == 1 and compared:
+        found = {a.policy: a for a in aggregates if a.policy in WHEN}
+        scores = " and ".join(f"**{a.iqm}** {WHEN[policy]}" for policy, a in found.items())
+        return f"Over {len(tasks)} data sets, {methods[0]} has an interquartile mean of {scores}."
+    return f"{len(methods)} methods have run on {len(tasks)} data sets, and share none that could be compared."
+
+
+def _describe_one(records: Sequence[CellRecord], results: Sequence[Result]) -> str:
+    """Return the sentence of one method on one data set."""
+    first = results[0]
+    before = next((r for r in results if r.policy == "offline"), None)
+    after = next((r for r in results if r.policy == "online"), None)
+    steps = next((r.config.get("online.environment_steps") for r in records if r.env == first.env), None)
+    tuned = f"after {steps:,} steps of online tuning" if steps else "after online tuning"
+    parts = [
+        *([f"{_say_result(before)} offline"] if before else []),
+        *([f"{_say_result(after)} {tuned}"] if after else []),
+    ]
+    what = "earns a return of" if first.cut_at is not None else "scores"
+    score = first.dataset_score
+    mean = "" if score is None else f"; the data's episodes score {score:.1f} on average"
+    cut = "" if first.cut_at is None else f", in episodes {describe_cut(first.cut_at)}, which have no score"
+    return f"On **{first.env}**, {first.method} {what} {' and '.join(parts)}{cut}{mean} ({_count_seeds(results)})."
+
+
+def _say_result(result: Result) -> str:
+    return f"**{format_return(result.episode_return.mean) if result.score is None else result.score}**"
+
+
+def _count_seeds(results: Sequence[Result]) -> str:
+    counts = sorted({len(result.seeds) for result in results})
+    numbers = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    return f"{numbers} seed{'' if counts == [1] else 's'}"
+
+
+def _rank_methods(aggregates: Sequence[Aggregate]) -> list[Aggregate]:
+    """Return the methods by interquartile mean, the best first: online where all have it, else offline."""
+    by_policy = {policy: [a for a in aggregates if a.policy == policy] for policy in WHEN}
+    offline, online = by_policy["offline"], by_policy["online"]
+    chosen = online if len(online) >= len(offline) else offline
+    return sorted(chosen, key=lambda a: -a.iqm.value)
+
+
+def _describe_comparison(ranked: Sequence[Aggregate], acting: Sequence[Result], tasks: int) -> str:
+    """Return the sentence that names the best method and the next, and whether their intervals overlap."""
+    best, second, *_ = ranked
+    own = [r for r in acting if r.policy == best.policy]
+    shared = (
+        f"Over the {best.tasks} data sets that all methods have" if best.tasks < tasks else f"Over {tasks} data sets"
+    )
+    where = f"On **{own[0].env}**" if tasks == 1 else shared
+    overlap = best.iqm.low <= second.iqm.high
+    unsure = ". Their intervals overlap: which is better is not shown" if overlap else ""
+    if min(len(result.seeds) for result in own) == 1:
+        unsure = ". With one seed an order may be luck"
+    return (
+        f"{where}, **{best.method}** scores highest of {len(ranked)} methods {WHEN[best.policy]}: interquartile mean "
+        f"**{best.iqm}**, before {second.method} with {second.iqm} ({_count_seeds(own)}){unsure}."
+    )
+
+
+def _describe_own_data(records: Sequence[CellRecord]) -> Iterator[str]:
+    """Yield a sentence for each env and method without an environment."""
+    for (env, method), cells in _group(records).items():
+        error, constant = _mean_held_out(cells, lambda r: r.action_rmse), _mean_held_out(cells, lambda r: r.action_std)
+        if error is None or constant is None:
+            continue
+        fitted, earned = _mean_value(cells, lambda v: v.fitted_q), _mean_value(cells, lambda v: v.data)
+        value = (
+            f" Its value is estimated at **{fitted:.4g}** (fitted Q, discounted), the data's is {earned:.4g}: a guess from "
+            "the data, no measured return."
+            if fitted is not None and earned is not None
+            else ""
+        )
+        yield (
+            f"**{env}** has no environment: {method} misses held-out actions by **{error:.3g}**, a constant by "
+            f"{constant:.3g} (RMSE).{value}"
+        )
+
+
+def tabulate_answer(records: Sequence[CellRecord], results: Sequence[Result]) -> Table:
+    """Make the table below the sentence: a row for each data set and method, without look-ahead settings.
+
+    The scores are means; their intervals are drawn.
+    """
+    labels = {(record.env, record.snapshot.source): record.snapshot.label for record in records}
+    groups: dict[tuple[object, ...], dict[str, Result]] = {}
+    for result in select_acting(records, results):
+        groups.setdefault((result.task, result.method), {})[result.policy] = result
+    header = ("env", "data", "data's mean score", "preset", "method", *map(name_policy, POLICIES), "change by tuning")
+    rows = [(*_describe_row(found, labels), *("-" for _ in OWN_COLUMNS)) for found in groups.values()]
+    rows += list(_list_own_rows(records))
+    return Table("", (*header, "seeds", *OWN_COLUMNS), rows)
+
+
+def _describe_row(found: dict[str, Result], labels: dict[tuple[str, str], str]) -> tuple[object, ...]:
+    first = next(iter(found.values()))
+    score = "?" if first.dataset_score is None else f"{first.dataset_score:.1f}"
+    before, after = (found[p].score if p in found else None for p in ("offline", "online"))
+    change = "-" if before is None or after is None else f"{after.mean - before.mean:+z.1f}"
+    return (
+        *(first.env, name_source(labels[first.env, first.source]), score, first.preset, first.method),
+        *(_format_mean(found.get(policy)) for policy in POLICIES),
+        *(change, f"{len(first.seeds)} ({', '.join(map(str, first.seeds))})"),
+    )
+
+
+def _format_mean(result: Result | None) -> str:
+    if result is None:
+        return "-"
+    return (
+        f"return {format_return(result.episode_return.mean)}" if result.score is None else f"{result.score.mean:z.1f}"
+    )
+
+
+def _list_own_rows(records: Sequence[CellRecord]) -> Iterator[tuple[object, ...]]:
+    """Yield the rows of cells without an environment, mean over seeds."""
+    for (env, method), cells in _group(r for r in records if not r.evaluation.policies).items():
+        numbers = (
+            _mean_held_out(cells, lambda r: r.action_rmse),
+            _mean_held_out(cells, lambda r: r.action_std),
+            _mean_value(cells, lambda v: v.critic),
+            _mean_value(cells, lambda v: v.fitted_q),
+            _mean_value(cells, lambda v: v.data),
+        )
+        seeds = [str(cell.seed) for cell in cells]
+        known = (env, name_source(cells[0].snapshot.label), "-", cells[0].preset, method)
+        empty = ("-",) * (len(POLICIES) + 1)
+        yield (
+            *known,
+            *empty,
+            f"{len(seeds)} ({', '.join(seeds)})",
+            *("-" if n is None else f"{n:.4g}" for n in numbers),
+        )
+
+
+def _group(records: Iterable[CellRecord]) -> dict[tuple[str, str], list[CellRecord]]:
+    groups: dict[tuple[str, str], list[CellRecord]] = {}
+    for record in records:
+        groups.setdefault((record.env, record.name), []).append(record)
+    return groups
+
+
+def _mean_held_out(cells: Sequence[CellRecord], read: Callable[[HeldOutReport], float | None]) -> float | None:
+    return _average(
+        read(cell.evaluation.held_out["offline"]) for cell in cells if "offline" in cell.evaluation.held_out
+    )
+
+
+def _mean_value(cells: Sequence[CellRecord], read: Callable[[ValueEstimates], float | None]) -> float | None:
+    return _average(read(cell.evaluation.values["offline"]) for cell in cells if "offline" in cell.evaluation.values)
+
+
+def _average(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
