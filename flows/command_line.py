@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -50,6 +51,7 @@ def check_command_line(argv: list[str]) -> None:
     command = next((word for word in others if word in ("run", "resume", "step", "spin")), "")
     if command == "step":
         follow_parent()
+    _prepare_cards(others)
     if command in ("run", "resume"):
         interrupt_on_signals()
         remember_command(argv)
@@ -67,6 +69,15 @@ def check_command_line(argv: list[str]) -> None:
             _check_run(vars(given), argv)
     except (ConfigError, FolderError, StoreError) as error:
         _refuse(str(error))
+
+
+def _prepare_cards(words: Sequence[str]) -> None:
+    """Prepare `card ACTION`, Metaflow's own commands."""
+    for word, action in pairwise(words):
+        if word == "card":
+            from flows.cards import prepare_viewing  # here: Metaflow must not be loaded by programs that run before it
+
+            prepare_viewing(action)
 
 
 def _check_run(given: Mapping[str, str], argv: list[str]) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metaflow import current
-from metaflow.cards import Image, Markdown
 
+from flows.cards import enter_cards_folder
 from flows.command_line import FLOW, REPORT_FLOW, get_command
 from flows.options import get_options
 from flows.stage import enter_policies
@@ -31,7 +31,7 @@ from vdt.experiments.cells import (
 )
 from vdt.experiments.found import add_winners, describe_search
 from vdt.system.files import make_file_name, replace_folder, write_text
-from vdt.system.home import home, make_vdt_command
+from vdt.system.home import home, make_vdt_command, name_home
 
 if TYPE_CHECKING:
     from vdt.tracking import Record
@@ -166,8 +166,8 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, s
     places = {
         "policy": list(policies.values()),
         "use": [make_vdt_command(f"evaluate {current.run_id}{choice}") for choice in choices],
-        "report": [str(path)],
-        "card": [f"{get_command()} card view {current.run_id}/{current.step_name}"],
+        "report": [str(path.with_suffix(".html"))],
+        "card": [f"{name_home()}{get_command()} card view {current.run_id}/{current.step_name}"],
         "runs": [address],
         "served": [command],
         "next": [f"{get_command()} run --env {envs} --method vdt,dt --seeds 0,1,2"],
@@ -187,21 +187,18 @@ def _find_runs_page() -> tuple[str, str]:
 
 
 def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path:
-    """Write the report, show it as a card, and copy it to the path of the newest report."""
+    """Write the report, and copy it to the path of the newest report. Its card is its HTML file (`flows/cards.py`)."""
     from vdt.reporting.report import write_report
     from vdt.tracking import read_curves, resolve_run_ids
 
     known = resolve_run_ids(home(), [cell.mlflow_run_id for cell in cells])  # of runs that reached the store late
     cells = [replace(cell, mlflow_run_id=known[cell.mlflow_run_id]) for cell in cells]
-    os.chdir(home())  # Metaflow keeps cards below the current folder, whatever its datastore's root is
+    enter_cards_folder()
     curves = read_curves(home(), [cell.mlflow_run_id for cell in cells])
     report = write_report(cells, home() / "reports" / str(current.run_id), study=study, curves=curves)
     path = report.path
     for winner in (study or {}).get("found", {}).values():
         write_text(path.with_name(Path(winner["file"]).name), (home() / winner["file"]).read_text())
-    current.card.append(Markdown(report.text))  # without links: a card finds no files beside it
-    for figure in report.figures:
-        current.card.append(Image(figure.read_bytes(), figure.stem))
     envs = {make_file_name(cell.env) for cell in cells}
     if study:
         replace_folder(path.parent, home() / "reports" / _name_report(study))

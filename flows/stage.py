@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from metaflow import current
 from metaflow.exception import MetaflowException
 
+from flows.cards import enter_cards_folder
 from flows.initial import find_initial
 from flows.lineage import get_unfinished_ancestors, was_completed
+from flows.live_card import LiveTracker, make_live_card
 from flows.transfer import describe_file, fetch_file, keeps_files_here
 from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_mapping
@@ -296,7 +298,7 @@ def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
     set_threads(count_cells_in_parallel(len(flow.cells)), config.runtime.threads)
     lock = home() / ".vdt" / "locks" / f"cell-{flow.mlflow_run_id}.lock"
     with clear_errors(), hold_lock(lock, f"this step of {flow.cell['key']}"), _stop_when_told(flow) as stack:
-        tracker = stack.enter_context(contextlib.closing(open_tracker(flow))) if track else NullTracker()
+        tracker = stack.enter_context(contextlib.closing(open_tracker(flow, config))) if track else NullTracker()
         yield Stage(flow, tracker, config)
         tracker.log(0, _measure_cost(step, time.monotonic() - began))
     if isinstance(tracker, MLflowTracker):
@@ -324,11 +326,18 @@ def _stop_when_told(flow: Any) -> Iterator[contextlib.ExitStack]:
         os._exit(128 + 15)
 
 
-def open_tracker(flow: Any) -> MLflowTracker:
-    """Open the tracker of a running step's MLflow run; a finished step that is run again on purpose gets a new run."""
+def open_tracker(flow: Any, config: Config | None = None) -> MLflowTracker:
+    """Open the tracker of a running step's MLflow run; a finished step that is run again on purpose gets a new run.
+
+    A step that trains a cell of configuration `config` shows its curves on its card, too.
+    """
     origin, step = current.origin_run_id, str(current.step_name)
     repeats = bool(origin) and was_completed(current.flow_name, origin, step, flow.cell["key"])
     opening = make_continue_record(str(current.run_id), repeats=repeats)
+    if config is not None and step in PHASES:
+        enter_cards_folder()
+        shown = make_live_card(PHASES[step], config, flow.cell["key"])
+        return LiveTracker(home(), flow.mlflow_run_id, opening=opening, card=shown)
     return MLflowTracker(home(), flow.mlflow_run_id, opening=opening)
 
 

@@ -17,8 +17,10 @@ prepare()  # before Metaflow reads the environment
 
 from metaflow import FlowSpec, Parameter, card, current, exit_hook, package_sources, resources, step  # noqa: E402
 
+from flows.cards import REPORT  # noqa: E402
 from flows.command_line import CHECKED, check_command_line, get_command  # noqa: E402
 from flows.initial import keep_initial_policies  # noqa: E402
+from flows.live_card import CARD  # noqa: E402
 from flows.options import get_options  # noqa: E402
 from flows.stage import clear_errors, finish_cells, open_stage  # noqa: E402
 from flows.unfinished import forget_unfinished, name_run  # noqa: E402
@@ -81,6 +83,7 @@ class VDTFlow(FlowSpec):
             self.snapshot = stage.fetch_snapshot()
         self.next(self.pretrain_critic)
 
+    @card(type="blank", id=CARD)
     @resources(gpu=1)
     @step
     def pretrain_critic(self) -> None:
@@ -90,6 +93,7 @@ class VDTFlow(FlowSpec):
             self.critic = stage.describe(path)
         self.next(self.train_actor)
 
+    @card(type="blank", id=CARD)
     @resources(gpu=1)
     @step
     def train_actor(self) -> None:
@@ -110,6 +114,7 @@ class VDTFlow(FlowSpec):
                 self.buffer = stage.describe(path)
         self.next(self.tune_online)
 
+    @card(type="blank", id=CARD)
     @resources(gpu=1)
     @step
     def tune_online(self) -> None:
@@ -144,7 +149,7 @@ class VDTFlow(FlowSpec):
             stage.keep_result()
         self.next(self.report)
 
-    @card(type="blank")
+    @card(type=REPORT)
     @step
     def report(self, inputs: Any) -> None:
         """Report all cells in one table, with uncertainty."""

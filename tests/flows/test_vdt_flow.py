@@ -14,7 +14,8 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
 import vdt
-from support.cards import find_broken_images, find_wide_tables, read_card
+from support.browser import DESKTOP, NARROW, find_faults, find_foreign, open_browser
+from support.cards import find_wide_tables, read_card
 from support.flow import ENV, FLOW, make_variables
 from vdt.checkpoint.store import CheckpointError, load_state
 from vdt.evaluation.evaluate import find_acting_setting
@@ -164,10 +165,42 @@ def test_report_is_written_logged_and_shown(run: Any, client: MlflowClient, fold
         logged = {Path(f.path).name for f in client.list_artifacts(data.mlflow_run_id, "report")}
         assert logged == {f.name for f in report.iterdir()}
     (card,) = (folder / "home" / ".metaflow" / "mf.cards").rglob(f"runs/{run.id}/steps/report/**/*.html")
-    components = read_card(card)
-    (shown,) = (component["source"] for component in components if component["type"] == "markdown")
-    assert "normalized_score" in shown and text.startswith(shown)
-    assert find_broken_images(components) == [] and find_wide_tables(shown) == []
+    page = card.read_text()
+    assert page == (report / "report.html").read_text() and "normalized_score" in page
+    assert page.count("<img ") == page.count("data:image/png;base64,") == len(list(report.glob("*.png"))) > 5
+    assert find_wide_tables(text) == []
+
+
+@pytest.mark.parametrize("width", [DESKTOP, NARROW])
+def test_the_card_opens_in_a_browser(run: Any, folder: Path, width: int) -> None:
+    (card,) = (folder / "home" / ".metaflow" / "mf.cards").rglob(f"runs/{run.id}/steps/report/**/*.html")
+    with open_browser() as browser:
+        page = browser.open(card.as_uri(), width)
+    assert find_faults(page) == [] and find_foreign(page) == []
+    assert len(page["images"]) > 5 and f"On {ENV}, vdt scores" in page["text"]
+
+
+@pytest.mark.parametrize(
+    ("step", "metric", "last"),
+    [
+        ("pretrain_critic", "Q loss (M2)", "ended at gradient step 60 of 60"),
+        ("train_actor", "behaviour loss (M3)", "ended at gradient step 40 of 40"),
+        ("tune_online", "mean return in the replay buffer", "ended at environment step "),
+    ],
+)
+def test_steps_that_train_leave_their_curves_on_a_card(
+    run: Any, folder: Path, step: str, metric: str, last: str
+) -> None:
+    cards = sorted((folder / "home" / ".metaflow" / "mf.cards").rglob(f"runs/{run.id}/steps/{step}/**/cards/*.html"))
+    assert len(cards) == 2, "one for each cell"
+    for card in cards:
+        components = read_card(card)
+        text = " ".join(component["source"] for component in components if component["type"] == "markdown")
+        assert last in text and f"{ENV}-vdt-s" in text
+        charts = {c["spec"]["title"]: c["spec"]["data"]["values"] for c in components if c["type"] == "vegaChart"}
+        assert len(charts[metric]) > 1
+        (bar,) = (component for component in components if component["type"] == "progressBar")
+        assert bar["value"] == bar["max"]
 
 
 def test_the_last_screen_says_how_to_use_the_policy(run: Any) -> None:

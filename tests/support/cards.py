@@ -1,4 +1,4 @@
-"""Content of a report's card, read from its HTML."""
+"""Content of a card that Metaflow draws, read from its HTML; tables of a report."""
 
 import base64
 import json
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PNG = b"\x89PNG\r\n\x1a\n"
 COLUMNS, LETTERS = 10, 110  # of a table that fits a card: more letters than these overflowed
 
 
@@ -25,20 +24,6 @@ def _walk(value: Any) -> Iterator[dict[str, Any]]:
         value = list(value.values())
     for item in value if isinstance(value, list) else ():
         yield from _walk(item)
-
-
-def find_broken_images(components: list[dict[str, Any]]) -> list[str]:
-    """Find sources of images that are not PNG data: a card has no files beside it."""
-    sources = [component["src"] for component in components if component["type"] == "image"]
-    for component in components:
-        sources += re.findall(r"!\[[^]]*\]\(([^)]*)\)", component.get("source", ""))
-    assert sources, "there should be images"
-    return [source for source in sources if not _is_png(source)]
-
-
-def _is_png(source: str) -> bool:
-    head, _, data = source.partition(",")
-    return head == "data:image/png;base64" and base64.b64decode(data).startswith(PNG)
 
 
 def find_wide_tables(markdown: str) -> list[str]:

@@ -52,17 +52,17 @@ def home() -> Path:
 
 def make_resume_command(command: str, run_id: str) -> str:
     """Return the exact command that continues a run in the present home folder; `command` is how its flow was called."""
-    return f"{_name_home()}{command} resume --origin-run-id {run_id}"
+    return f"{name_home()}{command} resume --origin-run-id {run_id}"
 
 
 def make_vdt_command(words: str) -> str:
     """Return the exact command `vdt` of this installation and home folder with these words, for the present folder."""
     here, script = Path.cwd(), Path(sys.executable).with_name("vdt")
     shown = script.relative_to(here) if script.is_relative_to(here) else script
-    return f"{_name_home()}{shown if script.exists() else 'python -m vdt.cli'} {words}"
+    return f"{name_home()}{shown if script.exists() else 'python -m vdt.cli'} {words}"
 
 
-def _name_home() -> str:
+def name_home() -> str:
     """Return the beginning of a command that names the home folder, where an environment variable does."""
     return f"VDT_HOME={shlex.quote(os.environ['VDT_HOME'])} " if os.environ.get("VDT_HOME") else ""
 
@@ -74,6 +74,8 @@ def prepare() -> None:
     collection is less frequent: importing PyTorch and MLflow then takes three quarters of the time, in each step's process.
     """
     configure_logging()
+    if os.environ.get("VDT_HOME"):
+        os.environ["VDT_HOME"] = str(home())  # absolute: steps change their folder
     name_user()  # MLflow looks for a home folder while it is imported
     limit_spinning()
     gc.set_threshold(OBJECTS_PER_COLLECTION)
