@@ -18,6 +18,7 @@ VERBS = [
     "Bind",
     "Bring",
     "Build",
+    "Cancel",
     "Change",
     "Check",
     "Choose",
