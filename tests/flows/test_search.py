@@ -120,3 +120,4 @@ def check_the_winner(folder: Path) -> None:
     assert [cell["config"]["seed"] for cell in winner["cells"]] == [0]
     report = json.loads((folder / "home" / "reports" / "search-two" / "report.json").read_text())
     assert [cell["patch"] for cell in report["cells"]] == [f"t00{number}" for number in range(4)]
+    assert len(report["rankings"]) == 1, "the trials' ranking, heat map and winner stand in the report"

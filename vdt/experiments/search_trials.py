@@ -32,7 +32,7 @@ def make_base(study: Study) -> Study:
     """Return the study of a search's trials without their patches: tuning seeds, and evaluation seeds of its own."""
     search = get_search(study)
     measured = {**study.set, "evaluation.seed": search.evaluation_seed}
-    return dataclasses.replace(study, set=measured)
+    return dataclasses.replace(study, set=measured, patches={"": {}})
 
 
 def get_search(study: Study) -> Search:

@@ -1,6 +1,7 @@
 """Section `search` of a study file: what it says, and what is refused before any work."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ def test_a_longer_search_is_the_same_search_and_any_other_change_is_another(tmp_
     first = find()
     assert find(trials=40) == find(beside=["other"]) == first
     assert find({"set": "checkpoint.keep=1 runtime.threads=1"}) == first
+    finished = replace(resolve_study({"study": write_search(tmp_path)}), patches={"t000": {"actor.q_coefficient": 0.25}})
+    assert find_folder(finished) == first, "the report of a search finds its trials"
     others = [
         find(seeds=[100]),
         find(sampler="random"),
