@@ -17,7 +17,7 @@ from vdt.system.home import FolderError, prepare
 
 
 def run(words: Sequence[str]) -> int:
-    """Run a command; return 2 after one line where the words or what they name are wrong."""
+    """Run a command; return 2 after one line where the words or what they name are wrong, or the store is away."""
     try:
         return int(app(args=list(words) or ["--help"], prog_name="vdt", standalone_mode=False) or 0)
     except typer.Abort:
@@ -25,11 +25,20 @@ def run(words: Sequence[str]) -> int:
     except (ValueError, FolderError) as error:
         message = str(error)
     except Exception as error:
-        if not hasattr(error, "format_message"):  # Typer's, about the arguments
+        message = error.format_message() if hasattr(error, "format_message") else _describe(error)  # Typer's have it
+        if not message:
             raise
-        message = error.format_message()
     print(f"error: {message}", file=sys.stderr)  # noqa: T201
     return 2
+
+
+def _describe(error: Exception) -> str:
+    """Return the error of a tracking store in words, without passwords in its address; empty for any other error."""
+    if "mlflow" not in sys.modules or isinstance(error, OSError):
+        return ""
+    from vdt.tracking import describe_failure, get_store_errors
+
+    return describe_failure(error) if isinstance(error, get_store_errors()) else ""
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -16,6 +17,9 @@ from typing import IO
 
 from vdt.system.home import FolderError
 from vdt.system.locks import hold_lock
+from vdt.system.mounts import find_mount
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -53,7 +57,7 @@ def make_new_file(path: Path) -> int:
 
 
 def check_folders(base: Path) -> None:
-    """Create the folders that a run writes to; try each with a file, and the last with a lock.
+    """Create the folders that a run writes to; try each with a file, and the last with a lock; warn of locks that are local.
 
     Raises:
         FolderError: naming the folder and the reason.
@@ -69,6 +73,12 @@ def check_folders(base: Path) -> None:
             ) from None
     with hold_lock(base / ".vdt" / "try.lock", "the check of its folders"):
         pass
+    mount = find_mount(base)
+    if mount.local_lock:
+        logger.warning(
+            f"{base} lies on {mount}, mounted with {mount.local_lock}: its locks hold on one machine only; cells that run "
+            "on several could train the same network twice"
+        )
 
 
 def check_output(path: Path, *, overwrite: bool = False) -> None:

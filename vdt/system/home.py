@@ -22,6 +22,7 @@ QUIET = {
     "DVC_NO_ANALYTICS": "1",
     "DO_NOT_TRACK": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a server's address may hold a password
     "GIT_PYTHON_REFRESH": "quiet",
     "PYTHONUTF8": "1",  # of child processes: files and pipes are UTF-8, independent of the terminal
 }

@@ -1,4 +1,8 @@
-"""Locks between processes."""
+"""Locks between processes, also of several machines that share a file system.
+
+They are flock's, on files open for writing. Linux's NFS client turns these into byte-range locks of the server (flock(2));
+on NFS such a lock fails where the file is open for reading only. Lustre has them where it is mounted with `flock`.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +38,9 @@ def hold_lock(path: Path, what: str) -> Iterator[None]:
     Raises:
         FolderError: if the file cannot be made, or its file system has no locks.
     """
-    from filelock import FileLock
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path / FOLDER_LOCK if path.is_dir() else path)
-    try:
+    with _name_refusal(path):
+        lock = _make_lock(path)
         _wait_for(lock, what)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FolderError(
-            f"cannot lock {lock.lock_file} ({reason}); set VDT_HOME to a folder that you can write to, on a disk with file locks"
-        ) from None
     try:
         yield
     finally:
@@ -53,13 +49,17 @@ def hold_lock(path: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Hold an exclusive lock if no other process holds it, and yield whether; it ends with the process at the latest."""
-    from filelock import FileLock, Timeout
+    """Hold an exclusive lock if no other process holds it, and yield whether; it ends with the process at the latest.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    Raises:
+        FolderError: as of `hold_lock`.
+    """
+    from filelock import Timeout
+
     try:
-        lock.acquire(blocking=False)
+        with _name_refusal(path):
+            lock = _make_lock(path)
+            lock.acquire(blocking=False)
     except Timeout:
         yield False
         return
@@ -67,6 +67,33 @@ def try_lock(path: Path) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def _make_lock(path: Path) -> FileLock:
+    """Make the lock of a file, or of the file that stands for a folder, without taking it.
+
+    A file system without flock is refused. The library would make a file in place of the lock, which a killed process
+    leaves behind.
+    """
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path / FOLDER_LOCK if path.is_dir() else path, fallback_to_soft=False)
+
+
+@contextlib.contextmanager
+def _name_refusal(path: Path) -> Iterator[None]:
+    from filelock import Timeout
+
+    try:
+        yield
+    except Timeout:  # a kind of OSError
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FolderError(
+            f"cannot lock {path} ({reason}); set VDT_HOME to a folder that you can write to, on a disk with file locks"
+        ) from None
 
 
 def _wait_for(lock: FileLock, what: str) -> None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdt.system.home import make_vdt_command
+from vdt.tracking.errors import hide_password
 from vdt.tracking.store import get_experiment_id, get_tracking_uri, open_store
 
 HOST, PORT = "127.0.0.1", 5000
 ONE_WORKER = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else eight processes more, of which some outlive it
+BACKEND = "MLFLOW_BACKEND_STORE_URI"  # MLflow's variable: address of the store that its server serves
 RUNS = "#/experiments/{}/runs?workflowType=machine_learning"  # without the type MLflow opens its page for chat traces
 
 
@@ -41,12 +43,15 @@ def describe_runs_page(base: Path, port: int = PORT) -> RunsPage:
     """
     page, uri = RUNS.format(get_experiment_id(open_store(base))), get_tracking_uri(base)
     if uri.startswith(("http:", "https:")):
-        return RunsPage(f"{uri.rstrip('/')}/{page}", "")
+        return RunsPage(f"{hide_password(uri).rstrip('/')}/{page}", "")
     return RunsPage(f"http://{HOST}:{port}/{page}", make_vdt_command("ui"))
 
 
 def serve_runs(base: Path, port: int = PORT) -> None:
-    """Replace this process by MLflow's server of a home folder's store, with one worker."""
-    where = ["--workers", "1", "--host", HOST, "--port", str(port), "--backend-store-uri", get_tracking_uri(base)]
-    os.environ.update(ONE_WORKER)
+    """Replace this process by MLflow's server of a home folder's store, with one worker.
+
+    The store's address goes to it as an environment variable: other users of the machine see the words of a command.
+    """
+    where = ["--workers", "1", "--host", HOST, "--port", str(port)]
+    os.environ.update({**ONE_WORKER, BACKEND: get_tracking_uri(base)})
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *where])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vdt.system.files import atomic_write, make_new_file
+from vdt.system.mounts import find_mount
 from vdt.tracking.errors import StoreError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def is_new(path: Path) -> bool:
 
 
 def create_database(path: Path) -> None:
-    """Create MLflow's tables in a file beside, set write-ahead mode, and move the file into place whole.
+    """Create MLflow's tables in a file beside, set its journal, and move the file into place whole.
 
     MLflow would make them in place without a lock, and a killed process would leave tables of no known version.
     """
@@ -43,7 +44,7 @@ def create_database(path: Path) -> None:
     with _make_beside(path) as fresh:
         with _write_without_waiting():
             MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
-        _set_write_ahead(fresh)
+        set_journal(fresh, path)
         with atomic_write(path) as file:
             file.write(fresh.read_bytes())
 
@@ -93,7 +94,7 @@ def upgrade_database(path: Path) -> Path | None:
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise StoreError(f"`mlflow db upgrade` failed ({reason}); {path} is left as it was: {OTHERWISE}")
-        _set_write_ahead(copy)
+        set_journal(copy, path)
         os.replace(path, kept)
         os.replace(copy, path)
     return kept
@@ -153,9 +154,45 @@ def _make_beside(path: Path) -> Iterator[Path]:
         yield file
 
 
-def _set_write_ahead(path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
+def check_file_system(path: Path) -> None:
+    """Check that SQLite's locks on a file reach the other machines that may use it.
+
+    Raises:
+        StoreError: naming the mount's option that keeps them to this machine.
+    """
+    mount = find_mount(path)
+    if mount.local_lock:
+        raise StoreError(
+            f"{path} lies on {mount}, mounted with {mount.local_lock}: SQLite's locks would not reach other machines, and two "
+            f"that write would damage it. Set VDT_TRACKING=later, or MLFLOW_TRACKING_URI to a server"
+        )
+
+
+def set_journal(path: Path, place: Path) -> None:
+    """Set the journal of a database that is, or will be, at `place`.
+
+    On a network file system it is a rollback journal (`DELETE`): a write-ahead log is shared in memory, which machines
+    do not share (https://sqlite.org/wal.html).
+
+    Raises:
+        sqlite3.OperationalError: if another process uses it.
+    """
+    mode = "DELETE" if find_mount(place).is_network else "WAL"
+    with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection:
+        (found,) = connection.execute(f"PRAGMA journal_mode={mode}").fetchone()
+    if found != mode.lower():
+        raise sqlite3.OperationalError(f"{path} is locked by another process and cannot get another journal now")
+
+
+def leave_write_ahead_log(path: Path) -> None:
+    """Give a database on a network file system the journal that goes there, if it was made elsewhere; see `set_journal`."""
+    if find_mount(path).is_network and _has_write_ahead_log(path):
+        set_journal(path, path)
+
+
+def _has_write_ahead_log(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(20)[18:] == b"\x02\x02"  # versions to write and to read it: SQLite's file format, 1.3.3
 
 
 def _read_migrations() -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
+USER = re.compile(r"://[^/\s]*@")  # in an address: user name and password
 PASSING_CODES = (408, 425, 429)  # HTTP's: too slow, too early, too many; the other 4xx are permanent
 
 
@@ -19,9 +21,14 @@ def get_store_errors() -> tuple[type[Exception], ...]:
     return (MlflowException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError)
 
 
+def hide_password(text: str) -> str:
+    """Return a text in which addresses have `***` in place of user name and password."""
+    return USER.sub("://***@", text)
+
+
 def get_first_line(error: Exception) -> str:
-    """Return an error's first line, without the pages that a database adds; its name if it has no message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return an error's first line, without passwords and the pages that a database adds; its name if it has no message."""
+    return hide_password((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def is_refusal(error: Exception) -> bool:

@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdt.system.locks import hold_lock
-from vdt.tracking.database import check_schema, create_database, follow_moved_folder, is_new, upgrade_database
-from vdt.tracking.errors import StoreError
+from vdt.tracking.database import (
+    check_file_system,
+    check_schema,
+    create_database,
+    follow_moved_folder,
+    is_new,
+    leave_write_ahead_log,
+    upgrade_database,
+)
+from vdt.tracking.errors import StoreError, hide_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,17 +43,18 @@ def get_tracking_uri(base: Path) -> str:
     if not uri:
         return f"{SQLITE}{base / '.vdt' / 'mlflow.db'}"
     scheme, _, rest = uri.partition(":")
+    shown = hide_password(uri)
     accepted = f"{SQLITE}/FOLDER/mlflow.db with an absolute path, or the address of a server"
     if scheme == "sqlite":
         if not rest.startswith("////"):
             absolute = f"{SQLITE}{Path(rest.lstrip('/') or 'mlflow.db').resolve()}"
             raise StoreError(
-                f"MLFLOW_TRACKING_URI={uri} depends on the folder that a program starts in; accepted are {accepted}, "
+                f"MLFLOW_TRACKING_URI={shown} depends on the folder that a program starts in; accepted are {accepted}, "
                 f"here {absolute}"
             )
     elif scheme.split("+")[0] not in SERVERS:
         raise StoreError(
-            f"MLFLOW_TRACKING_URI={uri} is a folder, and MLflow keeps runs in databases; accepted are {accepted}. "
+            f"MLFLOW_TRACKING_URI={shown} is a folder, and MLflow keeps runs in databases; accepted are {accepted}. "
             "Unset it for a database below VDT_HOME"
         )
     return uri
@@ -59,8 +68,8 @@ def open_store(base: Path, *, make: bool = True) -> MlflowClient:
         make: whether to make a database that is not there.
 
     Raises:
-        StoreError: if the address is not accepted, the database was made by another MLflow or is none, or the
-            experiment was deleted; if the database is not there and must not be made.
+        StoreError: if the address is not accepted, the database was made by another MLflow or is none, its file system
+            keeps locks to this machine, or the experiment was deleted; if the database is not there and must not be made.
     """
     uri, folder = get_tracking_uri(base), base / ".vdt"
     if not make and uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
@@ -94,7 +103,7 @@ def upgrade_store(base: Path) -> Path | None:
     """
     uri, path = get_tracking_uri(base), base / ".vdt" / "mlflow.db"
     if uri != f"{SQLITE}{path}":
-        raise StoreError(f"MLFLOW_TRACKING_URI={uri} lies elsewhere; `mlflow db upgrade` works on it")
+        raise StoreError(f"MLFLOW_TRACKING_URI={hide_password(uri)} lies elsewhere; `mlflow db upgrade` works on it")
     if not path.exists():
         raise StoreError(f"there is no database {path}; the first run makes it")
     with hold_store(base):
@@ -102,10 +111,12 @@ def upgrade_store(base: Path) -> Path | None:
 
 
 def _prepare(database: Path, *, make: bool) -> None:
+    check_file_system(database)
     if make and is_new(database):
         create_database(database)
     else:
         check_schema(database)
+        leave_write_ahead_log(database)
 
 
 def _check_experiment(experiment: Experiment) -> None:
