@@ -1,10 +1,16 @@
 """The flow where steps share no files: Metaflow's S3 datastore (a fake one on loopback) and an MLflow server."""
 
+import base64
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +18,7 @@ from support.flow import ENV, FLOW, make_variables
 from support.server import find_free_port, serve
 
 pytest.importorskip("moto", reason="the fake S3 needs moto[server]")
+IMAGE, SECRET, RUN = "registry.example/vdt:1", "mlflow-login", "vdt-1"
 GPU_STEPS = {"pretrain-critic", "train-actor", "tune-online"}
 FRESH_FOLDER = """
 import os, sys, tempfile
@@ -90,13 +97,92 @@ def test_steps_that_share_no_files(folder: Path, variables: dict[str, str], monk
         assert {Path(f.path).name for f in client.list_artifacts(logged.info.run_id, "report")} >= {"report.json"}
 
 
-def test_argo_template_asks_for_gpus_where_networks_train(folder: Path, variables: dict[str, str]) -> None:
-    text = run(variables, folder, "argo-workflows", "create", "--only-json")
-    templates = json.loads(text)["spec"]["templates"]
-    containers = {template["name"]: template["container"] for template in templates if "container" in template}
+@pytest.fixture(scope="module")
+def template(folder: Path, variables: dict[str, str]) -> dict[str, Any]:
+    """The DAG as Argo's template, with an image, a secret and more memory; no cluster is asked."""
+    wanted = f"kubernetes:image={IMAGE},secrets={SECRET},cpu=4,memory=16000"
+    text = run(variables, folder, "--with", wanted, "argo-workflows", "create", "--only-json")
+    return dict(json.loads(text))
+
+
+def list_containers(template: dict[str, Any]) -> dict[str, Any]:
+    return {one["name"]: one["container"] for one in template["spec"]["templates"] if "container" in one}
+
+
+def test_argo_template_asks_for_gpus_where_networks_train(template: dict[str, Any]) -> None:
     asking = {
         name
-        for name, container in containers.items()
-        if "nvidia.com/gpu" in str(container["resources"].get("limits", {}))
+        for name, container in list_containers(template).items()
+        if "nvidia.com/gpu" in str((container["resources"] or {}).get("limits", {}))
     }
     assert asking == GPU_STEPS
+
+
+def test_argo_template_has_image_secret_and_resources(template: dict[str, Any]) -> None:
+    """Also the containers of the exit hooks, which mark the runs in MLflow."""
+    containers = list_containers(template)
+    assert {"start", "success-flows.hooks.on-success", "error-flows.hooks.on-error"} < set(containers)
+    for container in containers.values():
+        assert container["image"] == IMAGE
+        assert [source["secretRef"]["name"] for source in container["envFrom"]] == [SECRET]
+    for name in (*GPU_STEPS, "fetch-dataset", "evaluate"):
+        asked = containers[name]["resources"]["requests"]
+        assert (float(asked["cpu"]), float(asked["memory"].rstrip("M"))) == (4, 16000), name
+
+
+def start_container(folder: Path, variables: dict[str, str], container: dict[str, Any], **inputs: str) -> Path:
+    """Run the command of a container as its image would, in an empty folder; return that folder.
+
+    Left out is what only Argo reads: a decorator that writes outputs to /mnt/out.
+    """
+    empty = Path(tempfile.mkdtemp(dir=folder))
+    values = {"env": ENV, "preset": "smoke", "source": "collected"}
+    command = container["command"][2]
+    command = re.sub(
+        r"\{\{=toBase64\(workflow.parameters\['(.+?)'\]\)\}\}",
+        lambda found: base64.b64encode(json.dumps(values.get(found[1], "")).encode()).decode(),
+        command,
+    )
+    for name, value in {"workflow.name": RUN, "workflow.creationTimestamp": "now", **inputs}.items():
+        command = command.replace("{{" + name + "}}", value)
+    command = re.sub(r"--with=argo_workflows_internal:\S+", "", command).replace("/tmp/", f"{empty}/")
+    assert "{{" not in command, command
+    given = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1",  # the image has them
+        "VDT_HOME": str(empty / "home"),
+        "HOME": str(empty),
+        "OMP_NUM_THREADS": "1",
+        **{name: value for name, value in variables.items() if name.startswith("AWS_")},
+        **{one["name"]: one["value"] or "from the pod" for one in container["env"]},
+        "METAFLOW_RUN_ID": f"argo-{RUN}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'far-away.db'}",  # in place of a server
+    }
+    done = subprocess.run(["bash", "-c", command], cwd=empty, env=given, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return empty
+
+
+def test_steps_run_from_the_shipped_package_and_share_no_files(
+    folder: Path, variables: dict[str, str], template: dict[str, Any]
+) -> None:
+    """The commands of Argo's containers: package and artifacts come from S3, each folder is gone before the next step."""
+    import boto3
+
+    containers, tasks = list_containers(template), dict[str, str]()
+    store = boto3.session.Session("x", "x", region_name="us-east-1").client(
+        "s3", endpoint_url=variables["METAFLOW_S3_ENDPOINT_URL"]
+    )
+    before = ""
+    for step in ("start", "fetch_dataset", "pretrain_critic"):
+        inputs = {"inputs.parameters.input-paths": before, "inputs.parameters.split-index": "0"}
+        empty = start_container(folder, variables, containers[step.replace("_", "-")], **inputs)
+        unpacked = empty / "metaflow"
+        assert (unpacked / "vdt" / "params").exists() or (unpacked / "params").exists()
+        trained = list((empty / "home").rglob("*.pt"))
+        shutil.rmtree(empty)
+        prefix = f"metaflow/VDTFlow/argo-{RUN}/{step}/"
+        keys = [item["Key"] for item in store.list_objects_v2(Bucket="bucket", Prefix=prefix)["Contents"]]
+        tasks[step] = next(key.removeprefix(prefix).split("/")[0] for key in keys)
+        before = f"argo-{RUN}/{step}/{tasks[step]}"
+    assert trained, "the critic was trained on data that came from another folder"
