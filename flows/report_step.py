@@ -77,7 +77,8 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
         return finish_alone(flow, branches, own)
     cells = [*own, *finished]
     if study:
-        cells.sort(key=lambda cell: study["keys"].index(cell.key))
+        places = {key: place for place, key in enumerate(study["keys"])}
+        cells.sort(key=lambda cell: places[cell.key])
         study = add_winners(cells, study, get_reuse({"reuse": flow.reuse}), get_command())
     path = _write(cells, study)
     files = sorted(path.parent.iterdir())

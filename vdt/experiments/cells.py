@@ -25,7 +25,7 @@ from vdt.experiments.search_trials import (
     load_trials,
     refuse_seeds,
 )
-from vdt.experiments.study import Cell, Study, expand, load_study
+from vdt.experiments.study import Cell, Study, count_cells, expand, load_study
 from vdt.system.home import home
 
 logger = logging.getLogger(__name__)
@@ -49,16 +49,15 @@ def resolve_cells(arguments: Mapping[str, str]) -> tuple[list[Cell], Study | Non
     study = resolve_study(arguments)
     if study.search and study.trial is None:
         study = add_trials(study, load_trials(study, arguments.get("set", ""), get_reuse(arguments)))
-    cells = expand(study, arguments.get("set", ""))
-    if arguments.get("cell"):
-        cells = pick_cells(cells, arguments["cell"], study)
+    numbers = parse_cell_numbers(arguments["cell"], study) if arguments.get("cell") else None
+    cells = expand(study, arguments.get("set", ""), numbers)
     for source in {cell.config.data.source for cell in cells}:
         check_source(source)
     return cells, study if study.name else None
 
 
-def pick_cells(cells: Sequence[Cell], text: str, study: Study) -> list[Cell]:
-    """Return the cells of `--cell`: numbers from 1 and ranges of them, in the order of the study.
+def parse_cell_numbers(text: str, study: Study) -> list[int]:
+    """Return the numbers of `--cell`, from 1, in the order of the study.
 
     Raises:
         ConfigError: if a word is no number of a cell, or there is no study.
@@ -66,10 +65,11 @@ def pick_cells(cells: Sequence[Cell], text: str, study: Study) -> list[Cell]:
     if not study.name:
         raise ConfigError("--cell takes numbers of a study's cells (--study, --sweep), and this run is no study")
     numbers = sorted(parse_numbers(text, "--cell", least=1))
+    count = count_cells(study)
     for number in numbers:
-        if not 1 <= number <= len(cells):
-            raise ConfigError(f"--cell: the cells of {study.place} have the numbers 1 to {len(cells):,}, not {number}")
-    return [cells[number - 1] for number in numbers]
+        if not 1 <= number <= count:
+            raise ConfigError(f"--cell: the cells of {study.place} have the numbers 1 to {count:,}, not {number}")
+    return numbers
 
 
 def resolve_study(arguments: Mapping[str, str]) -> Study:
@@ -247,10 +247,10 @@ def order_by_critic(cells: Sequence[Cell]) -> list[Cell]:
 
 def tag_finished_runs(finished: Sequence[CellRecord], study: Study) -> None:
     """Add a study to the MLflow runs of its finished cells; one whose flow was stopped afterwards becomes FINISHED."""
-    from vdt.tracking import JoinStudy, Status, send_now
+    from vdt.tracking import JoinStudy, Record, Status, send_to_each
 
-    for cell in finished:
-        send_now(home(), cell.mlflow_run_id, [JoinStudy(study=study.name), Status(status="FINISHED")])
+    records: list[Record] = [JoinStudy(study=study.name), Status(status="FINISHED")]
+    send_to_each(home(), [cell.mlflow_run_id for cell in finished], records)
 
 
 def describe_cell(branch: Any, config: Config) -> CellRecord:

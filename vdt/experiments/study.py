@@ -25,7 +25,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -231,12 +231,13 @@ def _read_value(path: Path, key: Any, value: Any) -> Any:
     return value
 
 
-def expand(study: Study, overrides: str = "") -> list[Cell]:
+def expand(study: Study, overrides: str = "", numbers: Sequence[int] | None = None) -> list[Cell]:
     """Return every cell of a study, in the order env, method, patch, data seed, seed.
 
     Args:
         study: content of the file, or a changed one.
         overrides: `--set` text, which goes over the file's settings.
+        numbers: of the cells that are wanted, from 1, in rising order; the others are not resolved. By default all.
 
     Raises:
         ConfigError: naming the study and the cell with the first value that is not accepted.
@@ -246,7 +247,9 @@ def expand(study: Study, overrides: str = "") -> list[Cell]:
     variants, cells = study.list_variants(), []
     begin = [("--init-from", {"init": {"policy": study.init_from}})] if study.init_from else []
     data = [("data_seeds", {"data.seed": seed}) for seed in study.data_seeds] or [("data_seeds", {})]
-    for env, method, (name, patch), data_seed in itertools.product(study.envs, study.methods, variants.items(), data):
+    groups = list(itertools.product(study.envs, study.methods, variants.items(), data))
+    for place, seeds in _group_numbers(study, numbers if numbers is not None else range(1, count_cells(study) + 1)):
+        env, method, (name, patch), data_seed = groups[place]
         patches = [("set", study.set), data_seed, (f"patches.{name}", patch), *begin]
         where = f"{study.place}: env {env}, method {method}{f', patch {name}' if name else ''}: "
         try:
@@ -261,9 +264,16 @@ def expand(study: Study, overrides: str = "") -> list[Cell]:
             )
         except ConfigError as error:
             raise ConfigError(f"{where if study.place else ''}{error}") from None
-        cells += [Cell(first.with_seed(seed), name) for seed in study.seeds]
+        cells += [Cell(first.with_seed(seed), name) for seed in seeds]
     _refuse_equal_patches(study, cells)
     return cells
+
+
+def _group_numbers(study: Study, numbers: Iterable[int]) -> Iterator[tuple[int, list[int]]]:
+    """Return the seeds of the numbered cells, for each place in the order of what else distinguishes cells."""
+    count = len(study.seeds)
+    for place, group in itertools.groupby(numbers, lambda number: (number - 1) // count):
+        yield place, [study.seeds[(number - 1) % count] for number in group]
 
 
 def _refuse_two_values(study: Study, overrides: Mapping[str, Any]) -> None:
@@ -283,12 +293,21 @@ def _refuse_two_values(study: Study, overrides: Mapping[str, Any]) -> None:
             raise ConfigError(f"{study.place}: data_seeds and {where} both give data.seed; leave it out of one")
 
 
-def _check_size(study: Study) -> None:
-    """Refuse more cells than a flow takes, before they are made."""
+def count_cells(study: Study) -> int:
+    """Return the number of a study's cells, without making them."""
+    return math.prod(map(len, _list_parts(study).values()))
+
+
+def _list_parts(study: Study) -> dict[str, Sized]:
+    """Return what the cells of a study are all combinations of, by its name."""
     parts: dict[str, Sized] = {"envs": study.envs, "methods": study.methods, "patches": study.patches}
     parts |= {**{f"values of {key}": values for key, values in study.grid.items()}, "seeds": study.seeds}
-    parts |= {"data seeds": study.data_seeds} if study.data_seeds else {}
-    cells = math.prod(map(len, parts.values()))
+    return parts | ({"data seeds": study.data_seeds} if study.data_seeds else {})
+
+
+def _check_size(study: Study) -> None:
+    """Refuse more cells than a flow takes, before they are made."""
+    parts, cells = _list_parts(study), count_cells(study)
     if cells > MOST_CELLS:
         sizes = " x ".join(f"{len(part):,} {name}" for name, part in parts.items() if len(part) > 1)
         raise ConfigError(f"{sizes} are {cells:,} cells; at most {MOST_CELLS:,} are accepted")

@@ -16,10 +16,20 @@ NOTE = (
 )
 
 
-def select_cells(records: Iterable[CellRecord], result: Result) -> list[CellRecord]:
-    """Return the cells behind a result."""
-    cells = [record for record in records if record.name == result.method and record.seed in result.seeds]
-    return [c for c in cells if (c.env, c.snapshot.source, c.snapshot.md5, c.preset) == result.task]
+class CellIndex:
+    """Cells by method, task and seed: a table asks for those of each of its rows."""
+
+    def __init__(self, records: Iterable[CellRecord]) -> None:
+        """Sort the cells."""
+        self._cells: dict[tuple[object, ...], list[CellRecord]] = {}
+        for cell in records:
+            task = (cell.env, cell.snapshot.source, cell.snapshot.md5, cell.preset)
+            self._cells.setdefault((cell.name, task, cell.seed), []).append(cell)
+
+    def select(self, result: Result) -> list[CellRecord]:
+        """Return the cells behind a result."""
+        keys = ((result.method, result.task, seed) for seed in result.seeds)
+        return [cell for key in keys for cell in self._cells.get(key, ())]
 
 
 def find_largest_gap(cells: Sequence[CellRecord]) -> float | None:

@@ -187,9 +187,9 @@ def _collect_settings(
 ) -> list[Setting]:
     """Return the settings that have cells, in the order of the study."""
     tried: list[Setting] = []
-    several = len({record.snapshot.md5 for record in records}) > 1
+    several, by_patch = len({record.snapshot.md5 for record in records}) > 1, _group_by_patch(records)
     for name, values in settings.items():
-        own = [record for record in records if record.patch == name]
+        own = by_patch.get(name, [])
         scores = {
             f"{record.config.get('data.seed')}/{record.seed}" if several else record.seed: score
             for record in own
@@ -199,6 +199,13 @@ def _collect_settings(
             seconds = math.fsum(sum(record.seconds.values()) for record in own)
             tried.append(Setting(name, len(tried), values, COMPLETE, scores, *_average_offline(own), seconds=seconds))
     return tried
+
+
+def _group_by_patch(records: Sequence[CellRecord]) -> dict[str, list[CellRecord]]:
+    groups: dict[str, list[CellRecord]] = {}
+    for record in records:
+        groups.setdefault(record.patch, []).append(record)
+    return groups
 
 
 def _average_offline(records: Sequence[CellRecord]) -> tuple[dict[str, float], float | None]:
@@ -218,9 +225,9 @@ def rank_trials(records: Sequence[CellRecord], trials: Sequence[Trial], kind: st
         trials: all of them.
         kind: of the score.
     """
-    tried = []
+    tried, by_patch = [], _group_by_patch(records)
     for trial in trials:
-        own = [record for record in records if record.patch == trial.patch]
+        own = by_patch.get(trial.patch, [])
         scores = trial.scores_by_seed if trial.state == COMPLETE else {}
         known = (trial.patch, trial.number, trial.settings, trial.state, scores, *_average_offline(own))
         tried.append(Setting(*known, seconds=trial.seconds, intermediate=trial.intermediate))

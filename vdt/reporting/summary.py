@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from vdt.config.convergence import UNFINISHED
 from vdt.environments.scores import describe_cut, format_return
 from vdt.evaluation.records import CellRecord
 from vdt.reporting.aggregates import find_headline
-from vdt.reporting.calibration import compute_mean_bias, find_largest_gap, select_cells
-from vdt.reporting.frame import POLICIES, Result, collect_results, fill_best, make_frame
+from vdt.reporting.calibration import CellIndex, compute_mean_bias, find_largest_gap
+from vdt.reporting.frame import POLICIES, Result, Task, collect_results, fill_best, make_frame
 
 SCREEN = (24, 100)  # lines, columns
 ARROW = " -> "
@@ -24,16 +24,20 @@ def make_metrics(records: Sequence[CellRecord], results: Sequence[Result]) -> di
     """
     headlines = {(record.name, record.env): find_headline(record.config) for record in records}
     metrics: dict[str, Any] = {}
+    index = CellIndex(records)
+    tasks: dict[str, set[Task]] = {}
+    for result in results:
+        tasks.setdefault(result.env, set()).add(result.task)
     for result in results:
         if result.setting != headlines[result.method, result.env]:
             continue
-        found = metrics.setdefault(result.env, {}).setdefault(_qualify(result, results), {})
+        found = metrics.setdefault(result.env, {}).setdefault(_qualify(result, tasks[result.env]), {})
         if result.score is not None:
             found[f"{result.policy}_score"] = result.score.mean
             if result.score.standard_error is not None:
                 found[f"{result.policy}_score_standard_error"] = result.score.standard_error
         found[f"{result.policy}_return"] = result.episode_return.mean
-        cells = select_cells(records, result)
+        cells = index.select(result)
         bias, gap = compute_mean_bias(cells, result.policy), find_largest_gap(cells)
         found.update({f"{result.policy}_critic_bias": bias} if bias is not None else {})
         found.update({"critic_expected_gap": gap} if gap is not None else {})
@@ -52,9 +56,8 @@ def _collect_action_errors(records: Sequence[CellRecord]) -> dict[tuple[str, str
     return errors
 
 
-def _qualify(result: Result, results: Sequence[Result]) -> str:
-    """Return the method, with its data where a report has several data sets or presets of one env."""
-    tasks = {other.task for other in results if other.env == result.env}
+def _qualify(result: Result, tasks: Collection[Task]) -> str:
+    """Return the method, with its data where a report has several data sets or presets of its env."""
     return result.method if len(tasks) == 1 else f"{result.method}, {result.source} {result.md5[:8]} {result.preset}"
 
 
@@ -88,6 +91,7 @@ def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
     """Return the headline of each method on each data set."""
     headlines = {(record.name, record.env): find_headline(record.config) for record in records}
     lines: list[str] = []
+    cells = CellIndex(records)
     results = [r for r in collect_results(fill_best(make_frame(records))) if r.setting == headlines[r.method, r.env]]
     labels = {(record.env, record.snapshot.source): record.snapshot.label for record in records}
     for task in dict.fromkeys(result.task for result in results):
@@ -103,7 +107,7 @@ def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
             full, short = (ARROW.join(_describe_result(r, returns=returns) for r in found) for returns in (True, False))
             line = f"  {method:<{width}}  {full}"
             lines.append(line if len(line) <= SCREEN[1] else f"  {method:<{width}}  {short}")
-        lines += _describe_unfinished(records, own)
+        lines += _describe_unfinished(cells, own)
     for record in records:
         for policy, report in record.evaluation.held_out.items() if not record.evaluation.policies else ():
             what = f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g})"
@@ -111,9 +115,9 @@ def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
     return lines
 
 
-def _describe_unfinished(records: Sequence[CellRecord], results: Sequence[Result]) -> list[str]:
+def _describe_unfinished(cells: CellIndex, results: Sequence[Result]) -> list[str]:
     """Return a line that names the methods whose critics cannot have converged, with the share of the gap left."""
-    gaps = {result.method: find_largest_gap(select_cells(records, result)) or 0.0 for result in results}
+    gaps = {result.method: find_largest_gap(cells.select(result)) or 0.0 for result in results}
     named = [f"{method} {gap:.0%} of the gap left" for method, gap in gaps.items() if gap > UNFINISHED]
     return [f"  unfinished critics: {', '.join(named)}"] if named else []
 

@@ -9,7 +9,7 @@ from vdt.environments.scores import describe_cut, format_return, format_success
 from vdt.evaluation.records import CellRecord
 from vdt.reporting import calibration
 from vdt.reporting.aggregates import Aggregate, Headlines, Improvement
-from vdt.reporting.calibration import describe_critic, select_cells
+from vdt.reporting.calibration import CellIndex, describe_critic
 from vdt.reporting.document import Table
 from vdt.reporting.frame import Change, Estimate, Result, compute_config_differences
 from vdt.reporting.published import Published
@@ -55,6 +55,7 @@ def _format_estimate(estimate: Estimate) -> str:
 def tabulate_results(title: str, records: Sequence[CellRecord], results: Sequence[Result]) -> Table:
     """Make the table of scores and returns; the critic's bias is the mean over cells."""
     labels = {(record.env, record.snapshot.source): record.snapshot.label for record in records}
+    cells = CellIndex(records)
     header = "env|data|data's mean score|method|policy|look-ahead|normalized_score|episode return"
     rows = [
         (
@@ -66,8 +67,8 @@ def tabulate_results(title: str, records: Sequence[CellRecord], results: Sequenc
             result.planner,
             _format_score(result),
             format_return(result.episode_return.mean),
-            *describe_critic(select_cells(records, result), result.policy),
-            _find_data_seed(select_cells(records, result)),
+            *describe_critic(cells.select(result), result.policy),
+            _find_data_seed(cells.select(result)),
             f"{len(result.seeds)} ({', '.join(map(str, result.seeds))})",
             sum(map(len, result.returns)),
             f"{math.fsum(result.milliseconds_per_step) / len(result.seeds):.2f}",

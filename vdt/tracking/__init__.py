@@ -33,6 +33,7 @@ from vdt.tracking.runs import (
     make_trial_tags,
     name_dataset,
     send_now,
+    send_to_each,
     settle_abandoned,
 )
 from vdt.tracking.store import get_tracking_uri, open_store, upgrade_store
@@ -89,6 +90,7 @@ __all__ = [
     "register_policy",
     "resolve_run_ids",
     "send_now",
+    "send_to_each",
     "serve_runs",
     "settle_abandoned",
     "tell_of_undelivered",

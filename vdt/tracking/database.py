@@ -185,7 +185,7 @@ def set_journal(path: Path, place: Path) -> None:
 
 
 def leave_write_ahead_log(path: Path) -> None:
-    """Give a database on a network file system the journal that goes there, if it was made elsewhere; see `set_journal`."""
+    """Set the journal of a database that was made elsewhere and is on a network file system now; see `set_journal`."""
     if find_mount(path).is_network and _has_write_ahead_log(path):
         set_journal(path, path)
 

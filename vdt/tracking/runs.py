@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import functools
 import logging
 import os
 import subprocess
@@ -67,6 +68,26 @@ def send_now(base: Path, run_id: str, records: Sequence[Record]) -> str:
         return run_id
 
 
+def send_to_each(base: Path, run_ids: Sequence[str], records: Sequence[Record]) -> None:
+    """Send the same records to many runs as `send_now` does; once the store does not answer, the others' are kept.
+
+    Raises:
+        StoreError: as of `send_now`.
+    """
+    away, client = delivers_later(), None
+    for run_id in run_ids:
+        _keep(base, run_id, records)
+        if away:
+            continue
+        try:
+            sender = RunSender(base, run_id, client)
+            client = sender.client
+            deliver_backlog(backlog_of(base, run_id), sender)
+        except get_store_errors() as error:
+            logger.warning(f"tracking: {describe_failure(error)}; records are kept in {backlog_of(base, run_id)}")
+            away = not is_refusal(error)
+
+
 def _keep(base: Path, run_id: str, records: Sequence[Record]) -> str:
     if records:
         append_records(backlog_of(base, run_id), [to_mapping(record) for record in records])
@@ -79,6 +100,7 @@ def _deliver(base: Path, run_id: str, records: Sequence[Record]) -> str:
     return sender.run_id
 
 
+@functools.cache
 def get_git_commit() -> str | None:
     """Return the commit of the code, if it is in a git work tree that has one."""
     command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD"]

@@ -15,7 +15,7 @@ from vdt.experiments.cells import resolve_cells
 from vdt.experiments.opened import make_labels
 from vdt.experiments.ranges import parse_numbers
 from vdt.experiments.resolve import resolve_config
-from vdt.experiments.study import STUDIES, expand, load_study
+from vdt.experiments.study import STUDIES, Study, count_cells, expand, load_study
 
 ENVS = ["walker2d-medium-v2", "hopper-medium-v2"]
 
@@ -222,3 +222,28 @@ def test_seeds_are_numbers_and_ranges(text: str, seeds: tuple[int, ...]) -> None
 def test_a_study_is_named_by_its_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="small letters"):
         load_study(write_study(tmp_path, name="My Study"))
+
+
+def test_a_cell_by_number_is_resolved_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job per cell would else cost the square of their number."""
+    study = Study(
+        name="a",
+        place="a.yaml",
+        preset="smoke",
+        envs=("hopper-medium-v2", "walker2d-medium-v2"),
+        methods=("vdt", "bc"),
+        seeds=(4, 2, 7),
+        patches={"one": {"evaluation": {"episodes": 3}}, "two": {"evaluation": {"episodes": 4}}},
+    )
+    everything, resolved = expand(study), list[str]()
+
+    def count(env: str, **more: Any) -> Any:
+        resolved.append(env)
+        return resolve_config(env, **more)
+
+    monkeypatch.setattr("vdt.experiments.study.resolve_config", count)
+    assert [expand(study, numbers=[number])[0] for number in range(1, len(everything) + 1)] == everything
+    assert len(everything) == count_cells(study) == 24
+    resolved.clear()
+    assert expand(study, numbers=[2, 3, 24]) == [everything[1], everything[2], everything[23]]
+    assert len(resolved) == 2

@@ -151,9 +151,10 @@ def test_delivery_may_be_killed_and_two_may_deliver_at_once(home: Path) -> None:
 
 
 def test_what_is_written_during_a_delivery_is_not_lost(tmp_path: Path) -> None:
-    backlog, count = tmp_path / "local-1.jsonl", 400
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom vdt.tracking.outbox import append_records\n"
+    backlog, count = tmp_path / "local-1.jsonl", 100
+    code = (  # it takes its time between opening the file and writing to it
+        "import json, sys, time\nfrom pathlib import Path\nfrom vdt.tracking.outbox import append_records\n"
+        "dumps = json.dumps\njson.dumps = lambda record: (time.sleep(0.003), dumps(record))[1]\n"
         f"for n in range({count}): append_records(Path(sys.argv[1]), [{{'n': n}}])"
     )
     taken: list[int] = []
@@ -203,10 +204,13 @@ def test_the_reports_of_a_study_share_a_run(home: Path) -> None:
 def test_a_deliberate_repeat_keeps_all_its_steps_in_one_run(home: Path, log: Callable[..., None]) -> None:
     """A step that was finished is repeated; the step behind it goes to the same new run, as it would at once."""
     run_id = create_run(home, CONFIG, "1", "run")
-    log(home, run_id, "1", "critic/q_loss", repeats=False)
-    log(home, run_id, "2", "critic/q_loss", repeats=True)
-    log(home, run_id, "2", "actor/behavior_loss", repeats=False)
-    assert run(["deliver"]) == 0
+    for flow_run, metric, repeats in (
+        ("1", "critic/q_loss", False),
+        ("2", "critic/q_loss", True),
+        ("2", "actor/behavior_loss", False),
+    ):
+        log(home, run_id, flow_run, metric, repeats=repeats)
+        assert run(["deliver"]) == 0
     client = open_store(home)
     experiment = client.get_experiment_by_name("vdt")
     assert experiment is not None
