@@ -24,7 +24,7 @@ from vdt.experiments.search_trials import check_search
 from vdt.experiments.study import Cell, Study, load_study
 from vdt.system.files import check_folders
 from vdt.system.home import FolderError, home
-from vdt.system.processes import count_memory_kills, follow_parent, interrupt_on_signals
+from vdt.system.processes import count_memory_kills, follow_parent, interrupt_on_signals, save_request
 from vdt.tracking import StoreError, check_model_name, delivers_later, get_tracking_uri
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ def check_command_line(argv: list[str]) -> None:
     command = next((word for word in others if word in ("run", "resume", "step", "spin")), "")
     if command == "step":
         follow_parent()
+        save_request.listen()
     _prepare_cards(others)
     if command in ("run", "resume"):
         interrupt_on_signals()

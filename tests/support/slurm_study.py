@@ -22,7 +22,11 @@ class SlurmStudy:
         self.folder, self.home, self.cluster = folder, folder / "home", cluster
         self.file, self.jobs = folder / f"{name}.yaml", folder / "home" / ".vdt" / "slurm" / name
         self.file.write_text(text)
-        self.variables = {**make_variables(folder), "SLURM_CONF": cluster.variables["SLURM_CONF"]}
+        self.variables = {
+            **make_variables(folder),
+            "SLURM_CONF": cluster.variables["SLURM_CONF"],
+            "VDT_SAVING_SECONDS": "2",
+        }
 
     def call(self, *words: str) -> str:
         """Call `flows/slurm.py` for the study."""

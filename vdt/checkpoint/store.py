@@ -25,6 +25,7 @@ import torch
 from vdt.system.files import atomic_write, compute_file_digest, write_text
 from vdt.system.home import FolderError
 from vdt.system.machine import get_versions
+from vdt.system.processes import save_request
 from vdt.system.safe_archives import check_unpacked_size, is_stored_plainly
 
 logger = logging.getLogger(__name__)
@@ -187,9 +188,10 @@ class CheckpointStore:
         return f"the last good checkpoint is {self.last or 'none: this step saved nothing yet'}"
 
     def due(self, step: int) -> bool:
-        """Return whether enough steps or enough time have passed since the last save."""
+        """Return whether enough steps or enough time have passed since the last save, or another process asks for one."""
         pause = max(self.interval_seconds, self._seconds_per_save / WRITING_SHARE)
-        return step - self._last_step >= self.interval_steps or time.monotonic() - self._last_time >= pause
+        asked = save_request.take()
+        return asked or step - self._last_step >= self.interval_steps or time.monotonic() - self._last_time >= pause
 
     def save(self, step: int, state: State, score: float | None = None) -> Path:
         """Write a checkpoint with facts and versions; keep the newest ones and the one of the highest score.

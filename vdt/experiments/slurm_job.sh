@@ -31,8 +31,16 @@ stop() {
     echo "told to stop at $(date +%FT%T)"
     [ -z "$flow" ] || kill -TERM "$flow" 2>/dev/null
 }
-trap 'again=yes; stop' USR1 # time is nearly up (--signal)
-trap stop TERM              # cancelled or preempted: Slurm knows whether the job comes back
+run_out() { # the flow is asked for a checkpoint, then stopped
+    again=yes
+    if [ -n "$flow" ] && kill -USR1 "$flow" 2>/dev/null; then
+        sleep "${VDT_SAVING_SECONDS:-20}" &
+        wait $!
+    fi
+    stop
+}
+trap run_out USR1 # time is nearly up (--signal)
+trap stop TERM    # cancelled or preempted: Slurm knows whether the job comes back
 "$@" &
 flow=$!
 [ -z "$again" ] || stop # the signal was quicker

@@ -10,13 +10,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
+SAVE = signal.SIGUSR1  # signal: write a checkpoint at the next step, for the process will be stopped
 STOPPED = "VDT_STOPPED"  # environment variable: the flow was stopped on purpose; read by its exit hooks
 
 
@@ -24,6 +21,25 @@ def follow_parent() -> None:
     """End when the parent ends or sends SIGTERM: Ctrl-C reaches the whole group, and only the parent responds."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
+
+
+class SaveRequest:
+    """Request of another process for a checkpoint, by the signal `SAVE`."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def listen(self) -> None:
+        """Notice the signal from now on."""
+        signal.signal(SAVE, lambda *_: setattr(self, "_asked", True))
+
+    def take(self) -> bool:
+        """Return whether there was a request since the last call."""
+        asked, self._asked = self._asked, False
+        return asked
+
+
+save_request = SaveRequest()
 
 
 def die_with_parent() -> None:
@@ -72,20 +88,28 @@ def terminate_cleanly(seconds: float = 10.0) -> Iterator[None]:
 
 
 def interrupt_on_signals() -> None:
-    """Make SIGTERM and a closed terminal end a flow as Ctrl-C does: its steps are stopped and its exit hooks run."""
+    """Make SIGTERM and a closed terminal end a flow as Ctrl-C does: its steps are stopped and its exit hooks run.
+
+    A request for a checkpoint (`SAVE`) is passed on to the steps.
+    """
 
     def stop(*_: Any) -> None:
         os.environ[STOPPED] = "1"
         for name in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(name, signal.SIG_IGN)
-        for child in _get_children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGTERM)
+        _tell_children(signal.SIGTERM)
         raise KeyboardInterrupt
 
+    signal.signal(SAVE, lambda *_: _tell_children(SAVE))
     for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         if signal.getsignal(name) in (signal.SIG_DFL, signal.default_int_handler):  # not under nohup
             signal.signal(name, stop)
+
+
+def _tell_children(number: signal.Signals) -> None:
+    for child in _get_children():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
 
 
 def _get_children() -> list[int]:

@@ -1,6 +1,8 @@
 import json
 import math
+import os
 import resource
+import signal
 import time
 import zipfile
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from vdt.checkpoint.store import CheckpointError, CheckpointStore, DivergenceError, load_state
 from vdt.system.files import compute_file_digest
 from vdt.system.home import FolderError
+from vdt.system.processes import SAVE, save_request
 
 
 def make_store(folder: Path, *ancestors: Path, keep: int = 3, continue_finished: bool = False) -> CheckpointStore:
@@ -66,6 +69,20 @@ def test_keeps_the_newest_and_finds_them(tmp_path: Path) -> None:
 def test_name_carries_the_digest(tmp_path: Path) -> None:
     path = make_store(tmp_path).save(10, make_state(10))
     assert path.name == f"000000010.{compute_file_digest(path, 'sha256')[:16]}.pt"
+
+
+def test_due_when_another_process_asks(tmp_path: Path) -> None:
+    store, before = (
+        CheckpointStore(tmp_path, interval_seconds=1e9, interval_steps=10**9, keep=1),
+        signal.getsignal(SAVE),
+    )
+    assert not store.due(1)
+    save_request.listen()
+    try:
+        os.kill(os.getpid(), SAVE)
+        assert [store.due(step) for step in (2, 3)] == [True, False]
+    finally:
+        signal.signal(SAVE, before)
 
 
 def test_due_by_steps_and_by_time(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Jobs of a study: what they ask for, the order in which they run, and how far they are."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,23 @@ def test_the_job_script_takes_its_cell_from_its_line(tmp_path: Path) -> None:
     assert run("-", MLFLOW_TRACKING_URI="http://127.0.0.1:9")[1][1] == "/shared  3 run --study f"
     code, lines = run(str(cells), SLURM_ARRAY_TASK_ID="3")
     assert (code, lines) == (2, [f"{cells} has no line 3"])
+
+
+def test_a_job_without_time_saves_stops_and_is_queued_again(tmp_path: Path) -> None:
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\necho "scontrol $*"; exit 1\n')
+    scontrol.chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "12", "VDT_SAVING_SECONDS": "0.3"}
+    flow = 'trap "echo saves" USR1; trap "echo stops; exit 1" TERM; echo begun; while :; do sleep 0.05; done'
+    words = ["bash", str(JOB_SCRIPT), "/shared", "-", "bash", "-c", flow]
+    for number, told in (
+        (signal.SIGUSR1, ["saves", "stops", "queued again", "scontrol requeue 12"]),
+        (signal.SIGTERM, ["stops"]),
+    ):
+        with subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, text=True) as job:
+            assert job.stdout is not None
+            lines = iter(job.stdout.readline, "")
+            assert any(line == "begun\n" for line in lines)
+            job.send_signal(number)
+            said = [line.strip() for line in lines if not line.startswith(("told ", "ended "))]
+        assert (said, job.returncode) == (told, 1)

@@ -84,3 +84,14 @@ def test_ctrl_c_is_remembered_for_the_last_words(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "1\n", done.stderr
+
+
+def test_a_request_for_a_checkpoint_reaches_the_steps() -> None:
+    code = (
+        "import os, subprocess; from vdt.system.processes import SAVE, interrupt_on_signals; interrupt_on_signals()\n"
+        "script = 'trap \"echo saves; exit\" USR1; echo ready; while :; do sleep 0.05; done'\n"
+        "step = subprocess.Popen(['bash', '-c', script], stdout=subprocess.PIPE, text=True)\n"
+        "assert step.stdout.readline() == 'ready\\n'; os.kill(os.getpid(), SAVE); print(step.stdout.readline(), end='')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "saves\n"), done.stderr
