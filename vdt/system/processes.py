@@ -30,7 +30,7 @@ class SaveRequest:
         self._asked = False
 
     def listen(self) -> None:
-        """Notice the signal from now on."""
+        """Keep requests from now on."""
         signal.signal(SAVE, lambda *_: setattr(self, "_asked", True))
 
     def take(self) -> bool:
