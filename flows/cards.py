@@ -37,7 +37,7 @@ def enter_cards_folder() -> None:
 
 def prepare_viewing(action: str) -> None:
     """Prepare Metaflow's commands for cards (`card ACTION`), called from any folder."""
-    if action in ("view", "list", "server"):
+    if action in ("view", "list", "server") and home().is_dir():
         enter_cards_folder()
     if action == "server":
         serve_here_only()

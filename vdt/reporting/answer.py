@@ -9,7 +9,7 @@ from vdt.environments.scores import describe_cut, format_return
 from vdt.evaluation.records import CellRecord, HeldOutReport, ValueEstimates
 from vdt.reporting.aggregates import Aggregate, select_acting
 from vdt.reporting.document import Table
-from vdt.reporting.frame import POLICIES, Result
+from vdt.reporting.frame import POLICIES, Result, Task
 from vdt.reporting.tables import name_policy, name_source
 
 WHEN = {"offline": "offline, without interaction", "online": "after online tuning"}
@@ -101,22 +101,23 @@ def _describe_comparison(ranked: Sequence[Aggregate], acting: Sequence[Result], 
 
 
 def _describe_own_data(records: Sequence[CellRecord]) -> Iterator[str]:
-    """Yield a sentence for each env and method without an environment."""
+    """Yield a sentence for each env without an environment, with all methods."""
+    sentences: dict[str, list[str]] = {}
     for (env, method), cells in _group(records).items():
         error, constant = _mean_held_out(cells, lambda r: r.action_rmse), _mean_held_out(cells, lambda r: r.action_std)
         if error is None or constant is None:
             continue
         fitted, earned = _mean_value(cells, lambda v: v.fitted_q), _mean_value(cells, lambda v: v.data)
         value = (
-            f" Its value is estimated at **{fitted:.4g}** (fitted Q, discounted), the data's is {earned:.4g}: a guess from "
-            "the data, no measured return."
+            f"; its value is estimated at **{fitted:.4g}**, the data's is {earned:.4g}"
             if fitted is not None and earned is not None
             else ""
         )
-        yield (
-            f"**{env}** has no environment: {method} misses held-out actions by **{error:.3g}**, a constant by "
-            f"{constant:.3g} (RMSE).{value}"
-        )
+        said = f"{method} misses held-out actions by **{error:.3g}**, a constant by {constant:.3g}{value}"
+        sentences.setdefault(env, []).append(said)
+    for env, said_of in sentences.items():
+        guess = ". Such values are guesses from the data, no measured returns" if "estimated" in said_of[0] else ""
+        yield f"**{env}** has no environment: {'. '.join(said_of)}{guess}."
 
 
 def tabulate_answer(records: Sequence[CellRecord], results: Sequence[Result]) -> Table:
@@ -125,18 +126,22 @@ def tabulate_answer(records: Sequence[CellRecord], results: Sequence[Result]) ->
     The scores are means; their intervals are drawn.
     """
     labels = {(record.env, record.snapshot.source): record.snapshot.label for record in records}
-    groups: dict[tuple[object, ...], dict[str, Result]] = {}
+    groups: dict[tuple[Task, str], dict[str, Result]] = {}
     for result in select_acting(records, results):
         groups.setdefault((result.task, result.method), {})[result.policy] = result
     header = ("env", "data", "data's mean score", "preset", "method", *map(name_policy, POLICIES), "change by tuning")
-    rows = [(*_describe_row(found, labels), *("-" for _ in OWN_COLUMNS)) for found in groups.values()]
+    order = list(dict.fromkeys(task for task, _ in groups))
+    rows = [
+        (*_describe_row(found, labels), *("-" for _ in OWN_COLUMNS))
+        for (task, _), found in sorted(groups.items(), key=lambda group: order.index(group[0][0]))
+    ]
     rows += list(_list_own_rows(records))
     return Table("", (*header, "seeds", *OWN_COLUMNS), rows)
 
 
 def _describe_row(found: dict[str, Result], labels: dict[tuple[str, str], str]) -> tuple[object, ...]:
     first = next(iter(found.values()))
-    score = "?" if first.dataset_score is None else f"{first.dataset_score:.1f}"
+    score = "-" if first.dataset_score is None else f"{first.dataset_score:.1f}"
     before, after = (found[p].score if p in found else None for p in ("offline", "online"))
     change = "-" if before is None or after is None else f"{after.mean - before.mean:+z.1f}"
     return (

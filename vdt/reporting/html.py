@@ -45,8 +45,8 @@ code { font: .85em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; bac
 td code { overflow-wrap: anywhere; }
 figure { margin: 1.5rem 0; }
 figure img { display: block; width: 46rem; max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-figcaption, .grey { color: var(--faint); font-size: .875rem; }
-figcaption { margin-top: .4rem; max-width: 48rem; }
+figcaption, .grey { color: var(--faint); }
+figcaption { font-size: .875rem; margin-top: .4rem; max-width: 48rem; }
 @media (max-width: 40rem) {
   body { padding: 1rem .9rem 3rem; font-size: 15px; } h1 { font-size: 1.3rem; } h1 + p { font-size: 1.05rem; }
   .table:has(th:nth-child(5)) table { min-width: 42rem; }

@@ -46,10 +46,10 @@ def draw_scores(results: Sequence[Result], records: Sequence[CellRecord], publis
         shift = (policies.index(result.policy) - (len(policies) - 1) / 2) * 0.7 / len(policies)
         row = names.index(_name_run(result, results)) + shift
         _draw_interval(axes, row, estimate, runs, result.policy)
-    if cut is None:
-        _draw_references(axes, names, results, records, published)
     for policy in policies:
         axes.plot([], [], MARKS[policy], color=COLORS[policy], label=name_policy(policy), markersize=5)
+    if cut is None:
+        _draw_references(axes, names, results, records, published)
     figure.legend(loc="outside lower center", frameon=False, ncols=3, fontsize=SMALL)
     axes.set_xlabel("normalized_score" if cut is None else f"episode return, {describe_cut(cut)}", fontsize=SMALL + 1)
     return figure

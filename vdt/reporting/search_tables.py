@@ -25,7 +25,7 @@ def format_value(value: Any) -> str:
 
 def format_score(number: float, kind: str) -> str:
     """Return a score: one decimal of a normalized_score, four digits of any other."""
-    return f"{number:.1f}" if kind == RETURN else f"{number:.4g}"
+    return f"{number:z.1f}" if kind == RETURN else f"{number:.4g}"
 
 
 def tabulate_ranking(ranking: Ranking) -> Table:
