@@ -179,6 +179,11 @@ def get_command() -> str:
     return os.environ.get(COMMAND, f"{_python()} flows/vdt_flow.py")
 
 
+def get_training_command() -> str:
+    """Return the command that trains, also where the flow that reports was started."""
+    return get_command().replace(REPORT_FLOW.name, FLOW)
+
+
 def _python() -> str:
     """Return how this interpreter is called: a virtual environment's `python` may link to that of the PATH, and differs."""
     found = shutil.which("python")

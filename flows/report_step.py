@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from metaflow import current
 
 from flows.cards import enter_cards_folder
-from flows.command_line import FLOW, REPORT_FLOW, get_command
+from flows.command_line import FLOW, REPORT_FLOW, get_command, get_training_command
 from flows.options import get_options
 from flows.stage import enter_policies
 from flows.transfer import describe_file
@@ -146,7 +146,7 @@ def report_study(arguments: Mapping[str, str]) -> FinishedReport:
     described = {**study.describe(arguments.get("set", "")), "missing": [cell.key for cell in missing]}
     if study.search:
         described |= describe_search(study, arguments)
-    path = _write(cells, add_winners(cells, described, get_reuse(arguments), get_command()))
+    path = _write(cells, add_winners(cells, described, get_reuse(arguments), get_training_command()))
     _keep_study_report(described, sorted(path.parent.iterdir()))
     return FinishedReport(str(path), _summarise(cells, path, {}))
 
@@ -171,7 +171,7 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, s
         "card": [f"{name_home()}{get_command()} card view {current.run_id}/{current.step_name}"],
         "runs": [address],
         "served": [command],
-        "next": [f"{get_command()} run --env {envs} --method vdt,dt --seeds 0,1,2"],
+        "next": [f"{get_training_command()} run --env {envs} --method vdt,dt --seeds 0,1,2"],
     }
     return "\n".join(describe_end(cells, places))
 

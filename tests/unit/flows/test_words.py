@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.command_line import check_command_line, get_command
+from flows.command_line import COMMAND, check_command_line, get_command, get_training_command
 from flows.words import COMMANDS
 
 ENV = ["--env", "walker2d-medium-v2"]
@@ -81,3 +81,10 @@ def test_commands_name_the_environment_that_is_not_on_the_path(tmp_path: Path, m
     assert get_command() == f"{venv} flows/vdt_flow.py"
     monkeypatch.setenv("PATH", str(venv.parent))
     assert get_command() == "python flows/vdt_flow.py"
+
+
+def test_the_report_names_the_flow_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A winner's command and the next run's: the flow that only reports can run neither."""
+    for flow in ("vdt_flow.py", "report_flow.py"):
+        monkeypatch.setenv(COMMAND, f"python flows/{flow}")
+        assert get_training_command() == "python flows/vdt_flow.py"
