@@ -67,7 +67,9 @@ def test_a_longer_search_is_the_same_search_and_any_other_change_is_another(tmp_
     first = find()
     assert find(trials=40) == find(beside=["other"]) == first
     assert find({"set": "checkpoint.keep=1 runtime.threads=1"}) == first
-    finished = replace(resolve_study({"study": write_search(tmp_path)}), patches={"t000": {"actor.q_coefficient": 0.25}})
+    finished = replace(
+        resolve_study({"study": write_search(tmp_path)}), patches={"t000": {"actor.q_coefficient": 0.25}}
+    )
     assert find_folder(finished) == first, "the report of a search finds its trials"
     others = [
         find(seeds=[100]),
