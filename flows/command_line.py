@@ -23,7 +23,7 @@ from vdt.experiments.preflight import check_cells
 from vdt.experiments.search_trials import check_search
 from vdt.experiments.study import Cell, Study, load_study
 from vdt.system.files import check_folders
-from vdt.system.home import FolderError, home
+from vdt.system.home import FolderError, home, shorten_path
 from vdt.system.processes import count_memory_kills, follow_parent, interrupt_on_signals, save_request
 from vdt.tracking import StoreError, check_model_name, delivers_later, get_tracking_uri
 
@@ -188,4 +188,4 @@ def _python() -> str:
     """Return how this interpreter is called: a virtual environment's `python` may link to that of the PATH, and differs."""
     found = shutil.which("python")
     same = found is not None and os.path.samefile(Path(found).parent, Path(sys.executable).parent)
-    return "python" if same else sys.executable
+    return "python" if same else shorten_path(sys.executable)

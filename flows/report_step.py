@@ -31,7 +31,7 @@ from vdt.experiments.cells import (
 )
 from vdt.experiments.found import add_winners, describe_search
 from vdt.system.files import make_file_name, replace_folder, write_text
-from vdt.system.home import home, make_vdt_command, name_home
+from vdt.system.home import home, make_vdt_command, name_home, shorten_path
 
 if TYPE_CHECKING:
     from vdt.tracking import Record
@@ -165,9 +165,9 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, s
     envs = ",".join(dict.fromkeys(cell.env for cell in cells))
     choices = [f" --cell {key}" for key in policies] if len(policies) > 1 else [""] * len(policies)
     places = {
-        "policy": list(policies.values()),
+        "policy": [shorten_path(path) for path in policies.values()],
         "use": [make_vdt_command(f"evaluate {current.run_id}{choice}") for choice in choices],
-        "report": [str(path.with_suffix(".html"))],
+        "report": [shorten_path(path.with_suffix(".html"))],
         "card": [f"{name_home()}{get_command()} card view {current.run_id}/{current.step_name}"],
         "runs": [address],
         "served": [command],

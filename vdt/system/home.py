@@ -58,9 +58,14 @@ def make_resume_command(command: str, run_id: str) -> str:
 
 def make_vdt_command(words: str) -> str:
     """Return the exact command `vdt` of this installation and home folder with these words, for the present folder."""
-    here, script = Path.cwd(), Path(sys.executable).with_name("vdt")
-    shown = script.relative_to(here) if script.is_relative_to(here) else script
-    return f"{name_home()}{shown if script.exists() else 'python -m vdt.cli'} {words}"
+    script = Path(sys.executable).with_name("vdt")
+    return f"{name_home()}{shorten_path(script) if script.exists() else 'python -m vdt.cli'} {words}"
+
+
+def shorten_path(path: str | Path) -> str:
+    """Return a path as a command in the present folder names it: relative if it lies below, else as it is."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else str(path)
 
 
 def name_home() -> str:

@@ -78,6 +78,8 @@ def test_commands_name_the_environment_that_is_not_on_the_path(tmp_path: Path, m
     monkeypatch.delenv("VDT_COMMAND", raising=False)
     monkeypatch.setattr(sys, "executable", str(venv))
     monkeypatch.setenv("PATH", str(base.parent))
+    assert get_command() == "venv/python flows/vdt_flow.py", "relative below the present folder, as README has it"
+    monkeypatch.chdir(base.parent)
     assert get_command() == f"{venv} flows/vdt_flow.py"
     monkeypatch.setenv("PATH", str(venv.parent))
     assert get_command() == "python flows/vdt_flow.py"
