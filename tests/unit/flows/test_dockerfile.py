@@ -35,7 +35,10 @@ def test_the_files_of_the_image_suffice(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
         assert said in done.stdout + done.stderr, done.stderr
         assert done.returncode == (0 if words == ["--help"] else 2)
-    code = "import vdt, flows.hooks; from vdt.config.layers import PARAMS; print(vdt.__file__, flows.__file__, PARAMS)"
+    code = (
+        "import vdt, flows.hooks; from vdt.config.layers import PARAMS; print(vdt.__file__, flows.__file__, PARAMS);"
+        "from vdt.experiments.resolve import resolve_config; resolve_config('walker2d-medium-v2', preset='smoke')"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=image, env=variables, capture_output=True, text=True, check=True
     )
