@@ -134,13 +134,13 @@ class MLflowTracker:
         """
         self._sender = RunSender(base, run_id)
         if delivers_later():
-            self._outbox = Outbox(backlog_of(base, run_id))
+            self._delivery = Outbox(backlog_of(base, run_id))
         else:
             # before the thread starts: modules that import each other fail when two threads import them at once
             import mlflow  # noqa: F401
             import sqlalchemy.orm  # noqa: F401
 
-            self._outbox = Delivery(self._sender, backlog_of(base, run_id), interval=interval)
+            self._delivery = Delivery(self._sender, backlog_of(base, run_id), interval=interval)
         if opening:
             self.put(opening)
 
@@ -151,7 +151,7 @@ class MLflowTracker:
 
     def put(self, record: Record) -> None:
         """Queue a record of any kind."""
-        self._outbox.put(to_mapping(record))
+        self._delivery.put(to_mapping(record))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record metrics; see `Tracker`.
@@ -223,11 +223,11 @@ class MLflowTracker:
 
     def flush(self) -> None:
         """Make everything logged so far survive a kill; see `Tracker`."""
-        self._outbox.flush()
+        self._delivery.flush()
 
     def close(self) -> None:
         """Deliver the rest; see `Tracker`."""
-        self._outbox.close()
+        self._delivery.close()
         if self._sender.left_out:
             logger.info(f"tracking: {self._sender.left_out} points were in the run already and are not logged again")
 
