@@ -1,6 +1,6 @@
 """The fault campaign on Slurm: nodes, jobs and the submitting shell are killed at random; all cells end as if undisturbed.
 
-    python tests/faults/slurm_campaign.py --folder FOLDER [--cells 40] [--faults 40] [--seconds 20] [--seed 0]
+    python tests/faults/slurm_campaign.py --folder FOLDER [--cells 40] [--faults 40] [--seconds 20] [--seed 0] [--cores 1]
 
 A study of small cells runs on a real Slurm of two nodes. Every `--seconds`, on average, one fault strikes, until there were
 as many as wanted. Then each cell's final states and curves are compared with those of the same training, done here in one
@@ -51,6 +51,7 @@ set:
   evaluation: {{episodes: 1, lookahead_horizon: 0, requested_episodes: 0, max_episode_steps: 5}}
   checkpoint: {{interval_seconds: 0.2, interval_steps: 20}}
 """
+SBATCH = "--sbatch=--gres=none --mem=1500M"  # several cells on a node
 FAULTS = ("node lost", "job cancelled", "job out of time", "shell killed")
 NOTICED_SECONDS = 90.0  # after which a lost node is started again at the latest
 
@@ -83,7 +84,9 @@ class Campaign:
 
     def submit(self) -> None:
         """Submit what is missing."""
-        print(f"{time.monotonic() - self.began:6.0f} s  {self.study.call('submit').splitlines()[0]}", flush=True)
+        print(
+            f"{time.monotonic() - self.began:6.0f} s  {self.study.call('submit', SBATCH).splitlines()[0]}", flush=True
+        )
 
     def is_finished(self) -> bool:
         """Whether nothing waits or runs and nothing is missing."""
@@ -121,7 +124,7 @@ class Campaign:
 
     def kill_shell(self) -> str:
         """Start a submission and kill it after a moment."""
-        command = [sys.executable, str(ROOT / "flows" / "slurm.py"), "submit", "--study", self.study.file.name]
+        command = [sys.executable, str(ROOT / "flows" / "slurm.py"), "submit", SBATCH, "--study", self.study.file.name]
         shell = subprocess.Popen(
             command, cwd=self.study.folder, env=self.study.variables, stdout=subprocess.DEVNULL, start_new_session=True
         )
@@ -203,13 +206,14 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=20.0, help="between two faults, on average")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cores", type=int, default=1, help="of a node, and so cells at once on it")
     options = parser.parse_args()
     folder = options.folder.resolve()
     folder.mkdir(parents=True)
     os.environ["METAFLOW_USER"] = "test"
     os.environ["VDT_HOME"] = str(folder / "home")
     text = STUDY.format(env=ENV, seeds=", ".join(map(str, range(options.cells))))
-    with run_cluster(folder / "slurm") as cluster:
+    with run_cluster(folder / "slurm", cores=options.cores) as cluster:
         campaign = Campaign(SlurmStudy(folder, cluster, "many", text), options)
         campaign.run()
     print(f"faults: {dict(campaign.counts)}, {time.monotonic() - campaign.began:.0f} s")

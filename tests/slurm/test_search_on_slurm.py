@@ -42,9 +42,7 @@ def test_a_search_whose_node_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyP
         said = study.call("submit", "--at-once", "2")
         assert ", 2 workers" in said, said
         assert "2 workers are in the queue already; nothing is submitted" in study.call("submit", "--at-once", "2")
-        study.wait_for(
-            "both train", lambda: len(list(study.home.glob(".vdt/checkpoints/VDTFlow/*/train_actor/*/0*.pt"))) > 0
-        )
+        study.wait_for("both train", lambda: len(list(study.home.glob(".vdt/shared/actor-*/0*.pt"))) > 0)
         (job, node) = next((job, node) for job, (_, node, _) in cluster.list_queue().items() if node == "n2")
         cluster.lose_node(node)
         study.wait_for("noticed", lambda: cluster.list_queue().get(job, ("", "", ""))[1] != node)
