@@ -7,6 +7,7 @@ several at once, also on machines that share VDT_HOME, work on one search.
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -46,7 +47,7 @@ from vdt.experiments.search_trials import (  # noqa: E402
 )
 from vdt.system.files import write_text  # noqa: E402
 from vdt.system.home import FolderError, home  # noqa: E402
-from vdt.system.locks import hold_lock  # noqa: E402
+from vdt.system.locks import hold_lock, try_lock  # noqa: E402
 from vdt.system.processes import die_with_parent, interrupt_on_signals  # noqa: E402
 from vdt.tracking import StoreError  # noqa: E402
 
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flows.search")
 
 WAIT_SECONDS = 2.0  # between two looks at the trials of other workers
+JOB = "SLURM_JOB_ID"  # environment variable: a job waits for no other, which Slurm queues again if it is lost
 MOST_FAILURES = 3  # failed trials in a row, after which a worker stops
 
 
@@ -97,6 +99,9 @@ class Worker:
                 continue
             if self.store.is_finished() or self.store.frozen is not None:
                 return self._finish()
+            if JOB in os.environ:
+                logger.info(f"search {self.study.name}: other workers run what is left; this job ends")
+                return 0
             time.sleep(WAIT_SECONDS)
 
     def _run_trial(self, trial: TakenTrial) -> bool:
@@ -162,8 +167,11 @@ class Worker:
 
     def _finish(self) -> int:
         """Make the winner final, run it on the reported seeds, and write the report of the search."""
-        reports = self.store.reports
-        with hold_lock(self.folder / "final.lock", f"the end of {self.study.name}"):
+        reports, lock = self.store.reports, self.folder / "final.lock"
+        if JOB in os.environ and not is_free(lock):
+            logger.info(f"search {self.study.name}: another worker runs the winner; this job ends")
+            return 0
+        with hold_lock(lock, f"the end of {self.study.name}"):
             if self.store.reports > reports:
                 logger.info(f"search {self.study.name}: another worker has reported the winner")
                 return 0
@@ -202,6 +210,12 @@ class Worker:
         if code == 0:
             self.store.count_report()
         return code
+
+
+def is_free(lock: Path) -> bool:
+    """Return whether no process holds a lock."""
+    with try_lock(lock) as free:
+        return free
 
 
 def run_flow(words: Sequence[str]) -> int:

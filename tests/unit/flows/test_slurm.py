@@ -1,14 +1,19 @@
 """Command line of `flows/slurm.py`: what is refused before any work, and what sbatch is given."""
 
+import contextlib
 import stat
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from flows.search import Worker
 from flows.slurm import list_resources, main
 from flows.slurm_request import parse_request
 from support.flow import ENV
 from vdt.config.errors import ConfigError
+from vdt.system.locks import try_lock
 from vdt.system.slurm import SlurmError, find_largest_array, list_jobs, submit_job
 
 STUDY = f"""
@@ -119,3 +124,19 @@ def test_slurms_refusal_is_passed_on(said: Path) -> None:
     (said.parent / "bin" / "sbatch").write_text('#!/bin/sh\necho "sbatch: error: invalid partition" >&2; exit 1\n')
     with pytest.raises(SlurmError, match="sbatch refuses: sbatch: error: invalid partition"):
         submit_job(["--wrap=true"])
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_worker_waits_for_no_other_on_a_node(tmp_path: Path, ended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for a trial that another runs, nor for the winner's run."""
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    none_left = contextlib.nullcontext(None)
+    worker: Any = object.__new__(Worker)
+    store = SimpleNamespace(
+        budget=1, list_trials=list, frozen=None, reports=0, take=lambda: none_left, is_finished=lambda: ended
+    )
+    vars(worker).update(
+        store=store, folder=tmp_path, study=SimpleNamespace(name="mine"), log=SimpleNamespace(open=list)
+    )
+    with try_lock(tmp_path / "final.lock") as held:
+        assert held and worker.run() == 0
