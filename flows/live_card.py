@@ -21,7 +21,8 @@ from vdt.tracking import MLflowTracker, Record
 logger = logging.getLogger(__name__)
 
 CARD = "live"  # id of the card
-FIRST, MOST, SHARE = 10.0, 60.0, 0.1  # seconds to the first refresh; between two at most; share of the time so far
+FIRST, LEAST, MOST = 10.0, 30.0, 60.0  # seconds to the first refresh; between two at least, and at most
+SHARE = 0.1  # of the time so far, between these
 POINTS = 200  # of a curve
 PANELS = {  # phase -> metric -> title; those that a method lacks are left out
     "critic": {
@@ -66,7 +67,8 @@ class LiveCard:
             self.curves.setdefault(key, []).append((step, value))
         self.step, self.pace = max(step, self.step), self.pace or Pace(step)
         now = time.monotonic()
-        if now - self.refreshed >= min(MOST, max(FIRST, SHARE * (now - self.began))):
+        pause = min(MOST, max(LEAST, SHARE * (now - self.began))) if self.parts else FIRST
+        if now - self.refreshed >= pause:
             self.refreshed = now
             self._show(self._describe_pace(), refresh=True)
 

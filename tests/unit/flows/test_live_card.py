@@ -54,7 +54,7 @@ def test_refreshes_become_rare_and_training_waits_for_none(clock: list[float], c
         live.add(second + 1, {"critic/q_loss": 1.0, "critic/value_loss": 1.0})
         times += [second] if len(processes.modes) > before else []
     gaps = [later - earlier for earlier, later in pairwise(times)]
-    assert times[0] == 10 and gaps[0] == 10, "soon at first"
+    assert times[0] == 10 and gaps[0] == 30, "soon at first"
     assert gaps[-1] == 60 and len(times) < 100, "a refresh is a process of about a second"
     assert processes.modes == [("render_runtime", False), *[("refresh", False)] * (len(times) - 1)]
 
@@ -66,10 +66,10 @@ def test_state_bar_and_curves(clock: list[float], card: Any) -> None:
         live.add(step, {"actor/behavior_loss": float(step), "actor/weight_max": 1.0})
     shown = read(card)
     assert list(shown) == ["title", "state", "bar", "actor-behavior_loss", "actor-score"]
-    assert shown["state"]["source"] == "gradient step 500 of 1,000, 10.0 per second, **0:50 left**"
-    assert (shown["bar"]["value"], shown["bar"]["max"]) == (500, 1000)
+    assert shown["state"]["source"] == "gradient step 400 of 1,000, 10.0 per second, **1:00 left**"
+    assert (shown["bar"]["value"], shown["bar"]["max"]) == (400, 1000)
     points = shown["actor-behavior_loss"]["spec"]["data"]["values"]
-    assert points[-1] == {"step": 500, "value": 500.0} and 0.4 * POINTS < len(points) <= POINTS
+    assert points[-1] == {"step": 400, "value": 400.0} and 0.4 * POINTS < len(points) <= POINTS
     assert shown["actor-score"]["spec"]["data"]["values"] == [], "it has its place before its first point"
     clock[0] = 1080.0
     live.add(501, {"actor/score": 7.0})
