@@ -35,7 +35,7 @@ def describe_answer(
 def _describe_scores(records: Sequence[CellRecord], acting: Sequence[Result], aggregates: Sequence[Aggregate]) -> str:
     tasks, methods = (list(dict.fromkeys(values)) for values in ((r.task for r in acting), (r.method for r in acting)))
     compared = _rank_methods(aggregates)
-    if len(methods) > 1 and compared:
+    if len(methods) > 1 and len(compared) > 1:
         return _describe_comparison(compared, acting, len(tasks))
     if len(tasks) == 1 and len(methods) == 1:
         return _describe_one(records, acting)
@@ -43,7 +43,8 @@ def _describe_scores(records: Sequence[CellRecord], acting: Sequence[Result], ag
         found = {a.policy: a for a in aggregates if a.policy in WHEN}
         scores = " and ".join(f"**{a.iqm}** {WHEN[policy]}" for policy, a in found.items())
         return f"Over {len(tasks)} data sets, {methods[0]} has an interquartile mean of {scores}."
-    return f"{len(methods)} methods have run on {len(tasks)} data sets, and share none that could be compared."
+    where = f"On **{acting[0].env}**, " if len(tasks) == 1 else f"On {len(tasks)} data sets, "
+    return f"{where}{len(methods)} methods have run, and at most one has scores: none is compared."
 
 
 def _describe_one(records: Sequence[CellRecord], results: Sequence[Result]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.command_line import COMMAND, check_command_line, get_command, get_training_command
+from flows.options import get_options
 from flows.words import COMMANDS
 
 ENV = ["--env", "walker2d-medium-v2"]
@@ -90,3 +91,16 @@ def test_the_report_names_the_flow_that_trains(monkeypatch: pytest.MonkeyPatch) 
     for flow in ("vdt_flow.py", "report_flow.py"):
         monkeypatch.setenv(COMMAND, f"python flows/{flow}")
         assert get_training_command() == "python flows/vdt_flow.py"
+
+
+def test_a_run_that_began_before_an_option_existed_is_resumed_without_it() -> None:
+    """Metaflow raises KeyError, not AttributeError, for a parameter that the first run has not stored."""
+
+    class Resumed:
+        env = "walker2d-medium-v2"
+
+        def __getattr__(self, name: str) -> str:
+            raise KeyError(name)
+
+    options = get_options(Resumed())
+    assert options["env"] == "walker2d-medium-v2" and options["cell"] == ""
