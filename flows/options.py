@@ -28,7 +28,15 @@ def parse_words(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def get_options(flow: Any) -> dict[str, str]:
     """Return the options that a running flow was given by name; empty where it has none of the name."""
-    return {name: getattr(flow, ATTRIBUTES.get(name, name), "") for name in OPTIONS}
+    return {name: _get(flow, ATTRIBUTES.get(name, name)) for name in OPTIONS}
+
+
+def _get(flow: Any, attribute: str) -> str:
+    """Return a flow's parameter; empty in a resumed run that began before the parameter existed."""
+    try:
+        return getattr(flow, attribute, "")
+    except KeyError:  # Metaflow's, of a parameter that the first run has not stored
+        return ""
 
 
 @dataclass(frozen=True)
