@@ -128,6 +128,8 @@ def test_batches_are_the_same_from_memory_and_from_the_file(path: Path, weightin
             assert_equal(one, other)
     first, second = (store.find_return_range() for store in stores)
     assert torch.equal(first, second)
+    to_go = stores[0].take(stores[0].list_step_rows(), stores[0].column.return_to_go)
+    assert first.tolist() == [float(to_go.min()), float(to_go.max())]
     assert [len(store) for store in stores] == [len(LENGTHS)] * 2
     assert stores[0].steps == stores[1].steps and stores[0].target_steps == stores[1].target_steps
 
