@@ -25,6 +25,7 @@ from vdt.environments import make_environment
 from vdt.experiments.resolve import resolve_config
 
 TASK = make_small_config("d4rl").task  # S = 2, A = 1, horizon 5
+MARKED = hdf5.EndSettings("marked", 5)
 
 
 def put(config: Config, residence: str) -> Config:
@@ -64,12 +65,12 @@ def test_a_flat_file_is_read_by_blocks(
     repairs: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_hdf5(tmp_path / "file.hdf5", make_walk(20))
-    held = read_recording(path, TASK, {}, repairs)
-    mapped = read_recording(path, TASK, {}, repairs, residence=Residence("mapped", tmp_path / "new"))
+    held = read_recording(path, TASK, {}, repairs, MARKED)
+    mapped = read_recording(path, TASK, {}, repairs, MARKED, residence=Residence("mapped", tmp_path / "new"))
     assert_mapped_copy(mapped.dataset, held.dataset)
     assert (mapped.notes, mapped.clipped_actions) == (held.notes, held.clipped_actions)
     monkeypatch.undo()
-    whole = read_recording(path, TASK, {}, repairs)  # in one block
+    whole = read_recording(path, TASK, {}, repairs, MARKED)  # in one block
     for name, values in whole.dataset.get_arrays().items():
         assert np.array_equal(held.dataset.get_arrays()[name], values), name
     assert whole.notes == held.notes
@@ -92,10 +93,10 @@ def test_larger_arrays_than_fit_into_memory_are_read_only_if_mapped(
     monkeypatch.setattr(hdf5, "MAX_BYTES", 100)
     with pytest.raises(DataError, match="would need more than 100 bytes"):
         read_recording(path, TASK, {})
-    assert read_recording(path, TASK, {}, residence=Residence("mapped", tmp_path)).dataset.steps == 20
+    assert read_recording(path, TASK, {}, (), MARKED, residence=Residence("mapped", tmp_path)).dataset.steps == 20
     monkeypatch.setattr(hdf5, "MAX_EXPANSION", 0)  # a file of few bytes that claims many
     with pytest.raises(DataError, match="would need more than 100 bytes"):
-        read_recording(path, TASK, {}, residence=Residence("mapped", tmp_path))
+        read_recording(path, TASK, {}, (), MARKED, residence=Residence("mapped", tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["hdf5", "npz", "minari"])
