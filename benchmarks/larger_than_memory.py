@@ -102,20 +102,18 @@ def find_snapshot(folder: Path) -> Path:
 
 
 def train(folder: Path, residence: str, training_steps: int) -> dict[str, Any]:
-    """Train critic and actor on the snapshot; the first opens the file of rows, that is writes it."""
+    """Train critic and actor on the snapshot; the critic first computes statistics and writes the file of rows."""
     started, config = time.perf_counter(), make_config(folder, residence, training_steps)
     dataset = load_snapshot(find_snapshot(folder), Residence(config.data.residence))
     loaded = time.perf_counter()
     stores = (
         CheckpointStore(folder / name, (), interval_seconds=1e9, interval_steps=10**9, keep=1) for name in ("c", "a")
     )
-    open_store(config, folder)
-    rows = time.perf_counter()
     critic = pretrain_critic(config, dataset, NullTracker(), next(stores))
     middle = time.perf_counter()
     train_actor(config, dataset, critic, NullTracker(), next(stores))
     end = time.perf_counter()
-    times = {"load": loaded - started, "rows": rows - loaded, "critic": middle - rows, "actor": end - middle}
+    times = {"load": loaded - started, "critic, statistics and rows": middle - loaded, "actor": end - middle}
     return {"times": times, "mapped": dataset.file is not None, "steps": dataset.steps}
 
 

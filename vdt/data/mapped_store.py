@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import mmap
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -21,17 +22,19 @@ import torch
 from torch import Tensor
 
 from vdt.data.normalization import Normalizer
-from vdt.data.residence import map_array
+from vdt.data.residence import map_bytes
 from vdt.data.safe_hdf5 import DataError
 from vdt.data.targets import TargetSettings
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.data.trajectory_store import EVERY, TrajectoryStore
 from vdt.system.files import atomic_write, remove_leftovers
 from vdt.system.locks import hold_lock
+from vdt.system.machine import measure_memory
 from vdt.system.progress import Progress
 
 ROWS_VERSION = 1  # increase it when the same inputs give other rows
 SPARE_ROWS = 1024  # below the last one: more than the longest window, `policy.context_length` and one
+MEMORY_SHARE = 1 / 2  # of the memory: a larger file does not stay in it, and pages are announced before they are read
 DIGITS = 16
 
 logger = logging.getLogger(__name__)
@@ -66,7 +69,10 @@ class MappedTrajectoryStore(TrajectoryStore):
         with hold_lock(path.with_suffix(".lock"), f"the rows of {path.parent.parent.name}"):
             if not path.is_file():
                 self._write(path)
-        self.matrix = _map_matrix(path, (self._end + SPARE_ROWS, self.column.count))
+        self.matrix, self._mapping, self._offset = _map_matrix(path, (self._end + SPARE_ROWS, self.column.count))
+        self._announces = len(self._mapping) > MEMORY_SHARE * measure_memory()
+        if self._announces and hasattr(mmap, "MADV_RANDOM"):
+            self._mapping.madvise(mmap.MADV_RANDOM)  # no pages around the one that is read: others would have to go
 
     def __len__(self) -> int:
         """Return the number of trajectories."""
@@ -77,11 +83,30 @@ class MappedTrajectoryStore(TrajectoryStore):
 
     def take(self, rows: Tensor, columns: slice | int = EVERY) -> Tensor:
         """Return a copy of some columns of `rows` (B,), (B, columns) or (B,)."""
-        return self.matrix[rows.cpu(), columns].to(self.device)
+        rows = rows.cpu()
+        self._announce(rows.flatten(), 1)
+        return self.matrix[rows, columns].to(self.device)
 
     def gather_windows(self, rows: Tensor, length: int) -> Tensor:
         """Gather as `TrajectoryStore.gather_windows`."""
-        return super().gather_windows(rows.cpu(), length).to(self.device)
+        rows = rows.cpu()
+        self._announce(rows, length)
+        return super().gather_windows(rows, length).to(self.device)
+
+    def _announce(self, rows: Tensor, length: int) -> int:
+        """Have the system read `length` rows from each of `rows` on, all at once; else each page is waited for alone.
+
+        Returns:
+            How many places were announced: none where the file stays in memory.
+        """
+        if not self._announces or not hasattr(mmap, "MADV_WILLNEED"):
+            return 0
+        size, announce = 4 * self.column.count, self._mapping.madvise
+        starts = self._offset + rows.unique() * size
+        first = starts // mmap.PAGESIZE * mmap.PAGESIZE
+        for start, count in zip(first.tolist(), (starts + length * size - first).tolist(), strict=True):
+            announce(mmap.MADV_WILLNEED, start, count)
+        return len(first)
 
     def _extend_below(self, length: int) -> None:
         if length > SPARE_ROWS:
@@ -126,8 +151,8 @@ def find_rows_file(
     return dataset.file.path.parent / "rows" / f"{digest[:DIGITS]}.npy"
 
 
-def _map_matrix(path: Path, shape: tuple[int, int]) -> Tensor:
-    """Map a file of rows.
+def _map_matrix(path: Path, shape: tuple[int, int]) -> tuple[Tensor, mmap.mmap, int]:
+    """Map a file of rows; return them, the mapping, and their first byte in it.
 
     Raises:
         DataError: if it is damaged.
@@ -139,9 +164,11 @@ def _map_matrix(path: Path, shape: tuple[int, int]) -> Tensor:
             found, _, dtype = np.lib.format.read_array_header_1_0(file)
             if (found, dtype) != (shape, np.dtype("<f4")):
                 raise ValueError(f"it holds {dtype} of shape {found}, not float32 of shape {shape}")
-            array = map_array(path, shape, np.float32, file.tell())
+            offset = file.tell()
+            mapping = map_bytes(file.fileno(), offset + 4 * shape[0] * shape[1])
     except (ValueError, OSError, EOFError, SyntaxError) as error:
         raise DataError(f"{path} is damaged ({error}); delete it and run again: it is made anew") from None
     with warnings.catch_warnings():  # of PyTorch, whose tensors could be written to; these never are
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
+        array = np.frombuffer(mapping, np.float32, shape[0] * shape[1], offset).reshape(shape)
+        return torch.from_numpy(array), mapping, offset

@@ -94,9 +94,14 @@ def map_array(path: Path, shape: Sequence[int], dtype: npt.DTypeLike, offset: in
 
 def map_descriptor(descriptor: int, shape: Sequence[int], dtype: npt.DTypeLike, offset: int = 0) -> npt.NDArray[Any]:
     """Map a part of an open file, which may be closed afterwards; otherwise as `map_array`."""
-    kind, found = np.dtype(dtype), os.fstat(descriptor).st_size
-    stop = offset + math.prod(shape) * kind.itemsize
+    kind = np.dtype(dtype)
+    mapping = map_bytes(descriptor, offset + math.prod(shape) * kind.itemsize)
+    return np.frombuffer(mapping, kind, math.prod(shape), offset).reshape(shape)
+
+
+def map_bytes(descriptor: int, stop: int) -> mmap.mmap:
+    """Map the first bytes of an open file, for reading; otherwise as `map_array`."""
+    found = os.fstat(descriptor).st_size
     if stop > found:
         raise ValueError(f"it has {found} bytes, but an array of it ends at byte {stop}")
-    mapping = mmap.mmap(descriptor, stop, access=mmap.ACCESS_READ)
-    return np.frombuffer(mapping, kind, math.prod(shape), offset).reshape(shape)
+    return mmap.mmap(descriptor, stop, access=mmap.ACCESS_READ)

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from support.builders import SETTINGS, make_trajectory
+from vdt.data import mapped_store, trajectory_store
 from vdt.data import residence as residences
-from vdt.data import trajectory_store
 from vdt.data.gathering import gather_trajectories
 from vdt.data.mapped_store import SPARE_ROWS, MappedTrajectoryStore, find_rows_file
-from vdt.data.normalization import Normalizer, RewardStatistics
+from vdt.data.normalization import Normalizer, RewardStatistics, _average_rows
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.residence import MEMORY, Residence, map_array
 from vdt.data.sampling import Sampler
@@ -83,9 +83,13 @@ def test_statistics_by_blocks_equal_numpy_on_the_whole_to_the_bit(size: int, mon
     missing = random.random(700) < 0.3
     dataset = TrajectoryDataset(observations, actions, rewards, offsets, np.zeros(700, np.bool_), missing)
     recorded = np.delete(observations, offsets[1:][missing] - 1, axis=0)
-    mean, std = (part(axis=0, dtype=np.float64).astype(np.float32) for part in (recorded.mean, recorded.std))
+    mean, std = (part(axis=0, dtype=np.float64) for part in (recorded.mean, recorded.std))
+    assert _average_rows(dataset.iterate_blocks("observations")).tolist() == mean.tolist(), "as double, too"
     normalizer, statistics = Normalizer.fit(dataset), RewardStatistics.fit(dataset, 10.0)
-    assert normalizer.mean.tolist() == mean.tolist() and normalizer.std.tolist() == std.tolist()
+    assert normalizer.mean.tolist() == mean.astype(np.float32).tolist()
+    assert normalizer.std.tolist() == std.astype(np.float32).tolist()
+    squares = (np.square(block - mean) for block in dataset.iterate_blocks("observations"))
+    assert np.sqrt(_average_rows(squares)).tolist() == std.tolist(), "as double, too"
     steps = np.delete(rewards, offsets[1:] - 1).astype(np.float64) / 10.0
     assert (statistics.mean, statistics.std) == (float(steps.mean()), float(steps.std()))
     assert dataset.episode_returns.tolist() == np.add.reduceat(rewards.astype(np.float64), offsets[:-1]).tolist()
@@ -114,8 +118,17 @@ def test_rows_that_overlap_or_leave_the_arrays_are_refused(path: Path) -> None:
             replace(chosen, first_rows=wrong)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])  # of the memory, from which on pages are announced
 @pytest.mark.parametrize("weighting", ["length", "uniform", "return"])
-def test_batches_are_the_same_from_memory_and_from_the_file(path: Path, weighting: str) -> None:
+def test_batches_are_the_same_from_memory_and_from_the_file(
+    path: Path, weighting: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped_store, "MEMORY_SHARE", share)
+    announced: list[int] = []
+    announce = MappedTrajectoryStore._announce
+    monkeypatch.setattr(
+        MappedTrajectoryStore, "_announce", lambda store, *given: announced.append(announce(store, *given))
+    )
     stores = make_stores(path)
     samplers = [Sampler(store, weighting, torch.Generator().manual_seed(3), starts_before=True) for store in stores]
     for _ in range(5):
@@ -130,6 +143,7 @@ def test_batches_are_the_same_from_memory_and_from_the_file(path: Path, weightin
     assert torch.equal(first, second)
     to_go = stores[0].take(stores[0].list_step_rows(), stores[0].column.return_to_go)
     assert first.tolist() == [float(to_go.min()), float(to_go.max())]
+    assert bool(sum(announced)) == (share == 0.0), "pages of a file that stays in memory are not announced"
     assert [len(store) for store in stores] == [len(LENGTHS)] * 2
     assert stores[0].steps == stores[1].steps and stores[0].target_steps == stores[1].target_steps
 

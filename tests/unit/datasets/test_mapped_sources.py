@@ -55,6 +55,7 @@ def make_walk(count: int) -> dict[str, Any]:
     arrays = make_steps(count, terminals=(3, 4, 11), timeouts=(6, 8, 15, 19))
     arrays["observations"][7] = arrays["observations"][6]
     arrays["observations"][14:] += 5.0
+    arrays["actions"] = arrays["actions"][::-1].copy()  # the largest is first
     arrays["rewards"] = (np.arange(count) % 5 == 2).astype(np.float32)
     return arrays
 
@@ -114,6 +115,8 @@ def test_snapshots_have_the_same_bytes(kind: str, tmp_path: Path) -> None:
         config = make_small_config(
             f"path:{write_hdf5(tmp_path / 'file.hdf5', make_steps(12, terminals=(3,), timeouts=(7,)))}"
         )
+    held, mapped = (choose_source(put(config, r), tmp_path / "new").load().dataset for r in ("memory", "mapped"))
+    assert_mapped_copy(mapped, held)
     made = [make_snapshot(put(config, residence), tmp_path / residence) for residence in ("memory", "mapped")]
     assert made[0].md5 == made[1].md5 and made[0].card == made[1].card
     assert_mapped_copy(load_snapshot(Path(made[1].path), Residence("mapped")), load_snapshot(Path(made[0].path)))
