@@ -94,7 +94,7 @@ class MappedTrajectoryStore(TrajectoryStore):
         return super().gather_windows(rows, length).to(self.device)
 
     def _announce(self, rows: Tensor, length: int) -> int:
-        """Have the system read `length` rows from each of `rows` on, all at once; else each page is waited for alone.
+        """Begin to read `length` rows from each of `rows` on, all at once; else each page is waited for alone.
 
         Returns:
             How many places were announced: none where the file stays in memory.
