@@ -34,9 +34,10 @@ def get_options(flow: Any) -> dict[str, str]:
 def _get(flow: Any, attribute: str) -> str:
     """Return a flow's parameter; empty in a resumed run that began before the parameter existed."""
     try:
-        return getattr(flow, attribute, "")
+        value: str = getattr(flow, attribute, "")
     except KeyError:  # Metaflow's, of a parameter that the first run has not stored
         return ""
+    return value
 
 
 @dataclass(frozen=True)
