@@ -79,6 +79,10 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
     if study:
         places = {key: place for place, key in enumerate(study["keys"])}
         cells.sort(key=lambda cell: places[cell.key])
+        study = {
+            **{name: fact for name, fact in study.items() if name != "keys"},
+            "missing": [],
+        }  # as of `report_study`
         study = add_winners(cells, study, get_reuse({"reuse": flow.reuse}), get_command())
     path = _write(cells, study)
     files = sorted(path.parent.iterdir())
