@@ -21,9 +21,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vdt.data.errors import DataError
 from vdt.data.normalization import Normalizer
 from vdt.data.residence import map_bytes
-from vdt.data.safe_hdf5 import DataError
 from vdt.data.targets import TargetSettings
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.data.trajectory_store import EVERY, TrajectoryStore

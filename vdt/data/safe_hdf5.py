@@ -8,12 +8,10 @@ from typing import Any
 
 import h5py
 
+from vdt.data.errors import DataError as DataError  # raised by those who read with this module
+
 # Exceptions of h5py on a foreign or corrupted file, found by fuzzing.
 UNREADABLE: tuple[type[Exception], ...] = (OSError, KeyError, ValueError, RuntimeError)
-
-
-class DataError(ValueError):
-    """Data that does not fit the task, or is unavailable: names the file, what was found and what is accepted."""
 
 
 def get_node(group: h5py.Group, name: str, kind: type) -> Any:

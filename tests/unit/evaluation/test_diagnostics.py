@@ -12,7 +12,8 @@ from torch import nn
 from support.builders import RecordingTracker, make_actor_critic, make_config, make_dataset
 from vdt.agent.actor_critic import ActorCritic
 from vdt.data.trajectory import Trajectory
-from vdt.evaluation.diagnostics import BINS, count_weights, diagnose, measure_calibration, measure_requested
+from vdt.evaluation.diagnostics import count_weights, diagnose, measure_calibration, measure_requested
+from vdt.evaluation.statistics import BINS
 from vdt.policy.losses import AdvantageWeighting
 
 

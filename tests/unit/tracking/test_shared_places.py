@@ -1,5 +1,6 @@
 """A store that several machines may use: SQLite on a network file system, servers with passwords."""
 
+import contextlib
 import http.server
 import os
 import sqlite3
@@ -37,7 +38,7 @@ def mount(monkeypatch: pytest.MonkeyPatch, home: Path, options: str) -> None:
 
 
 def get_journal(home: Path) -> str:
-    with sqlite3.connect(home / ".vdt" / "mlflow.db") as connection:
+    with contextlib.closing(sqlite3.connect(home / ".vdt" / "mlflow.db")) as connection:
         return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
 
 
