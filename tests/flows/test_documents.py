@@ -175,6 +175,8 @@ def run_python(reader: Reader, block: Block) -> None:
     text = block.text
     for name, value in reader.names.items():
         text = re.sub(name if name != RUN_ID else "<run id>", value, text)
+    if 'EpisodeWriter("logs")' in text:  # whose episodes follow those that are there, of another page's sizes
+        shutil.rmtree(reader.folder / "logs", ignore_errors=True)
     (reader.folder / "block.py").write_text(PRELUDES[block.page] + text)
     reader.outputs.pop(".venv/bin/python block.py", None)  # another text each time
     reader.run(".venv/bin/python block.py")
