@@ -166,11 +166,12 @@ def wait_for_moment(flow: Flow, kill: Kill) -> int | None:
         time.sleep(0.01)
     else:
         return None
-    wait_for_event(flow, kill)
-    return flow.process.pid if kill.target == "parent" else pids[0]
+    pid = flow.process.pid if kill.target == "parent" else pids[0]
+    wait_for_event(flow, kill, pid)
+    return pid
 
 
-def wait_for_event(flow: Flow, kill: Kill) -> None:
+def wait_for_event(flow: Flow, kill: Kill, pid: int) -> None:
     """Wait for the moment's own condition, or a few seconds."""
     home = flow.folder / "home"
     if kill.moment == "random":
@@ -180,17 +181,28 @@ def wait_for_event(flow: Flow, kill: Kill) -> None:
         home / ".vdt" / "mlflow.db-wal",
         home / ".vdt" / "checkpoints" / "VDTFlow" / flow.run_id / kill.step,
     )
-    size, deadline = journal.stat().st_size if journal.exists() else 0, time.monotonic() + 5
+    size, deadline = (
+        journal.stat().st_size if journal.exists() else 0,
+        time.monotonic() + (30 if kill.moment == "uncovered" else 5),
+    )
     while time.monotonic() < deadline:
-        if kill.moment == "uncovered" and find_newest_point(home, kill.step) > find_newest_step(
-            home, flow.run_id, kill.step
-        ):
-            return
+        if kill.moment == "uncovered" and is_uncovered(flow, kill):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)  # else another checkpoint may come before the kill, on a busy machine
+                if is_uncovered(flow, kill):
+                    return
+                os.kill(pid, signal.SIGCONT)
         if kill.moment == "write" and any(folder.glob("*/.*.part")):
             return
         if kill.moment == "flush" and journal.exists() and journal.stat().st_size > size:
             return
         time.sleep(0.0005)
+
+
+def is_uncovered(flow: Flow, kill: Kill) -> bool:
+    """Return whether MLflow has points beyond the step's newest checkpoint."""
+    home = flow.folder / "home"
+    return find_newest_point(home, kill.step) > find_newest_step(home, flow.run_id, kill.step)
 
 
 def run_with_kills(folder: Path, kills: list[Kill], seeds: str = "0") -> Iterator[tuple[Kill, str]]:
