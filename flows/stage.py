@@ -129,7 +129,7 @@ class Stage:
 
     def fetch_snapshot(self) -> dict[str, Any]:
         """Make or find the cell's snapshot and record it in MLflow."""
-        from vdt.data.storage import DataError
+        from vdt.data.errors import DataError
         from vdt.datasets.snapshot import make_snapshot
 
         with clear_errors(DataError, OSError):

@@ -33,7 +33,8 @@ from vdt.behavior.policy import load_ladder  # noqa: E402
 from vdt.checkpoint.store import CheckpointError, load_state  # noqa: E402
 from vdt.config.errors import ConfigError  # noqa: E402
 from vdt.config.layers import load_yaml  # noqa: E402
-from vdt.data.storage import DataError, load_snapshot, write_trajectories  # noqa: E402
+from vdt.data.errors import DataError  # noqa: E402
+from vdt.data.storage import load_snapshot, write_trajectories  # noqa: E402
 from vdt.datasets.hdf5 import read_recording  # noqa: E402
 from vdt.experiments.resolve import resolve_config  # noqa: E402
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import h5py
 
-from vdt.data.errors import DataError as DataError  # raised by those who read with this module
-
 # Exceptions of h5py on a foreign or corrupted file, found by fuzzing.
 UNREADABLE: tuple[type[Exception], ...] = (OSError, KeyError, ValueError, RuntimeError)
 

@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from vdt.data.errors import DataError
 from vdt.data.residence import MEMORY, Residence, map_array
 from vdt.data.safe_hdf5 import UNREADABLE, get_node
-from vdt.data.safe_hdf5 import DataError as DataError  # its readers' home
 from vdt.data.trajectory import LARGE, MappedFile, TrajectoryDataset
 from vdt.system.files import atomic_write
 

@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 
 from vdt.config.schema import Config
+from vdt.data.errors import DataError
 from vdt.data.residence import Residence
-from vdt.data.storage import DataError
 from vdt.datasets.collected import find_collection
 from vdt.datasets.d4rl import get_cache_file, load_d4rl, make_d4rl_key
 from vdt.datasets.download import probe

@@ -17,8 +17,8 @@ from vdt.behavior.policy import load_ladder
 from vdt.behavior.waypoints import collect_walk
 from vdt.config.layers import PARAMS
 from vdt.config.schema import Config
+from vdt.data.errors import DataError
 from vdt.data.residence import MEMORY, Residence
-from vdt.data.storage import DataError
 from vdt.datasets.loaded_data import LoadedData
 from vdt.environments import make_environment
 from vdt.environments.reproducible import round_states

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vdt.data.storage import DataError
+from vdt.data.errors import DataError
 from vdt.datasets.ends import EndSettings
 from vdt.datasets.hdf5 import scan_file
 from vdt.datasets.minari import MinariSet, describe_environment, open_sets

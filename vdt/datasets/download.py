@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from vdt.data.storage import DataError
+from vdt.data.errors import DataError
 from vdt.system.files import compute_file_digest, sync_folder, write_text
 from vdt.system.locks import hold_lock
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import Config
-from vdt.data.storage import DataError
+from vdt.data.errors import DataError
 
 Flags = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]

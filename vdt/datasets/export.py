@@ -12,8 +12,9 @@ import numpy as np
 from minari.data_collector import EpisodeBuffer
 
 from vdt.config.schema import Config
+from vdt.data.errors import DataError
 from vdt.data.residence import Residence
-from vdt.data.storage import DataError, load_snapshot
+from vdt.data.storage import load_snapshot
 from vdt.data.trajectory import Trajectory
 from vdt.datasets.minari_folder import get_root, write_beside
 from vdt.datasets.snapshot import Snapshot

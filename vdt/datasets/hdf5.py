@@ -27,8 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
+from vdt.data.errors import DataError
 from vdt.data.residence import MEMORY, Residence
-from vdt.data.safe_hdf5 import UNREADABLE, DataError, explain_unreadable, get_node, list_found
+from vdt.data.safe_hdf5 import UNREADABLE, explain_unreadable, get_node, list_found
 from vdt.data.trajectory import BLOCK_ROWS, FloatArray, TrajectoryDataset
 from vdt.datasets.ends import EndSettings, check_ends, find_ends
 from vdt.datasets.hdf5_arrays import iterate_blocks, keep_rows, read_array, read_flags, read_succession

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from vdt.data.errors import DataError
 from vdt.data.residence import Residence
-from vdt.data.safe_hdf5 import DataError
 from vdt.data.trajectory import BLOCK_ROWS, FloatArray
 from vdt.datasets.ends import Succession, compare_successors
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from vdt.config.schema import TaskConfig
+from vdt.data.errors import DataError
 from vdt.data.gathering import gather_trajectories
 from vdt.data.residence import MEMORY, Residence
-from vdt.data.safe_hdf5 import DataError
 from vdt.data.trajectory import Trajectory
 from vdt.datasets.loaded_data import LoadedData
 from vdt.datasets.minari_episodes import FORMATS, EpisodeFiles, measure_space

@@ -16,7 +16,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vdt.data.safe_hdf5 import UNREADABLE, DataError, explain_unreadable, get_node, list_found
+from vdt.data.errors import DataError
+from vdt.data.safe_hdf5 import UNREADABLE, explain_unreadable, get_node, list_found
 from vdt.data.trajectory import FloatArray
 from vdt.environments import flatten_observations
 

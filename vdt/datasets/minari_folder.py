@@ -12,7 +12,7 @@ import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
-from vdt.data.storage import DataError
+from vdt.data.errors import DataError
 from vdt.datasets.download import probe
 
 logger = logging.getLogger(__name__)

@@ -23,9 +23,10 @@ import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
 from vdt.data.episode_writer import MAX_BYTES
+from vdt.data.errors import DataError
 from vdt.data.gathering import gather_trajectories
 from vdt.data.residence import MEMORY, Residence
-from vdt.data.safe_hdf5 import DataError, list_found
+from vdt.data.safe_hdf5 import list_found
 from vdt.data.trajectory import FloatArray, Trajectory
 from vdt.datasets.loaded_data import LoadedData
 from vdt.datasets.summary import DataSummary, are_counts, normalise_actions

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
+from vdt.data.errors import DataError
 from vdt.data.gathering import gather_trajectories
 from vdt.data.residence import MEMORY, Residence
-from vdt.data.storage import DataError
 from vdt.data.trajectory import FloatArray, Trajectory
 from vdt.datasets.loaded_data import LoadedData
 from vdt.environments import load_bridge

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from vdt.config.schema import Config
+from vdt.data.errors import DataError
 from vdt.data.residence import Residence
-from vdt.data.storage import DataError, read_snapshot, write_trajectories
+from vdt.data.storage import read_snapshot, write_trajectories
 from vdt.data.trajectory import LARGE, TrajectoryDataset
 from vdt.datasets.card import describe, describe_doubts, make_card
 from vdt.datasets.checksums import compare_checksum, describe_missing_checksum

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.config.schema import TaskConfig
+from vdt.data.errors import DataError
 from vdt.data.return_quantiles import compute_return_quantiles
-from vdt.data.storage import DataError
 from vdt.data.trajectory import FloatArray
 
 OWN_REFERENCE = "the data's own worst and best episode return"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vdt.config.layers import load_yaml
-from vdt.data.storage import DataError
+from vdt.data.errors import DataError
 from vdt.system.files import compute_file_digest
 from vdt.system.home import FolderError, name_user
 from vdt.system.locks import hold_lock

@@ -13,7 +13,8 @@ def find_data_key(config: Config, known: dict[str, str]) -> str:
     Raises:
         ConfigError: if it is unavailable.
     """
-    from vdt.datasets.choose import DataError, choose_source
+    from vdt.data.errors import DataError
+    from vdt.datasets.choose import choose_source
 
     question = repr((config.env, config.task, config.data))
     if question not in known:

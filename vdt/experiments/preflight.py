@@ -68,7 +68,8 @@ def _check_data(config: Config) -> None:
     stands_in = recipe.ladder is not None or recipe.controller != "none"
     if config.env.startswith(("data:", "minari:")) or source == "minari" or (source == "auto" and stands_in):
         return  # read already while resolving, or collected if no other source is available
-    from vdt.datasets.choose import DataError, choose_source
+    from vdt.data.errors import DataError
+    from vdt.datasets.choose import choose_source
 
     try:
         if source.startswith("path:"):

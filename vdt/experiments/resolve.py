@@ -157,7 +157,7 @@ def _find_task(env: str, source: str, given: Mapping[str, Any]) -> tuple[str, Ma
         )
     if kind not in DERIVED and source != "minari":
         return env, tasks[env]
-    from vdt.data.storage import DataError
+    from vdt.data.errors import DataError
     from vdt.datasets.derived_tasks import derive_file_task, derive_minari_task, derive_named_task
 
     try:

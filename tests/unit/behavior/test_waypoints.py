@@ -9,7 +9,7 @@ import pytest
 
 from support.data import make_data_config
 from vdt.behavior.waypoints import Roads, collect_walk
-from vdt.data.storage import DataError
+from vdt.data.errors import DataError
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.collected import find_collection
 from vdt.datasets.snapshot import make_snapshot

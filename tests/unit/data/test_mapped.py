@@ -16,13 +16,14 @@ import torch
 from support.builders import SETTINGS, make_trajectory
 from vdt.data import mapped_store, trajectory_store
 from vdt.data import residence as residences
+from vdt.data.errors import DataError
 from vdt.data.gathering import gather_trajectories
 from vdt.data.mapped_store import SPARE_ROWS, MappedTrajectoryStore, find_rows_file
 from vdt.data.normalization import Normalizer, RewardStatistics, _average_rows
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.residence import MEMORY, Residence, map_array
 from vdt.data.sampling import Sampler
-from vdt.data.storage import ARRAYS, DataError, load_snapshot, write_trajectories
+from vdt.data.storage import ARRAYS, load_snapshot, write_trajectories
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.data.trajectory_store import StepRows, TrajectoryStore
 

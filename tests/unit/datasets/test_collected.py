@@ -11,7 +11,7 @@ from vdt.behavior.collect import collect_dataset
 from vdt.behavior.policy import load_ladder
 from vdt.config.layers import PARAMS
 from vdt.config.schema import Config
-from vdt.data.storage import DataError
+from vdt.data.errors import DataError
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.collected import collect_recording, find_ladder, make_collected_key, make_recipe
 from vdt.environments import make_gymnasium_environment

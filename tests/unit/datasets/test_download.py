@@ -11,7 +11,7 @@ import pytest
 
 from support.data import make_small_config, make_steps, write_hdf5
 from support.server import serve_handler
-from vdt.data.storage import DataError
+from vdt.data.errors import DataError
 from vdt.datasets import download as module
 from vdt.datasets.d4rl import get_cache_file
 from vdt.datasets.download import download, probe

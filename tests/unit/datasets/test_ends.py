@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from support.data import make_small_config, write_hdf5
 from vdt.config.errors import ConfigError
-from vdt.data.storage import DataError
+from vdt.data.errors import DataError
 from vdt.datasets.choose import choose_source
 from vdt.datasets.d4rl import get_cache_file
 from vdt.datasets.ends import EndSettings, find_ends

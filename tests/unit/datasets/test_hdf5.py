@@ -13,7 +13,7 @@ import pytest
 
 from support.data import find_real_file, make_data_config, make_small_config, make_steps, write_hdf5
 from vdt.config.errors import ConfigError
-from vdt.data.storage import DataError
+from vdt.data.errors import DataError
 from vdt.datasets.hdf5 import read_recording
 from vdt.datasets.loaded_data import LoadedData
 from vdt.experiments.resolve import resolve_config

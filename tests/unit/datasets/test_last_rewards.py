@@ -10,8 +10,9 @@ import torch
 
 from support.data import make_small_config, make_steps, write_hdf5
 from vdt.config.schema import Config
+from vdt.data.errors import DataError
 from vdt.data.normalization import Normalizer
-from vdt.data.storage import FORMAT, FORMAT_WITH_MISSING, DataError, load_snapshot, read_snapshot, write_trajectories
+from vdt.data.storage import FORMAT, FORMAT_WITH_MISSING, load_snapshot, read_snapshot, write_trajectories
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.snapshot import make_snapshot
 from vdt.experiments.resolve import resolve_config

@@ -13,8 +13,9 @@ from support.minari import make_minari_set
 from unit.datasets.test_relabel import ENV, load, make_episode
 from vdt.behavior.waypoints import collect_walk
 from vdt.config.schema import Config
+from vdt.data.errors import DataError
 from vdt.data.residence import Residence
-from vdt.data.storage import DataError, load_snapshot
+from vdt.data.storage import load_snapshot
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets import hdf5
 from vdt.datasets.choose import choose_source

@@ -18,7 +18,8 @@ from support.minari import PENDULUM, make_minari_set
 from vdt.cli import run
 from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_yaml
-from vdt.data.storage import DataError, load_snapshot
+from vdt.data.errors import DataError
+from vdt.data.storage import load_snapshot
 from vdt.datasets.choose import choose_source
 from vdt.datasets.minari import describe_environment, open_sets
 from vdt.datasets.minari_folder import get_root, write_beside

@@ -9,7 +9,8 @@ import pytest
 
 from support.data import make_small_config
 from vdt.config.errors import ConfigError
-from vdt.data.storage import DataError, load_snapshot
+from vdt.data.errors import DataError
+from vdt.data.storage import load_snapshot
 from vdt.datasets.choose import choose_source
 from vdt.datasets.npz import MAX_BYTES, read_folder
 from vdt.datasets.snapshot import make_snapshot

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from support.data import find_real_file, make_data_config, write_hdf5
-from vdt.data.storage import DataError
+from vdt.data.errors import DataError
 from vdt.datasets.choose import choose_source
 from vdt.datasets.d4rl import get_cache_file
 from vdt.datasets.loaded_data import LoadedData

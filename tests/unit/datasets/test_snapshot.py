@@ -15,7 +15,8 @@ import yaml
 
 from support.data import ROOT, find_real_file, make_data_config, make_small_config, make_steps, write_hdf5
 from vdt.config.schema import Config
-from vdt.data.storage import DataError, load_snapshot, write_trajectories
+from vdt.data.errors import DataError
+from vdt.data.storage import load_snapshot, write_trajectories
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.card import format_card
 from vdt.datasets.snapshot import Snapshot, make_snapshot

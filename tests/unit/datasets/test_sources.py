@@ -10,7 +10,7 @@ import pytest
 
 from support.data import NOWHERE, make_data_config, make_small_config, make_steps, write_hdf5
 from support.server import serve_handler
-from vdt.data.storage import DataError
+from vdt.data.errors import DataError
 from vdt.datasets.choose import choose_source, get_snapshot_path
 from vdt.datasets.d4rl import get_cache_file, make_d4rl_key
 from vdt.datasets.download import probe
