@@ -110,6 +110,8 @@ class ActorCritic:
         reward_statistics: units of the policy's reward head, frozen.
         critic_steps: updates of Q for the policy taken, of which every `critic.target_every`-th moves the targets.
         return_percentiles: 0th to 100th of the data's episode returns; empty in checkpoints of release 0.2.0.
+        history_correlation: of the critic's errors before and after a step (`vdt/critic/trust.py`); none where it was
+            not measured.
         target_policy: follows the policy slowly; only where the critic values it (`critic.bootstrap` policy).
         compiled_policy: the policy's pass while it trains, if that is compiled (`runtime.compile`).
     """
@@ -124,6 +126,7 @@ class ActorCritic:
     reward_statistics: RewardStatistics = RETURN_SCALE_UNITS
     critic_steps: int = 0
     return_percentiles: tuple[float, ...] = ()
+    history_correlation: float | None = None
     target_policy: nn.Module | None = None
     compiled_policy: Callable[..., Any] | None = None
 
@@ -132,6 +135,11 @@ class ActorCritic:
         """Return the number of steps of history that the acting policy reads."""
         policy = self.config.policy
         return 1 if policy.kind == "mlp" else self.config.planner.context_length or policy.context_length
+
+    @property
+    def is_guided(self) -> bool:
+        """Return whether the critic guides the policy, in its loss and in the choice of a return."""
+        return self.history_correlation is None or self.history_correlation <= self.config.actor.max_history_correlation
 
     def add_target_policy(self, state: dict[str, Tensor] | None = None) -> None:
         """Start a copy that follows the policy slowly, or continue one's `state`, and unfreeze the critic."""
@@ -190,6 +198,7 @@ class ActorCritic:
             "gradient_steps": self.gradient_steps,
             "reward_statistics": vars(self.reward_statistics).copy(),
             "return_percentiles": list(self.return_percentiles),
+            "history_correlation": self.history_correlation,
             **self._get_follower_state(),
         }
 
@@ -205,6 +214,7 @@ class ActorCritic:
         self.weighting = AdvantageWeighting(**state["weighting"])
         self.gradient_steps = state["gradient_steps"]
         self.reward_statistics, self.return_percentiles = _read_statistics(state)
+        self.history_correlation = state.get("history_correlation")  # new since release 0.2
         if self.config.trains_together:
             self.critic.load_state_dict(state["critic"])
         if self.target_policy is not None:
@@ -229,6 +239,7 @@ class ActorCritic:
             reward_statistics,
             state.get("critic_steps", 0),
             return_percentiles,
+            state.get("history_correlation"),
         )
         actor_critic = cls(config, policy, critic, *numbers)
         if "target_policy" in state:

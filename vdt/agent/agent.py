@@ -93,9 +93,13 @@ class Agent:
     """Policy that acts in several episodes at once, a `RolloutPolicy`."""
 
     def __init__(self, actor_critic: ActorCritic, settings: PlannerSettings, *, explore: bool = False) -> None:
-        """Act with `actor_critic` and `settings`; with `explore`, a stochastic policy's actions are drawn."""
+        """Act with `actor_critic` and `settings`; with `explore`, a stochastic policy's actions are drawn.
+
+        A critic that may not guide chooses no return: the first one is followed.
+        """
         self.actor_critic = actor_critic
         self.explore = explore
+        settings = settings if actor_critic.is_guided else settings.follow(settings.candidate_returns[0])
         self.settings = settings
         self.device = actor_critic.normalizer.mean.device
         self.environments: list[Environment] = []

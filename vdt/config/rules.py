@@ -269,6 +269,24 @@ def deviation_unit_has_finished_critic(config: Config) -> str | None:
 
 
 @rule
+def trust_has_finished_critic(config: Config) -> str | None:
+    """Check that a critic whose errors are tested is finished before the actor trains, and that the actor can do without it."""
+    if not config.tests_critic:
+        return None
+    if config.trains_together:
+        return (
+            f"actor.max_history_correlation is compared with the errors of a finished critic, but {_name_turns(config)} "
+            "trains both together: set actor.max_history_correlation=1"
+        )
+    if config.actor.behavior_coefficient == 0:
+        return (
+            "actor.max_history_correlation below 1 may leave the critic out, but actor.behavior_coefficient is 0 and "
+            "nothing else trains the policy: set actor.max_history_correlation=1"
+        )
+    return None
+
+
+@rule
 def learned_model_is_trained(config: Config) -> str | None:
     """Check that a learned model has the heads that predict observations and rewards."""
     planner = config.planner
@@ -284,8 +302,7 @@ def learned_model_is_trained(config: Config) -> str | None:
 @rule
 def critic_in_use_is_trained(config: Config) -> str | None:
     """Check that weights, the Q term and the choice of a candidate have a trained critic."""
-    asked = config.actor.inverse_temperature > 0 or config.actor.q_coefficient > 0 or config.planner.candidates > 1
-    if not asked or config.has_trained_critic:
+    if not config.asks_critic or config.has_trained_critic:
         return None
     return (
         "critic.gradient_steps is 0, but actor.inverse_temperature, actor.q_coefficient or planner.candidates "

@@ -175,9 +175,10 @@ class ActorConfig:
     q_normalization: Literal["gradient", "magnitude", "none"]
     next_observation_coefficient: Number = Field(ge=0.0)
     reward_coefficient: Number = Field(ge=0.0)
-    learning_rate_schedule: Literal["cosine", "constant"] = "cosine"  # these three new since release 0.2
+    learning_rate_schedule: Literal["cosine", "constant"] = "cosine"  # these four new since release 0.2
     q_source: Literal["min_target", "q1"] = "min_target"
     warm_start_steps: Whole = Field(default=0, ge=0)
+    max_history_correlation: Number = Field(default=1.0, ge=0.0, le=1.0)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -266,6 +267,17 @@ class Config:
     def trains_together(self) -> bool:
         """Return whether critic and actor take turns, instead of the critic first."""
         return self.critic.bootstrap == "policy" or self.critic.order == "together"
+
+    @property
+    def asks_critic(self) -> bool:
+        """Return whether weights, the Q term or the choice of a return ask the critic."""
+        return self.actor.inverse_temperature > 0 or self.actor.q_coefficient > 0 or self.planner.candidates > 1
+
+    @property
+    def tests_critic(self) -> bool:
+        """Return whether the critic may be found unfit to guide: asked, and by a policy that sees more than one state."""
+        sees_more = self.policy.kind == "transformer" and self.policy.context_length > 1
+        return self.actor.max_history_correlation < 1 and sees_more and self.asks_critic
 
     @property
     def file_name(self) -> str:

@@ -64,7 +64,7 @@ def diagnose(
             critic=sum(p.numel() for p in actor_critic.critic.trainable_parameters()),
         )
         steps = int(state.get("environment_steps", 0))
-        found[name] = Diagnostics(parameters, steps, requested, calibration, weights)
+        found[name] = Diagnostics(parameters, steps, requested, calibration, weights, actor_critic.history_correlation)
     return found
 
 

@@ -182,6 +182,20 @@ def summarize(report: EvaluationReport) -> dict[str, float]:
     return {key: value for key, value in numbers.items() if value is not None}
 
 
+def evaluate_settings(
+    actor_critic: ActorCritic, settings: Mapping[str, PlannerSettings], config: Config, name: str
+) -> dict[str, EvaluationReport]:
+    """Run the episodes of each look-ahead setting. A critic that may not guide chooses nothing: then all are those of one."""
+    reports: dict[str, EvaluationReport] = {}
+    for key, planner in settings.items():
+        label = f"{name}/{key}"
+        if reports and not actor_critic.is_guided:
+            reports[key] = replace(next(iter(reports.values())), label=label)
+        else:
+            reports[key] = evaluate(actor_critic, planner, config, label)
+    return reports
+
+
 def evaluate_agents(
     config: Config, agents: Mapping[str, Path], tracker: Tracker, held_out: TrajectoryDataset | None = None
 ) -> Evaluation:
@@ -205,7 +219,7 @@ def evaluate_agents(
         actor_critic = ActorCritic.from_state(state["actor_critic"], choose_device(config.runtime.device))
         percentiles = actor_critic.return_percentiles
         settings = make_evaluation_settings(config, percentiles) if config.has_environment else {}
-        reports = {key: evaluate(actor_critic, planner, config, f"{name}/{key}") for key, planner in settings.items()}
+        reports = evaluate_settings(actor_critic, settings, config, name)
         if held_out is not None:
             measured[name] = evaluate_held_out(actor_critic, held_out, name)
         scores = measure_policy(reports, measured.get(name))

@@ -198,13 +198,23 @@ class ParameterCounts:
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Diagnostics of one agent's scores; none for parts that were not measured."""
+    """Diagnostics of one agent's scores; none for parts that were not measured.
+
+    Attributes:
+        parameters: numbers of parameters.
+        environment_steps: real interaction before this agent.
+        requested: requested and achieved returns.
+        calibration: of the critic on the agent's own steps.
+        weights: histogram of the advantage weights over the data.
+        history_correlation: of the critic's errors before and after a step of the data (`vdt/critic/trust.py`).
+    """
 
     parameters: ParameterCounts
     environment_steps: int
     requested: Sequence[RequestedReturn] | None = None
     calibration: Calibration | None = None
     weights: WeightHistogram | None = None
+    history_correlation: float | None = None
 
 
 @dataclass(frozen=True)

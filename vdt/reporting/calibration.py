@@ -9,10 +9,11 @@ from vdt.config.convergence import estimate_convergence
 from vdt.evaluation.records import Calibration, CellRecord
 from vdt.reporting.frame import Result
 
-HEADER = ("critic: bias", "critic: gap left")
+HEADER = ("critic: bias", "critic: gap left", "critic guides")
 NOTE = (
     "Critic's bias: mean of its prediction minus the discounted return that followed, in parentheses as a share of that "
-    "return. Gap left: what its settings can be expected to leave of the way to its fixed point, the largest of the cells."
+    "return. Gap left: what its settings can be expected to leave of the way to its fixed point, the largest of the cells. "
+    "Guides: in how many cells the critic passed its test (`actor.max_history_correlation`); the others train and act as `dt`."
 )
 
 
@@ -53,7 +54,21 @@ def compute_mean_share(cells: Sequence[CellRecord], policy: str) -> float | None
     return math.fsum(c.bias / abs(mean) for c, mean in zip(found, earned, strict=True)) / len(found)
 
 
-def describe_critic(cells: Sequence[CellRecord], policy: str, *, absolute: bool = True) -> tuple[str, str]:
+def is_unguided(cell: CellRecord) -> bool:
+    """Return whether the cell's critic failed its test, so that the policy trains and acts without it."""
+    report = cell.evaluation.diagnostics.get("offline")
+    found = None if report is None else report.history_correlation
+    return found is not None and found > cell.config.get("actor.max_history_correlation", 1.0)
+
+
+def describe_guidance(cells: Sequence[CellRecord]) -> str:
+    """Return in how many cells the critic guides, as "2 of 3"; "-" where no cell's critic was tested."""
+    reports = [cell.evaluation.diagnostics.get("offline") for cell in cells]
+    tested = [report for report in reports if report is not None and report.history_correlation is not None]
+    return f"{len(cells) - sum(map(is_unguided, cells))} of {len(cells)}" if tested else "-"
+
+
+def describe_critic(cells: Sequence[CellRecord], policy: str, *, absolute: bool = True) -> tuple[str, str, str]:
     """Return the columns of `HEADER` for a policy's cells.
 
     Args:
@@ -67,10 +82,10 @@ def describe_critic(cells: Sequence[CellRecord], policy: str, *, absolute: bool 
         find_largest_gap(cells),
     )
     percent = "" if share is None else f"{100 * share:+.0f} %"
-    left = "-" if gap is None else f"{100 * gap:.2g} %"
+    left, guides = "-" if gap is None else f"{100 * gap:.2g} %", describe_guidance(cells)
     if bias is None or not absolute:
-        return percent or "-", left
-    return f"{bias:.4g}{f' ({percent})' if percent else ''}", left
+        return percent or "-", left, guides
+    return f"{bias:.4g}{f' ({percent})' if percent else ''}", left, guides
 
 
 def _list_calibrations(cells: Sequence[CellRecord], policy: str) -> list[Calibration]:

@@ -18,15 +18,26 @@ def tabulate_diagnostics(records: Sequence[CellRecord]) -> Table:
         for policy, report in record.evaluation.diagnostics.items():
             if report.requested is not None:
                 rows.append((*identify(record), record.seed, name_policy(policy), *_describe_requests(report)))
-    header = ("env", "data", "method", "seed", "policy", "requested → achieved return", "critic: bias", "correlation")
+    header = (
+        "env",
+        "data",
+        "method",
+        "seed",
+        "policy",
+        "requested → achieved return",
+        "critic: bias",
+        "correlation",
+        "errors' correlation",
+    )
     note = (
         "One candidate at a time, without choice. Bias: mean of the critic's prediction minus the discounted return that "
-        "followed, in environment units; correlation over the same steps."
+        "followed, in environment units; correlation over the same steps. Errors' correlation: of the critic's errors before "
+        "and after a step of the data; above `actor.max_history_correlation` the critic does not guide."
     )
     return Table("Requested returns and the critic's calibration", header, rows, note)
 
 
-def _describe_requests(report: Diagnostics) -> tuple[str, str, str]:
+def _describe_requests(report: Diagnostics) -> tuple[str, ...]:
     requested = report.requested or ()
     pairs = ", ".join(f"{r.requested:g} → {math.fsum(r.achieved) / len(r.achieved):.0f}" for r in requested)
     cut = next((f" ({describe_cut(r.cut_at)})" for r in requested if r.cut_at is not None), "")
@@ -37,6 +48,7 @@ def _describe_requests(report: Diagnostics) -> tuple[str, str, str]:
         pairs + cut,
         "-" if bias is None else f"{bias:.4g}",
         "-" if correlation is None else f"{correlation:.2f}",
+        "-" if report.history_correlation is None else f"{report.history_correlation:.2f}",
     )
 
 

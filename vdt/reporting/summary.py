@@ -10,7 +10,7 @@ from vdt.config.convergence import UNFINISHED
 from vdt.environments.scores import describe_cut, format_return
 from vdt.evaluation.records import CellRecord
 from vdt.reporting.aggregates import find_headline
-from vdt.reporting.calibration import CellIndex, compute_mean_bias, find_largest_gap
+from vdt.reporting.calibration import CellIndex, compute_mean_bias, describe_guidance, find_largest_gap, is_unguided
 from vdt.reporting.frame import POLICIES, Result, Task, collect_results, fill_best, make_frame
 
 SCREEN = (24, 100)  # lines, columns
@@ -107,7 +107,7 @@ def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
             full, short = (ARROW.join(_describe_result(r, returns=returns) for r in found) for returns in (True, False))
             line = f"  {method:<{width}}  {full}"
             lines.append(line if len(line) <= SCREEN[1] else f"  {method:<{width}}  {short}")
-        lines += _describe_unfinished(cells, own)
+        lines += _describe_unfinished(cells, own) + _describe_unguided(cells, own)
     for record in records:
         for policy, report in record.evaluation.held_out.items() if not record.evaluation.policies else ():
             what = f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g})"
@@ -120,6 +120,13 @@ def _describe_unfinished(cells: CellIndex, results: Sequence[Result]) -> list[st
     gaps = {result.method: find_largest_gap(cells.select(result)) or 0.0 for result in results}
     named = [f"{method} {gap:.0%} of the gap left" for method, gap in gaps.items() if gap > UNFINISHED]
     return [f"  unfinished critics: {', '.join(named)}"] if named else []
+
+
+def _describe_unguided(cells: CellIndex, results: Sequence[Result]) -> list[str]:
+    """Return a line that names the methods whose critics failed their test."""
+    groups = {result.method: cells.select(result) for result in results}
+    named = [f"{method} {describe_guidance(group)}" for method, group in groups.items() if any(map(is_unguided, group))]
+    return [f"  critic guides: {', '.join(named)}; the others act as dt (docs/method.md)"] if named else []
 
 
 def _describe_result(result: Result, *, returns: bool) -> str:

@@ -17,6 +17,7 @@ from vdt.checkpoint.random_state import get_random_state, seed_streams, set_rand
 from vdt.checkpoint.store import CheckpointStore, State, load_state
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
+from vdt.critic.trust import measure_history_correlation
 from vdt.data.normalization import Normalizer, RewardStatistics
 from vdt.data.return_quantiles import compute_return_percentiles
 from vdt.data.reward_scale import compute_reward_scale
@@ -181,11 +182,46 @@ def calibrate_weighting(
     )
 
 
+def measure_trust(config: Config, critic: Critic, dataset: TrajectoryDataset, source: State) -> float | None:
+    """Compute the history correlation of a critic's checkpoint (`vdt/critic/trust.py`); none where nothing depends on it."""
+    if not config.tests_critic:
+        return None
+    normalizer = Normalizer(**source["normalizer"], clip=config.data.observation_clip)
+    normalizer = normalizer.to(next(critic.parameters()).device)
+    kept = dataset.keep_best(config.data.keep_best_fraction)
+    return measure_history_correlation(critic, kept, normalizer, source["reward_scale"], config.task.reward_shift)
+
+
+def withdraw_untrusted(config: Config, actor_critic: ActorCritic) -> Config:
+    """Return the configuration that a policy is trained by: without the critic, as `dt`, where that may not guide."""
+    if actor_critic.is_guided:
+        return config
+    actor = replace(config.actor, inverse_temperature=0.0, q_coefficient=0.0)
+    return replace(config, actor=actor, online=replace(config.online, critic_steps_per_iteration=0))
+
+
+def describe_trust(config: Config, actor_critic: ActorCritic) -> str:
+    """Return one line on what the test of the critic found; empty where it was not asked for."""
+    limit, found = config.actor.max_history_correlation, actor_critic.history_correlation
+    if not config.tests_critic:
+        return ""
+    if found is None:
+        return "critic guides: too few episodes are long enough to compare its errors before and after a step"
+    shown = f"its errors before and after a step correlate by {found:.2f}, "
+    if actor_critic.is_guided:
+        return f"critic guides: {shown}at most {limit:g} (actor.max_history_correlation)"
+    return (
+        f"critic does not guide: {shown}more than {limit:g} (actor.max_history_correlation). Several policies seem to "
+        "have made the data, and the state does not tell which. The policy trains and acts without the critic, as dt"
+    )
+
+
 class ActorTrainer:
     """Trainer of the actor: networks, updates and draws."""
 
     def __init__(self, config: Config, actor_critic: ActorCritic, sampler: Sampler) -> None:
         """Train `actor_critic`'s policy, and its critic too if both train together."""
+        config = withdraw_untrusted(config, actor_critic)
         self.config, self.actor_critic, self.sampler = config, actor_critic, sampler
         actor, critic = config.actor, config.critic
         self.policy_update = PolicyUpdate(actor_critic, actor, actor.learning_rate)
@@ -239,8 +275,10 @@ def make_actor_trainer(
     sampler = make_sampler(config, buffer, 2)
     policy = make_policy(config, device)
     fit_return_embedding(policy, buffer.find_return_range)
-    weighting = calibrate_weighting(config, critic, sampler)
-    actor_critic = ActorCritic(config, policy, critic, normalizer, source["reward_scale"], weighting)
+    uniform = AdvantageWeighting(0.0, config.actor.max_advantage_weight, 1.0)
+    actor_critic = ActorCritic(config, policy, critic, normalizer, source["reward_scale"], uniform)
+    actor_critic.history_correlation = measure_trust(config, critic, dataset, source)
+    actor_critic.weighting = calibrate_weighting(withdraw_untrusted(config, actor_critic), critic, sampler)
     actor_critic.reward_statistics = RewardStatistics.fit(dataset, config.task.return_scale)
     actor_critic.return_percentiles = compute_return_percentiles(dataset.episode_returns)
     begun = load_initial(config, initial, device)
@@ -292,6 +330,10 @@ def train_actor(
         trainer.load_state_dict(state)
     total, together = config.actor.gradient_steps, sum(trainer.critic_steps)
     parameters = sum(p.numel() for p in actor_critic.policy.parameters())
+    if described := describe_trust(config, actor_critic):
+        logger.info(described)
+    if actor_critic.history_correlation is not None and state is None:
+        tracker.log(0, {"critic/history_correlation": actor_critic.history_correlation})
     logger.info(
         f"actor: {total:,} gradient steps, {parameters:,} parameters, "
         f"inverse temperature {actor_critic.weighting.inverse_temperature:.4g} per unit of advantage"

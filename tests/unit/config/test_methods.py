@@ -264,6 +264,16 @@ def test_ablations_are_named() -> None:
         ("vdt", "actor.warm_start_steps=1500", r"warm_start_steps \(1,500\) must be fewer than .* \(1,500\)"),
         ("vdt", "data.keep_best_fraction=0", r"data.keep_best_fraction must be between 1e-06 and 1.0, not 0"),
         ("vdt", "data.keep_best_fraction=10", r"data.keep_best_fraction must be between"),
+        (
+            "qt",
+            "actor.max_history_correlation=0.5",
+            r"max_history_correlation is compared .* but critic.bootstrap policy trains both together",
+        ),
+        (
+            "vdt",
+            "actor.behavior_coefficient=0 actor.inverse_temperature=0",
+            r"max_history_correlation below 1 may leave the critic out, but actor.behavior_coefficient is 0",
+        ),
         ("qt", "evaluation.lookahead_horizon=3", r"learned env_model needs actor.next_observation_coefficient and"),
     ],
 )

@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "best half": {"data.keep_best_fraction": 0.5, "data.trajectory_weighting": "return"},
     "together": {
         "critic.bootstrap": "policy",
+        "actor.max_history_correlation": 1,
         "actor.advantage_unit": "reward",
         "actor.min_effective_sample_fraction": 0,
         "data.window_start": "before",

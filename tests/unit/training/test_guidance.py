@@ -1,0 +1,154 @@
+"""A critic that fails its test: the policy then trains, is tuned and acts as a Decision Transformer."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from support.builders import RecordingTracker, assert_identical, make_config, make_store
+from support.environments import COUNTDOWN
+from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.agent import Agent, PlannerSettings
+from vdt.checkpoint.store import load_state
+from vdt.config.schema import Config
+from vdt.data.trajectory import Trajectory, TrajectoryDataset
+from vdt.environments import make_gymnasium_environment
+from vdt.environments.rollout import collect_trajectories
+from vdt.evaluation.evaluate import evaluate_agents
+from vdt.tracking import NullTracker
+from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.online import make_tuner, tune_online
+from vdt.training.seeding import seed_buffer
+
+CPU = torch.device("cpu")
+DT = {"actor.q_coefficient": 0, "actor.inverse_temperature": 0, "planner.candidates": 1}
+
+MEMORYLESS = {
+    "policy.kind": "mlp",
+    "actor.next_observation_coefficient": 0,
+    "actor.reward_coefficient": 0,
+    "planner.env_model": "none",
+    "planner.planning_horizon": 1,
+    "evaluation.lookahead_horizon": 0,
+}
+
+
+def make_mixture(spread: float) -> TrajectoryDataset:
+    """Make 70 episodes of two policies, whose rewards differ by twice the spread and whose observations do not."""
+    rng = np.random.default_rng(4)
+    return TrajectoryDataset.from_trajectories(
+        Trajectory(
+            rng.normal(size=(31, 2)).astype(np.float32),
+            rng.uniform(-1, 1, (30, 1)).astype(np.float32),
+            rng.normal(spread * (number % 2 * 2 - 1), 1, 30).astype(np.float32),
+            terminated=True,
+        )
+        for number in range(70)
+    )
+
+
+MIXTURE, ONE_POLICY = make_mixture(1.0), make_mixture(0.0)
+
+
+def train(folder: Path, settings: dict[str, Any], dataset: TrajectoryDataset, tracker: Any = None) -> Path:
+    config = make_config({"actor.max_history_correlation": 0.15, **settings})
+    critic = pretrain_critic(config, dataset, NullTracker(), make_store(folder / "critic"))
+    return train_actor(config, dataset, critic, tracker or NullTracker(), make_store(folder / "actor"))
+
+
+def load(path: Path) -> ActorCritic:
+    return ActorCritic.from_state(load_state(path)["actor_critic"], CPU)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy whose critic mixes two policies."""
+    return train(tmp_path_factory.mktemp("mixed"), {}, MIXTURE)
+
+
+def test_policy_becomes_dt_to_the_bit(mixed: Path, tmp_path: Path) -> None:
+    assert not load(mixed).is_guided
+    plain = train(tmp_path, DT, MIXTURE)
+    assert load(plain).history_correlation is None  # nothing asks its critic
+    assert_identical(load_state(mixed)["actor_critic"]["policy"], load_state(plain)["actor_critic"]["policy"])
+    guided = train(tmp_path / "guided", {"actor.max_history_correlation": 1}, MIXTURE)
+    assert load(guided).is_guided
+    with pytest.raises(AssertionError):
+        assert_identical(load_state(guided)["actor_critic"]["policy"], load_state(plain)["actor_critic"]["policy"])
+
+
+def test_critic_of_one_policy_guides(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    tracker = RecordingTracker()
+    found = load(train(tmp_path, {}, ONE_POLICY, tracker))
+    assert found.is_guided
+    assert found.history_correlation is not None and abs(found.history_correlation) < 0.15
+    assert tracker.metrics[0] == (0, {"critic/history_correlation": found.history_correlation})
+    assert (
+        f"critic guides: its errors before and after a step correlate by {found.history_correlation:.2f}" in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [MEMORYLESS, {"policy.context_length": 1}],
+    ids=["memoryless", "one step"],
+)
+def test_a_policy_of_one_state_is_not_better_off_alone(tmp_path: Path, settings: dict[str, Any]) -> None:
+    found = load(train(tmp_path, settings, MIXTURE))
+    assert found.history_correlation is None
+    assert found.is_guided
+
+
+def test_the_reason_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    train(tmp_path, {"actor.gradient_steps": 1}, MIXTURE)
+    assert "critic does not guide: its errors before and after a step correlate by 0." in caplog.text
+    assert "more than 0.15 (actor.max_history_correlation)" in caplog.text
+
+
+def test_few_data_leave_the_critic_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    few = TrajectoryDataset.from_trajectories([MIXTURE[0], MIXTURE[1]])
+    assert load(train(tmp_path, {"actor.gradient_steps": 1}, few)).is_guided
+    assert "critic guides: too few episodes are long enough" in caplog.text
+
+
+def test_it_acts_by_the_first_return(mixed: Path) -> None:
+    actor_critic = load(mixed)
+    environments = [make_gymnasium_environment(COUNTDOWN, 9)]
+    both = [
+        collect_trajectories(Agent(actor_critic, settings), environments, [4])[0].actions
+        for settings in (PlannerSettings((12.0, 6.0, 3.0), 3, "learned"), PlannerSettings((12.0,)))
+    ]
+    assert (both[0] == both[1]).all()
+
+
+def test_all_settings_of_the_evaluation_are_one(mixed: Path) -> None:
+    config = load(mixed).config
+    reports = evaluate_agents(config, {"offline": mixed}, NullTracker()).policies["offline"]
+    assert list(reports) == ["single", "candidates", "lookahead"]
+    assert [report.label for report in reports.values()] == [f"offline/{name}" for name in reports]
+    assert len({tuple(report.episode_returns) for report in reports.values()}) == 1
+    assert all(report.candidate_returns == [12.0] for report in reports.values())
+
+
+def test_online_tuning_goes_on_without_the_critic(mixed: Path, tmp_path: Path) -> None:
+    config: Config = load(mixed).config
+    buffer = seed_buffer(config, MIXTURE, tmp_path / "buffer.hdf5")
+    tuner = make_tuner(config, mixed, buffer, MIXTURE, None)
+    assert tuner.mixed is None  # whose batches are the critic's
+    tuned = load_state(tune_online(config, mixed, buffer, MIXTURE, NullTracker(), make_store(tmp_path / "online")))
+    before = load_state(mixed)["actor_critic"]
+    assert_identical(tuned["actor_critic"]["critic"], before["critic"])
+    assert tuned["actor_critic"]["history_correlation"] == before["history_correlation"]
+    assert tuned["actor_critic"]["gradient_steps"] > before["gradient_steps"]
+
+
+def test_policies_of_release_0_2_are_guided(mixed: Path) -> None:
+    state = load_state(mixed)["actor_critic"]
+    del state["history_correlation"]
+    assert ActorCritic.from_state(state, CPU).is_guided
