@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vdt.config.errors import ConfigError, suggest
+from vdt.config.guidance import asks_critic, tests_critic
 from vdt.config.schema import Config
 
 SOURCES = ("auto", "collected", "d4rl", "minari")
@@ -271,7 +272,7 @@ def deviation_unit_has_finished_critic(config: Config) -> str | None:
 @rule
 def trust_has_finished_critic(config: Config) -> str | None:
     """Check that a critic whose errors are tested is finished before the actor trains, and that the actor can do without it."""
-    if not config.tests_critic:
+    if not tests_critic(config):
         return None
     if config.trains_together:
         return (
@@ -302,7 +303,7 @@ def learned_model_is_trained(config: Config) -> str | None:
 @rule
 def critic_in_use_is_trained(config: Config) -> str | None:
     """Check that weights, the Q term and the choice of a candidate have a trained critic."""
-    if not config.asks_critic or config.has_trained_critic:
+    if not asks_critic(config) or config.has_trained_critic:
         return None
     return (
         "critic.gradient_steps is 0, but actor.inverse_temperature, actor.q_coefficient or planner.candidates "

@@ -269,17 +269,6 @@ class Config:
         return self.critic.bootstrap == "policy" or self.critic.order == "together"
 
     @property
-    def asks_critic(self) -> bool:
-        """Return whether weights, the Q term or the choice of a return ask the critic."""
-        return self.actor.inverse_temperature > 0 or self.actor.q_coefficient > 0 or self.planner.candidates > 1
-
-    @property
-    def tests_critic(self) -> bool:
-        """Return whether the critic may be found unfit to guide: asked, and by a policy that sees more than one state."""
-        sees_more = self.policy.kind == "transformer" and self.policy.context_length > 1
-        return self.actor.max_history_correlation < 1 and sees_more and self.asks_critic
-
-    @property
     def file_name(self) -> str:
         """Return `env` as part of a file's or folder's name."""
         return make_file_name(self.env)

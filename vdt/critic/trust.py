@@ -13,7 +13,6 @@ import logging
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.signal import lfilter
 
 from vdt.critic.critic import Critic
 from vdt.data.normalization import Normalizer
@@ -41,9 +40,12 @@ def compute_residuals(values: Values, rewards: Values, discount: float, *, termi
         discount: gamma.
         terminated: whether nothing follows the last step.
     """
-    after = 0.0 if terminated else float(values[-1])
-    returns, _ = lfilter([1.0], [1.0, -discount], rewards[::-1], zi=[discount * after])
-    return np.asarray(returns[::-1] - values[:-1], np.float64)
+    followed = 0.0 if terminated else float(values[-1])
+    returns = []
+    for reward in reversed(rewards.tolist()):
+        followed = reward + discount * followed
+        returns.append(followed)
+    return np.asarray(returns[::-1]) - values[:-1]
 
 
 def compute_past_errors(residuals: Values, discount: float, lag: int) -> Values:

@@ -17,7 +17,6 @@ from vdt.checkpoint.random_state import get_random_state, seed_streams, set_rand
 from vdt.checkpoint.store import CheckpointStore, State, load_state
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
-from vdt.critic.trust import measure_history_correlation
 from vdt.data.normalization import Normalizer, RewardStatistics
 from vdt.data.return_quantiles import compute_return_percentiles
 from vdt.data.reward_scale import compute_reward_scale
@@ -29,6 +28,7 @@ from vdt.policy.return_embedding import fit_return_embedding
 from vdt.serving.model_files import make_model
 from vdt.system.machine import choose_device
 from vdt.tracking import Tracker
+from vdt.training.guidance import describe_trust, measure_trust, withdraw_untrusted
 from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import run_gradient_steps
 from vdt.training.score_curve import ScoreCurve, Watch
@@ -179,40 +179,6 @@ def calibrate_weighting(
         actor.min_effective_sample_fraction,
         reference=None if mixed is None else sample_advantages(critic, mixed),
         scale=actor.advantage_scale,
-    )
-
-
-def measure_trust(config: Config, critic: Critic, dataset: TrajectoryDataset, source: State) -> float | None:
-    """Compute the history correlation of a critic's checkpoint (`vdt/critic/trust.py`); none where nothing depends on it."""
-    if not config.tests_critic:
-        return None
-    normalizer = Normalizer(**source["normalizer"], clip=config.data.observation_clip)
-    normalizer = normalizer.to(next(critic.parameters()).device)
-    kept = dataset.keep_best(config.data.keep_best_fraction)
-    return measure_history_correlation(critic, kept, normalizer, source["reward_scale"], config.task.reward_shift)
-
-
-def withdraw_untrusted(config: Config, actor_critic: ActorCritic) -> Config:
-    """Return the configuration that a policy is trained by: without the critic, as `dt`, where that may not guide."""
-    if actor_critic.is_guided:
-        return config
-    actor = replace(config.actor, inverse_temperature=0.0, q_coefficient=0.0)
-    return replace(config, actor=actor, online=replace(config.online, critic_steps_per_iteration=0))
-
-
-def describe_trust(config: Config, actor_critic: ActorCritic) -> str:
-    """Return one line on what the test of the critic found; empty where it was not asked for."""
-    limit, found = config.actor.max_history_correlation, actor_critic.history_correlation
-    if not config.tests_critic:
-        return ""
-    if found is None:
-        return "critic guides: too few episodes are long enough to compare its errors before and after a step"
-    shown = f"its errors before and after a step correlate by {found:.2f}, "
-    if actor_critic.is_guided:
-        return f"critic guides: {shown}at most {limit:g} (actor.max_history_correlation)"
-    return (
-        f"critic does not guide: {shown}more than {limit:g} (actor.max_history_correlation). Several policies seem to "
-        "have made the data, and the state does not tell which. The policy trains and acts without the critic, as dt"
     )
 
 

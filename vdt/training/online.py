@@ -27,9 +27,10 @@ from vdt.serving.model_files import make_model
 from vdt.system.machine import choose_device, count_acting_threads
 from vdt.system.progress import Progress
 from vdt.tracking import Tracker
+from vdt.training.guidance import withdraw_untrusted
 from vdt.training.joint import split_critic_steps, take_critic_step
 from vdt.training.loop import read_metrics, save_checkpoint
-from vdt.training.offline import calibrate_weighting, make_offline_buffer, make_sampler, withdraw_untrusted
+from vdt.training.offline import calibrate_weighting, make_offline_buffer, make_sampler
 from vdt.training.score_curve import ScoreCurve
 from vdt.training.update import Metrics, PolicyUpdate
 

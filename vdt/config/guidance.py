@@ -1,0 +1,16 @@
+"""Whether a configuration asks its critic, and whether that critic must pass a test first."""
+
+from __future__ import annotations
+
+from vdt.config.schema import Config
+
+
+def asks_critic(config: Config) -> bool:
+    """Return whether weights, the Q term or the choice of a return ask the critic."""
+    return config.actor.inverse_temperature > 0 or config.actor.q_coefficient > 0 or config.planner.candidates > 1
+
+
+def tests_critic(config: Config) -> bool:
+    """Return whether the critic may be found unfit to guide: asked, and by a policy that sees more than one state."""
+    sees_more = config.policy.kind == "transformer" and config.policy.context_length > 1
+    return config.actor.max_history_correlation < 1 and sees_more and asks_critic(config)

@@ -1,0 +1,48 @@
+"""What follows for a policy's training from the test of its critic (`vdt/critic/trust.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vdt.agent.actor_critic import ActorCritic
+from vdt.checkpoint.store import State
+from vdt.config.guidance import tests_critic
+from vdt.config.schema import Config
+from vdt.critic.critic import Critic
+from vdt.critic.trust import measure_history_correlation
+from vdt.data.normalization import Normalizer
+from vdt.data.trajectory import TrajectoryDataset
+
+
+def measure_trust(config: Config, critic: Critic, dataset: TrajectoryDataset, source: State) -> float | None:
+    """Compute the history correlation of a critic's checkpoint (`vdt/critic/trust.py`); none where nothing depends on it."""
+    if not tests_critic(config):
+        return None
+    normalizer = Normalizer(**source["normalizer"], clip=config.data.observation_clip)
+    normalizer = normalizer.to(next(critic.parameters()).device)
+    kept = dataset.keep_best(config.data.keep_best_fraction)
+    return measure_history_correlation(critic, kept, normalizer, source["reward_scale"], config.task.reward_shift)
+
+
+def withdraw_untrusted(config: Config, actor_critic: ActorCritic) -> Config:
+    """Return the configuration that a policy is trained by: without the critic, as `dt`, where that may not guide."""
+    if actor_critic.is_guided:
+        return config
+    actor = replace(config.actor, inverse_temperature=0.0, q_coefficient=0.0)
+    return replace(config, actor=actor, online=replace(config.online, critic_steps_per_iteration=0))
+
+
+def describe_trust(config: Config, actor_critic: ActorCritic) -> str:
+    """Return one line on what the test of the critic found; empty where it was not asked for."""
+    limit, found = config.actor.max_history_correlation, actor_critic.history_correlation
+    if not tests_critic(config):
+        return ""
+    if found is None:
+        return "critic guides: too few episodes are long enough to compare its errors before and after a step"
+    shown = f"its errors before and after a step correlate by {found:.2f}, "
+    if actor_critic.is_guided:
+        return f"critic guides: {shown}at most {limit:g} (actor.max_history_correlation)"
+    return (
+        f"critic does not guide: {shown}more than {limit:g} (actor.max_history_correlation). Several policies seem to "
+        "have made the data, and the state does not tell which. The policy trains and acts without the critic, as dt"
+    )
