@@ -1,19 +1,107 @@
-"""Turn logs into data to train on: `python examples/own_dataset.py LOG.csv FOLDER`.
+"""Turn a log into data to train on: `.venv/bin/python examples/own_dataset.py LOG.csv FOLDER`.
 
-The log has a row for each step: episode, observation_0, observation_1, ..., action_0, ..., reward, terminated.
+The log has a row for each step, and these columns alone: episode, observation_0, observation_1, ..., action_0, ...,
+reward, terminated. `terminated` is true or false, in any case, or 1 or 0: whether the task ended with that step. An
+episode whose last row says false was cut. All other values are finite numbers.
+
+The whole log is read before anything is written. Episodes that are in the folder stay.
 """
 
+import csv
+import re
+import shlex
 import sys
 
 import numpy as np
 
 import vdt
 
-log = np.genfromtxt(sys.argv[1], delimiter=",", names=True)
-columns = {kind: [name for name in log.dtype.names if name.startswith(kind)] for kind in ("observation", "action")}
-writer = vdt.EpisodeWriter(sys.argv[2])
-for episode in np.unique(log["episode"]):
-    rows = log[log["episode"] == episode]
-    observations, actions = (np.stack([rows[name] for name in columns[kind]], axis=1) for kind in columns)
-    writer.write(observations, actions, rows["reward"], terminated=bool(rows["terminated"][-1]))
-print(f"python flows/vdt_flow.py run --env data:{writer.folder}")
+COLUMNS = "episode, observation_0, observation_1, ..., action_0, ..., reward, terminated"
+FLAGS = {"true": 1.0, "false": 0.0}
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def list_columns(names: list[str], kind: str) -> list[str]:
+    """Return the columns of a kind, numbered from 0 without gaps."""
+    numbered = [name for name in names if re.fullmatch(rf"{kind}_\d+", name)]
+    return [f"{kind}_{number}" for number in range(max(1, len(numbered)))]
+
+
+def check_names(names: list[str]) -> None:
+    """Refuse columns that are missing, unknown or there twice."""
+    wanted = ["episode", *list_columns(names, "observation"), *list_columns(names, "action"), "reward", "terminated"]
+    missing, others = (
+        [name for name in these if name not in those] for these, those in ((wanted, names), (names, wanted))
+    )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    for what, found in (("missing", missing), ("of no kind, or out of turn", others), ("there twice", twice)):
+        if found:
+            raise ValueError(f"line 1: {what}: {', '.join(map(repr, found))}; the columns are {COLUMNS}")
+
+
+def read_value(name: str, text: str) -> float:
+    """Return a finite number; 1 or 0 for a flag."""
+    word = text.strip().lower()
+    try:
+        value = FLAGS[word] if name == "terminated" and word in FLAGS else float(word)
+    except ValueError:
+        value = np.nan
+    accepted = value in (0, 1) if name == "terminated" else abs(value) <= LARGEST
+    if not accepted:
+        what = "true, false, 1 and 0" if name == "terminated" else "finite numbers (float32)"
+        raise ValueError(f"column {name}: {text!r}; accepted are {what}")
+    return value
+
+
+def read_log(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return the columns' names, the values (rows, columns), and the line of each row."""
+    lines, rows = [], []
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        names = [name.strip() for name in next(reader, [])]
+        check_names(names)
+        for row in filter(None, reader):
+            try:
+                rows.append([read_value(name, text) for name, text in zip(names, row, strict=True)])
+            except ValueError as error:
+                found = str(error) if len(row) == len(names) else f"{len(row)} values for {len(names)} columns"
+                raise ValueError(f"line {reader.line_num}, {found}") from None
+            lines.append(reader.line_num)
+    if not rows:
+        raise ValueError("there are no rows below the line that names the columns")
+    return names, np.array(rows), np.array(lines)
+
+
+def write_episodes(path: str, folder: str) -> str:
+    """Write a log's episodes into a folder; return what was written."""
+    names, values, lines = read_log(path)
+    kinds = [list_columns(names, "observation"), list_columns(names, "action"), ["reward"], ["terminated"], ["episode"]]
+    observations, actions, reward, terminated, number = (
+        values[:, [names.index(name) for name in kind]] for kind in kinds
+    )
+    episodes = [np.flatnonzero(number[:, 0] == episode) for episode in np.unique(number)]
+    for rows in episodes:
+        early = rows[:-1][terminated[rows[:-1], 0] == 1]
+        if early.size:
+            raise ValueError(f"line {lines[early[0]]}, column terminated: true, but its episode goes on after it")
+    writer = vdt.EpisodeWriter(folder)
+    for rows in episodes:
+        writer.write(observations[rows], actions[rows], reward[rows, 0], terminated=bool(terminated[rows[-1], 0]))
+    counts = (
+        (len(kinds[0]), "observation"),
+        (len(kinds[1]), "action"),
+        (len(episodes), "episode"),
+        (len(values), "step"),
+    )
+    return ", ".join(f"{count:,} {what}{'' if count == 1 else 's'}" for count, what in counts)
+
+
+if len(sys.argv) != 3:
+    sys.exit(f"usage: {sys.argv[0]} LOG.csv FOLDER")
+try:
+    print(write_episodes(sys.argv[1], sys.argv[2]))
+except OSError as error:
+    sys.exit(f"error: {error.filename}: {error.strerror}")
+except (ValueError, csv.Error) as error:
+    sys.exit(f"error: {sys.argv[1]}: {error}")
+print(f".venv/bin/python flows/vdt_flow.py run --env {shlex.quote(f'data:{sys.argv[2]}')}")

@@ -65,7 +65,8 @@ def find_file(folder: Path, run: str, step: str = "train_actor") -> Path:
 
 def test_logs_become_a_policy_that_makes_logs_that_improve_it(folder: Path) -> None:
     said = run_example(folder, "own_dataset.py", write_log(folder / "log.csv"), folder / "logs")
-    code, output = run_flow(folder, *said.split()[2:], *SMALL)  # after "python flows/vdt_flow.py"
+    command = said.splitlines()[-1].split()
+    code, output = run_flow(folder, *command[2:], *SMALL)  # after ".venv/bin/python flows/vdt_flow.py"
     assert code == 0, output
     path = find_file(folder, find_run(output))
     first, digest = vdt.load_policy(path), compute_file_digest(path, "sha256")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from support.builders import make_lively_actor_critic
@@ -18,12 +19,16 @@ ROOT = Path(__file__).resolve().parents[2]
 HEADER = "episode,observation_0,observation_1,action_0,reward,terminated"
 
 
-def run_example(name: str, *words: object) -> str:
+def start_example(name: str, *words: object) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "examples" / name), *map(str, words)]
-    return subprocess.run(
-        command, check=True, env=variables, timeout=120, stdout=subprocess.PIPE, text=True
-    ).stdout.strip()
+    return subprocess.run(command, check=False, env=variables, timeout=120, capture_output=True, text=True)
+
+
+def run_example(name: str, *words: object) -> str:
+    ended = start_example(name, *words)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.strip()
 
 
 def read(folder: Path) -> TrajectoryDataset:
@@ -35,12 +40,59 @@ def test_a_log_becomes_episodes_and_the_printed_command_names_them(tmp_path: Pat
     rows = [row for row in rows if not (row[0] == 1 and row[1] == 13)]  # the second episode ends with its third step
     np.savetxt(tmp_path / "log.csv", rows, delimiter=",", header=HEADER, comments="")
     said = run_example("own_dataset.py", tmp_path / "log.csv", tmp_path / "mine")
-    assert said == f"python flows/vdt_flow.py run --env data:{tmp_path / 'mine'}"
+    assert said.splitlines() == [
+        "2 observations, 1 action, 2 episodes, 6 steps",
+        f".venv/bin/python flows/vdt_flow.py run --env data:{tmp_path / 'mine'}",
+    ]
     dataset = read(tmp_path / "mine")
     assert dataset.lengths.tolist() == [3, 3] and dataset.terminated.tolist() == [False, True]
     assert dataset.final_missing.tolist() == [True, False]
     assert dataset[1].observations[:3].tolist() == [[10.0, 0.0], [11.0, -1.0], [12.0, -2.0]]
     assert dataset[1].rewards.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("no, yes", [("False", "True"), ("false", "TRUE"), ("0", "1"), ("0.0", "1.0")])
+def test_a_logs_end_is_read_as_the_log_has_it(tmp_path: Path, no: str, yes: str) -> None:
+    rows = [f"7,0,1,0.2,3,{no}", f"7,0,1,0.3,3,{no}", f"9,0,1,0.2,3,{no}", "", f"9,0,1,0.3,3,{yes}"]
+    (tmp_path / "log.csv").write_text("\n".join([HEADER, *rows]))
+    said = run_example("own_dataset.py", tmp_path / "log.csv", tmp_path / "mine")
+    assert said.startswith("2 observations, 1 action, 2 episodes, 4 steps\n")
+    assert read(tmp_path / "mine").terminated.tolist() == [False, True]
+
+
+WRONG_LOGS = {  # log -> what the one line says
+    "": "line 1: missing: 'episode', 'observation_0', 'action_0', 'reward', 'terminated'; the columns are episode, obs",
+    HEADER: "there are no rows below the line that names the columns",
+    f"{HEADER}\n0,0,1,2,3,False\n0,0,1,2,3,no\n": "line 3, column terminated: 'no'; accepted are true, false, 1 and 0",
+    f"{HEADER}\n0,0,1,2,3,\n": "line 2, column terminated: ''; accepted are true, false, 1 and 0",
+    f"{HEADER}\n0,0,1,2,3,1\n0,0,1,2,3,0\n": "line 2, column terminated: true, but its episode goes on after it",
+    f"{HEADER}\n0,0,nan,2,3,0\n": "line 2, column observation_1: 'nan'; accepted are finite numbers",
+    f"{HEADER}\n0,0,1,,3,0\n": "line 2, column action_0: ''; accepted are finite numbers",
+    f"{HEADER}\nx,0,1,2,3,0\n": "line 2, column episode: 'x'; accepted are finite numbers",
+    f"{HEADER}\n0,0,1,true,3,0\n": "line 2, column action_0: 'true'; accepted are finite numbers",
+    f"{HEADER}\n0,0,1,2,1e39,0\n": "line 2, column reward: '1e39'; accepted are finite numbers",
+    f"{HEADER}\n\n0,0,1,2,3\n": "line 3, 5 values for 6 columns",
+    f"{HEADER},obs_2\n0,0,1,2,3,0,4\n": "line 1: of no kind, or out of turn: 'obs_2'; the columns are episode, obs",
+    f"{HEADER},observation_3\n0,0,1,2,3,0,4\n": "line 1: missing: 'observation_2'",
+    f"{HEADER},reward\n0,0,1,2,3,0,4\n": "line 1: there twice: 'reward'",
+    "episode,observation_0,action_0,reward\n0,0,1,2\n": "line 1: missing: 'terminated'",
+    "episode,observation_0,reward,terminated\n0,0,1,0\n": "line 1: missing: 'action_0'",
+}
+
+
+@pytest.mark.parametrize("log", WRONG_LOGS)
+def test_a_log_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path, log: str) -> None:
+    (tmp_path / "log.csv").write_text(log)
+    ended = start_example("own_dataset.py", tmp_path / "log.csv", tmp_path / "mine")
+    assert ended.returncode == 1 and not ended.stdout and not (tmp_path / "mine").exists()
+    assert ended.stderr.startswith(f"error: {tmp_path / 'log.csv'}") and WRONG_LOGS[log] in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+
+
+def test_a_log_that_is_not_there_or_not_named_is_said_in_one_line(tmp_path: Path) -> None:
+    ended = start_example("own_dataset.py", tmp_path / "log.csv", tmp_path / "mine")
+    assert ended.stderr == f"error: {tmp_path / 'log.csv'}: No such file or directory\n"
+    assert start_example("own_dataset.py").stderr.startswith("usage: ")
 
 
 def test_a_robot_without_gymnasium_acts_and_keeps_what_happened(tmp_path: Path) -> None:
