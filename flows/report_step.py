@@ -15,6 +15,7 @@ from metaflow import current
 
 from flows.cards import enter_cards_folder
 from flows.command_line import FLOW, REPORT_FLOW, get_command, get_training_command
+from flows.next_steps import suggest_next, suggest_use
 from flows.options import get_options
 from flows.stage import enter_policies
 from flows.transfer import describe_file
@@ -31,7 +32,7 @@ from vdt.experiments.cells import (
 )
 from vdt.experiments.found import add_winners, describe_search
 from vdt.system.files import make_file_name, replace_folder, write_text
-from vdt.system.home import home, make_vdt_command, name_home, shorten_path
+from vdt.system.home import home, name_home, shorten_path
 
 if TYPE_CHECKING:
     from vdt.tracking import Record
@@ -166,16 +167,15 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, s
     from vdt.reporting.summary import describe_end
 
     address, command = _find_runs_page()
-    envs = ",".join(dict.fromkeys(cell.env for cell in cells))
-    choices = [f" --cell {key}" for key in policies] if len(policies) > 1 else [""] * len(policies)
+    own = [cell for cell in cells if cell.key in policies]
     places = {
         "policy": [shorten_path(path) for path in policies.values()],
-        "use": [make_vdt_command(f"evaluate {current.run_id}{choice}") for choice in choices],
+        "use": [suggest_use(cell, str(current.run_id), choose=len(own) > 1) for cell in own],
         "report": [shorten_path(path.with_suffix(".html"))],
         "card": [f"{name_home()}{get_command()} card view {current.run_id}/{current.step_name}"],
         "runs": [address],
         "served": [command],
-        "next": [f"{get_training_command()} run --env {envs} --method vdt,dt --seeds 0,1,2"],
+        "next": [suggest_next(cells)],
     }
     return "\n".join(describe_end(cells, places))
 

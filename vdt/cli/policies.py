@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,7 +80,7 @@ def evaluate(
         numbers = {key: value for key, value in vars(report).items() if key != "trace"}
         typer.echo(json.dumps({"policy": where, **facts, **numbers}, indent=1))
         return
-    for line in describe_report(report):
+    for line in (*describe_report(report), *describe_setting(policy.metadata["scores"], lookahead=lookahead)):
         typer.echo(line)
 
 
@@ -103,6 +103,18 @@ def describe_report(report: EvaluationReport) -> Iterator[str]:
     if report.success_rate is not None:
         yield f"success {100 * report.success_rate:.0f} %"
     yield f"{report.seconds:.1f} s"
+
+
+def describe_setting(scores: Mapping[str, Mapping[str, float]], *, lookahead: bool) -> Iterator[str]:
+    """Yield a line where the run's score was measured with look-ahead, and the episodes were without.
+
+    Args:
+        scores: of a policy's metadata.
+        lookahead: whether the episodes were with it.
+    """
+    score = next((scores[name].get("normalized_score") for name in ("lookahead", "candidates") if name in scores), None)
+    if score is not None and not lookahead:
+        yield f"without look-ahead; the run's score, {score:.1f}, is with it: --lookahead"
 
 
 @app.command("video")

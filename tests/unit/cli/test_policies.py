@@ -10,7 +10,9 @@ import torch
 import vdt
 from support.builders import make_lively_actor_critic
 from support.environments import SUCCESS
+from vdt.agent.policy_files import PolicyFile, write_scores
 from vdt.cli import run
+from vdt.system.files import compute_file_digest
 
 
 def save(path: Path, settings: dict[str, Any] | None = None) -> Path:
@@ -40,6 +42,21 @@ def test_evaluate_prints_the_report_of_its_episodes(
     score, error = report.normalized_score_mean, report.normalized_score_standard_error
     assert lines[5] == f"normalized_score {score:.1f} ± {error:.1f} (standard error, 3 episodes)"
     assert lines[6] == "success 100 %" and lines[7].endswith(" s")
+
+
+def test_evaluate_says_that_the_runs_score_is_with_look_ahead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(tmp_path / "policy.pt", {"task.environment_id": SUCCESS})
+    scores = {"single": {"normalized_score": 98.3}, "candidates": {"normalized_score": 98.06}}
+    digest = compute_file_digest(path, "sha256")
+    write_scores(PolicyFile(path, "online", digest, scores, "run"))
+    words = ["evaluate", str(path), "--episodes", "1"]
+    said = "without look-ahead; the run's score, 98.1, is with it: --lookahead"
+    assert run(words) == 0 and capsys.readouterr().out.splitlines()[-1] == said
+    assert run([*words, "--lookahead"]) == 0 and "the run's score" not in capsys.readouterr().out
+    write_scores(PolicyFile(path, "online", digest, {"single": scores["single"]}, "run"))
+    assert run(words) == 0 and "the run's score" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,46 @@
+"""The lines `use` and `next` of a run's last screen do what their reader expects."""
+
+from typing import Any
+
+import pytest
+
+from flows.next_steps import suggest_next, suggest_use
+from support.records import make_evaluation, make_record
+from vdt.evaluation.records import CellRecord
+
+SINGLE = {"planner.candidates": 1}
+SIMULATOR = {"planner.env_model": "simulator"}
+
+
+def make_cell(env: str = "walker2d-medium-v2", **config: Any) -> CellRecord:
+    measured = {"offline": {"single": make_evaluation([90.0])}}
+    return make_record(0, {} if env.startswith("data:") else measured, env=env, config={"preset": "laptop", **config})
+
+
+@pytest.mark.parametrize(("config", "option"), [({}, " --lookahead"), (SINGLE, ""), (SIMULATOR, "")])
+def test_use_evaluates_as_the_score_was_measured(config: dict[str, Any], option: str) -> None:
+    cell = make_cell(**config)
+    assert suggest_use(cell, "1234", choose=False).endswith(f"vdt evaluate 1234{option}")
+    named = suggest_use(cell, "1234", choose=True)
+    assert named.endswith(f"vdt evaluate 1234 --cell walker2d-medium-v2-vdt--s0{option}")
+
+
+def test_use_of_a_policy_without_an_environment_is_to_load_it() -> None:
+    cell = make_cell("data:logs")
+    assert suggest_use(cell, "1234", choose=False) == ("import vdt; policy = vdt.load_policy('1234', lookahead=True)")
+    assert "load_policy('1234', cell='data:logs-vdt--s0', " in suggest_use(cell, "1234", choose=True)
+
+
+@pytest.mark.parametrize(
+    ("cells", "options"),
+    [
+        ([make_cell()], "walker2d-medium-v2 --method vdt,dt --seeds 0,1,2"),
+        ([make_cell(preset="smoke")], "walker2d-medium-v2"),
+        ([make_cell(preset="smoke", **{"data.source": "collected"})], "walker2d-medium-v2 --source collected"),
+        ([make_cell(preset="paper")], "walker2d-medium-v2 --preset paper --method vdt,dt --seeds 0,1,2"),
+        ([make_cell("data:my logs", preset="smoke", **{"data.source": "data"})], "'data:my logs'"),
+        ([make_cell("data:a", preset="smoke"), make_cell("data:b", preset="smoke")], "data:a,data:b"),
+    ],
+)
+def test_next_goes_on_from_what_was_run(cells: list[CellRecord], options: str) -> None:
+    assert suggest_next(cells).endswith(f"flows/vdt_flow.py run --env {options}")
