@@ -44,7 +44,10 @@ def _describe_scores(records: Sequence[CellRecord], acting: Sequence[Result], ag
         scores = " and ".join(f"**{a.iqm}** {WHEN[policy]}" for policy, a in found.items())
         return f"Over {len(tasks)} data sets, {methods[0]} has an interquartile mean of {scores}."
     where = f"On **{acting[0].env}**, " if len(tasks) == 1 else f"On {len(tasks)} data sets, "
-    return f"{where}{len(methods)} methods have run, and at most one has scores: none is compared."
+    have = "at most one has scores"
+    if all(result.cut_at is not None for result in acting):
+        have = f"they have returns but no scores, as episodes were {describe_cut(acting[0].cut_at)}"
+    return f"{where}{len(methods)} methods have run, and {have}: none is compared."
 
 
 def _describe_one(records: Sequence[CellRecord], results: Sequence[Result]) -> str:

@@ -188,6 +188,18 @@ def fill_best(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame, missing.assign(policy="online_best")], ignore_index=True) if len(missing) else frame
 
 
+def withhold_scores(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame without scores of envs where an episode was cut short: those that were not are no fair sample."""
+    cut = frame.groupby("env")["cut_at"].transform("max")
+    return frame.assign(score=frame["score"].where(cut.isna()), cut_at=cut)
+
+
+def count_cut(records: Sequence[CellRecord]) -> int:
+    """Return in how many cells an episode was cut short."""
+    reports = [[r for found in record.evaluation.policies.values() for r in found.values()] for record in records]
+    return sum(any(report.cut_at is not None for report in found) for found in reports)
+
+
 def collect_results(frame: pd.DataFrame, *, by_seed: bool = False) -> list[Result]:
     """Return one result per env, data, method, policy and look-ahead setting, over all seeds or for each seed."""
     keys = [*KEYS, "seed"] if by_seed else KEYS

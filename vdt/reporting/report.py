@@ -29,9 +29,11 @@ from vdt.reporting.frame import (
     collect_results,
     compute_changes,
     compute_config_differences,
+    count_cut,
     fill_best,
     format_csv,
     make_frame,
+    withhold_scores,
 )
 from vdt.reporting.html import make_page
 from vdt.reporting.published import load_published
@@ -98,7 +100,7 @@ def write_report(
     if not records:
         raise ValueError("a report needs at least one cell")
     measured = make_frame(records)
-    frame = fill_best(measured)
+    frame = withhold_scores(fill_best(measured))
     results, changes = collect_results(frame), compute_changes(frame)
     headlines = collect_headlines(records, results)
     aggregates, improvements = compute_aggregates(headlines), compute_improvements(headlines)
@@ -162,7 +164,7 @@ def _list_details(
     records: Sequence[CellRecord], results: Sequence[Result], measured: Any, *, differences: bool
 ) -> list[Section]:
     """Return the sections that one looks things up in."""
-    per_cell = collect_results(measured, by_seed=True)
+    per_cell = collect_results(withhold_scores(measured), by_seed=True)
     return [
         Section((tabulate_results("Results per cell", records, per_cell if len(per_cell) > len(results) else []),)),
         *([Section((tabulate_config_differences(records),))] if differences else []),
@@ -240,7 +242,10 @@ def _list_caveats(records: Sequence[CellRecord], study: Mapping[str, Any]) -> It
     if any(record.snapshot.source != "d4rl" for record in records):
         yield from (NOT_D4RL, "")
     if any(_list_cuts(records)):
-        yield from (f"**Episodes were cut at {max(_list_cuts(records))} steps: {CUT}**", "")
+        count, cut = count_cut(records), f"cut at {max(_list_cuts(records))} steps"
+        of = "" if count == len(records) else f" of {count} of {len(records)} cells"
+        rest = " The other cells of the same env have none either: they could not be compared." if of else ""
+        yield from (f"**Episodes{of} were {cut}: {CUT}{rest}**", "")
 
 
 def _list_facts(records: Sequence[CellRecord], study: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,16 @@ from vdt.environments.scores import describe_cut, format_return
 from vdt.evaluation.records import CellRecord
 from vdt.reporting.aggregates import find_headline
 from vdt.reporting.calibration import CellIndex, compute_mean_bias, describe_guidance, find_largest_gap, is_unguided
-from vdt.reporting.frame import POLICIES, Result, Task, collect_results, fill_best, make_frame
+from vdt.reporting.frame import (
+    POLICIES,
+    Result,
+    Task,
+    collect_results,
+    count_cut,
+    fill_best,
+    make_frame,
+    withhold_scores,
+)
 
 SCREEN = (24, 100)  # lines, columns
 ARROW = " -> "
@@ -92,14 +101,15 @@ def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
     headlines = {(record.name, record.env): find_headline(record.config) for record in records}
     lines: list[str] = []
     cells = CellIndex(records)
-    results = [r for r in collect_results(fill_best(make_frame(records))) if r.setting == headlines[r.method, r.env]]
+    frame = withhold_scores(fill_best(make_frame(records)))
+    results = [r for r in collect_results(frame) if r.setting == headlines[r.method, r.env]]
     labels = {(record.env, record.snapshot.source): record.snapshot.label for record in records}
     for task in dict.fromkeys(result.task for result in results):
         own = [result for result in results if result.task == task]
         score = own[0].dataset_score
         mean = "" if score is None else f", data's mean {score:.1f}"
-        cut = next((f"; episodes {describe_cut(r.cut_at)}: no score" for r in own if r.cut_at is not None), "")
-        lines.append(f"{own[0].env}, {labels[own[0].env, own[0].source]}{mean}{cut}")
+        cut, some = _describe_cuts(own, [record for record in records if record.env == own[0].env])
+        lines += [f"{own[0].env}, {labels[own[0].env, own[0].source]}{mean}{cut}", *some]
         width = max(len(result.method) for result in own)
         for method in dict.fromkeys(result.method for result in own):
             found = [result for result in own if result.method == method]
@@ -113,6 +123,16 @@ def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
             what = f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g})"
             lines.append(f"{record.env}, {record.name}, seed {record.seed}: {policy} action error {what}")
     return lines
+
+
+def _describe_cuts(results: Sequence[Result], records: Sequence[CellRecord]) -> tuple[str, list[str]]:
+    """Return what the head of an env says of episodes that were cut short, and a line where only some cells have them."""
+    if results[0].cut_at is None:
+        return "", []
+    count, cut = count_cut(records), describe_cut(results[0].cut_at)
+    if count == len(records):
+        return f"; episodes {cut}: no score", []
+    return "", [f"  episodes of {count} of {len(records)} cells were {cut}: returns of all, scores of none"]
 
 
 def _describe_unfinished(cells: CellIndex, results: Sequence[Result]) -> list[str]:

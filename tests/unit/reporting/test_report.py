@@ -147,6 +147,25 @@ def test_episodes_that_were_cut_short_have_no_score_anywhere(tmp_path: Path) -> 
     assert next(figure.name for figure in report.figures) == "scores-walker2d-medium-v2-collected.png"
 
 
+def test_where_some_cells_of_an_env_were_cut_none_has_a_score(tmp_path: Path) -> None:
+    cut = {"lookahead": make_evaluation([None, 1.0], episode_returns=[30.0, 50.0], cut_at=50)}
+    whole = {key: {"lookahead": make_evaluation([1.0, 2.0])} for key in ("offline", "online")}
+    records = [make_record(0, whole), make_record(0, {"offline": cut}, method="dt")]
+    report = write_report(records, tmp_path)
+    first, *_, caveat = [line for line in report.text.splitlines() if line and line[0] != "#"][:3]
+    assert first == (
+        "On **walker2d-medium-v2**, 2 methods have run, and they have returns but no scores, as episodes were cut at 50 "
+        "steps: none is compared."
+    )
+    assert caveat.startswith("**Episodes of 1 of 2 cells were cut at 50 steps: ")
+    assert "The other cells of the same env have none either" in caveat
+    assert "| vdt | return 69.00 | return 69.00 |" in report.text and "| dt | return 40.00 | " in report.text
+    assert "+0.0" not in report.text and "## Look-ahead and online tuning" not in report.text
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert {result["normalized_score"] for result in document["results"]} == {None} and document["changes"] == []
+    assert (tmp_path / "results.csv").read_text().count(",1.0,") >= 2, "measurements stay"
+
+
 def test_figures_are_written_and_shown(tmp_path: Path) -> None:
     report = write_report([make_record(0, make_policies(0.0)), make_record(1, make_policies(2.0))], tmp_path)
     text = report.path.read_text()

@@ -65,6 +65,25 @@ def test_end_of_a_run_says_what_was_cut_and_what_had_no_environment() -> None:
     assert describe_end([alone], {}) == ["data:mine.npz, vdt, seed 0: offline action error 0.25 (a constant's 0.5)", ""]
 
 
+def test_no_cell_of_an_env_has_a_score_where_some_were_cut() -> None:
+    """As under preset `smoke`: one method falls within its few steps, the other goes on and is cut."""
+    cut = {"lookahead": make_evaluation([None, 1.0], episode_returns=[30.0, 50.0], cut_at=50)}
+    records = [
+        make_record(0, {"offline": {"lookahead": make_evaluation([1.0, 2.0])}}),
+        make_record(0, {"offline": cut}, method="dt"),
+        make_cell(0, "hopper-medium-v2"),
+    ]
+    assert describe_end(records, {}) == [
+        "walker2d-medium-v2, collected (not D4RL), data's mean 62.5",
+        "  episodes of 1 of 2 cells were cut at 50 steps: returns of all, scores of none",
+        "  vdt  offline return 69.00",
+        "  dt   offline return 40.00",
+        "hopper-medium-v2, collected (not D4RL), data's mean 62.5",
+        "  vdt  offline 71.0 ± 0.0 (return 3266) -> online 92.0 ± 1.0 (return 4232)",
+        "",
+    ]
+
+
 def test_unfinished_critics_are_named_on_the_last_screen_and_in_the_metrics() -> None:
     critic = {"critic.gradient_steps": 20_000, "critic.n_step": 1, "critic.discount": 0.99}
     critic |= {"critic.target_update_rate": 0.005, "actor.inverse_temperature": 1, "actor.q_coefficient": 0}
