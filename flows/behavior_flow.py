@@ -3,7 +3,7 @@
     python flows/behavior_flow.py run
 
 It reads params/behavior/NAME.yaml for each ladder and writes NAME.npz (the ladder) and NAME.json (its origin) beside
-it. It needs stable-baselines3: pip install -e '.[behavior]'
+it. It needs stable-baselines3: .venv/bin/pip install -c constraints.txt -e '.[behavior]'
 """
 
 import contextlib

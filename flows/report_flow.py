@@ -58,7 +58,7 @@ class ReportFlow(FlowSpec):
     @step
     def end(self) -> None:
         """Print the report's path."""
-        logger.info(f"report: {self.report_path}")
+        logger.info(f"report: {Path(self.report_path).with_suffix('.html')}")
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ class VDTFlow(FlowSpec):
         finish_cells(self.mlflow_run_ids)
         forget_unfinished()
         if self.report_path:  # a search's trials are reported together, and so are a study's cells that were run alone
-            logger.info(f"report: {self.report_path}")
+            logger.info(f"report: {Path(self.report_path).with_suffix('.html')}")
 
 
 if __name__ == "__main__":

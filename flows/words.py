@@ -13,9 +13,14 @@ COMMANDS = (  # Metaflow's own
     *("spot-metadata", "step-functions", "tag"),
 )
 
+RUN_OPTIONS = (  # of Metaflow's `run`
+    *("--max-log-size", "--max-num-splits", "--max-workers", "--namespace", "--run-id-file"),
+    *("--runner-attribute-file", "--tag", "--with"),
+)
+
 
 def check_words(called: str, words: Sequence[str], others: Sequence[str], options: Sequence[str]) -> None:
-    """Refuse options without `run` before them, and words that follow no option.
+    """Refuse options without `run` before them, unknown ones, and words that follow no option.
 
     Args:
         called: name under which the script was called.
@@ -34,6 +39,10 @@ def check_words(called: str, words: Sequence[str], others: Sequence[str], option
         return
     if first is not None and "run" not in words[:first]:
         raise ConfigError(f"{words[first]} stands before the word run, but belongs after it: {called} run ...")
+    for word in others[others.index("run") + 1 :]:
+        name, known = word.partition("=")[0], (*options, *RUN_OPTIONS)
+        if name.startswith("--") and name not in known:
+            raise ConfigError(f"no such option: {name}{suggest(name, known)}")
     for word in _find_stray(others[others.index("run") + 1 :]):
         raise ConfigError(f"{word!r} belongs to no option{_explain_stray(word)}")
 

@@ -56,7 +56,8 @@ def check_format(form: str) -> None:
     if form not in FORMATS:
         raise ExportError(f"format must be {' or '.join(FORMATS)}, not {form!r}")
     if form == "onnx":
-        check_extra("export", ("onnx", "onnxruntime", "onnxscript"), "format onnx")
+        packages = ("onnx", "onnxruntime", "onnxscript")
+        check_extra("export", packages, "format onnx", "--format torchscript needs nothing more")
 
 
 def export_policy(policy: Policy, form: str) -> ExportedPolicy:

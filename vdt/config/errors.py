@@ -58,12 +58,16 @@ ALIASES = _name_again(  # names in other code bases of the last part of a key
 )
 
 
+NEAR = 0.65  # likeness of a word that may be meant; 'Pendulum-v1' and 'pen-human-v1' have 0.61
+SHORTEST = 3  # letters of a beginning that says something
 LIST_KEYS = "`vdt keys` lists all keys"
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'a' or 'b'?` for near words, else an empty string."""
-    return _ask(difflib.get_close_matches(word, list(known), n=3, cutoff=0.5))
+    """Return `; did you mean 'a' or 'b'?` for near words, or those with the same beginning; else an empty string."""
+    words, stem = list(known), word.lower().partition("-")[0]
+    alike = [name for name in words if name.lower().startswith(stem)] if len(stem) >= SHORTEST else []
+    return _ask(difflib.get_close_matches(word, words, n=3, cutoff=NEAR) or alike[:3])
 
 
 def list_known(word: str, known: Iterable[str]) -> str:

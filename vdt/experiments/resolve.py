@@ -153,7 +153,8 @@ def _find_task(env: str, source: str, given: Mapping[str, Any]) -> tuple[str, Ma
     tasks = load_tasks()
     if kind not in DERIVED and env not in tasks:
         raise ConfigError(
-            f"unknown env {env!r}{list_known(env, tasks)} (params/tasks/), minari:NAMESPACE/NAME-vN, data:PATH"
+            f"unknown env {env!r}{list_known(env, tasks)} (params/tasks/), minari:NAMESPACE/NAME-vN, data:PATH; "
+            "for your own environment write episodes: docs/data.md"
         )
     if kind not in DERIVED and source != "minari":
         return env, tasks[env]

@@ -18,6 +18,7 @@ from vdt.experiments.data_keys import find_data_key
 from vdt.experiments.results_store import compute_code_digest, compute_identity, digest_of
 from vdt.experiments.search import Search, TrialPlace, list_corners
 from vdt.experiments.study import Cell, Study, expand, make_reported
+from vdt.system.extras import make_install_command
 from vdt.system.home import home
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def _import_store() -> ModuleType:
     try:
         from vdt.experiments import search_store
     except ImportError as error:
-        raise ConfigError(f"a search needs Optuna: pip install 'vdt[search]' ({error})") from None
+        raise ConfigError(f"a search needs Optuna: {make_install_command('search')} ({error})") from None
     return search_store
 
 

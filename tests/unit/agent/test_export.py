@@ -23,6 +23,7 @@ from vdt.agent.export import ABOUT, ABOUT_FILE, export_policy
 from vdt.agent.tensor_policy import INPUTS, TensorPolicy
 from vdt.cli import run
 from vdt.environments import make_raw_environment
+from vdt.system.extras import make_install_command
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "examples" / "act_exported.py"
@@ -173,7 +174,8 @@ def test_without_the_extra_one_line_names_it(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name))
     assert run(["export", "nothing.pt"]) == 2
     assert capsys.readouterr().err == (
-        "error: format onnx needs onnx, of the extra [export]: pip install -e '.[export]'\n"
+        f"error: format onnx needs onnx, of the extra [export]: {make_install_command('export')}; "
+        "--format torchscript needs nothing more\n"
     )
 
 

@@ -59,6 +59,12 @@ def test_sections_check_what_they_are_made_of() -> None:
             {"env": "walker2d-medum-v2"},
             r"unknown env 'walker2d-medum-v2'; did you mean 'walker2d-medium-v2'.*params/tasks",
         ),
+        ({"env": "hopper"}, r"unknown env 'hopper'; did you mean 'hopper-[a-z-]+-v2' or 'hopper-"),
+        ({"env": "Ant-v4"}, r"unknown env 'Ant-v4'; did you mean 'antmaze-"),
+        (
+            {"env": "Pendulum-v1"},
+            r"unknown env 'Pendulum-v1'\. Known: .*data:PATH; for your own environment write episodes: docs/data\.md$",
+        ),
         ({"preset": "labtop"}, r"unknown preset 'labtop'; did you mean 'laptop'.*params/presets"),
         ({"method": "vdtt"}, r"unknown method 'vdtt'; did you mean 'vdt'.*Known: .*dt.*params/methods"),
         ({"method": "../vdt"}, r"unknown method '../vdt'"),

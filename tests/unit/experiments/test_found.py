@@ -134,7 +134,7 @@ def test_without_optuna_one_line_says_what_to_install(given: str, monkeypatch: p
     monkeypatch.setitem(sys.modules, "optuna", None)  # as where it is not installed
     monkeypatch.delitem(sys.modules, "vdt.experiments.search_store", raising=False)
     monkeypatch.delattr(vdt.experiments, "search_store", raising=False)
-    with pytest.raises(ConfigError, match=r"a search needs Optuna: pip install 'vdt\[search\]'"):
+    with pytest.raises(ConfigError, match=r"a search needs Optuna: .*pip install -c constraints.txt -e '\.\[search\]'"):
         check_search(resolve_study({"study": given}))
 
 

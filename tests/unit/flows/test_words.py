@@ -7,7 +7,7 @@ import pytest
 
 from flows.command_line import COMMAND, check_command_line, get_command, get_training_command
 from flows.options import get_options
-from flows.words import COMMANDS
+from flows.words import COMMANDS, RUN_OPTIONS
 
 ENV = ["--env", "walker2d-medium-v2"]
 
@@ -31,6 +31,10 @@ ENV = ["--env", "walker2d-medium-v2"]
             ["run", *ENV, "--set", "critic.n_step=3", "critic.discount=1"],
             "'critic.discount=1' belongs to no option; several changes are one value, in quotes: --set \"KEY=VALUE",
         ),
+        (["run", "--evn", "walker2d-medium-v2"], "no such option: --evn; did you mean '--env'?"),
+        (["run", "--evn=walker2d-medium-v2"], "no such option: --evn; did you mean '--env'?"),
+        (["run", *ENV, "--seed", "0"], "no such option: --seed; did you mean '--seeds'"),
+        (["run", *ENV, "--max-worker", "2"], "no such option: --max-worker; did you mean '--max-workers'"),
         (["run", "--env"], "--env needs a value"),
         (["--init-from", "a.pt"], "the word run is missing: python flows/vdt_flow.py run --init-from a.pt"),
         (["run", *ENV, "--init-from", "a.pt", "b.pt"], "'b.pt' belongs to no option"),
@@ -61,6 +65,12 @@ def test_other_commands_are_left_to_metaflow(words: list[str]) -> None:
     argv = ["flows/vdt_flow.py", *words]
     check_command_line(argv)
     assert argv[1:] == words
+
+
+def test_every_option_of_metaflows_run_is_known() -> None:
+    from metaflow.cli_components.run_cmds import run
+
+    assert {word for option in run.params for word in option.opts} == set(RUN_OPTIONS)
 
 
 def test_every_command_of_metaflow_is_known() -> None:
