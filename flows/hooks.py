@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 def on_error(run: Any) -> None:
     """Print the known reason and the command that continues; mark the MLflow runs as failed until they are resumed."""
     from vdt.tracking import (
+        BY_USER,
         StoreError,
         delivers_later,
         describe_failure,
@@ -31,13 +32,14 @@ def on_error(run: Any) -> None:
 
     configure_logging()
     say_how_to_go_on(run.id)
+    ended = BY_USER if STOPPED in os.environ else ""
     if delivers_later():
-        finish_runs(home(), _list_begun(run), "FAILED")
+        finish_runs(home(), _list_begun(run), "FAILED", ended=ended)
         tell_of_undelivered(home())
         return
     expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors())
     try:
-        finish_runs(home(), find_runs(home(), run.id), "FAILED")
+        finish_runs(home(), find_runs(home(), run.id), "FAILED", ended=ended)
     except expected as error:
         logger.warning(f"tracking: {describe_failure(error)}; the runs stay open until they are resumed")
 

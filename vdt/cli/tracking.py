@@ -29,7 +29,7 @@ def list_runs(
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started / 1000))
         count = f"{run.finished} of {len(run.cells)} finished" if len(run.cells) > 1 else ""
         typer.echo(f"{run.state:<9} {run.run_id}  {started}  {_list_names(run.cells)}  {count}".rstrip())
-        if run.state == "failed":
+        if run.state in ("failed", "stopped"):
             typer.echo(f"    {make_resume_command(run.command, run.run_id)}")
         if every:
             _list_policies(run.run_id)

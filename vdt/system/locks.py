@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FIRST_REPORT_SECONDS = 1.0  # a shorter wait is not worth a line
+FIRST_REPORT_SECONDS = 5.0  # a shorter wait is not worth a line
 WAIT_REPORT_SECONDS = 10.0
 POLL_SECONDS = 0.05
 FOLDER_LOCK = ".vdt.lock"  # file that stands for a locked folder
@@ -33,7 +33,7 @@ def hold_lock(path: Path, what: str) -> Iterator[None]:
 
     Args:
         path: a file, made if it is not there, or a folder that is there.
-        what: named in a line every 10 s while another process holds the lock.
+        what: named in a line after 5 s, then every 10 s, while another process holds the lock.
 
     Raises:
         FolderError: if the file cannot be made, or its file system has no locks.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vdt.system.processes import is_gone
-from vdt.tracking.mlflow_run import FLOW_RUN, PROCESS
+from vdt.tracking.mlflow_run import BY_USER, ENDED, FLOW_RUN, PROCESS
 from vdt.tracking.store import get_experiment_id, open_store
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ COMMAND = "mlflow.source.name"  # tag: how the flow was called
 PAGE = 1000  # runs per request
 NO_PROCESS = "::"
 
-RunState = Literal["running", "failed", "finished"]
+RunState = Literal["running", "failed", "stopped", "finished"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FlowRun:
         started: milliseconds since 1970.
         cells: names of its runs in MLflow.
         finished: how many of them are finished.
-        state: failed where a cell failed or its process is gone, and no other cell goes on.
+        state: failed where a cell failed or its process is gone, stopped where someone ended it, and no other cell goes on.
     """
 
     run_id: str
@@ -65,7 +65,7 @@ def list_flow_runs(base: Path) -> list[FlowRun]:
 
 def _describe(run_id: str, cells: Sequence[Run]) -> FlowRun:
     states = [_get_state(cell) for cell in cells]
-    state: RunState = next((name for name in ("running", "failed") if name in states), "finished")
+    state: RunState = next((name for name in ("running", "failed", "stopped") if name in states), "finished")
     command = cells[0].data.tags.get(COMMAND, "python flows/vdt_flow.py")
     started = max(cell.info.start_time for cell in cells)
     return FlowRun(run_id, command, started, [c.info.run_name for c in cells], states.count("finished"), state)
@@ -76,4 +76,4 @@ def _get_state(cell: Run) -> RunState:
         return "finished"
     if cell.info.status == "RUNNING" and not is_gone(cell.data.tags.get(PROCESS, NO_PROCESS)):
         return "running"
-    return "failed"
+    return "stopped" if cell.data.tags.get(ENDED) == BY_USER else "failed"

@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 FLOW_RUN = "metaflow.run_id"  # tag: the newest flow run that writes to this run
 PROCESS = "vdt.process"  # tag: its main process
 FORKED_FROM = "vdt.forked_from"  # tag: the run whose finished step was run again
+ENDED, BY_USER = "vdt.ended", "stopped"  # tag: why the run ended before it was finished; its value after Ctrl-C
 STUDY = "study"  # tag: names of the studies that a run belongs to, with commas
 INIT_POLICY = "init_policy"  # tag: address of the policy that training began from
 INIT_DIGEST = "init_sha256"  # tag: digest of its file
@@ -196,6 +197,8 @@ class RunSender:
         self.client.update_run(self.run_id, status="RUNNING")
         for name, value in ((FLOW_RUN, record.flow_run), (PROCESS, record.process)):
             self.client.set_tag(self.run_id, name, value)
+        if run.data.tags.get(ENDED):
+            self.client.set_tag(self.run_id, ENDED, "")
 
     def _find_fork(self, run: Run, flow_run: str) -> str | None:
         """Return the run that an earlier step of a flow run has begun for a repeat."""

@@ -19,9 +19,19 @@ from vdt.config.schema import Config
 from vdt.system.home import ROOT
 from vdt.system.processes import describe_process, is_gone
 from vdt.tracking.errors import StoreError, describe_failure, get_first_line, get_store_errors, is_refusal
-from vdt.tracking.mlflow_run import FLOW_RUN, PARENT, PROCESS, STUDY, RunSender
+from vdt.tracking.mlflow_run import ENDED, FLOW_RUN, PARENT, PROCESS, STUDY, RunSender
 from vdt.tracking.outbox import append_records, deliver_backlog, remove_backlog
-from vdt.tracking.records import Artifact, Continue, Create, DatasetEntry, InitialPolicy, Record, Status, to_mapping
+from vdt.tracking.records import (
+    Artifact,
+    Continue,
+    Create,
+    DatasetEntry,
+    InitialPolicy,
+    Record,
+    Status,
+    Tags,
+    to_mapping,
+)
 from vdt.tracking.store import get_experiment_id, open_store
 from vdt.tracking.waiting import LOCAL, backlog_of, delivers_later
 
@@ -257,16 +267,18 @@ def find_runs(base: Path, flow_run: str) -> list[str]:
     return [str(run.info.run_id) for run in found]
 
 
-def finish_runs(base: Path, run_ids: Sequence[str], status: str) -> None:
+def finish_runs(base: Path, run_ids: Sequence[str], status: str, *, ended: str = "") -> None:
     """Deliver waiting records and set the final status.
 
     Args:
         base: home folder.
         run_ids: MLflow's, or local ones.
         status: "FINISHED" or "FAILED".
+        ended: value of the tag `ENDED`, set if it is not empty.
     """
+    tags: list[Record] = [Tags(tags={ENDED: ended})] if ended else []
     for run_id in run_ids:
-        send_now(base, run_id, [Status(status=status)])
+        send_now(base, run_id, [*tags, Status(status=status)])
 
 
 def settle_abandoned(base: Path) -> list[str]:
@@ -278,7 +290,7 @@ def settle_abandoned(base: Path) -> list[str]:
     running = client.search_runs([get_experiment_id(client)], "attributes.status = 'RUNNING'", max_results=1000)
     gone = [str(run.info.run_id) for run in running if is_gone(run.data.tags.get(PROCESS, "::"))]
     for run_id in gone:
-        client.set_tag(run_id, "vdt.ended", "its process was killed; noticed later")
+        client.set_tag(run_id, ENDED, "its process was killed; noticed later")
         client.set_terminated(run_id, "FAILED")
         logger.info(f"tracking: MLflow run {run_id} was left by a killed process; it is FAILED until it is resumed")
     return gone

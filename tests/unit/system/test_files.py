@@ -54,7 +54,10 @@ def test_a_file_system_without_locks_is_named_before_any_work(tmp_path: Path, mo
         check_folders(tmp_path)
 
 
-def test_who_waits_for_a_lock_says_for_what(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_who_waits_for_a_lock_says_for_what(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdt.system.locks.FIRST_REPORT_SECONDS", 0.2)
     order: list[str] = []
 
     def wait() -> None:

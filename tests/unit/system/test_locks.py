@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,21 @@ def test_threads_of_one_process_exclude_each_other(tmp_path: Path) -> None:
         thread.start()
         thread.join()
     assert found == [False]
+
+
+def test_a_short_wait_is_not_worth_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`vdt runs` beside a run that trains waits a moment, and nobody need know."""
+
+    def wait() -> None:
+        with hold_lock(tmp_path / "it.lock", "it"):
+            pass
+
+    waiting = threading.Thread(target=wait)
+    with caplog.at_level("INFO"), hold_lock(tmp_path / "it.lock", "it"):
+        waiting.start()
+        time.sleep(1.3)
+    waiting.join()
+    assert not caplog.messages
 
 
 def test_no_file_takes_the_place_of_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

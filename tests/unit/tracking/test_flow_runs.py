@@ -19,7 +19,7 @@ from vdt.tracking import (
     open_store,
     send_now,
 )
-from vdt.tracking.mlflow_run import PROCESS
+from vdt.tracking.mlflow_run import BY_USER, PROCESS
 
 COMMAND = "python flows/vdt_flow.py"
 
@@ -68,6 +68,19 @@ def test_a_resumed_run_is_known_by_its_last_try(home: Path) -> None:
     send_now(home, run_id, [make_continue_record("202")])
     finish_runs(home, [run_id], "FAILED")
     assert [(flow.run_id, flow.state) for flow in list_flow_runs(home)] == [("202", "failed")]
+
+
+def test_a_run_that_was_stopped_says_so_until_it_is_resumed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = begin(home, "401")
+    finish_runs(home, [run_id], "FAILED", ended=BY_USER)
+    assert run(["runs"]) == 0
+    first, command = capsys.readouterr().out.splitlines()
+    assert first.startswith("stopped   401  ") and command.endswith("resume --origin-run-id 401")
+    begin(home, "401", seed=1, status="FAILED")
+    assert [flow.state for flow in list_flow_runs(home)] == ["failed"], "one of its cells failed by itself"
+    send_now(home, run_id, [make_continue_record("402")])
+    finish_runs(home, [run_id], "FAILED")
+    assert {flow.run_id: flow.state for flow in list_flow_runs(home)} == {"401": "failed", "402": "failed"}
 
 
 def test_all_shows_finished_runs_and_their_policies(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -164,18 +164,22 @@ def test_what_is_written_during_a_delivery_is_not_lost(tmp_path: Path) -> None:
     assert taken == list(range(count))
 
 
-def test_a_failed_flow_marks_its_cells_without_a_store(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_flow_marks_its_cells_without_a_store(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_id = create_run(home, CONFIG, "9", "run")
     data = SimpleNamespace(cells=[{"mlflow_run_id": run_id}])
 
     class FailedRun(dict):  # as Metaflow's client gives it
         id = "9"
 
+    monkeypatch.setenv("VDT_STOPPED", "1")  # by Ctrl-C
     on_error(FailedRun(start=SimpleNamespace(task=SimpleNamespace(data=data))))
     on_error(FailedRun())  # it ended before its first step
     assert "records of 1 run(s) wait" in capsys.readouterr().out
     assert run(["deliver"]) == 0
     assert find_runs_by_local_id(home)[run_id].info.status == "FAILED"
+    assert find_runs_by_local_id(home)[run_id].data.tags["vdt.ended"] == "stopped"
 
 
 def test_runs_that_name_each_other_get_their_ids_whichever_comes_first(home: Path) -> None:
