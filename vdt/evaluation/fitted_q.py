@@ -27,6 +27,7 @@ from vdt.acceleration.convert import make_critic_update
 from vdt.agent.actor_critic import ActorCritic, make_critic, make_store
 from vdt.agent.agent import PlannerSettings
 from vdt.checkpoint.store import load_state
+from vdt.config.convergence import FIT_DISCOUNT, FIT_RATE
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
 from vdt.critic.losses import compute_q_loss, compute_q_targets
@@ -48,9 +49,9 @@ JUDGE: dict[str, Any] = {  # settings of the judge's critic, whatever the cell's
     "activation": "relu",
     "learning_rate": 1e-3,
     "batch_size": 256,
-    "discount": 0.99,
+    "discount": FIT_DISCOUNT,
     "n_step": 1,
-    "target_update_rate": 0.05,  # with the discount, the value comes 63 % nearer in 2000 steps
+    "target_update_rate": FIT_RATE,
     "members": 2,
     "layer_norm": False,
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+from vdt.config.convergence import UNFINISHED, estimate_fit_gap
 from vdt.environments.scores import describe_cut, format_return
 from vdt.evaluation.records import CellRecord, HeldOutReport, ValueEstimates
 from vdt.reporting.aggregates import Aggregate, select_acting
@@ -111,17 +113,39 @@ def _describe_own_data(records: Sequence[CellRecord]) -> Iterator[str]:
         error, constant = _mean_held_out(cells, lambda r: r.action_rmse), _mean_held_out(cells, lambda r: r.action_std)
         if error is None or constant is None:
             continue
-        fitted, earned = _mean_value(cells, lambda v: v.fitted_q), _mean_value(cells, lambda v: v.data)
-        value = (
-            f"; its value is estimated at **{fitted:.4g}**, the data's is {earned:.4g}"
-            if fitted is not None and earned is not None
-            else ""
-        )
-        said = f"{method} misses held-out actions by **{error:.3g}**, a constant by {constant:.3g}{value}"
+        scale = describe_action_range(cells[0].config)
+        missed = f"{method} misses held-out actions by **{error:.3g}**, a constant by {constant:.3g}"
+        said = f"{missed}{f', {scale}' if scale else ''}{_describe_value(cells)}"
         sentences.setdefault(env, []).append(said)
     for env, said_of in sentences.items():
-        guess = ". Such values are guesses from the data, no measured returns" if "estimated" in said_of[0] else ""
+        estimated = any("its value is estimated" in said for said in said_of)
+        guess = ". Such values are guesses from the data, no measured returns" if estimated else ""
         yield f"**{env}** has no environment: {'. '.join(said_of)}{guess}."
+
+
+def _describe_value(cells: Sequence[CellRecord]) -> str:
+    """Return what is known of a policy's value: nothing where its fit cannot have ended, for it says where it began."""
+    fitted, earned = _mean_value(cells, lambda v: v.fitted_q), _mean_value(cells, lambda v: v.data)
+    if fitted is None or earned is None:
+        return ""
+    steps = _find_unfinished_fit(cells)
+    if steps is not None:
+        left = f"{steps:,} steps of the fit leave {100 * estimate_fit_gap(steps):.0f} % of the way"
+        return f"; its value is not given: {left} (`evaluation.fitted_q_steps`)"
+    return f"; its value is estimated at **{fitted:.4g}**, the data's is {earned:.4g}"
+
+
+def _find_unfinished_fit(cells: Sequence[CellRecord]) -> int | None:
+    """Return the steps of the shortest fit of the offline policies' values, if it leaves more than `UNFINISHED`."""
+    fits = [cell.evaluation.values["offline"] for cell in cells if "offline" in cell.evaluation.values]
+    steps = min((fit.fitted_q_steps for fit in fits if fit.fitted_q is not None), default=None)
+    return steps if steps is not None and estimate_fit_gap(steps) > UNFINISHED else None
+
+
+def describe_action_range(config: Mapping[str, Any]) -> str:
+    """Return the widest range of a task's actions in words, the scale of action errors; empty where it is not known."""
+    low, high = (config.get(f"task.action_{end}") for end in ("low", "high"))
+    return f"of a range from {min(low):.4g} to {max(high):.4g}" if low and high else ""
 
 
 def tabulate_answer(records: Sequence[CellRecord], results: Sequence[Result]) -> Table:
@@ -173,6 +197,9 @@ def _list_own_rows(records: Sequence[CellRecord]) -> Iterator[tuple[object, ...]
             _mean_value(cells, lambda v: v.fitted_q),
             _mean_value(cells, lambda v: v.data),
         )
+        shown = ["-" if number is None else f"{number:.4g}" for number in numbers]
+        if numbers[3] is not None and _find_unfinished_fit(cells) is not None:
+            shown[3] = "unfinished"
         seeds = [str(cell.seed) for cell in cells]
         known = (env, name_source(cells[0].snapshot.label), "-", cells[0].preset, method)
         empty = ("-",) * (len(POLICIES) + 1)
@@ -180,7 +207,7 @@ def _list_own_rows(records: Sequence[CellRecord]) -> Iterator[tuple[object, ...]
             *known,
             *empty,
             f"{len(seeds)} ({', '.join(seeds)})",
-            *("-" if n is None else f"{n:.4g}" for n in numbers),
+            *shown,
         )
 
 

@@ -12,8 +12,9 @@ from vdt.reporting.frame import Result
 HEADER = ("critic: bias", "critic: gap left", "critic guides")
 NOTE = (
     "Critic's bias: mean of its prediction minus the discounted return that followed, in parentheses as a share of that "
-    "return. Gap left: what its settings can be expected to leave of the way to its fixed point, the largest of the cells. "
-    "Guides: in how many cells the critic passed its test (`actor.max_history_correlation`); the others train and act as `dt`."
+    "return; of several cells their mean, then the smallest and the largest, as those of both signs cancel. Gap left: what "
+    "its settings can be expected to leave of the way to its fixed point, the largest of the cells. Guides: in how many "
+    "cells the critic passed its test (`actor.max_history_correlation`); the others train and act as `dt`."
 )
 
 
@@ -81,11 +82,25 @@ def describe_critic(cells: Sequence[CellRecord], policy: str, *, absolute: bool 
         compute_mean_share(cells, policy),
         find_largest_gap(cells),
     )
-    percent = "" if share is None else f"{100 * share:+.0f} %"
     left, guides = "-" if gap is None else f"{100 * gap:.2g} %", describe_guidance(cells)
+    shown = _format_bias(bias, share, absolute=absolute)
+    ordered = sorted(_list_biases(cells, policy), key=lambda one: one[0] if absolute else one[1] or 0.0)
+    each = [_format_bias(*one, absolute=absolute) for one in ordered]
+    spread = f", between {each[0]} and {each[-1]}" if shown != "-" and len({*each}) > 1 else ""
+    return f"{shown}{spread}", left, guides
+
+
+def _format_bias(bias: float | None, share: float | None, *, absolute: bool) -> str:
+    percent = "" if share is None else f"{100 * share:+.0f} %"
     if bias is None or not absolute:
-        return percent or "-", left, guides
-    return f"{bias:.4g}{f' ({percent})' if percent else ''}", left, guides
+        return percent or "-"
+    return f"{bias:.4g}{f' ({percent})' if percent else ''}"
+
+
+def _list_biases(cells: Sequence[CellRecord], policy: str) -> list[tuple[float, float | None]]:
+    """Return bias and share of each cell where they were measured."""
+    measured = ((cell, compute_mean_bias([cell], policy)) for cell in cells)
+    return [(bias, compute_mean_share([cell], policy)) for cell, bias in measured if bias is not None]
 
 
 def _list_calibrations(cells: Sequence[CellRecord], policy: str) -> list[Calibration]:

@@ -13,14 +13,21 @@ from vdt.reporting.frame import Change, Result
 from vdt.reporting.maze_figures import draw_mazes
 from vdt.reporting.plotting import save_figure
 from vdt.reporting.published import Published
-from vdt.reporting.score_figures import draw_changes, draw_choices, draw_profiles, draw_scores, select_changes
+from vdt.reporting.score_figures import (
+    draw_changes,
+    draw_choices,
+    draw_profiles,
+    draw_scores,
+    draws_mean,
+    select_changes,
+)
 from vdt.system.files import make_file_name
 
 Figures = Mapping[str, Sequence[CaptionedFigure]]  # kind -> figures, one per env and data source
 
 INTERVAL = "bar: mean ± standard error; with one seed, over its episodes"
 CAPTIONS = {  # kind -> caption, which says where after its first words
-    "scores": "Scores {where}. Hollow dots: seeds; " + INTERVAL + ". Dashed: the data's mean.",
+    "scores": "Scores {where}. Hollow dots: seeds; " + INTERVAL + ".",
     "changes": "Changes of the score by look-ahead and online tuning {where}. Paired by seed and episode; "
     + INTERVAL
     + ".",
@@ -63,9 +70,9 @@ def write_figures(
     """
     found: dict[str, list[CaptionedFigure]] = {}
 
-    def keep(kind: str, figure: object, name: str, where: str = "") -> None:
+    def keep(kind: str, figure: object, name: str, where: str = "", more: str = "") -> None:
         path = save_figure(figure, folder / name)  # type: ignore[arg-type]
-        found.setdefault(kind, []).append(CaptionedFigure(path, CAPTIONS[kind].replace("{where}", where)))
+        found.setdefault(kind, []).append(CaptionedFigure(path, CAPTIONS[kind].replace("{where}", where) + more))
 
     acting = select_acting(records, results)
     settings = {(result.method, result.env): result.setting for result in acting}
@@ -77,7 +84,8 @@ def write_figures(
         )
         file, where = f"{make_file_name(env)}-{source}.png", f"on {env}"
         if shown:
-            keep("scores", draw_scores(shown, own, published), f"scores-{file}", where)
+            dashed = " Dashed: the data's mean." if draws_mean(shown) else ""
+            keep("scores", draw_scores(shown, own, published), f"scores-{file}", where, dashed)
         if changed:
             keep("changes", draw_changes(select_changes(changed, settings)), f"changes-{file}", where)
         every = [r for r in results if (r.env, r.source) == (env, source)]

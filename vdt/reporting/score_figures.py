@@ -55,6 +55,11 @@ def draw_scores(results: Sequence[Result], records: Sequence[CellRecord], publis
     return figure
 
 
+def draws_mean(results: Sequence[Result]) -> bool:
+    """Return whether `draw_scores` has a line for the data's mean."""
+    return results[0].dataset_score is not None and all(result.cut_at is None for result in results)
+
+
 def _draw_interval(axes: Axes, row: float, estimate: Estimate, runs: Sequence[float], policy: str) -> None:
     """Draw a mean with its standard error as a bar, and the runs behind it as small dots."""
     error = estimate.standard_error or 0.0
@@ -78,8 +83,9 @@ def _draw_references(
     published: Published | None,
 ) -> None:
     """Draw the data's mean and published numbers."""
-    if results[0].dataset_score is not None:
-        axes.axvline(results[0].dataset_score, color="black", linestyle="--", linewidth=0.9, label="mean of the data")
+    mean = results[0].dataset_score
+    if mean is not None:
+        axes.axvline(mean, color="black", linestyle="--", linewidth=0.9, label="mean of the data")
     if published is None:
         return
     theirs = {record.name: published.find(record.env, record.method, record.patch) for record in records}

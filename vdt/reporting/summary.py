@@ -10,6 +10,7 @@ from vdt.config.convergence import UNFINISHED
 from vdt.environments.scores import describe_cut, format_return
 from vdt.evaluation.records import CellRecord
 from vdt.reporting.aggregates import find_headline
+from vdt.reporting.answer import describe_action_range
 from vdt.reporting.calibration import CellIndex, compute_mean_bias, describe_guidance, find_largest_gap, is_unguided
 from vdt.reporting.frame import (
     POLICIES,
@@ -120,7 +121,8 @@ def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
         lines += _describe_unfinished(cells, own) + _describe_unguided(cells, own)
     for record in records:
         for policy, report in record.evaluation.held_out.items() if not record.evaluation.policies else ():
-            what = f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g})"
+            scale = describe_action_range(record.config)
+            what = f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g}{f', {scale}' if scale else ''})"
             lines.append(f"{record.env}, {record.name}, seed {record.seed}: {policy} action error {what}")
     return lines
 

@@ -37,7 +37,7 @@ def test_own_data_is_told_what_can_be_known_without_an_environment(browser: Brow
     calibration = Calibration([1.0, 2.0], [1.5, 2.5], steps=4, bias=-0.5, correlation=0.25)
     held_out = HeldOutReport(2, 30, 0.25, 0.5, 7.5, 6.25, 6.0, 0.25, calibration=calibration)
     record = make_record(0, {}, env="data:mine.hdf5", source="path", held_out={"offline": held_out})
-    values = {"offline": ValueEstimates(4, 7.0, 8.5, 7.75, 100, 1.0, 6.5)}
+    values = {"offline": ValueEstimates(4, 7.0, 8.5, 7.75, 10_000, 1.0, 6.5)}
     object.__setattr__(record.evaluation, "values", values)
     curve = [(step, 1.0 / step) for step in range(1, 50)]
     report = write_report([record], tmp_path, curves={"run-vdt-0": {"critic/q_loss": curve}})

@@ -13,7 +13,7 @@ from support.cards import find_wide_tables, read_tables
 from support.records import make_evaluation, make_record
 from unit.reporting.test_frame import make_policies
 from vdt.environments.scores import compute_standard_error
-from vdt.evaluation.records import HeldOutReport, Maze, Trace
+from vdt.evaluation.records import Calibration, Diagnostics, HeldOutReport, Maze, ParameterCounts, Trace
 from vdt.reporting.document import Table
 from vdt.reporting.maze_figures import draw_mazes
 from vdt.reporting.report import NOT_D4RL, to_strict_json, write_report
@@ -181,6 +181,31 @@ def test_figures_are_written_and_shown(tmp_path: Path) -> None:
         "a card finds no files beside it"
     )
     assert page.count("<img ") == page.count('src="data:image/png;base64,') == len(report.figures)
+
+
+def test_a_caption_names_what_is_drawn(tmp_path: Path) -> None:
+    dashed = "Dashed: the data's mean."
+    assert dashed in write_report([make_record(0, make_policies(0.0))], tmp_path / "whole").text
+    unknown = {"card": {}}
+    cut = {"lookahead": make_evaluation([None], cut_at=50)}
+    for name, record in (
+        ("without", make_record(0, make_policies(0.0), snapshot=unknown)),
+        ("cut", make_record(0, {"offline": cut})),
+    ):
+        text = write_report([record], tmp_path / name).text
+        assert "*Figure 1. Scores on" in text and dashed not in text
+
+
+def test_biases_that_cancel_are_seen_to(tmp_path: Path) -> None:
+    records = []
+    for seed, bias in enumerate((-5.5, 8.5)):
+        calibration = Calibration([1.0, 2.0], [1.5, 2.5], steps=4, bias=bias, correlation=None)
+        found = {"offline": Diagnostics(ParameterCounts(1, 1), 0, None, calibration)}
+        records.append(make_record(seed, {"offline": make_policies(0.0)["offline"]}, diagnostics=found))
+    text = write_report(records, tmp_path).text
+    assert "| 1.5 (+75 %), between -5.5 (-275 %) and 8.5 (+425 %) |" in text
+    alone = write_report(records[:1], tmp_path / "one").text
+    assert "-5.5 (-275 %)" in alone and "between" not in alone
 
 
 def test_a_report_needs_a_cell(tmp_path: Path) -> None:
