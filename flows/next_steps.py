@@ -9,7 +9,7 @@ from flows.command_line import get_training_command
 from vdt.evaluation.records import CellRecord
 from vdt.experiments.cells import DEFAULTS
 from vdt.experiments.resolve import DERIVED
-from vdt.system.home import make_vdt_command
+from vdt.system.home import make_vdt_command, name_home
 
 TRIAL = "smoke"  # preset that learns nothing
 COMPARISON = "--method vdt,dt --seeds 0,1,2"
@@ -44,4 +44,4 @@ def suggest_next(cells: Sequence[CellRecord]) -> str:
         *([f"--preset {preset}"] if preset not in (TRIAL, DEFAULTS["preset"]) else []),
         *([COMPARISON] if preset != TRIAL else []),
     ]
-    return f"{get_training_command()} run {' '.join(words)}"
+    return f"{name_home()}{get_training_command()} run {' '.join(words)}"

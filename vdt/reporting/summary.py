@@ -119,12 +119,19 @@ def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
             line = f"  {method:<{width}}  {full}"
             lines.append(line if len(line) <= SCREEN[1] else f"  {method:<{width}}  {short}")
         lines += _describe_unfinished(cells, own) + _describe_unguided(cells, own)
+    return [*lines, *_describe_own_data([record for record in records if not record.evaluation.policies])]
+
+
+def _describe_own_data(records: Sequence[CellRecord]) -> list[str]:
+    """Return the action errors of cells without an environment, and each env's scale of them, which is never cut off."""
+    lines = []
     for record in records:
-        for policy, report in record.evaluation.held_out.items() if not record.evaluation.policies else ():
-            scale = describe_action_range(record.config)
-            what = f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g}{f', {scale}' if scale else ''})"
+        for policy, report in record.evaluation.held_out.items():
+            what = f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g})"
             lines.append(f"{record.env}, {record.name}, seed {record.seed}: {policy} action error {what}")
-    return lines
+    scales = {record.env: describe_action_range(record.config) for record in records}
+    several = len(scales) > 1
+    return [*lines, *(f"  actions {scale}{f': {env}' if several else ''}" for env, scale in scales.items() if scale)]
 
 
 def _describe_cuts(results: Sequence[Result], records: Sequence[CellRecord]) -> tuple[str, list[str]]:

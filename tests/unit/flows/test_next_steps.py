@@ -42,5 +42,7 @@ def test_use_of_a_policy_without_an_environment_is_to_load_it() -> None:
         ([make_cell("data:a", preset="smoke"), make_cell("data:b", preset="smoke")], "data:a,data:b"),
     ],
 )
-def test_next_goes_on_from_what_was_run(cells: list[CellRecord], options: str) -> None:
+def test_next_goes_on_from_what_was_run(cells: list[CellRecord], options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert suggest_next(cells).endswith(f"flows/vdt_flow.py run --env {options}")
+    monkeypatch.setenv("VDT_HOME", "my runs")
+    assert suggest_next(cells).startswith("VDT_HOME='my runs' "), "the same home as of the other lines"

@@ -48,4 +48,7 @@ def test_a_value_is_given_if_its_fit_can_have_ended_and_errors_have_a_scale(step
     assert value in said
     ((*_, shown, _),) = tabulate_answer(records, []).rows
     assert shown == cell
-    assert describe_end(records, {})[0].endswith("error 0.899 (a constant's 1.2, of a range from -1.5 to 1.5)")
+    assert describe_end(records, {})[:2] == [
+        "data:logs, vdt, seed 0: offline action error 0.899 (a constant's 1.2)",
+        "  actions of a range from -1.5 to 1.5",
+    ], "on a line of its own: a path may fill the first"
