@@ -72,7 +72,7 @@ def _describe(run_id: str, cells: Sequence[Run]) -> FlowRun:
 
 
 def _get_state(cell: Run) -> RunState:
-    if cell.info.status == "FINISHED":
+    if cell.info.status in ("FINISHED", "KILLED"):  # the latter by its search alone, which goes on without it
         return "finished"
     if cell.info.status == "RUNNING" and not is_gone(cell.data.tags.get(PROCESS, NO_PROCESS)):
         return "running"

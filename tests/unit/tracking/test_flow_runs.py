@@ -63,6 +63,11 @@ def test_failed_and_killed_runs_are_listed_with_their_command(home: Path, capsys
     assert any(line.endswith("vdt-s0-walker2d-medium-v2, vdt-s1-walker2d-medium-v2  1 of 2 finished") for line in lines)
 
 
+def test_a_trial_that_its_search_stopped_has_nothing_to_resume(home: Path) -> None:
+    begin(home, "501", status="KILLED")
+    assert [flow.state for flow in list_flow_runs(home)] == ["finished"]
+
+
 def test_a_resumed_run_is_known_by_its_last_try(home: Path) -> None:
     run_id = begin(home, "201", status="FAILED")
     send_now(home, run_id, [make_continue_record("202")])
