@@ -75,6 +75,8 @@ def resolve_config(
         own = layers.values["task.environment_id"] is None
         units = initial.get_units(layers.values["task.horizon"] if own else None)
         layers.lay(units, f"--init-from {initial.where}")
+    if "task.candidate_returns" in given:  # whoever names returns asks for them
+        layers.lay({"planner.returns": "task"}, "task.candidate_returns")
     for where, patch in changes:
         layers.lay(patch, where)
     identity = {"env": env, "preset": preset, "method": method, "seed": seed, "data.source": source}

@@ -215,6 +215,15 @@ def test_a_single_item_becomes_a_tuple() -> None:
     assert config.task.collected.ladder is None
 
 
+def test_gym_asks_for_returns_of_its_data_unless_returns_are_named() -> None:
+    assert resolve_config(ENV).planner.returns == "data"
+    assert resolve_config(ENV, preset="paper").planner.returns == "task"
+    named = {"task": {"candidate_returns": [4000, 3000]}}
+    assert resolve_config(ENV, overrides="task.candidate_returns=[4000,3000]").planner.returns == "task"
+    assert resolve_config(ENV, patches=[("mine", named)]).planner.returns == "task"
+    assert resolve_config(ENV, patches=[("mine", {**named, "planner": {"returns": "data"}})]).planner.returns == "data"
+
+
 def test_overrides_are_split_like_a_shell() -> None:
     assert parse_overrides("a.b=1  c.d='[1, 2]' e='x y'") == {"a.b": 1, "c.d": [1, 2], "e": "x y"}
     assert parse_overrides("") == {}

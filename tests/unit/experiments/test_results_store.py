@@ -174,7 +174,7 @@ def test_the_actor_is_trained_once(home: Path, dataset: TrajectoryDataset) -> No
 
 
 def test_an_actor_depends_on_the_acting_context_where_a_critic_follows_it() -> None:
-    follows = {"critic.bootstrap": "policy", "actor.inverse_temperature": 0}
+    follows = {"critic.bootstrap": "policy", "actor.inverse_temperature": 0, "actor.max_history_correlation": 1}
     contexts = [{**follows, "planner.context_length": steps} for steps in (1, 2)]
     assert len({compute_actor_key(make_config(given), "md5") for given in contexts}) == 2
 

@@ -82,7 +82,7 @@ def test_the_reward_heads_units_are_the_datas_and_go_with_the_policy(actor_path:
 
 def test_policies_know_the_returns_of_their_data(actor_path: Path) -> None:
     actor_critic = ActorCritic.from_state(load_state(actor_path)["actor_critic"], torch.device("cpu"))
-    shares = (0.9, 0.99, 0.75, 0.5)
+    shares = (0.99, 0.9, 0.75, 0.5)
     expected = [float(f"{np.quantile(DATASET.episode_returns, share):.4g}") for share in shares]
     config = make_config({"planner.returns": "data", "planner.candidates": 4})
     assert PlannerSettings.from_config(config, actor_critic.return_percentiles).candidate_returns == tuple(expected)
