@@ -43,6 +43,7 @@ def describe_trust(config: Config, actor_critic: ActorCritic) -> str:
     if actor_critic.is_guided:
         return f"critic guides: {shown}at most {limit:g} (actor.max_history_correlation)"
     return (
-        f"critic does not guide: {shown}more than {limit:g} (actor.max_history_correlation). Several policies seem to "
-        "have made the data, and the state does not tell which. The policy trains and acts without the critic, as dt"
+        f"critic does not guide: {shown}more than {limit:g} (actor.max_history_correlation). Either several "
+        "policies made the data and the state does not tell which, or V is not exact yet. The policy trains and acts without "
+        "the critic, as dt"
     )
