@@ -39,7 +39,7 @@ def describe_trust(config: Config, actor_critic: ActorCritic) -> str:
         return ""
     if found is None:
         return "critic guides: too few episodes are long enough to compare its errors before and after a step"
-    shown = f"its errors before and after a step correlate by {found:.2f}, "
+    shown = f"its errors before and after a step correlate by {found:.3f}, "
     if actor_critic.is_guided:
         return f"critic guides: {shown}at most {limit:g} (actor.max_history_correlation)"
     return (

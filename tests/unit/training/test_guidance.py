@@ -88,7 +88,7 @@ def test_critic_of_one_policy_guides(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert found.history_correlation is not None and abs(found.history_correlation) < 0.15
     assert tracker.metrics[0] == (0, {"critic/history_correlation": found.history_correlation})
     assert (
-        f"critic guides: its errors before and after a step correlate by {found.history_correlation:.2f}" in caplog.text
+        f"critic guides: its errors before and after a step correlate by {found.history_correlation:.3f}" in caplog.text
     )
 
 
