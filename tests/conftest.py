@@ -12,6 +12,9 @@ import torch._dynamo  # noqa: F401  (before Metaflow's Runner, whose bundled typ
 
 from support.isolation import make_environment_variables
 from vdt.system.log import configure_logging
+from vdt.system.machine import steady_sums
+
+steady_sums()  # before torch's first product, as flows do
 
 # The same examples in every run, kept nowhere; seconds of one example say more about other work than about the code.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from vdt.system.log import configure_logging
-from vdt.system.machine import count_workers, limit_spinning
+from vdt.system.machine import count_workers, limit_spinning, steady_sums
 
 PACKAGE = Path(__file__).resolve().parents[1]  # vdt/
 ROOT = PACKAGE.parent  # of the clone; where the package is installed from a wheel, site-packages
@@ -84,6 +84,7 @@ def prepare() -> None:
         os.environ["VDT_HOME"] = str(home())  # absolute: steps change their folder
     name_user()  # MLflow looks for a home folder while it is imported
     limit_spinning()
+    steady_sums()
     gc.set_threshold(OBJECTS_PER_COLLECTION)
     names = ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
     if all(os.environ.get(name, "root") in ("", "root") for name in names):

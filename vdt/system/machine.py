@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 SPINNING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}  # turns of GCC's OpenMP, 0.2 ms; milliseconds of LLVM's
+STEADY = "AUTO,STRICT"  # of MKL: conditional numerical reproducibility
 BYTES_PER_CELL = 1.2e9  # of a step's process: 0.6 GB of libraries, and data
 
 NO_GPU = ("", "-1", "NoDevFiles")  # words of CUDA_VISIBLE_DEVICES; the last is Slurm's, in a job without a GPU
@@ -67,6 +68,17 @@ def limit_spinning() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         for name, value in SPINNING.items():
             os.environ.setdefault(name, value)
+
+
+def steady_sums() -> None:
+    """Make MKL's sums the same for any number of threads, on Intel's processors. Must run before its first product.
+
+    MKL splits long sums among threads, so their last bits would depend on the number. Training then has to keep one
+    number, and is slow beside other programs. A setting of the user stays.
+    """
+    listed = Path("/proc/cpuinfo")
+    if listed.exists() and "GenuineIntel" in listed.read_text():
+        os.environ.setdefault("MKL_CBWR", STEADY)
 
 
 @contextlib.contextmanager

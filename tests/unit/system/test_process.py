@@ -198,6 +198,29 @@ def test_threads_spin_briefly_unless_the_user_says_otherwise(monkeypatch: pytest
         assert {name: os.environ[name] for name in names if name in os.environ} == expected
 
 
+@pytest.mark.parametrize(
+    ("processor", "given", "expected"),
+    [
+        ("GenuineIntel", None, machine.STEADY),
+        ("GenuineIntel", "COMPATIBLE", "COMPATIBLE"),
+        ("AuthenticAMD", None, None),
+        (None, None, None),
+    ],
+)
+def test_sums_of_mkl_do_not_depend_on_threads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, processor: str | None, given: str | None, expected: str | None
+) -> None:
+    listed = tmp_path / "cpuinfo"
+    if processor:
+        listed.write_text(f"vendor_id\t: {processor}\n")
+    monkeypatch.setattr(machine, "Path", lambda _: listed)
+    monkeypatch.delenv("MKL_CBWR", raising=False)
+    if given:
+        monkeypatch.setenv("MKL_CBWR", given)
+    machine.steady_sums()
+    assert os.environ.get("MKL_CBWR") == expected
+
+
 def test_a_number_of_threads_is_put_back() -> None:
     before = torch.get_num_threads()
     with pytest.raises(RuntimeError), machine.use_threads(before + 1):
