@@ -42,6 +42,15 @@ def suggest_next(cells: Sequence[CellRecord]) -> str:
         f"--env {shlex.quote(','.join(dict.fromkeys(cell.env for cell in cells)))}",
         *([f"--source {shlex.quote(source)}"] if named and source not in ("None", DEFAULTS["source"]) else []),
         *([f"--preset {preset}"] if preset not in (TRIAL, DEFAULTS["preset"]) else []),
-        *([COMPARISON] if preset != TRIAL else []),
+        *(_name_trained(cells) if preset == TRIAL else [COMPARISON]),
     ]
     return f"{name_home()}{get_training_command()} run {' '.join(words)}"
+
+
+def _name_trained(cells: Sequence[CellRecord]) -> list[str]:
+    """Return the options that name the cells' methods and seeds, where they are not the defaults."""
+    given = {
+        "method": ",".join(dict.fromkeys(cell.method for cell in cells)),
+        "seeds": ",".join(dict.fromkeys(str(cell.seed) for cell in cells)),
+    }
+    return [f"--{name} {text}" for name, text in given.items() if text != DEFAULTS[name]]

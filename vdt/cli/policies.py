@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,7 +80,9 @@ def evaluate(
         numbers = {key: value for key, value in vars(report).items() if key != "trace"}
         typer.echo(json.dumps({"policy": where, **facts, **numbers}, indent=1))
         return
-    for line in (*describe_report(report), *describe_setting(policy.metadata["scores"], lookahead=lookahead)):
+    acts = "lookahead" if policy.config.planner.planning_horizon > 1 else "candidates"
+    score = policy.metadata["scores"].get(acts, {}).get("normalized_score")
+    for line in (*describe_report(report), describe_returns(report), *describe_setting(score, lookahead=lookahead)):
         typer.echo(line)
 
 
@@ -105,14 +107,25 @@ def describe_report(report: EvaluationReport) -> Iterator[str]:
     yield f"{report.seconds:.1f} s"
 
 
-def describe_setting(scores: Mapping[str, Mapping[str, float]], *, lookahead: bool) -> Iterator[str]:
+def describe_returns(report: EvaluationReport) -> str:
+    """Return a line on the returns that were asked for, with the name that reports have for this setting."""
+    from vdt.evaluation.records import name_setting
+
+    asked = ", ".join(f"{value:g}" for value in report.candidate_returns)
+    name = name_setting(len(report.candidate_returns), report.planning_horizon)
+    if name == "single":
+        return f"asked for a return of {asked} (in reports: {name})"
+    ahead = f", {report.planning_horizon} steps ahead" if report.planning_horizon > 1 else ""
+    return f"chose among returns of {asked} by Q{ahead} (in reports: {name})"
+
+
+def describe_setting(score: float | None, *, lookahead: bool) -> Iterator[str]:
     """Yield a line where the run's score was measured with look-ahead, and the episodes were without.
 
     Args:
-        scores: of a policy's metadata.
+        score: of the run with the look-ahead that it acts with; none where there is none.
         lookahead: whether the episodes were with it.
     """
-    score = next((scores[name].get("normalized_score") for name in ("lookahead", "candidates") if name in scores), None)
     if score is not None and not lookahead:
         yield f"without look-ahead; the run's score, {score:.1f}, is with it: --lookahead"
 

@@ -46,12 +46,17 @@ def compute_mean_bias(cells: Sequence[CellRecord], policy: str) -> float | None:
     return math.fsum(calibration.bias for calibration in found) / len(found) if found else None
 
 
-def compute_mean_share(cells: Sequence[CellRecord], policy: str) -> float | None:
-    """Compute the mean over cells of bias over return; none where it was not measured, or a return is 0."""
+def compute_mean_share(cells: Sequence[CellRecord], policy: str, *, pooled: bool = False) -> float | None:
+    """Compute the mean over cells of bias over return; none where it was not measured, or a return is 0.
+
+    If pooled, it is the mean bias over the mean size of the returns, which has the sign of the mean bias.
+    """
     found = _list_calibrations(cells, policy)
     earned = [math.fsum(calibration.earned) / len(calibration.earned) for calibration in found]
     if not found or not all(earned):
         return None
+    if pooled:
+        return math.fsum(c.bias for c in found) / math.fsum(map(abs, earned))
     return math.fsum(c.bias / abs(mean) for c, mean in zip(found, earned, strict=True)) / len(found)
 
 
@@ -79,7 +84,7 @@ def describe_critic(cells: Sequence[CellRecord], policy: str, *, absolute: bool 
     """
     bias, share, gap = (
         compute_mean_bias(cells, policy),
-        compute_mean_share(cells, policy),
+        compute_mean_share(cells, policy, pooled=absolute),
         find_largest_gap(cells),
     )
     left, guides = "-" if gap is None else f"{100 * gap:.2g} %", describe_guidance(cells)

@@ -141,7 +141,7 @@ def _describe_cuts(results: Sequence[Result], records: Sequence[CellRecord]) -> 
     count, cut = count_cut(records), describe_cut(results[0].cut_at)
     if count == len(records):
         return f"; episodes {cut}: no score", []
-    return "", [f"  episodes of {count} of {len(records)} cells were {cut}: returns of all, scores of none"]
+    return "", [f"  episodes of {count} of {len(records)} cells were {cut}: no scores; returns are in the report"]
 
 
 def _describe_unfinished(cells: CellIndex, results: Sequence[Result]) -> list[str]:

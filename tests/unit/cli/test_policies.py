@@ -37,18 +37,23 @@ def test_evaluate_prints_the_report_of_its_episodes(
     assert run(words) == 0
     said = capsys.readouterr()
     lines = said.out.splitlines()
-    assert lines[0].split() == ["episode", "return", "length", "score"] and len(lines) == 8
+    assert lines[0].split() == ["episode", "return", "length", "score"] and len(lines) == 9
     assert [line.split()[2] for line in lines[1:4]] == ["4", "5", "6"] and lines[4].split()[2] == "5"
     score, error = report.normalized_score_mean, report.normalized_score_standard_error
     assert lines[5] == f"normalized_score {score:.1f} ± {error:.1f} (standard error, 3 episodes)"
     assert lines[6] == "success 100 %" and lines[7].endswith(" s")
+    several = f"chose among returns of 5, 9 by Q, {report.planning_horizon} steps ahead (in reports: lookahead)"
+    assert lines[8] == (several if lookahead else "asked for a return of 5 (in reports: single)")
 
 
 def test_evaluate_says_that_the_runs_score_is_with_look_ahead(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = save(tmp_path / "policy.pt", {"task.environment_id": SUCCESS})
-    scores = {"single": {"normalized_score": 98.3}, "candidates": {"normalized_score": 98.06}}
+    path = save(tmp_path / "policy.pt", {"task.environment_id": SUCCESS, "planner.planning_horizon": 1})
+    scores = {
+        name: {"normalized_score": score}
+        for name, score in (("single", 98.3), ("candidates", 98.06), ("lookahead", 9.0))
+    }
     digest = compute_file_digest(path, "sha256")
     write_scores(PolicyFile(path, "online", digest, scores, "run"))
     words = ["evaluate", str(path), "--episodes", "1"]

@@ -36,6 +36,10 @@ def test_use_of_a_policy_without_an_environment_is_to_load_it() -> None:
     [
         ([make_cell()], "walker2d-medium-v2 --method vdt,dt --seeds 0,1,2"),
         ([make_cell(preset="smoke")], "walker2d-medium-v2"),
+        (
+            [make_cell(preset="smoke"), make_cell(method="dt", seed=1, preset="smoke")],
+            "walker2d-medium-v2 --method vdt,dt --seeds 0,1",
+        ),
         ([make_cell(preset="smoke", **{"data.source": "collected"})], "walker2d-medium-v2 --source collected"),
         ([make_cell(preset="paper")], "walker2d-medium-v2 --preset paper --method vdt,dt --seeds 0,1,2"),
         ([make_cell("data:my logs", preset="smoke", **{"data.source": "data"})], "'data:my logs'"),

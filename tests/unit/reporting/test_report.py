@@ -196,6 +196,16 @@ def test_a_caption_names_what_is_drawn(tmp_path: Path) -> None:
         assert "*Figure 1. Scores on" in text and dashed not in text
 
 
+def test_the_share_of_a_mean_bias_has_its_sign(tmp_path: Path) -> None:
+    """Biases of -4 and 2 have the mean -1; of returns of 10 and 1 their shares are -0.4 and 2, whose mean is 0.8."""
+    records = []
+    for seed, (bias, earned) in enumerate(((-4.0, 10.0), (2.0, 1.0))):
+        calibration = Calibration([1.0], [earned], steps=4, bias=bias, correlation=None)
+        found = {"offline": Diagnostics(ParameterCounts(1, 1), 0, None, calibration)}
+        records.append(make_record(seed, {"offline": make_policies(0.0)["offline"]}, diagnostics=found))
+    assert "| -1 (-18 %), between -4 (-40 %) and 2 (+200 %) |" in write_report(records, tmp_path).text
+
+
 def test_biases_that_cancel_are_seen_to(tmp_path: Path) -> None:
     records = []
     for seed, bias in enumerate((-5.5, 8.5)):

@@ -75,7 +75,7 @@ def test_no_cell_of_an_env_has_a_score_where_some_were_cut() -> None:
     ]
     assert describe_end(records, {}) == [
         "walker2d-medium-v2, collected (not D4RL), data's mean 62.5",
-        "  episodes of 1 of 2 cells were cut at 50 steps: returns of all, scores of none",
+        "  episodes of 1 of 2 cells were cut at 50 steps: no scores; returns are in the report",
         "  vdt  offline return 69.00",
         "  dt   offline return 40.00",
         "hopper-medium-v2, collected (not D4RL), data's mean 62.5",
