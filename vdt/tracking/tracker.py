@@ -229,7 +229,9 @@ class MLflowTracker:
         """Deliver the rest; see `Tracker`."""
         self._delivery.close()
         if self._sender.left_out:
-            logger.info(f"tracking: {self._sender.left_out} points were in the run already and are not logged again")
+            logger.info(
+                f"tracking: {self._sender.left_out} points had arrived before a failed call or a kill, and were sent once"
+            )
 
 
 def _check_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
