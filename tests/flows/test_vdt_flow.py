@@ -18,7 +18,7 @@ from support.browser import DESKTOP, NARROW, find_faults, find_foreign, open_bro
 from support.cards import find_wide_tables, read_card
 from support.flow import ENV, FLOW, make_variables
 from vdt.checkpoint.store import CheckpointError, load_state
-from vdt.evaluation.evaluate import find_acting_setting
+from vdt.evaluation.records import name_setting
 from vdt.experiments.resolve import resolve_config
 from vdt.system.files import compute_file_digest
 from vdt.tracking import open_store
@@ -207,7 +207,8 @@ def test_the_last_screen_says_how_to_use_the_policy(run: Any) -> None:
     lines = run["end"].task.data.summary.splitlines()
     keys = [data.cell["key"] for data in get_artifacts(run, "evaluate")]
     (use,) = [line for line in lines if f" evaluate {run.id} --cell " in line]
-    assert use.split()[-1] in keys and len(keys) > 1
+    words = use.split()
+    assert words[words.index("--cell") + 1] in keys and len(keys) > 1 and words[-1] == "--lookahead"
 
 
 def test_policies_load_by_run_id_and_give_the_reported_returns(
@@ -218,7 +219,7 @@ def test_policies_load_by_run_id_and_give_the_reported_returns(
         reports, key = data.evaluation.policies["online"], data.cell["key"]
         by_flow, by_mlflow = vdt.load_policy(run.id, cell=key), vdt.load_policy(data.mlflow_run_id, lookahead=True)
         assert vdt.evaluate_policy(by_flow).episode_returns == reports["single"].episode_returns
-        acting = find_acting_setting(by_mlflow.config)
+        acting = name_setting(len(by_mlflow.candidate_returns), by_mlflow.config.planner.planning_horizon)
         report = vdt.evaluate_policy(by_mlflow)
         assert report.episode_returns == reports[acting].episode_returns
         (cut,) = {key for key in by_mlflow.metadata["scores"][acting] if key.startswith("episode_return")}
