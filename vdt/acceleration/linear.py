@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import platform
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from vdt.acceleration.mish import mish
 from vdt.critic.networks import MLPEnsemble
-from vdt.system.machine import use_threads
+from vdt.system.machine import read_processor, use_threads
 
 Layer = Callable[[Tensor], Tensor]
 NARROWEST = 32  # below this oneDNN uses slow kernels
@@ -31,14 +30,9 @@ AVAILABLE = (
 )
 
 
-def _describe_processor() -> str:
-    listed = Path("/proc/cpuinfo")
-    return listed.read_text() if listed.exists() else platform.processor()
-
-
 def prefers_onednn() -> bool:
     """Return whether MKL does not use AVX-512 on this vendor's processors, so that oneDNN is faster."""
-    return AVAILABLE and any(vendor in _describe_processor() for vendor in ("AuthenticAMD", "HygonGenuine"))
+    return AVAILABLE and any(vendor in read_processor() for vendor in ("AuthenticAMD", "HygonGenuine"))
 
 
 MKL_IS_SLOW = prefers_onednn()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import vdt.policy.mlp
 from vdt.acceleration.convert import accelerate
+from vdt.config.guidance import may_guide
 from vdt.config.layers import config_from_yaml
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
@@ -139,7 +140,7 @@ class ActorCritic:
     @property
     def is_guided(self) -> bool:
         """Return whether the critic guides the policy, in its loss and in the choice of a return."""
-        return self.history_correlation is None or self.history_correlation <= self.config.actor.max_history_correlation
+        return may_guide(self.history_correlation, self.config.actor.max_history_correlation)
 
     def add_target_policy(self, state: dict[str, Tensor] | None = None) -> None:
         """Start a copy that follows the policy slowly, or continue one's `state`, and unfreeze the critic."""

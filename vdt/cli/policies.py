@@ -70,6 +70,7 @@ def evaluate(
     """
     from vdt.agent.policy import load_policy
     from vdt.evaluation.evaluate import evaluate_policy
+    from vdt.evaluation.records import name_setting
 
     target = _read_targets(targets, lookahead)
     policy = load_policy(where, lookahead=lookahead, name=name, cell=cell)
@@ -80,9 +81,9 @@ def evaluate(
         numbers = {key: value for key, value in vars(report).items() if key != "trace"}
         typer.echo(json.dumps({"policy": where, **facts, **numbers}, indent=1))
         return
-    acts = "lookahead" if policy.config.planner.planning_horizon > 1 else "candidates"
-    score = policy.metadata["scores"].get(acts, {}).get("normalized_score")
-    for line in (*describe_report(report), describe_returns(report), *describe_setting(score, lookahead=lookahead)):
+    acts = name_setting(len(policy.candidate_returns), policy.config.planner.planning_horizon)
+    score = None if lookahead or acts == "single" else policy.metadata["scores"].get(acts, {}).get("normalized_score")
+    for line in (*describe_report(report), describe_returns(report), *describe_setting(score)):
         typer.echo(line)
 
 
@@ -119,14 +120,9 @@ def describe_returns(report: EvaluationReport) -> str:
     return f"chose among returns of {asked} by Q{ahead} (in reports: {name})"
 
 
-def describe_setting(score: float | None, *, lookahead: bool) -> Iterator[str]:
-    """Yield a line where the run's score was measured with look-ahead, and the episodes were without.
-
-    Args:
-        score: of the run with the look-ahead that it acts with; none where there is none.
-        lookahead: whether the episodes were with it.
-    """
-    if score is not None and not lookahead:
+def describe_setting(score: float | None) -> Iterator[str]:
+    """Yield a line where the run's score was measured with look-ahead, and the episodes were without; else it is none."""
+    if score is not None:
         yield f"without look-ahead; the run's score, {score:.1f}, is with it: --lookahead"
 
 

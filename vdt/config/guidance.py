@@ -14,3 +14,8 @@ def tests_critic(config: Config) -> bool:
     """Return whether the critic may be found unfit to guide: asked, and by a policy that sees more than one state."""
     sees_more = config.policy.kind == "transformer" and config.policy.context_length > 1
     return config.actor.max_history_correlation < 1 and sees_more and asks_critic(config)
+
+
+def may_guide(history_correlation: float | None, limit: float) -> bool:
+    """Return whether a critic may guide: its errors' correlation is at most the limit, or was not measured."""
+    return history_correlation is None or history_correlation <= limit

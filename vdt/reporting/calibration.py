@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from vdt.config.convergence import estimate_convergence
+from vdt.config.guidance import may_guide
 from vdt.evaluation.records import Calibration, CellRecord
 from vdt.reporting.frame import Result
 
@@ -64,7 +65,7 @@ def is_unguided(cell: CellRecord) -> bool:
     """Return whether the cell's critic failed its test, so that the policy trains and acts without it."""
     report = cell.evaluation.diagnostics.get("offline")
     found = None if report is None else report.history_correlation
-    return found is not None and found > cell.config.get("actor.max_history_correlation", 1.0)
+    return not may_guide(found, cell.config.get("actor.max_history_correlation", 1.0))
 
 
 def describe_guidance(cells: Sequence[CellRecord]) -> str:

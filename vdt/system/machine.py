@@ -59,6 +59,12 @@ def claim_gpu(index: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = names[index % gpus]
 
 
+def read_processor() -> str:
+    """Return what the system says of the processor, with its vendor."""
+    listed = Path("/proc/cpuinfo")
+    return listed.read_text() if listed.exists() else platform.processor()
+
+
 def limit_spinning() -> None:
     """Make OpenMP's threads sleep after a moment of waiting. Must run before torch and NumPy are imported.
 
@@ -76,8 +82,7 @@ def steady_sums() -> None:
     MKL splits long sums among threads, so their last bits would depend on the number. Training then has to keep one
     number, and is slow beside other programs. A setting of the user stays.
     """
-    listed = Path("/proc/cpuinfo")
-    if listed.exists() and "GenuineIntel" in listed.read_text():
+    if "GenuineIntel" in read_processor():
         os.environ.setdefault("MKL_CBWR", STEADY)
 
 

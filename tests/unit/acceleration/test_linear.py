@@ -105,7 +105,7 @@ def test_fixed_layers_say_what_the_layers_say(leading: tuple[int, ...], kind: st
     [("vendor_id\t: AuthenticAMD\n", AVAILABLE), ("vendor_id\t: GenuineIntel\n", False), ("arm", False), ("", False)],
 )
 def test_amds_processors_multiply_by_onednn(text: str, slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vdt.acceleration.linear, "_describe_processor", lambda: text)
+    monkeypatch.setattr(vdt.acceleration.linear, "read_processor", lambda: text)
     assert vdt.acceleration.linear.prefers_onednn() is slow
 
 
