@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vdt.config.schema import BRIDGES
+from vdt.config.task import BRIDGES
 
 ROOT = Path(__file__).resolve().parents[2]
 VDT = sorted((ROOT / "vdt").rglob("*.py"))
@@ -211,7 +211,7 @@ def test_no_task_names() -> None:
     forbidden |= {name.lower() for family in families for name in family["environments"]}
     assert "walker2d" in forbidden
     for path in VDT:
-        allowed = set(BRIDGES) if path.parent.name == "environments" or path.name == "schema.py" else set()
+        allowed = set(BRIDGES) if path.parent.name == "environments" or path.name == "task.py" else set()
         found = [(word, line) for word, line in find_words(parse(path)) if word in forbidden - allowed]
         assert not found, f"{path.relative_to(ROOT)}: task facts live in params/tasks/: {found}"
 

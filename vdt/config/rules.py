@@ -52,6 +52,18 @@ def source_is_known(config: Config) -> str | None:
 
 
 @rule
+def second_ladder_collects_data(config: Config) -> str | None:
+    """Check that data of the second ladder is asked of the source that has it, for a robot that has one."""
+    if config.data.ladder == "first":
+        return None
+    if config.data.source != "collected":
+        return f"data.ladder second needs --source collected, not {config.data.source}"
+    if config.task.collected.second_ladder is None:
+        return f"data.ladder is second, but {config.env} has no second ladder (task.collected.second_ladder); accepted is first"
+    return None
+
+
+@rule
 def action_range_fits_actions(config: Config) -> str | None:
     """Check that the range of actions has one pair of numbers for each component, or none."""
     task = config.task

@@ -8,83 +8,17 @@ its meaning here, as `description`. The few defaults here are for stored configu
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from vdt.config.types import (
-    Flag,
-    JsonMapping,
-    Key,
-    Number,
-    Numbers,
-    Text,
-    Texts,
-    Whole,
-    Wholes,
-    describe,
-    read_items,
-)
+from vdt.config.task import TaskConfig
+from vdt.config.types import CHECKED, Flag, Key, Number, Numbers, Text, Whole, describe
 from vdt.system.files import make_file_name
-
-CHECKED = ConfigDict(
-    extra="forbid", defer_build=True
-)  # defaults are for stored configurations of earlier releases; values: params/
-
-# Modules of vdt/environments/ with a function `bridge` and, where recordings have other rewards or ends, `relabel`.
-Bridge = Literal["none", "adroit", "kitchen", "maze2d", "antmaze"]
-BRIDGES: tuple[str, ...] = typing.get_args(Bridge)
-
-Repair = Literal["timeouts_are_goals", "late_rewards", "goals_are_ends"]  # corrected by vdt/datasets/repairs.py
-REPAIRS: tuple[str, ...] = typing.get_args(Repair)
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKED)
-class CollectedRecipe:
-    """Recipe by which the built-in data source replaces a D4RL data set."""
-
-    ladder: Text | None = Field(description="file of params/behavior/ without suffix; null where there is none")
-    snapshots: Wholes = Field(description="rungs of the ladder, each with an equal share of the steps, in this order")
-    controller: Literal["none", "waypoints"] = Field(
-        description="instead of a ladder: walks through a maze (vdt/behavior/waypoints.py)"
-    )
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKED)
-class TaskConfig:
-    """Facts about one task (params/tasks/)."""
-
-    family: Text = Field(description="tasks that share an environment's language")
-    environment_id: Text | None = Field(description="Gymnasium's name; null: data without an environment")
-    environment_kwargs: JsonMapping  # kept as JSON text
-    bridge: Bridge
-    observation_size: Whole = Field(ge=1, le=100_000, description="numbers in an observation")
-    action_size: Whole = Field(ge=1, le=10_000, description="numbers in an action")
-    action_low: Numbers
-    action_high: Numbers
-    horizon: Whole = Field(ge=1, le=1_000_000, description="steps after which an episode is cut")
-    reference_return_min: Number = Field(description="return of score 0")
-    reference_return_max: Number = Field(description="return of score 100")
-    reference: Text
-    return_scale: Number = Field(ge=1e-9, description="returns-to-go are divided by it before the policy sees them")
-    reward_scaling: Literal["return_range", "none"] = Field(
-        description="return_range: the critic's rewards x 1000 / (best - worst episode return), as IQL"
-    )
-    reward_shift: Number = Field(description="added to the critic's rewards")
-    candidate_returns: Numbers = Field(
-        description="returns that the policy is asked for, the first while tuning online; who sets them sets planner.returns task"
-    )
-    d4rl_url: Text = Field(description="where D4RL's file is; empty: there is none")
-    d4rl_sha256: Text
-    d4rl_repairs: Annotated[tuple[Repair, ...], BeforeValidator(read_items)]
-    minari_ids: Texts
-    licence: Text = Field(description="of the data")
-    collected: CollectedRecipe
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -103,6 +37,7 @@ class DataConfig:
     window_start: Literal["inside", "before"] = "inside"
     observation_clip: Number = Field(default=0.0, ge=0.0)
     residence: Literal["auto", "memory", "mapped"] = "auto"
+    ladder: Literal["first", "second"] = "first"
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -275,8 +210,15 @@ class Config:
 
     @property
     def data_name(self) -> str:
-        """Return the word of a cell's name for the seed of its data; empty for the default, 0."""
-        return f"d{self.data.seed}" if self.data.seed else ""
+        """Return the word of a cell's name for ladder and seed of its data; empty for the defaults, first and 0."""
+        second = "second" if self.data.ladder == "second" else ""
+        return "-".join(filter(None, (second, f"d{self.data.seed}" if self.data.seed else "")))
+
+    @property
+    def ladder(self) -> str | None:
+        """Return the name of the behaviour ladder whose policies collect the data; none where there is none."""
+        recipe = self.task.collected
+        return recipe.second_ladder if self.data.ladder == "second" else recipe.ladder
 
     @property
     def has_environment(self) -> bool:

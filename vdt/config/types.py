@@ -9,9 +9,11 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Strict
+from pydantic import BeforeValidator, ConfigDict, Strict
 from pydantic_core import PydanticCustomError
 
+# Of every section: defaults in the classes are for stored configurations of earlier releases; values: params/
+CHECKED = ConfigDict(extra="forbid", defer_build=True)
 WHOLE, NUMBER, FLAG, TEXT = "a whole number", "a number", "true or false", "text"
 MAPPING = "a mapping of plain values"
 

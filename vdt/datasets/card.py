@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vdt.config.schema import TaskConfig
+from vdt.config.task import TaskConfig
 from vdt.data.reward_scale import describe_reward_scale
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.loaded_data import LoadedData

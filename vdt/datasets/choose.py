@@ -166,7 +166,7 @@ def _choose_collected(config: Config, reason: str, residence: Residence) -> Data
     if collection is None:
         raise DataError(
             f"--source collected: there is no behaviour policy for {config.task.environment_id} "
-            f"(task.collected.ladder is {config.task.collected.ladder!r}). Put D4RL's file at "
+            f"(its ladder is {config.ladder!r}). Put D4RL's file at "
             f"{get_cache_file(config.task.d4rl_url)} and use --source d4rl, or use --source path:FILE, "
             f"or train a ladder with flows/behavior_flow.py"
         )

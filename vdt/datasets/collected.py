@@ -31,7 +31,7 @@ ROUNDED = "the simulator's state was rounded after each step, to 2^-20, so that 
 
 def find_ladder(config: Config) -> Path | None:
     """Return the file of the task's behaviour ladder, or None if there is none."""
-    name = config.task.collected.ladder
+    name = config.ladder
     path = PARAMS / "behavior" / f"{name}.npz"
     return path if name is not None and path.is_file() else None
 
@@ -81,7 +81,7 @@ def make_recipe(config: Config, ladder_path: Path) -> dict[str, Any]:
     """Return all inputs that a ladder's data is a function of."""
     return {
         **_make_common_recipe(config),
-        "ladder": config.task.collected.ladder,
+        "ladder": config.ladder,
         "snapshots": list(config.task.collected.snapshots),
         "ladder_sha256": compute_file_digest(ladder_path, "sha256"),
     }

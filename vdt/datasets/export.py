@@ -58,7 +58,7 @@ def export_snapshot(config: Config, snapshot: Snapshot) -> str:
             dataset_id,
             [_make_buffer(episode) for episode in load_snapshot(Path(snapshot.path), residence)],
             env=environment,
-            algorithm_name=f"rungs {list(task.collected.snapshots)} of behaviour ladder {task.collected.ladder}",
+            algorithm_name=f"rungs {list(task.collected.snapshots)} of behaviour ladder {config.ladder}",
             author="vdt",
             ref_min_score=task.reference_return_min,
             ref_max_score=task.reference_return_max,

@@ -26,7 +26,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from vdt.config.schema import TaskConfig
+from vdt.config.task import TaskConfig
 from vdt.data.errors import DataError
 from vdt.data.residence import MEMORY, Residence
 from vdt.data.safe_hdf5 import UNREADABLE, explain_unreadable, get_node, list_found

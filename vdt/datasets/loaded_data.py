@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vdt.config.schema import TaskConfig
+from vdt.config.task import TaskConfig
 from vdt.data.trajectory import TrajectoryDataset
 
 UNVERIFIED = "D4RL (content not verified)"  # a file under D4RL's name whose digest is not recorded

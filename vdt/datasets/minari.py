@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from vdt.config.schema import TaskConfig
+from vdt.config.task import TaskConfig
 from vdt.data.errors import DataError
 from vdt.data.gathering import gather_trajectories
 from vdt.data.residence import MEMORY, Residence

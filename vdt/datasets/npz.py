@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vdt.config.schema import TaskConfig
+from vdt.config.task import TaskConfig
 from vdt.data.episode_writer import MAX_BYTES
 from vdt.data.errors import DataError
 from vdt.data.gathering import gather_trajectories

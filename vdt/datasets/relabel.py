@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from vdt.config.schema import TaskConfig
+from vdt.config.task import TaskConfig
 from vdt.data.errors import DataError
 from vdt.data.gathering import gather_trajectories
 from vdt.data.residence import MEMORY, Residence

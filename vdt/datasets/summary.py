@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vdt.config.schema import TaskConfig
+from vdt.config.task import TaskConfig
 from vdt.data.errors import DataError
 from vdt.data.return_quantiles import compute_return_quantiles
 from vdt.data.trajectory import FloatArray
@@ -95,6 +95,7 @@ def derive_task(summary: DataSummary) -> dict[str, Any]:
         "task.d4rl_url": "",
         "task.licence": "that of the data given",
         "task.collected.ladder": None,
+        "task.collected.second_ladder": None,
         "task.collected.snapshots": [],
         "task.collected.controller": "none",
         **derive_targets(summary),

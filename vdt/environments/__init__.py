@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from vdt.config.schema import TaskConfig
+from vdt.config.task import TaskConfig
 from vdt.data.action_range import scale_actions
 
 Environment = gymnasium.Env[npt.NDArray[Any], npt.NDArray[Any]]

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from vdt.config.schema import TaskConfig
+from vdt.config.task import TaskConfig
 
 Vector = npt.NDArray[np.float64]
 

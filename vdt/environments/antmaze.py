@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from vdt.config.schema import TaskConfig
+from vdt.config.task import TaskConfig
 from vdt.environments.maze import FloatVector, Layout, MazeBridge, read_map
 
 TIME_STEP = 0.02  # s, of the integrator; five of them are one environment step

@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium
 
-from vdt.config.schema import TaskConfig
+from vdt.config.task import TaskConfig
 from vdt.environments import Environment, make_raw_environment
 from vdt.system.renderer import RendererError, choose_renderer
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium_robotics.envs.franka_kitchen.kitchen_env import BONUS_THRESH, OBS_ELEMENT_INDICES
 
-from vdt.config.schema import TaskConfig
+from vdt.config.task import TaskConfig
 
 ROBOT, POSITIONS = 9, 30  # positions of the robot; of the robot and all objects
 VELOCITIES = 9  # of the robot, between its positions and those of the objects

@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from vdt.config.schema import TaskConfig
+from vdt.config.task import TaskConfig
 from vdt.environments.maze import FloatVector, Layout, MazeBridge, read_map
 
 SHIFT = 0.2  # of D4RL's positions against the centres of its cells

@@ -65,7 +65,7 @@ def _check_data(config: Config) -> None:
         ConfigError: naming the missing data, and where to put it.
     """
     source, recipe = config.data.source, config.task.collected
-    stands_in = recipe.ladder is not None or recipe.controller != "none"
+    stands_in = config.ladder is not None or recipe.controller != "none"
     if config.env.startswith(("data:", "minari:")) or source == "minari" or (source == "auto" and stands_in):
         return  # read already while resolving, or collected if no other source is available
     from vdt.data.errors import DataError

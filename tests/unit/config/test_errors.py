@@ -73,6 +73,11 @@ def test_sections_check_what_they_are_made_of() -> None:
             r"--source must be auto, collected, d4rl, minari or path:FILE, not 'colected'; did you mean",
         ),
         ({"source": "path:"}, r"--source must be .* not 'path:'"),
+        ({"overrides": "data.ladder=second"}, r"data.ladder second needs --source collected, not auto"),
+        (
+            {"env": "halfcheetah-medium-v2", "source": "collected", "overrides": "data.ladder=second"},
+            r"data.ladder is second, but halfcheetah-medium-v2 has no second ladder .* accepted is first",
+        ),
         ({"seed": -1}, r"command line: seed must be at least 0, not -1"),
         (
             {"overrides": "critic.expctile=0.8"},

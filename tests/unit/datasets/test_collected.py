@@ -138,6 +138,17 @@ def test_a_ladder_of_another_robot() -> None:
 def test_find_ladder() -> None:
     assert find_ladder(make_data_config("collected")) == LADDER
     assert find_ladder(make_data_config("collected", task__collected__ladder="null")) is None
+
+
+def test_second_ladder_is_other_data_of_the_same_rungs() -> None:
+    first, second = make_data_config("collected"), make_data_config("collected", data__ladder="second")
+    found = find_ladder(second)
+    assert found is not None and found.name == "walker2d-report.npz"
+    recipes = make_recipe(first, LADDER), make_recipe(second, found)
+    differing = {key for key in recipes[0] if recipes[0][key] != recipes[1][key]}
+    assert differing == {"ladder", "ladder_sha256"} and recipes[1]["ladder"] == "walker2d-report"
+    by_name = make_data_config("collected", task__collected__ladder="walker2d-report")
+    assert make_recipe(by_name, found) == recipes[1]
     config = make_data_config("collected")
     gone = dataclasses.replace(config.task.collected, ladder="no-such-ladder")
     assert find_ladder(dataclasses.replace(config, task=dataclasses.replace(config.task, collected=gone))) is None

@@ -52,6 +52,8 @@ def test_data_seeds_are_cells_of_their_own(tmp_path: Path) -> None:
     ]
     assert [plan.key for plan in plans[:3]] == [f"{ENVS[0]}-vdt-s3", f"{ENVS[0]}-vdt-s1", f"{ENVS[0]}-vdt-d2-s3"]
     assert make_labels(plans)[2] == "3/8 vdt d2 s3"
+    second, _ = resolve_cells({"study": given, "env": ENVS[0], "set": "data.ladder=second"})
+    assert [plan.key for plan in second[1:3]] == [f"{ENVS[0]}-vdt-second-s1", f"{ENVS[0]}-vdt-second-d2-s3"]
 
 
 @pytest.mark.parametrize(
