@@ -15,7 +15,7 @@ from vdt.reporting.frame import POLICIES, Result, Task
 from vdt.reporting.tables import name_policy, name_source
 
 WHEN = {"offline": "offline, without interaction", "online": "after online tuning"}
-OWN_COLUMNS = ("action error", "a constant's", "its critic's value", "fitted-Q value", "data's value")
+OWN_COLUMNS = ("action error", "a constant's", "its critic's value", "fitted-Q value", "the data earned")
 
 
 def describe_answer(
@@ -132,7 +132,7 @@ def _describe_value(cells: Sequence[CellRecord]) -> str:
     if steps is not None:
         left = f"{steps:,} steps of the fit leave {100 * estimate_fit_gap(steps):.0f} % of the way"
         return f"; its value is not given: {left} (`evaluation.fitted_q_steps`)"
-    return f"; its value is estimated at **{fitted:.4g}**, the data's is {earned:.4g}"
+    return f"; its value is estimated at **{fitted:.4g}**, the data earned {earned:.4g}"
 
 
 def _find_unfinished_fit(cells: Sequence[CellRecord]) -> int | None:

@@ -257,15 +257,17 @@ def _measure_cost(records: Sequence[CellRecord]) -> list[str]:
     parameters = [found["offline"].parameters for found in reports if "offline" in found]
     memory = [record.memory.values() for record in records]
     shared = {phase for record in records for phase, owner in record.shared_from.items() if owner}
+    critics = any(record.config.get("critic.gradient_steps") != 0 for record in records)  # else it costs nothing
+    phases = [phase for phase in PHASES if critics or phase != "pretrain_critic"]
     return [
         _average((p.policy for p in parameters), "{:,.0f}".format),
-        _average((p.critic for p in parameters), "{:,.0f}".format),
+        _average((p.critic for p in parameters if critics), "{:,.0f}".format),
         *(
             _average((max(found) for steps in memory if (found := [s[kind] for s in steps if kind in s])), _whole)
             for kind in KINDS
         ),
         *(
-            _average((r.seconds[phase] for r in records if phase in r.seconds), _tenths)
+            _average((r.seconds[phase] for r in records if phase in r.seconds and phase in phases), _tenths)
             + ("*" if phase in shared else "")
             for phase in PHASES
         ),

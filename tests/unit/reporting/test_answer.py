@@ -30,7 +30,7 @@ def test_a_method_without_scores_is_not_compared() -> None:
 @pytest.mark.parametrize(
     ("steps", "value", "cell"),
     [
-        (10_000, "estimated at **-1.781**, the data's is -599.3. Such values are guesses", "-1.781"),
+        (10_000, "estimated at **-1.781**, the data earned -599.3. Such values are guesses", "-1.781"),
         (60, "not given: 60 steps of the fit leave 97 % of the way (`evaluation.fitted_q_steps`).", "unfinished"),
     ],
 )

@@ -17,6 +17,7 @@ from vdt.evaluation.records import Calibration, Diagnostics, HeldOutReport, Maze
 from vdt.reporting.document import Table
 from vdt.reporting.maze_figures import draw_mazes
 from vdt.reporting.report import NOT_D4RL, to_strict_json, write_report
+from vdt.reporting.tables import tabulate_cost
 
 PNG = b"\x89PNG\r\n\x1a\n"
 COLLECTED = "data **collected** (not D4RL)"
@@ -204,6 +205,21 @@ def test_the_share_of_a_mean_bias_has_its_sign(tmp_path: Path) -> None:
         found = {"offline": Diagnostics(ParameterCounts(1, 1), 0, None, calibration)}
         records.append(make_record(seed, {"offline": make_policies(0.0)["offline"]}, diagnostics=found))
     assert "| -1 (-18 %), between -4 (-40 %) and 2 (+200 %) |" in write_report(records, tmp_path).text
+
+
+def test_a_critic_that_is_not_trained_costs_nothing() -> None:
+    parameters = {"offline": Diagnostics(ParameterCounts(policy=100, critic=200), 0)}
+    records = [
+        make_record(
+            0, make_policies(0.0), method=method, config={"critic.gradient_steps": steps}, diagnostics=parameters
+        )
+        for method, steps in (("vdt", 20_000), ("dt", 0))
+    ]
+    table = tabulate_cost(records, None)
+    place = {name: table.header.index(name) for name in ("policy parameters", "critic parameters", "pretrain_critic, s")}
+    found = {str(row[2]): {name: row[index] for name, index in place.items()} for row in table.rows}
+    assert found["vdt"] == {"policy parameters": "100", "critic parameters": "200", "pretrain_critic, s": "3.2"}
+    assert found["dt"] == {"policy parameters": "100", "critic parameters": "-", "pretrain_critic, s": "-"}
 
 
 def test_biases_that_cancel_are_seen_to(tmp_path: Path) -> None:
