@@ -3,8 +3,10 @@
     python benchmarks/acting_choices.py CHECKPOINT … --results FILE [--episodes 10] [--seed 50000] [--only data]
 
 Each policy acts by each of the task's returns, by quantiles of its data's returns, and by the choice among each of both
-lists at every step, once an episode, and with a margin (`planner.select`). All settings see the same episodes. Each result
-is appended to FILE as it comes: the same command continues, and several at once may share FILE if their checkpoints differ.
+lists at every step, once an episode, and with a margin (`planner.select`). All settings see the same episodes. "Hindsight"
+is the best of a list's first three returns, chosen for each episode by its score: what a perfect choice per episode
+would gain. Each result is appended to FILE as it comes: the same command continues, and several at once may share FILE if
+their checkpoints differ.
 
 A CHECKPOINT is the last file of `train_actor` or `tune_online`. Policies of release 0.2.0 do not carry the returns of their
 data, which is then looked up in VDT_HOME, or made there.
@@ -36,11 +38,13 @@ from vdt.datasets.snapshot import make_snapshot
 from vdt.evaluation.evaluate import evaluate
 from vdt.system.home import home
 
-QUANTILES = (0.9, 0.99, 0.75, 0.5)
+QUANTILES = (0.99, 0.9, 0.75, 0.5)
 SELECT = ("per_step", "per_episode", "margin")
 DEFAULT = "task per_step"
+HINDSIGHT = {"task": ("task 1", "task 2", "task 3"), "data": ("data q99", "data q90", "data q75")}
 
 Scores = dict[str, dict[str, float]]  # setting -> policy -> mean score
+Episodes = dict[str, dict[str, list[float]]]  # policy -> setting -> score of each episode
 
 
 def find_percentiles(actor_critic: ActorCritic) -> Sequence[float]:
@@ -85,7 +89,7 @@ def measure(path: Path, options: argparse.Namespace, done: set[tuple[str, str]])
 
 def read_results(options: argparse.Namespace) -> tuple[set[tuple[str, str]], Scores]:
     """What is done with these episodes: (file, setting), and the mean scores of the named files."""
-    done, scores = set(), Scores()
+    done, scores, episodes = set(), Scores(), Episodes()
     named = {str(path.resolve()): f"{place}" for place, path in enumerate(options.checkpoints, 1)}
     lines = options.results.read_text().splitlines() if options.results.exists() else []
     for entry in map(json.loads, lines):
@@ -93,6 +97,15 @@ def read_results(options: argparse.Namespace) -> tuple[set[tuple[str, str]], Sco
             done.add((entry["file"], entry["setting"]))
             label = f"{named[entry['file']]}: {entry['policy']}"
             scores.setdefault(entry["setting"], {})[label] = float(np.mean(entry["scores"]))
+            episodes.setdefault(label, {})[entry["setting"]] = entry["scores"]
+    for source, names in HINDSIGHT.items():
+        best = {
+            label: float(np.mean(np.max([found[name] for name in names], axis=0)))
+            for label, found in episodes.items()
+            if all(name in found for name in names)
+        }
+        if best:
+            scores[f"{source} hindsight"] = best
     return done, scores
 
 
