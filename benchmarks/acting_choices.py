@@ -37,6 +37,7 @@ from vdt.data.storage import load_snapshot
 from vdt.datasets.snapshot import make_snapshot
 from vdt.evaluation.evaluate import evaluate
 from vdt.system.home import home
+from vdt.training.offline import choose_episodes
 
 QUANTILES = (0.99, 0.9, 0.75, 0.5)
 SELECT = ("per_step", "per_episode", "margin")
@@ -53,7 +54,7 @@ def find_percentiles(actor_critic: ActorCritic) -> Sequence[float]:
         return actor_critic.return_percentiles
     config = actor_critic.config
     dataset = load_snapshot(Path(make_snapshot(config, home()).path))
-    return compute_return_percentiles(dataset.split(config.data.held_out_fraction, config.data.seed)[0].episode_returns)
+    return compute_return_percentiles(choose_episodes(dataset, config)[0].episode_returns)
 
 
 def make_settings(config: Config, percentiles: Sequence[float]) -> dict[str, PlannerSettings]:

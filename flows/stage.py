@@ -203,15 +203,16 @@ class Stage:
         """
         from vdt.data.residence import Residence
         from vdt.data.storage import load_snapshot
+        from vdt.training.offline import choose_episodes
 
-        data, described = self.config.data, {key: self.flow.snapshot[key] for key in FILE if key in self.flow.snapshot}
+        described = {key: self.flow.snapshot[key] for key in FILE if key in self.flow.snapshot}
         try:
             path = self.check(described)
         except ConfigError:
             raise ConfigError(
                 f"{described['path']} is no longer the data set that this run began with; start a new run"
             ) from None
-        return load_snapshot(path, Residence(data.residence)).split(data.held_out_fraction, data.seed)
+        return choose_episodes(load_snapshot(path, Residence(self.config.data.residence)), self.config)
 
     def describe(self, path: Path) -> dict[str, str]:
         """Return a file as an artifact, for `check` in a later step, which may run on another machine."""

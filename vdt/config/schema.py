@@ -38,6 +38,7 @@ class DataConfig:
     observation_clip: Number = Field(default=0.0, ge=0.0)
     residence: Literal["auto", "memory", "mapped"] = "auto"
     ladder: Literal["first", "second"] = "first"
+    beyond_horizon: Literal["keep", "drop"] = "keep"
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

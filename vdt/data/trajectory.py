@@ -86,13 +86,13 @@ class MappedFile:
 class TrajectoryDataset:
     """Episodes in contiguous arrays. Episode e owns T_e + 1 rows, the last of them its final observation.
 
-    The arrays may be mapped files. They may hold further episodes, which do not count (`choose`). So passes over all
-    rows go by `iterate_blocks`.
+    The arrays may be mapped files. They may hold further episodes, or further steps, which do not count (`choose`,
+    `keep_first`). So passes over all rows go by `iterate_blocks`.
 
     Attributes:
         observations: (R, S); without further episodes R is the sum of T_e + 1.
-        actions: (R, A); zero in each episode's last row.
-        rewards: (R,); zero in each episode's last row.
+        actions: (R, A); each episode's last row does not count.
+        rewards: (R,); likewise.
         offsets: (E+1,) sum of T_e + 1 over the episodes before each one, and over all.
         terminated: (E,) bool, as in `Trajectory`.
         final_missing: (E,) bool, as in `Trajectory`; if not given, nothing is missing.
@@ -191,6 +191,19 @@ class TrajectoryDataset:
         best_first = np.argsort(-self.episode_returns, kind="stable")
         count = int((np.cumsum(self.lengths[best_first]) <= fraction * self.steps).sum())
         return self.choose(np.sort(best_first[: max(1, count)]))
+
+    def keep_first(self, steps: int) -> TrajectoryDataset:
+        """Return the first steps of each episode, at most `steps` (at least 1); a longer one is then cut. No array is copied."""
+        if steps >= self.lengths.max():
+            return self
+        whole, lengths = self.lengths <= steps, np.minimum(self.lengths, steps)
+        return replace(
+            self,
+            offsets=np.concatenate([[0], np.cumsum(lengths + 1)]),
+            terminated=self.terminated & whole,
+            final_missing=self.final_missing & whole,
+            first_rows=self.starts,
+        )
 
     def __len__(self) -> int:
         """Return the number of episodes."""
@@ -295,6 +308,7 @@ class TrajectoryDataset:
             last = max(first + 1, end)
             spans = zip(self.starts[first:last].tolist(), self.lengths[first:last].tolist(), strict=True)
             rewards = np.concatenate([self.rewards[row : row + steps + 1] for row, steps in spans])
+            rewards[self.offsets[first + 1 : last + 1] - self.offsets[first] - 1] = 0.0
             parts.append(np.add.reduceat(rewards.astype(np.float64), self.offsets[first:last] - self.offsets[first]))
             first = last
         return np.concatenate(parts)

@@ -93,6 +93,7 @@ def test_statistics_by_blocks_equal_numpy_on_the_whole_to_the_bit(size: int, mon
     assert np.sqrt(_average_rows(squares)).tolist() == std.tolist(), "as double, too"
     steps = np.delete(rewards, offsets[1:] - 1).astype(np.float64) / 10.0
     assert (statistics.mean, statistics.std) == (float(steps.mean()), float(steps.std()))
+    rewards[offsets[1:] - 1] = 0
     assert dataset.episode_returns.tolist() == np.add.reduceat(rewards.astype(np.float64), offsets[:-1]).tolist()
 
 
@@ -109,6 +110,29 @@ def test_chosen_episodes_are_those_of_a_copy(path: Path) -> None:
         assert (chosen.steps, chosen.target_steps, len(chosen)) == (copy.steps, copy.target_steps, len(copy))
         again = chosen.choose([0])
         assert np.array_equal(again[0].observations, whole[kept[0]].observations)
+
+
+def cut(episode: Trajectory, steps: int) -> Trajectory:
+    """Copy the first steps of an episode; one that goes on after them has neither ended nor lost its next observation."""
+    if len(episode) <= steps:
+        return episode
+    return Trajectory(episode.observations[: steps + 1], episode.actions[:steps], episode.rewards[:steps], False)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 1000])
+def test_first_steps_are_those_of_a_copy(path: Path, steps: int) -> None:
+    whole = load_snapshot(path, MAPPED)
+    for dataset in (whole, whole.choose([1, 2, 5, 7])):
+        first = dataset.keep_first(steps)
+        copy = TrajectoryDataset.from_trajectories(cut(episode, steps) for episode in dataset)
+        assert first.observations is whole.observations, "nothing is copied"
+        assert (first is dataset) == (steps >= dataset.lengths.max())
+        for name, values in copy.get_arrays().items():
+            assert np.array_equal(first.get_arrays()[name], values), name
+        assert first.episode_returns.tolist() == copy.episode_returns.tolist()
+        assert Normalizer.fit(first).std.tolist() == Normalizer.fit(copy).std.tolist()
+        assert RewardStatistics.fit(first, 2.0) == RewardStatistics.fit(copy, 2.0)
+        assert (first.steps, first.target_steps, len(first)) == (copy.steps, copy.target_steps, len(copy))
 
 
 def test_rows_that_overlap_or_leave_the_arrays_are_refused(path: Path) -> None:

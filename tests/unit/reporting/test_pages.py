@@ -45,7 +45,9 @@ def test_own_data_is_told_what_can_be_known_without_an_environment(browser: Brow
     assert find_faults(page) == []
     words = " ".join(page["text"].split())
     said = "data:mine.hdf5 has no environment: vdt misses held-out actions by 0.25, a constant by 0.5; its value is "
-    assert f"{said}estimated at 8.5, the data earned 6.5. Such values are guesses from the data, no measured ret" in words
+    assert (
+        f"{said}estimated at 8.5, the data earned 6.5. Such values are guesses from the data, no measured ret" in words
+    )
     assert {path.name.partition("-")[0] for path in report.figures} == {
         *("curves", "held_out", "held_out_calibration", "values")
     }

@@ -216,7 +216,9 @@ def test_a_critic_that_is_not_trained_costs_nothing() -> None:
         for method, steps in (("vdt", 20_000), ("dt", 0))
     ]
     table = tabulate_cost(records, None)
-    place = {name: table.header.index(name) for name in ("policy parameters", "critic parameters", "pretrain_critic, s")}
+    place = {
+        name: table.header.index(name) for name in ("policy parameters", "critic parameters", "pretrain_critic, s")
+    }
     found = {str(row[2]): {name: row[index] for name, index in place.items()} for row in table.rows}
     assert found["vdt"] == {"policy parameters": "100", "critic parameters": "200", "pretrain_critic, s": "3.2"}
     assert found["dt"] == {"policy parameters": "100", "critic parameters": "-", "pretrain_critic, s": "-"}

@@ -17,7 +17,7 @@ from vdt.evaluation.held_out import evaluate_held_out
 from vdt.experiments.results_store import compute_identity
 from vdt.experiments.sharing import compute_actor_key, compute_critic_key
 from vdt.tracking import NullTracker
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.offline import choose_episodes, pretrain_critic, train_actor
 from vdt.training.online import make_tuner
 from vdt.training.seeding import seed_buffer
 
@@ -25,6 +25,7 @@ SETTINGS = {"critic.gradient_steps": 12, "actor.gradient_steps": 8, "data.held_o
 EXACT = ("critic", "optimizer", "actor_critic", "random", "normalizer", "reward_scale")
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
+    "first steps": {"data.beyond_horizon": "drop", "task.horizon": 5},
     "best half": {"data.keep_best_fraction": 0.5, "data.trajectory_weighting": "return"},
     "together": {
         "critic.bootstrap": "policy",
@@ -47,9 +48,8 @@ def path(tmp_path: Path) -> Path:
 
 def train(config: Config, path: Path, folder: Path) -> tuple[Path, Path]:
     """Train critic and actor on the training part of a snapshot."""
-    dataset = load_snapshot(path, Residence(config.data.residence)).split(
-        config.data.held_out_fraction, config.data.seed
-    )[0]
+    whole = load_snapshot(path, Residence(config.data.residence))
+    dataset = choose_episodes(whole, config)[0]
     critic = pretrain_critic(config, dataset, NullTracker(), make_store(folder / "critic"))
     return critic, train_actor(config, dataset, critic, NullTracker(), make_store(folder / "actor"))
 
