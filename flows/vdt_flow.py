@@ -48,7 +48,7 @@ class VDTFlow(FlowSpec):
     """
 
     env = Parameter("env", help="task names, minari:NAMESPACE/NAME-vN, data:PATH; several with commas", default="")
-    preset = Parameter("preset", help="sizes and budgets: smoke, laptop (default), paper", default="")
+    preset = Parameter("preset", help="sizes and budgets: smoke, laptop (default), fair, equal-time, paper", default="")
     method = Parameter("method", help="files of params/methods/; several with commas; default vdt", default="")
     seeds = Parameter("seeds", help="whole numbers and ranges, e.g. 0,2 or 0-4; default 0", default="")
     source = Parameter("source", help="auto (default), collected, d4rl, minari, or path:FILE", default="")
