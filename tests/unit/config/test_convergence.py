@@ -9,6 +9,7 @@ from vdt.config.convergence import Convergence, describe_unfinished, estimate_co
 from vdt.experiments.resolve import resolve_config
 
 HOPPER = "hopper-medium-v2"
+CHEETAH = "halfcheetah-medium-v2"
 WALKER = "walker2d-medium-v2"
 
 
@@ -55,18 +56,24 @@ def test_nothing_is_estimated_without_a_critic_or_a_question() -> None:
 def test_a_kind_of_critic_is_warned_of_once_whatever_the_seeds() -> None:
     configs = [
         resolve_config(env, method=method, seed=seed)
-        for env in (WALKER, HOPPER)
+        for env in (WALKER, CHEETAH)
         for method in ("vdt", "iql", "dt")
         for seed in range(3)
     ]
+    configs += [
+        resolve_config(CHEETAH, overrides="critic.discount=0.995"),
+        resolve_config(HOPPER),
+        resolve_config(HOPPER, method="iql"),
+    ]
     iql, vdt = sorted(describe_unfinished(configs))
     assert iql == (
-        "critic of iql on walker2d-medium-v2, hopper-medium-v2: 20,000 steps leave about 37% of the gap to its fixed point (n 1, "
+        "critic of iql on walker2d-medium-v2, halfcheetah-medium-v2: 20,000 steps leave about 37% of the gap to its fixed point (n 1, "
         "discount 0.99, target rate 0.005) and carry a reward back 100 steps; 100,000 steps would leave 0.7 % "
         "(critic.gradient_steps, or --preset fair)"
     )
     assert (
-        vdt.startswith("critic of vdt on hopper-medium-v2: 20,000 steps leave about 8% of the gap") and "40,402" in vdt
+        vdt.startswith("critic of vdt on halfcheetah-medium-v2: 20,000 steps leave about 8% of the gap")
+        and "40,402" in vdt
     )
     assert describe_unfinished([resolve_config(WALKER)]) == []  # 0.7 %
 

@@ -92,7 +92,9 @@ def test_a_study_is_run_on_other_envs_and_methods() -> None:
     envs = ("hopper-medium-v2", "walker2d-medium-replay-v2")
     plans, study = resolve_cells({"study": "ablation", "env": ",".join(envs), "source": "collected", "seeds": "0,1,2"})
     assert study is not None and study.envs == envs != load_study("ablation").envs
-    assert [plan.key for plan in plans] == [f"{e}-vdt-{p}-second-d1-s{s}" for e in envs for p in study.patches for s in range(3)]
+    assert [plan.key for plan in plans] == [
+        f"{e}-vdt-{p}-second-d1-s{s}" for e in envs for p in study.patches for s in range(3)
+    ]
     for plan in plans:
         assert get_parts(plan.config) == name_parts(plan.patch), plan.key
     assert {plan.config.online.environment_steps for plan in plans} == {0}
