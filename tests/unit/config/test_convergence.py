@@ -83,3 +83,16 @@ def test_a_critic_of_a_trial_run_is_named_in_few_words() -> None:
     assert said.endswith(
         "60 steps leave about 99% of the gap to its fixed point: enough to try things out, not for results"
     )
+
+
+@pytest.mark.parametrize("preset", ["laptop", "fair"])
+@pytest.mark.parametrize("env", [WALKER, HOPPER, CHEETAH])
+def test_no_critic_of_vdt_is_left_unfinished(env: str, preset: str) -> None:
+    assert describe_unfinished([resolve_config(env, preset=preset)]) == []
+
+
+def test_presets_of_one_robot_leave_other_methods_their_steps() -> None:
+    joint = {m: resolve_config(HOPPER, method=m).critic.gradient_steps for m in ("td3bc", "awac", "cql", "qt")}
+    assert set(joint.values()) == {20_000}
+    qt = resolve_config(HOPPER, method="qt").critic
+    assert (qt.n_step, qt.activation) == (5, "mish")
