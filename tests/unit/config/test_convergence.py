@@ -67,8 +67,8 @@ def test_a_kind_of_critic_is_warned_of_once_whatever_the_seeds() -> None:
     ]
     iql, vdt = sorted(describe_unfinished(configs))
     assert iql == (
-        "critic of iql on walker2d-medium-v2, halfcheetah-medium-v2: 20,000 steps leave about 37% of the gap to its fixed point (n 1, "
-        "discount 0.99, target rate 0.005) and carry a reward back 100 steps; 100,000 steps would leave 0.7 % "
+        "critic of iql on walker2d-medium-v2, halfcheetah-medium-v2: 20,000 steps leave about 37% of the gap to its fixed point "
+        "(n 1, discount 0.99, target rate 0.005) and carry a reward back 100 steps; 100,000 steps would leave 0.7 % "
         "(critic.gradient_steps, or --preset fair)"
     )
     assert (
