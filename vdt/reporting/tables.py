@@ -258,7 +258,6 @@ def _measure_cost(records: Sequence[CellRecord]) -> list[str]:
     memory = [record.memory.values() for record in records]
     shared = {phase for record in records for phase, owner in record.shared_from.items() if owner}
     critics = any(record.config.get("critic.gradient_steps") != 0 for record in records)  # else it costs nothing
-    phases = [phase for phase in PHASES if critics or phase != "pretrain_critic"]
     return [
         _average((p.policy for p in parameters), "{:,.0f}".format),
         _average((p.critic for p in parameters if critics), "{:,.0f}".format),
@@ -267,7 +266,10 @@ def _measure_cost(records: Sequence[CellRecord]) -> list[str]:
             for kind in KINDS
         ),
         *(
-            _average((r.seconds[phase] for r in records if phase in r.seconds and phase in phases), _tenths)
+            _average(
+                (r.seconds[phase] for r in records if phase in r.seconds and (critics or phase != "pretrain_critic")),
+                _tenths,
+            )
             + ("*" if phase in shared else "")
             for phase in PHASES
         ),
