@@ -36,7 +36,8 @@ def serve(folder: Path, name: str, *words: str, health: str) -> Iterator[subproc
                 time.sleep(0.2)
             yield process
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # the block may have ended it
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
 
 

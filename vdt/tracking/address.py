@@ -14,6 +14,10 @@ from vdt.tracking.store import get_experiment_id, get_tracking_uri, open_store
 HOST, PORT = "127.0.0.1", 5000
 ONE_WORKER = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else eight processes more, of which some outlive it
 BACKEND = "MLFLOW_BACKEND_STORE_URI"  # MLflow's variable: address of the store that its server serves
+NO_LIFESPAN = [
+    "--uvicorn-opts",
+    "--lifespan off",
+]  # only tidies up after MLflow's assistant; Ctrl-C ends in its traceback
 RUNS = "#/experiments/{}/runs?workflowType=machine_learning"  # without the type MLflow opens its page for chat traces
 
 
@@ -52,6 +56,6 @@ def serve_runs(base: Path, port: int = PORT) -> None:
 
     The store's address goes to it as an environment variable: other users of the machine see the words of a command.
     """
-    where = ["--workers", "1", "--host", HOST, "--port", str(port)]
+    where = ["--workers", "1", "--host", HOST, "--port", str(port), *NO_LIFESPAN]
     os.environ.update({**ONE_WORKER, BACKEND: get_tracking_uri(base)})
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *where])
