@@ -9,6 +9,8 @@ correlation over the data is the test.
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +58,9 @@ def compute_past_errors(residuals: Values, discount: float, lag: int) -> Values:
     return residuals[:-lag] - discount**lag * residuals[lag:]
 
 
-def compute_history_correlation(episodes: list[Values], discount: float) -> float | None:
+def compute_history_correlation(
+    episodes: Sequence[Values], discount: float, weights: Sequence[float] | None = None
+) -> float | None:
     """Compute the correlation of V's error before a step and its error after the step, over all steps of all episodes.
 
     With one policy and a true V it is 0: errors are then martingale differences.
@@ -64,22 +68,32 @@ def compute_history_correlation(episodes: list[Values], discount: float) -> floa
     Args:
         episodes: of each the residuals (T,).
         discount: gamma.
+        weights: how much a step of each episode counts, as often as the critic met it; none: all alike.
 
     Returns:
         From -1 to 1; none where fewer than `FEWEST_PAIRS` steps come `find_lag` steps after the start of their episode.
     """
     lag = find_lag(discount)
-    long = [residuals for residuals in episodes if len(residuals) > lag]
-    if sum(len(residuals) - lag for residuals in long) < FEWEST_PAIRS:
+    each = [1.0] * len(episodes) if weights is None else weights
+    long = [(residuals, weight) for residuals, weight in zip(episodes, each, strict=True) if len(residuals) > lag]
+    if sum(len(residuals) - lag for residuals, _ in long) < FEWEST_PAIRS:
         return None
-    past = np.concatenate([compute_past_errors(residuals, discount, lag) for residuals in long])
-    future = np.concatenate([residuals[lag:] for residuals in long])
-    spread = float(past.std() * future.std())
-    return float(np.mean((past - past.mean()) * (future - future.mean()))) / spread if spread > 0 else 0.0
+    past = np.concatenate([compute_past_errors(residuals, discount, lag) for residuals, _ in long])
+    future = np.concatenate([residuals[lag:] for residuals, _ in long])
+    share = np.concatenate([np.full(len(residuals) - lag, weight) for residuals, weight in long])
+    share /= share.sum()
+    past, future = past - share @ past, future - share @ future
+    spread = math.sqrt((share @ past**2) * (share @ future**2))
+    return float(share @ (past * future)) / spread if spread > 0 else 0.0
 
 
 def measure_history_correlation(
-    critic: Critic, dataset: TrajectoryDataset, normalizer: Normalizer, reward_scale: float, reward_shift: float
+    critic: Critic,
+    dataset: TrajectoryDataset,
+    normalizer: Normalizer,
+    reward_scale: float,
+    reward_shift: float,
+    weights: Sequence[float] | None = None,
 ) -> float | None:
     """Compute the history correlation of a critic on its data, on `MOST_STEPS` steps at most.
 
@@ -89,12 +103,14 @@ def measure_history_correlation(
         normalizer: of the observations.
         reward_scale: of the critic's rewards, which are (r + reward_shift) * reward_scale.
         reward_shift: see there.
+        weights: how often the critic met a step of each episode, relative to others; none: all alike.
 
     Returns:
         As `compute_history_correlation`.
     """
     discount, device = critic.config.discount, normalizer.mean.device
     residuals: list[Values] = []
+    counts: list[float] = []
     left = MOST_STEPS
     for index in np.random.default_rng(0).permutation(len(dataset)).tolist():
         episode = dataset[index]
@@ -106,7 +122,8 @@ def measure_history_correlation(
             values = critic.value(normalizer.normalize(observations)).double().cpu().numpy()
         rewards = (episode.rewards[:steps].astype(np.float64) + reward_shift) * reward_scale
         residuals.append(compute_residuals(values, rewards, discount, terminated=episode.terminated))
+        counts.append(1.0 if weights is None else weights[index])
         left -= steps
         if left <= 0:
             break
-    return compute_history_correlation(residuals, discount)
+    return compute_history_correlation(residuals, discount, counts)

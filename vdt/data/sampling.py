@@ -9,6 +9,23 @@ from vdt.data.batches import ContextBatch, SequenceBatch, TransitionBatch, conca
 from vdt.data.trajectory_store import StepRows, TrajectoryStore
 
 
+def compute_return_weights(returns: Tensor, temperature: float) -> Tensor:
+    """Compute by what `data.trajectory_weighting` return multiplies the share of each trajectory's steps (Hong et al., 2023).
+
+    Args:
+        returns: (E,) float64 of the trajectories, in any unit.
+        temperature: of their standardised values; smaller prefers the best more.
+
+    Returns:
+        exp(z / temperature), (E,), the largest 1; all 1 where the returns are equal.
+    """
+    spread = float(returns.std(correction=0))
+    if spread <= 1e-8 * float(returns.abs().max()):  # equal but for rounding
+        return torch.ones_like(returns)
+    standard = (returns - returns.mean()) / spread
+    return torch.exp((standard - standard.max()) / temperature)
+
+
 class Sampler:
     """Two-step sampler: a trajectory first, then a start inside it, uniformly.
 
@@ -90,11 +107,7 @@ class Sampler:
         if self.weighting == "length":
             return lengths.double()
         returns = self.buffer.take(starts, self.buffer.column.return_to_go).double()
-        spread = float(returns.std(correction=0))
-        if spread <= 1e-8 * float(returns.abs().max()):  # equal but for rounding
-            return lengths.double()
-        standard = (returns - returns.mean()) / spread
-        return lengths * torch.exp((standard - standard.max()) / self.return_temperature)
+        return lengths * compute_return_weights(returns, self.return_temperature)
 
     def sample_transitions(self, batch_size: int) -> TransitionBatch:
         """Draw independent n-step transitions for the critic (M2)."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from vdt.agent.actor_critic import ActorCritic
 from vdt.checkpoint.store import State
 from vdt.config.guidance import tests_critic
@@ -11,6 +13,7 @@ from vdt.config.schema import Config
 from vdt.critic.critic import Critic
 from vdt.critic.trust import measure_history_correlation
 from vdt.data.normalization import Normalizer
+from vdt.data.sampling import compute_return_weights
 from vdt.data.trajectory import TrajectoryDataset
 
 
@@ -21,7 +24,21 @@ def measure_trust(config: Config, critic: Critic, dataset: TrajectoryDataset, so
     normalizer = Normalizer(**source["normalizer"], clip=config.data.observation_clip)
     normalizer = normalizer.to(next(critic.parameters()).device)
     kept = dataset.keep_best(config.data.keep_best_fraction)
-    return measure_history_correlation(critic, kept, normalizer, source["reward_scale"], config.task.reward_shift)
+    return measure_history_correlation(
+        critic, kept, normalizer, source["reward_scale"], config.task.reward_shift, compute_step_weights(config, kept)
+    )
+
+
+def compute_step_weights(config: Config, dataset: TrajectoryDataset) -> list[float]:
+    """Compute how often a step of each episode is drawn, relative to the others (`data.trajectory_weighting`)."""
+    match config.data.trajectory_weighting:
+        case "uniform":
+            return [1 / steps for steps in dataset.lengths.tolist()]
+        case "return":
+            returns = torch.from_numpy(dataset.episode_returns)
+            return [float(weight) for weight in compute_return_weights(returns, config.data.return_temperature)]
+        case _:
+            return [1.0] * len(dataset)
 
 
 def withdraw_untrusted(config: Config, actor_critic: ActorCritic) -> Config:

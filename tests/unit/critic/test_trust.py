@@ -60,6 +60,19 @@ def test_one_policy_has_no_correlation_and_several_have() -> None:
     assert several is not None and several > 0.3
 
 
+def test_weights_count_steps_as_often_as_the_critic_met_them() -> None:
+    episodes = make_residuals([-0.5, 0.5], episodes=60)
+    twice = compute_history_correlation([*episodes, *episodes[:20]], DISCOUNT)
+    weighted = compute_history_correlation(episodes, DISCOUNT, [2.0] * 20 + [1.0] * 40)
+    assert weighted == pytest.approx(twice, rel=1e-9)
+    assert weighted != pytest.approx(compute_history_correlation(episodes, DISCOUNT), rel=1e-3)
+
+
+def test_one_policy_that_counts_alone_has_no_correlation() -> None:
+    found = compute_history_correlation(make_residuals([-0.5, 0.5]), DISCOUNT, [1.0, 0.0] * 150)
+    assert found is not None and abs(found) < 0.09
+
+
 def test_a_constant_error_of_v_is_no_correlation() -> None:
     biased = [residuals + 7.0 for residuals in make_residuals([0.0])]
     found = compute_history_correlation(biased, DISCOUNT)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from support.builders import RecordingTracker, assert_identical, make_config, make_store
 from support.environments import COUNTDOWN
@@ -14,12 +15,14 @@ from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
 from vdt.checkpoint.store import load_state
 from vdt.config.schema import Config
+from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_gymnasium_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.evaluation.evaluate import evaluate_agents
 from vdt.tracking import NullTracker
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.guidance import compute_step_weights
+from vdt.training.offline import make_offline_buffer, make_sampler, pretrain_critic, train_actor
 from vdt.training.online import make_tuner, tune_online
 from vdt.training.seeding import seed_buffer
 
@@ -152,3 +155,15 @@ def test_policies_of_release_0_2_are_guided(mixed: Path) -> None:
     state = load_state(mixed)["actor_critic"]
     del state["history_correlation"]
     assert ActorCritic.from_state(state, CPU).is_guided
+
+
+@pytest.mark.parametrize("weighting", ["length", "uniform", "return"])
+def test_the_critic_is_tested_on_the_steps_that_it_was_trained_on(weighting: str) -> None:
+    config = make_config({"data.trajectory_weighting": weighting})
+    dataset = TrajectoryDataset.from_trajectories([*[*MIXTURE][:8], next(iter(MIXTURE.keep_first(9)))])
+    buffer = make_offline_buffer(config, dataset, Normalizer.fit(dataset), 1.0)
+    weights = compute_step_weights(config, dataset)
+    expected = np.repeat(weights, dataset.lengths)
+    rows = buffer.list_step_rows(buffer.index()).tolist()
+    drawn = make_sampler(config, buffer, 1).sample_rows(60_000).tolist()
+    assert chisquare([drawn.count(row) for row in rows], expected / expected.sum() * 60_000).pvalue > 0.001
