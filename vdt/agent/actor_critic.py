@@ -85,12 +85,13 @@ def _make_target_settings(config: Config, reward_scale: float, n_step: int | Non
 
 
 def make_buffer_sampler(config: Config, buffer: TrajectoryStore, generator: torch.Generator) -> Sampler:
-    """Make a sampler that draws from `buffer` as `data` says."""
-    data = config.data
+    """Make a sampler that draws from `buffer` as `data` says, and for the policy as `actor` says."""
+    data, drawn = config.data, config.actor.trajectory_weighting
     return Sampler(
         buffer,
         data.trajectory_weighting,
         generator,
+        policy_weighting="" if drawn == "same" else drawn,
         return_temperature=data.return_temperature,
         starts_before=data.window_start == "before",
     )

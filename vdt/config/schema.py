@@ -111,10 +111,11 @@ class ActorConfig:
     q_normalization: Literal["gradient", "magnitude", "none"]
     next_observation_coefficient: Number = Field(ge=0.0)
     reward_coefficient: Number = Field(ge=0.0)
-    learning_rate_schedule: Literal["cosine", "constant"] = "cosine"  # these four new since release 0.2
+    learning_rate_schedule: Literal["cosine", "constant"] = "cosine"  # this and the following: new since release 0.2
     q_source: Literal["min_target", "q1"] = "min_target"
     warm_start_steps: Whole = Field(default=0, ge=0)
     max_history_correlation: Number = Field(default=1.0, ge=0.0, le=1.0)
+    trajectory_weighting: Literal["same", "length", "uniform", "return"] = "same"
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

@@ -43,12 +43,23 @@ class Sampler:
         weighting: str,
         generator: torch.Generator,
         *,
+        policy_weighting: str = "",
         return_temperature: float = 1.0,
         starts_before: bool = False,
     ) -> None:
-        """Draw from `buffer` with the buffer's device's `generator`."""
+        """Draw from `buffer` with the buffer's device's `generator`.
+
+        Args:
+            buffer: of trajectories.
+            weighting: "length", "uniform" or "return".
+            generator: of the draws.
+            policy_weighting: of steps and sub-trajectories that the policy learns from; empty: as `weighting`. The
+                critic's transitions are drawn by `weighting` in any case.
+            return_temperature: of weighting "return".
+            starts_before: of sub-trajectories, see above.
+        """
         self.buffer = buffer
-        self.weighting = weighting
+        self.weightings = {True: weighting, False: policy_weighting or weighting}  # with targets (the critic's) or all
         self.generator = generator
         self.return_temperature, self.starts_before = return_temperature, starts_before
         self._pools: dict[bool, tuple[tuple[Tensor, Tensor], StepRows]] = {}  # with targets or all: index and rows
@@ -62,12 +73,13 @@ class Sampler:
             count: how many.
             with_target: whether only steps with a target of the critic are drawn (M2).
         """
-        if self.weighting == "return":
+        weighting = self.weightings[with_target]
+        if weighting == "return":
             starts, place = self._draw(count, 0, with_target=with_target)
             return starts + place
         index = self.buffer.index_targets() if with_target else self.buffer.index()
         starts, lengths = index
-        if self.weighting == "length":
+        if weighting == "length":
             seen, pool = self._pools.get(with_target, (None, None))
             if seen is not index or pool is None:
                 _expect_some(lengths)
@@ -91,7 +103,7 @@ class Sampler:
         seen, bounds = self._bounds.get((with_target, before), (None, starts))
         if seen is not index:
             _expect_some(lengths)
-            shares = self._compute_shares(starts, lengths)
+            shares = self._compute_shares(self.weightings[with_target], starts, lengths)
             bounds = torch.cat([shares.new_zeros(1), torch.cumsum(shares, 0) / shares.sum()])
             self._bounds[with_target, before] = index, bounds
         uniform = torch.rand(count, generator=self.generator, device=starts.device, dtype=torch.float64)
@@ -100,11 +112,11 @@ class Sampler:
         inside = ((uniform - low) / (high - low) * lengths[trajectory]).long()
         return starts[trajectory], torch.minimum(inside, lengths[trajectory] - 1) - before
 
-    def _compute_shares(self, starts: Tensor, lengths: Tensor) -> Tensor:
+    def _compute_shares(self, weighting: str, starts: Tensor, lengths: Tensor) -> Tensor:
         """Compute what the probability of each trajectory is proportional to, (E,), from first rows and numbers of starts."""
-        if self.weighting == "uniform":
+        if weighting == "uniform":
             return torch.ones_like(lengths, dtype=torch.float64)
-        if self.weighting == "length":
+        if weighting == "length":
             return lengths.double()
         returns = self.buffer.take(starts, self.buffer.column.return_to_go).double()
         return lengths * compute_return_weights(returns, self.return_temperature)

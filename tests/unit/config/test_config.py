@@ -194,17 +194,16 @@ def test_baselines_switch_the_critic_off() -> None:
 
 
 def test_transformers_draw_by_return_and_others_as_their_papers_do() -> None:
-    drawn = {m: resolve_config(ENV, method=m).data.trajectory_weighting for m in METHODS}
+    drawn = {m: resolve_config(ENV, method=m).actor.trajectory_weighting for m in METHODS}
     assert {m for m, how in drawn.items() if how == "return"} == {"vdt", "dt", "odt"}
-    assert {how for m, how in drawn.items() if m not in ("vdt", "dt", "odt")} == {"length"}
-    assert resolve_config(ENV, preset="paper").data.trajectory_weighting == "length"
-    assert resolve_config("kitchen-complete-v0").data.trajectory_weighting == "length"
+    assert {how for m, how in drawn.items() if m not in ("vdt", "dt", "odt")} == {"same"}
+    assert resolve_config(ENV, preset="paper").actor.trajectory_weighting == "same"
+    assert resolve_config("kitchen-complete-v0").actor.trajectory_weighting == "same"
 
 
 def test_methods_share_data_and_budget() -> None:
     configs = [resolve_config(ENV, method=method) for method in ("vdt", "dt", "bc")]
-    assert len({dataclasses.replace(c.data, trajectory_weighting="length") for c in configs}) == 1
-    assert len({c.evaluation for c in configs}) == 1
+    assert len({c.data for c in configs}) == len({c.evaluation for c in configs}) == 1
     policies = [c for c in configs if c.policy.kind == "transformer"]  # bc sees transitions: test_methods.py
     assert len({(c.actor.gradient_steps, c.actor.batch_size, c.policy.context_length) for c in policies}) == 1
     assert len(policies) == 2

@@ -222,6 +222,25 @@ def test_trajectories_are_drawn_by_their_return(temperature: float) -> None:
     assert set(cool.sample_rows(100).tolist()) <= set(rows[6:]), "only the best"
 
 
+def test_policy_and_critic_draw_by_weightings_of_their_own() -> None:
+    """Transitions come as from a sampler of the one weighting, sub-trajectories and steps as from one of the other."""
+
+    def make(weighting: str, policy_weighting: str = "") -> Sampler:
+        generator = torch.Generator().manual_seed(0)
+        return Sampler(make_marked_buffer(1.0, 5), weighting, generator, policy_weighting=policy_weighting)
+
+    both = [make("length", "return") for _ in range(3)]
+    assert torch.equal(
+        both[0].sample_transitions(200).observations, make("length").sample_transitions(200).observations
+    )
+    assert torch.equal(
+        both[1].sample_sequences(200, 2).observations, make("return").sample_sequences(200, 2).observations
+    )
+    assert torch.equal(both[2].sample_steps(200)[0], make("return").sample_steps(200)[0])
+    other = make("length")
+    assert not torch.equal(make("length", "return").sample_steps(200)[0], other.sample_steps(200)[0])
+
+
 def test_equal_returns_are_drawn_by_length() -> None:
     buffer = make_marked_buffer(0.0, 3)
     rows = Sampler(buffer, "return", torch.Generator().manual_seed(0)).sample_rows(6000)

@@ -165,5 +165,5 @@ def test_the_critic_is_tested_on_the_steps_that_it_was_trained_on(weighting: str
     weights = compute_step_weights(config, dataset)
     expected = np.repeat(weights, dataset.lengths)
     rows = buffer.list_step_rows(buffer.index()).tolist()
-    drawn = make_sampler(config, buffer, 1).sample_rows(60_000).tolist()
+    drawn = make_sampler(config, buffer, 1).sample_rows(60_000, with_target=True).tolist()
     assert chisquare([drawn.count(row) for row in rows], expected / expected.sum() * 60_000).pvalue > 0.001
