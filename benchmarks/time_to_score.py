@@ -34,7 +34,8 @@ from vdt.environments.scores import compute_normalized_score
 from vdt.evaluation.evaluate import evaluate
 from vdt.experiments.resolve import resolve_config
 from vdt.tracking import LoadableModel, NullTracker
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import train_actor
 
 ABOVE_THE_DATA = (0, 10, 20)  # normalized points
 

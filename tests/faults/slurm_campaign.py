@@ -150,7 +150,8 @@ def train_here(cell: Cell, folder: Path, home: Path) -> tuple[dict[str, Any], di
     """Train a cell in this process; return its final states by step, and its curves."""
     from vdt.data.storage import load_snapshot
     from vdt.datasets.snapshot import make_snapshot
-    from vdt.training.offline import pretrain_critic, train_actor
+    from vdt.training.critic_pretraining import pretrain_critic
+    from vdt.training.offline import train_actor
 
     config, recorder = cell.config, Recorder()
     snapshot = asdict(make_snapshot(config, home))

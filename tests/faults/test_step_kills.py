@@ -22,7 +22,8 @@ from support.builders import assert_identical, make_config, make_dataset, make_s
 from vdt.checkpoint.store import load_state
 from vdt.experiments.resolve import resolve_config
 from vdt.tracking import MLflowTracker, NullTracker, create_run, open_store
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import train_actor
 from vdt.training.online import tune_online
 from vdt.training.seeding import seed_buffer
 

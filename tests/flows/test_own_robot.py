@@ -18,7 +18,8 @@ from vdt.experiments.resolve import resolve_config
 from vdt.system.files import compute_file_digest
 from vdt.system.home import ROOT
 from vdt.tracking import NullTracker, open_store
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import train_actor
 
 HEADER = "episode,observation_0,observation_1,action_0,reward,terminated"
 SMALL = ("--preset", "smoke")

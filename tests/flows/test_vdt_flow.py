@@ -1,6 +1,7 @@
 """The whole pipeline on the smoke preset, with the real Metaflow, MLflow, DVC and MuJoCo."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,8 @@ def test_the_card_opens_in_a_browser(run: Any, folder: Path, width: int) -> None
     with open_browser() as browser:
         page = browser.open(card.as_uri(), width)
     assert find_faults(page) == [] and find_foreign(page) == []
-    assert len(page["images"]) > 5 and f"On {ENV}, vdt scores" in page["text"]
+    assert len(page["images"]) > 5
+    assert re.search(rf"On {ENV}, vdt (scores|earns a return of) \d", page["text"])  # a return where episodes were cut
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_gymnasium_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.tracking import NullTracker
-from vdt.training.offline import pretrain_critic
+from vdt.training.critic_pretraining import pretrain_critic
 
 DISCOUNT = 0.9
 

@@ -20,7 +20,8 @@ from vdt.environments.rollout import collect_trajectories
 from vdt.evaluation.evaluate import evaluate
 from vdt.experiments.resolve import resolve_config
 from vdt.tracking import NullTracker
-from vdt.training.offline import make_sampler, pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import make_sampler, train_actor
 from vdt.training.online import tune_online
 from vdt.training.seeding import seed_buffer
 

@@ -32,7 +32,8 @@ from vdt.environments.rollout import collect_trajectories
 from vdt.evaluation.evaluate import evaluate
 from vdt.policy.losses import AdvantageWeighting
 from vdt.tracking import NullTracker
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import train_actor
 from vdt.training.online import make_tuner
 from vdt.training.seeding import seed_buffer, select_best_trajectories
 from vdt.training.update import compute_learning_rate, compute_policy_losses

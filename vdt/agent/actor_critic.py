@@ -114,6 +114,7 @@ class ActorCritic:
         return_percentiles: 0th to 100th of the data's episode returns; empty in checkpoints of release 0.2.0.
         history_correlation: of the critic's errors before and after a step (`vdt/critic/trust.py`); none where it was
             not measured.
+        critic_weighting: by which the critic drew trajectories; empty: by `data.trajectory_weighting`.
         target_policy: follows the policy slowly; only where the critic values it (`critic.bootstrap` policy).
         compiled_policy: the policy's pass while it trains, if that is compiled (`runtime.compile`).
     """
@@ -129,6 +130,7 @@ class ActorCritic:
     critic_steps: int = 0
     return_percentiles: tuple[float, ...] = ()
     history_correlation: float | None = None
+    critic_weighting: str = ""
     target_policy: nn.Module | None = None
     compiled_policy: Callable[..., Any] | None = None
 
@@ -201,6 +203,7 @@ class ActorCritic:
             "reward_statistics": vars(self.reward_statistics).copy(),
             "return_percentiles": list(self.return_percentiles),
             "history_correlation": self.history_correlation,
+            "critic_weighting": self.critic_weighting,
             **self._get_follower_state(),
         }
 
@@ -216,7 +219,8 @@ class ActorCritic:
         self.weighting = AdvantageWeighting(**state["weighting"])
         self.gradient_steps = state["gradient_steps"]
         self.reward_statistics, self.return_percentiles = _read_statistics(state)
-        self.history_correlation = state.get("history_correlation")  # new since release 0.2
+        self.history_correlation = state.get("history_correlation")  # this and the next: new since release 0.2
+        self.critic_weighting = state.get("critic_weighting", "")
         if self.config.trains_together:
             self.critic.load_state_dict(state["critic"])
         if self.target_policy is not None:
@@ -242,6 +246,7 @@ class ActorCritic:
             state.get("critic_steps", 0),
             return_percentiles,
             state.get("history_correlation"),
+            state.get("critic_weighting", ""),
         )
         actor_critic = cls(config, policy, critic, *numbers)
         if "target_policy" in state:

@@ -16,6 +16,13 @@ def tests_critic(config: Config) -> bool:
     return config.actor.max_history_correlation < 1 and sees_more and asks_critic(config)
 
 
+def tries_second_critic(config: Config) -> bool:
+    """Return whether a critic that fails its test is followed by one of other draws (`critic.second_weighting`)."""
+    second = config.critic.second_weighting
+    alone = config.critic.gradient_steps > 0 and not config.trains_together
+    return second not in ("none", config.data.trajectory_weighting) and alone and tests_critic(config)
+
+
 def may_guide(history_correlation: float | None, limit: float) -> bool:
     """Return whether a critic may guide: its errors' correlation is at most the limit, or was not measured."""
     return history_correlation is None or history_correlation <= limit

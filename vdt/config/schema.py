@@ -72,6 +72,7 @@ class CriticConfig:
     target_every: Whole = Field(default=1, ge=1)
     members: Whole = Field(default=2, ge=1, le=100)
     layer_norm: Flag = False
+    second_weighting: Literal["none", "return"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

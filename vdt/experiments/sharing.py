@@ -14,13 +14,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vdt.checkpoint.store import DONE, CheckpointError, CheckpointStore, load_state
+from vdt.config.guidance import tries_second_critic
 from vdt.config.schema import Config
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.experiments.results_store import compute_code_digest, digest_of
 from vdt.system.files import write_text
 from vdt.system.locks import hold_lock
 from vdt.tracking import CONTINUED_FROM, SHARED_FROM, CopyingTracker, Tags, Tracker, read_copy
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import train_actor
 from vdt.training.score_curve import Watch
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ def compute_critic_key(config: Config, md5: str) -> str:
             "reward": [task.reward_scaling, task.reward_shift],
             "data": data,
             "critic": dataclasses.asdict(config.critic),
+            "limit": config.actor.max_history_correlation if tries_second_critic(config) else None,
             "init": config.init.sha256,
             "seed": config.seed,
             "runtime": [runtime.device, runtime.compile, runtime.acceleration],  # the precision is the policy's

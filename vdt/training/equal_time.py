@@ -16,7 +16,8 @@ from vdt.config.schema import Config
 from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.system.machine import use_threads
-from vdt.training.offline import ActorTrainer, CriticTrainer, calibrate_weighting, make_offline_buffer, make_sampler
+from vdt.training.critic_pretraining import CriticTrainer
+from vdt.training.offline import ActorTrainer, calibrate_weighting, make_offline_buffer, make_sampler
 
 EPISODES, STEPS = 100, 500  # of the trial data: random numbers, as long as real episodes
 ROUNDS = 5  # in which all methods take their turns: other programs slow them alike

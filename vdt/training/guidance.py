@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 
 from vdt.agent.actor_critic import ActorCritic
 from vdt.checkpoint.store import State
-from vdt.config.guidance import tests_critic
+from vdt.config.guidance import may_guide, tests_critic, tries_second_critic
+from vdt.config.layers import config_from_yaml
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
 from vdt.critic.trust import measure_history_correlation
@@ -21,6 +23,7 @@ def measure_trust(config: Config, critic: Critic, dataset: TrajectoryDataset, so
     """Compute the history correlation of a critic's checkpoint (`vdt/critic/trust.py`); none where nothing depends on it."""
     if not tests_critic(config):
         return None
+    config = follow_weighting(config, config_from_yaml(source["config"]).data.trajectory_weighting)
     normalizer = Normalizer(**source["normalizer"], clip=config.data.observation_clip)
     normalizer = normalizer.to(next(critic.parameters()).device)
     kept = dataset.keep_best(config.data.keep_best_fraction)
@@ -41,6 +44,25 @@ def compute_step_weights(config: Config, dataset: TrajectoryDataset) -> list[flo
             return [1.0] * len(dataset)
 
 
+def passes_test(config: Config, critic: Critic, dataset: TrajectoryDataset, source: State) -> bool:
+    """Return whether a critic may guide; arguments as of `measure_trust`."""
+    return may_guide(measure_trust(config, critic, dataset, source), config.actor.max_history_correlation)
+
+
+def choose_critic_draws(config: Config, place: int) -> tuple[Config, bool]:
+    """Return the configuration of the first (0) or the second critic, and whether another may follow the one asked for."""
+    if place == 0:
+        return config, tries_second_critic(config)
+    return follow_weighting(config, config.critic.second_weighting), False
+
+
+def follow_weighting(config: Config, weighting: str) -> Config:
+    """Return the configuration whose critic draws trajectories by `weighting`; the policy draws as before."""
+    drawn = config.actor.trajectory_weighting
+    actor = replace(config.actor, trajectory_weighting=config.data.trajectory_weighting if drawn == "same" else drawn)
+    return replace(config, data=replace(config.data, trajectory_weighting=cast(Any, weighting)), actor=actor)
+
+
 def withdraw_untrusted(config: Config, actor_critic: ActorCritic) -> Config:
     """Return the configuration that a policy is trained by: without the critic, as `dt`, where that may not guide."""
     if actor_critic.is_guided:
@@ -56,7 +78,9 @@ def describe_trust(config: Config, actor_critic: ActorCritic) -> str:
         return ""
     if found is None:
         return "critic guides: too few episodes are long enough to compare its errors before and after a step"
-    shown = f"its errors before and after a step correlate by {found:.3f}, "
+    second = actor_critic.critic_weighting not in ("", config.data.trajectory_weighting)
+    drawn = f" (it drew episodes by {actor_critic.critic_weighting})" if second else ""
+    shown = f"its errors before and after a step correlate by {found:.3f}{drawn}, "
     if actor_critic.is_guided:
         return f"critic guides: {shown}at most {limit:g} (actor.max_history_correlation)"
     return (

@@ -72,6 +72,7 @@ def run_gradient_steps(
     tracker: Tracker,
     checkpoints: CheckpointStore,
     model: LoadableModel | None = None,
+    is_done: Callable[[], bool] = lambda: True,
 ) -> Path:
     """Run the steps after those of `state`, up to `total`.
 
@@ -84,9 +85,10 @@ def run_gradient_steps(
         tracker: takes the metrics.
         checkpoints: takes the states.
         model: that the final checkpoint becomes; none if it cannot act.
+        is_done: asked after the last step; if not, the stage goes on with other steps and the checkpoint is not its final one.
 
     Returns:
-        The final checkpoint.
+        The last checkpoint.
     """
     start: int = state["step"] if state else 0
     values: dict[str, float] = state["metrics"] if state else {}
@@ -103,4 +105,4 @@ def run_gradient_steps(
             save_checkpoint(name, step, get_state(step), values, tracker, checkpoints)
         progress.report(step, {k.split("/")[1]: v for k, v in values.items() if "loss" in k or "std" in k})
     tracker.log_rate(name, total, total - start, time.monotonic() - began)
-    return save_checkpoint(name, total, get_state(total), values, tracker, checkpoints, final=True, model=model)
+    return save_checkpoint(name, total, get_state(total), values, tracker, checkpoints, final=is_done(), model=model)

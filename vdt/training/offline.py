@@ -1,10 +1,10 @@
-"""Offline phase: critic first, then the policy against the frozen critic."""
+"""Offline phase: the policy against the frozen critic, or both together."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,14 +12,14 @@ from torch import Tensor
 from vdt.acceleration.convert import make_critic_update
 from vdt.acceleration.threads import ThreadTuner, make_thread_tuner
 from vdt.agent.actor_critic import ActorCritic, make_buffer_sampler, make_critic, make_policy, make_store
-from vdt.agent.initial import DIGITS, load_initial
+from vdt.agent.initial import load_initial
 from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
 from vdt.checkpoint.store import CheckpointStore, State, load_state
+from vdt.config.layers import config_from_yaml
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
 from vdt.data.normalization import Normalizer, RewardStatistics
 from vdt.data.return_quantiles import compute_return_percentiles
-from vdt.data.reward_scale import compute_reward_scale
 from vdt.data.sampling import CriticSampler, MixedSampler, Sampler
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.data.trajectory_store import TrajectoryStore
@@ -61,35 +61,22 @@ def make_offline_buffer(
     return make_store(config, normalizer, reward_scale, dataset.keep_best(config.data.keep_best_fraction))
 
 
-class CriticTrainer:
-    """Trainer of the critic: network, update and draws."""
+class Trainer(Protocol):
+    """What takes gradient steps and can go back to where it was."""
 
-    def __init__(self, config: Config, critic: Critic, sampler: Sampler) -> None:
-        """Train `critic` on batches of `sampler`."""
-        self.config, self.critic, self.sampler = config, critic, sampler
-        self.critic_update = make_critic_update(critic, config.critic.learning_rate, config.runtime)
+    config: Config
 
     def update(self, step: int) -> Metrics:
         """Take gradient step `step` (from 1)."""
-        return vars(self.critic_update.update(self.sampler.sample_transitions(self.config.critic.batch_size)))
 
     def state_dict(self, step: int) -> State:
         """Return the complete state after `step`."""
-        return {
-            "critic": self.critic.state_dict(),
-            "optimizer": self.critic_update.state_dict(),
-            "step": step,
-            "random": get_random_state(self.sampler.generator),
-        }
 
     def load_state_dict(self, state: State) -> None:
         """Continue where `state` stopped."""
-        self.critic.load_state_dict(state["critic"])
-        self.critic_update.load_state_dict(state["optimizer"])
-        set_random_state(state["random"], self.sampler.generator)
 
 
-def tune_threads(name: str, trainer: CriticTrainer | ActorTrainer, device: torch.device, total: int) -> ThreadTuner:
+def tune_threads(name: str, trainer: Trainer, device: torch.device, total: int) -> ThreadTuner:
     """Make the tuner of a trainer's steps, `total` of them."""
     if total == 0:
         return ThreadTuner([torch.get_num_threads()], name)
@@ -100,59 +87,6 @@ def tune_threads(name: str, trainer: CriticTrainer | ActorTrainer, device: torch
         trainer.load_state_dict,
         runtime=trainer.config.runtime,
         device=device,
-    )
-
-
-def pretrain_critic(
-    config: Config,
-    dataset: TrajectoryDataset,
-    tracker: Tracker,
-    checkpoints: CheckpointStore,
-    initial: Path | None = None,
-) -> Path:
-    """Train twin Q and V on the data (M1, M2); if both train together, this is left to `train_actor`.
-
-    Args:
-        config: resolved configuration.
-        dataset: to train on.
-        tracker: takes `critic/…`.
-        checkpoints: of this step.
-        initial: file of the policy that `init` names, if it names one. Critic, normaliser and reward scale are its.
-
-    Returns:
-        The final checkpoint: {"critic", "optimizer", "normalizer", "reward_scale", "config", "step", "random",
-        "metrics", "versions"}.
-    """
-    device = choose_device(config.runtime.device)
-    seed_streams(config.seed)
-    critic = make_critic(config, device)
-    begun = load_initial(config, initial, device)
-    if begun is None:
-        normalizer = Normalizer.fit(dataset, config.data.min_observation_std, config.data.observation_clip).to(device)
-        reward_scale = compute_reward_scale(config.task.reward_scaling, dataset.episode_returns)
-    else:
-        logger.info(f"critic: begins from {config.init.policy} (sha256 {config.init.sha256[:DIGITS]})")
-        critic.load_state_dict(begun.critic.state_dict())
-        normalizer, reward_scale = replace(begun.normalizer, clip=config.data.observation_clip), begun.reward_scale
-    buffer = make_offline_buffer(config, dataset, normalizer, reward_scale)
-    trainer = CriticTrainer(config, critic, make_sampler(config, buffer, 1))
-    state = checkpoints.load_latest()
-    if state is not None:
-        trainer.load_state_dict(state)
-    frozen = {"normalizer": normalizer.state_dict(), "reward_scale": reward_scale, "config": config.to_yaml()}
-    total = 0 if config.trains_together else config.critic.gradient_steps
-    logger.info(
-        f"critic: {total:,} gradient steps on {buffer.target_steps:,} transitions, reward scale {reward_scale:.4g}"
-    )
-    threads = tune_threads("critic", trainer, device, total)
-    return run_gradient_steps(
-        "critic",
-        total,
-        state,
-        lambda step: threads.run(lambda: trainer.update(step)),
-        lambda step: {**trainer.state_dict(step), **frozen},
-        tracker,
-        checkpoints,
     )
 
 
@@ -251,6 +185,7 @@ def make_actor_trainer(
     uniform = AdvantageWeighting(0.0, config.actor.max_advantage_weight, 1.0)
     actor_critic = ActorCritic(config, policy, critic, normalizer, source["reward_scale"], uniform)
     actor_critic.history_correlation = measure_trust(config, critic, dataset, source)
+    actor_critic.critic_weighting = config_from_yaml(source["config"]).data.trajectory_weighting
     actor_critic.weighting = calibrate_weighting(withdraw_untrusted(config, actor_critic), critic, sampler)
     actor_critic.reward_statistics = RewardStatistics.fit(dataset, config.task.return_scale)
     actor_critic.return_percentiles = compute_return_percentiles(dataset.episode_returns)

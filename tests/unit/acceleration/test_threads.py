@@ -24,7 +24,8 @@ from vdt.data.trajectory import TrajectoryDataset
 from vdt.experiments.resolve import resolve_config
 from vdt.system.machine import use_threads
 from vdt.tracking import NullTracker
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import train_actor
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,8 @@ from vdt.environments import make_environment, make_raw_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.system.files import compute_file_digest
 from vdt.tracking import NullTracker
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import train_actor
 from vdt.training.online import tune_online
 from vdt.training.seeding import seed_buffer
 

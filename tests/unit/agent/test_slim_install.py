@@ -18,7 +18,8 @@ from vdt.data.storage import load_snapshot
 from vdt.datasets.snapshot import make_snapshot
 from vdt.experiments.resolve import resolve_config
 from vdt.tracking import NullTracker
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import train_actor
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "policies.md"

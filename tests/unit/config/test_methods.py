@@ -20,7 +20,8 @@ from vdt.data.trajectory import TrajectoryDataset
 from vdt.evaluation.evaluate import evaluate
 from vdt.experiments.resolve import resolve_config
 from vdt.tracking import NullTracker
-from vdt.training.offline import make_offline_buffer, pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import make_offline_buffer, train_actor
 from vdt.training.online import make_tuner
 from vdt.training.seeding import seed_buffer
 

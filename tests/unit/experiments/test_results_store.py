@@ -23,7 +23,8 @@ from vdt.data.trajectory import TrajectoryDataset
 from vdt.experiments.results_store import SHOWING, compute_code_digest, compute_identity, find_result, save_result
 from vdt.experiments.sharing import Sharing, compute_actor_key, compute_critic_key, share_training
 from vdt.tracking import Tracker
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import train_actor
 
 FACTS = {"data": {"md5": "md5"}}
 
@@ -173,6 +174,11 @@ def test_the_actor_is_trained_once(home: Path, dataset: TrajectoryDataset) -> No
     assert load_state(path)["data"] == FACTS["data"] and "data" not in load_state(alone)
 
 
+def test_a_critic_depends_on_the_limit_of_its_test_where_another_may_follow() -> None:
+    limits = [{"critic.second_weighting": "return", "actor.max_history_correlation": limit} for limit in (0.1, 0.2)]
+    assert len({compute_critic_key(make_config(given), "md5") for given in limits}) == 2
+
+
 def test_an_actor_depends_on_the_acting_context_where_a_critic_follows_it() -> None:
     follows = {"critic.bootstrap": "policy", "actor.inverse_temperature": 0, "actor.max_history_correlation": 1}
     contexts = [{**follows, "planner.context_length": steps} for steps in (1, 2)]
@@ -183,6 +189,8 @@ def test_an_actor_depends_on_the_acting_context_where_a_critic_follows_it() -> N
     ("compute_key", "settings", "same"),
     [
         (compute_critic_key, {"actor.gradient_steps": 3, "policy.context_length": 2, "planner.candidates": 1}, True),
+        (compute_critic_key, {"actor.max_history_correlation": 0.1}, True),
+        (compute_critic_key, {"critic.second_weighting": "return"}, False),
         (compute_critic_key, {"task.candidate_returns": [1], "task.return_scale": 3.0}, True),
         (compute_critic_key, {"runtime.precision": "bfloat16"}, True),
         (compute_critic_key, {"runtime.acceleration": "off"}, False),

@@ -11,7 +11,7 @@ from support.builders import make_config, make_dataset, make_store
 from vdt.experiments.sharing import Sharing, compute_critic_key, share_training
 from vdt.tracking import MLflowTracker, create_run, open_store
 from vdt.tracking.mlflow_run import RunSender
-from vdt.training.offline import pretrain_critic
+from vdt.training.critic_pretraining import pretrain_critic
 
 
 def share(home: Path, seed: int, tracker: MLflowTracker) -> str:

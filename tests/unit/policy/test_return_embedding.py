@@ -14,7 +14,8 @@ from vdt.checkpoint.store import load_state
 from vdt.policy.decision_transformer import DecisionTransformer
 from vdt.policy.return_embedding import FREQUENCIES, FourierReturn, make_return_embedding
 from vdt.tracking import NullTracker
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import train_actor
 
 CONFIG = dataclasses.replace(make_config().policy, context_length=5, embedding_size=16, layers=1, heads=2, dropout=0.0)
 

@@ -9,11 +9,18 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from support.builders import RecordingTracker, assert_identical, make_config, make_store
+from support.builders import (
+    Interrupted,
+    InterruptingTracker,
+    RecordingTracker,
+    assert_identical,
+    make_config,
+    make_store,
+)
 from support.environments import COUNTDOWN
 from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
-from vdt.checkpoint.store import load_state
+from vdt.checkpoint.store import DONE, load_state
 from vdt.config.schema import Config
 from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
@@ -21,8 +28,9 @@ from vdt.environments import make_gymnasium_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.evaluation.evaluate import evaluate_agents
 from vdt.tracking import NullTracker
+from vdt.training.critic_pretraining import pretrain_critic
 from vdt.training.guidance import compute_step_weights
-from vdt.training.offline import make_offline_buffer, make_sampler, pretrain_critic, train_actor
+from vdt.training.offline import make_offline_buffer, make_sampler, train_actor
 from vdt.training.online import make_tuner, tune_online
 from vdt.training.seeding import seed_buffer
 
@@ -104,6 +112,63 @@ def test_a_policy_of_one_state_is_not_better_off_alone(tmp_path: Path, settings:
     found = load(train(tmp_path, settings, MIXTURE))
     assert found.history_correlation is None
     assert found.is_guided
+
+
+def pretrain(folder: Path, settings: dict[str, Any], dataset: TrajectoryDataset, tracker: Any = None) -> dict[str, Any]:
+    config = make_config({"actor.max_history_correlation": 0.15, **settings})
+    store = make_store(folder, every=10)
+    state = load_state(pretrain_critic(config, dataset, tracker or NullTracker(), store))
+    assert store.last is not None and (folder / DONE).read_text().strip() == store.last.name
+    return state
+
+
+SECOND = {"critic.second_weighting": "return"}
+
+
+def test_a_critic_that_fails_is_followed_by_one_of_other_draws(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    found = pretrain(tmp_path / "second", SECOND, MIXTURE)
+    assert "episodes drawn by return: the critic before failed its test" in caplog.text
+    alone = pretrain(tmp_path / "alone", {"data.trajectory_weighting": "return"}, MIXTURE)
+    assert (found["step"], alone["step"], found["weighting_place"]) == (60, 30, 1)
+    assert_identical(found["critic"], alone["critic"])
+    assert_identical(found["optimizer"], alone["optimizer"])
+
+
+@pytest.mark.parametrize("settings", [{}, MEMORYLESS, {"actor.max_history_correlation": 1}])
+def test_a_critic_that_passes_or_is_not_tested_is_the_only_one(tmp_path: Path, settings: dict[str, Any]) -> None:
+    dataset = MIXTURE if settings else ONE_POLICY
+    found = pretrain(tmp_path / "second", {**SECOND, **settings}, dataset)
+    assert (found["step"], found["weighting_place"]) == (30, 0)
+    assert_identical(found["critic"], pretrain(tmp_path / "none", settings, dataset)["critic"])
+
+
+@pytest.mark.parametrize("at", [15, 31, 45])
+def test_a_second_critic_continues_to_the_bit(tmp_path: Path, at: int) -> None:
+    whole = pretrain(tmp_path / "whole", SECOND, MIXTURE)
+    with pytest.raises(Interrupted):
+        pretrain(tmp_path / "cut", SECOND, MIXTURE, InterruptingTracker(at))
+    assert not (tmp_path / "cut" / DONE).exists()
+    continued = pretrain(tmp_path / "cut", SECOND, MIXTURE)
+    assert_identical(continued["critic"], whole["critic"])
+    assert_identical(continued["random"], whole["random"])
+
+
+def test_the_policy_carries_its_critics_draws_to_the_online_phase(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    settings = {**SECOND, "actor.max_history_correlation": 0.15}
+    path = train(tmp_path, settings, MIXTURE)
+    assert load(path).critic_weighting == "return"
+    assert "(it drew episodes by return)" in caplog.text
+    config = make_config(settings)
+    buffer = seed_buffer(config, MIXTURE, tmp_path / "buffer.hdf5")
+    tuner = make_tuner(config, path, buffer, MIXTURE, None)
+    assert tuner.sampler.weightings == {True: "return", False: "length"}
+    assert load(train(tmp_path / "one", settings, ONE_POLICY)).critic_weighting == "length"
 
 
 def test_the_reason_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

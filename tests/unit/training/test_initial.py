@@ -19,7 +19,8 @@ from vdt.checkpoint.store import State, load_state
 from vdt.config.errors import ConfigError
 from vdt.config.schema import Config
 from vdt.tracking import NullTracker
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import train_actor
 from vdt.training.online import tune_online
 from vdt.training.seeding import seed_buffer
 

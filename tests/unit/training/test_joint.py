@@ -26,8 +26,9 @@ from vdt.agent.actor_critic import ActorCritic
 from vdt.checkpoint.store import load_state
 from vdt.data.sampling import Sampler, find_bootstrap_rows, gather_contexts
 from vdt.tracking import NullTracker
+from vdt.training.critic_pretraining import pretrain_critic
 from vdt.training.joint import blur_actions, make_proposals, split_critic_steps, take_critic_step
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.offline import train_actor
 from vdt.training.online import tune_online
 from vdt.training.seeding import seed_buffer
 

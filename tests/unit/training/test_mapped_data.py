@@ -17,7 +17,8 @@ from vdt.evaluation.held_out import evaluate_held_out
 from vdt.experiments.results_store import compute_identity
 from vdt.experiments.sharing import compute_actor_key, compute_critic_key
 from vdt.tracking import NullTracker
-from vdt.training.offline import choose_episodes, pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import choose_episodes, train_actor
 from vdt.training.online import make_tuner
 from vdt.training.seeding import seed_buffer
 

@@ -25,7 +25,8 @@ from vdt.data.normalization import RETURN_SCALE_UNITS, RewardStatistics
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.planning.env_model import LearnedModel
 from vdt.tracking import NullTracker
-from vdt.training.offline import make_offline_buffer, make_sampler, pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import make_offline_buffer, make_sampler, train_actor
 
 DATASET = make_dataset((5, 1, 7, 3, 6, 2))
 CONFIG = make_config({"task.reward_scaling": "return_range", "task.reward_shift": 0.5})
@@ -46,7 +47,7 @@ def actor_path(tmp_path_factory: pytest.TempPathFactory, critic_path: Path) -> P
 
 def test_critic_checkpoint(critic_path: Path) -> None:
     state = load_state(critic_path)
-    own = {"critic", "optimizer", "normalizer", "reward_scale", "config", "step", "random"}
+    own = {"critic", "optimizer", "normalizer", "reward_scale", "config", "step", "random", "weighting_place"}
     assert set(state) == own | {"metrics", "versions"}
     assert state["step"] == CONFIG.critic.gradient_steps
     assert config_from_yaml(state["config"]) == CONFIG

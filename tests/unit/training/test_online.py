@@ -23,7 +23,8 @@ from vdt.checkpoint.store import load_state
 from vdt.data.storage import load_snapshot
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.tracking import NullTracker
-from vdt.training.offline import calibrate_weighting, pretrain_critic, sample_advantages, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import calibrate_weighting, sample_advantages, train_actor
 from vdt.training.online import OnlineTuner, make_tuner, tune_online
 from vdt.training.seeding import seed_buffer, select_best_trajectories
 

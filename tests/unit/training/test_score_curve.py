@@ -15,7 +15,8 @@ from support.builders import (
 )
 from vdt.checkpoint.store import load_state
 from vdt.tracking import NullTracker
-from vdt.training.offline import pretrain_critic, train_actor
+from vdt.training.critic_pretraining import pretrain_critic
+from vdt.training.offline import train_actor
 from vdt.training.online import tune_online
 from vdt.training.seeding import seed_buffer
 
