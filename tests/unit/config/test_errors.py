@@ -123,7 +123,8 @@ def test_sections_check_what_they_are_made_of() -> None:
         ),
         (
             {
-                "overrides": "planner.candidates=3 planner.planning_horizon=2 planner.env_model=learned actor.next_observation_coefficient=0"
+                "overrides": "planner.candidates=3 planner.planning_horizon=2 planner.env_model=learned "
+                "actor.next_observation_coefficient=0"
             },
             r"learned env_model needs actor.next_observation_coefficient and actor.reward_coefficient above 0",
         ),
