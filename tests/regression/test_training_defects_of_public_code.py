@@ -154,7 +154,7 @@ def test_checkpoint_complete(agent_files: AgentFiles) -> None:
     tuner.update()
     state = tuner.state_dict()
     actor_critic = {"config", "policy", "critic", "normalizer", "reward_scale", "weighting", "gradient_steps"}
-    actor_critic |= {"reward_statistics", "return_percentiles", "history_correlation"}
+    actor_critic |= {"reward_statistics", "return_percentiles", "history_correlation", "critic_weighting"}
     assert set(state["actor_critic"]) == actor_critic == set(load_state(agent_files[0])["actor_critic"])
     streams = {"sampler", "torch", "cuda", "numpy"}
     assert streams == set(state["random"]) == set(load_state(agent_files[0])["random"])

@@ -186,7 +186,7 @@ def test_the_lines_of_the_readme_load_by_run_id_evaluate_and_act(
     scope: dict[str, Any] = {}
     code = code.replace("<run id>", RUN).replace("Walker2d-v4", COUNTDOWN)
     exec(compile(code, "README.md", "exec"), scope)
-    expected = vdt.evaluate_policy(vdt.load_policy(RUN, lookahead=True), episodes=10).episode_returns
+    expected = vdt.evaluate_policy(vdt.load_policy(RUN), episodes=10).episode_returns
     assert len(expected) == 10 and str(expected) in capsys.readouterr().out
     assert scope["action"].shape == (1,)
 
