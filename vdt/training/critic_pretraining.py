@@ -131,13 +131,11 @@ def train_critic(
     """
     config, place, steps = trainer.config, frozen["weighting_place"], trainer.sampler.buffer.target_steps
     each = 0 if config.trains_together else config.critic.gradient_steps
+    again = (
+        f", episodes drawn by {config.data.trajectory_weighting}: the critic before failed its test" if place else ""
+    )
     logger.info(
-        f"critic: {each:,} gradient steps on {steps:,} transitions, reward scale {frozen['reward_scale']:.4g}"
-        + (
-            f", episodes drawn by {config.data.trajectory_weighting}: the critic before failed its test"
-            if place
-            else ""
-        )
+        f"critic: {each:,} gradient steps on {steps:,} transitions, reward scale {frozen['reward_scale']:.4g}{again}"
     )
     threads, done = tune_threads("critic", trainer, trainer.sampler.buffer.device, each), False
 
