@@ -18,6 +18,7 @@ from flows.unfinished import continue_cells
 from flows.words import check_words
 from vdt.config.convergence import describe_unfinished
 from vdt.config.errors import ConfigError
+from vdt.config.guidance import describe_idle_plans
 from vdt.experiments.cells import OPTIONS, get_reuse, name_option, resolve_cells, resolve_study, split_finished
 from vdt.experiments.preflight import check_cells
 from vdt.experiments.search_trials import check_search
@@ -104,8 +105,9 @@ def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
     if is_main:
         cells = _leave_finished_out(cells, study, given, argv)
         check_cells(cells, device=not any(word.startswith(ENGINES) for word in argv))
-        for unfinished in describe_unfinished(cell.config for cell in cells):
-            logger.warning(unfinished)
+        configs = [cell.config for cell in cells]
+        for warning in (*describe_unfinished(configs), *describe_idle_plans(configs)):
+            logger.warning(warning)
         os.environ[CHECKED] = "1"
     check_folders(home())
 

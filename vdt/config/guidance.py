@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from vdt.config.schema import Config
 
 
@@ -26,3 +28,16 @@ def tries_second_critic(config: Config) -> bool:
 def may_guide(history_correlation: float | None, limit: float) -> bool:
     """Return whether a critic may guide: its errors' correlation is at most the limit, or was not measured."""
     return history_correlation is None or history_correlation <= limit
+
+
+def describe_idle_plans(configs: Iterable[Config]) -> list[str]:
+    """Return one sentence for each horizon that is looked ahead to no end, since one return leaves nothing to choose."""
+    idle: dict[int, dict[str, None]] = {}
+    for config in configs:
+        if config.planner.candidates == 1 and config.planner.planning_horizon > 1:
+            idle.setdefault(config.planner.planning_horizon, {})[f"{config.method} on {config.env}"] = None
+    return [
+        f"{', '.join(who)}: planner.planning_horizon {horizon} does nothing while planner.candidates is 1, as one return "
+        "leaves nothing to choose; 2 or more would"
+        for horizon, who in idle.items()
+    ]

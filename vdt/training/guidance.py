@@ -10,7 +10,6 @@ import torch
 from vdt.agent.actor_critic import ActorCritic
 from vdt.checkpoint.store import State
 from vdt.config.guidance import may_guide, tests_critic, tries_second_critic
-from vdt.config.layers import config_from_yaml
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
 from vdt.critic.trust import measure_history_correlation
@@ -19,34 +18,45 @@ from vdt.data.sampling import compute_return_weights
 from vdt.data.trajectory import TrajectoryDataset
 
 
-def measure_trust(config: Config, critic: Critic, dataset: TrajectoryDataset, source: State) -> float | None:
-    """Compute the history correlation of a critic's checkpoint (`vdt/critic/trust.py`); none where nothing depends on it."""
+def measure_trust(
+    config: Config, critic: Critic, dataset: TrajectoryDataset, source: State, weighting: str
+) -> float | None:
+    """Compute the history correlation of a critic (`vdt/critic/trust.py`); none where nothing depends on it.
+
+    Args:
+        config: of the run.
+        critic: to test.
+        dataset: it was trained on.
+        source: its checkpoint, or the constants in it: {"normalizer", "reward_scale"}.
+        weighting: by which it drew trajectories.
+    """
     if not tests_critic(config):
         return None
-    config = follow_weighting(config, config_from_yaml(source["config"]).data.trajectory_weighting)
     normalizer = Normalizer(**source["normalizer"], clip=config.data.observation_clip)
     normalizer = normalizer.to(next(critic.parameters()).device)
     kept = dataset.keep_best(config.data.keep_best_fraction)
+    weights = compute_step_weights(weighting, config.data.return_temperature, kept)
     return measure_history_correlation(
-        critic, kept, normalizer, source["reward_scale"], config.task.reward_shift, compute_step_weights(config, kept)
+        critic, kept, normalizer, source["reward_scale"], config.task.reward_shift, weights
     )
 
 
-def compute_step_weights(config: Config, dataset: TrajectoryDataset) -> list[float]:
+def compute_step_weights(weighting: str, return_temperature: float, dataset: TrajectoryDataset) -> list[float]:
     """Compute how often a step of each episode is drawn, relative to the others (`data.trajectory_weighting`)."""
-    match config.data.trajectory_weighting:
+    match weighting:
         case "uniform":
             return [1 / steps for steps in dataset.lengths.tolist()]
         case "return":
             returns = torch.from_numpy(dataset.episode_returns)
-            return [float(weight) for weight in compute_return_weights(returns, config.data.return_temperature)]
+            return [float(weight) for weight in compute_return_weights(returns, return_temperature)]
         case _:
             return [1.0] * len(dataset)
 
 
 def passes_test(config: Config, critic: Critic, dataset: TrajectoryDataset, source: State) -> bool:
-    """Return whether a critic may guide; arguments as of `measure_trust`."""
-    return may_guide(measure_trust(config, critic, dataset, source), config.actor.max_history_correlation)
+    """Return whether a critic that drew as `config` says may guide; arguments as of `measure_trust`."""
+    correlation = measure_trust(config, critic, dataset, source, config.data.trajectory_weighting)
+    return may_guide(correlation, config.actor.max_history_correlation)
 
 
 def choose_critic_draws(config: Config, place: int) -> tuple[Config, bool]:

@@ -6,6 +6,7 @@ import pytest
 
 from support.builders import make_config
 from vdt.config.convergence import Convergence, describe_unfinished, estimate_convergence
+from vdt.config.guidance import describe_idle_plans
 from vdt.experiments.resolve import resolve_config
 
 HOPPER = "hopper-medium-v2"
@@ -76,3 +77,13 @@ def test_a_critic_of_a_trial_run_is_named_in_few_words() -> None:
     assert said.endswith(
         "60 steps leave about 99% of the gap to its fixed point: enough to try things out, not for results"
     )
+
+
+def test_a_look_ahead_without_a_choice_is_named() -> None:
+    ahead = "planner.planning_horizon=3 planner.env_model=learned planner.candidates="
+    configs = [resolve_config(env, overrides=f"{ahead}1") for env in (WALKER, HOPPER)]
+    chosen = resolve_config(WALKER, overrides=f"{ahead}2")
+    assert describe_idle_plans([*configs, chosen, resolve_config(WALKER, preset="laptop")]) == [
+        f"vdt on {WALKER}, vdt on {HOPPER}: planner.planning_horizon 3 does nothing while planner.candidates is 1, as one "
+        "return leaves nothing to choose; 2 or more would"
+    ]

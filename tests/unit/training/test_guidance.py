@@ -227,7 +227,7 @@ def test_the_critic_is_tested_on_the_steps_that_it_was_trained_on(weighting: str
     config = make_config({"data.trajectory_weighting": weighting})
     dataset = TrajectoryDataset.from_trajectories([*[*MIXTURE][:8], next(iter(MIXTURE.keep_first(9)))])
     buffer = make_offline_buffer(config, dataset, Normalizer.fit(dataset), 1.0)
-    weights = compute_step_weights(config, dataset)
+    weights = compute_step_weights(weighting, config.data.return_temperature, dataset)
     expected = np.repeat(weights, dataset.lengths)
     rows = buffer.list_step_rows(buffer.index()).tolist()
     drawn = make_sampler(config, buffer, 1).sample_rows(60_000, with_target=True).tolist()

@@ -60,6 +60,15 @@ def test_without_steps_it_is_the_policy_to_the_bit(parent: Path, tmp_path: Path)
     assert load_state(path)["optimizer"]["state"] == {}
 
 
+def test_a_finished_critic_keeps_the_draws_that_made_it(tmp_path: Path) -> None:
+    drawn = {**SCALED, "data.trajectory_weighting": "return"}
+    parent = train(make_config(drawn), tmp_path / "parent")
+    _, path = continue_from(parent, tmp_path, NO_STEPS)
+    assert load(path)["critic_weighting"] == "return"
+    _, more = continue_from(parent, tmp_path / "more", {"critic.gradient_steps": 2})
+    assert load(more)["critic_weighting"] == "length", "trained on with the draws of this run"
+
+
 def test_steps_go_on_from_its_weights_and_count_on(parent: Path, tmp_path: Path) -> None:
     still = {"critic.learning_rate": 0.0, "actor.learning_rate": 0.0, "actor.gradient_steps": 4}
     before, after = load(parent), load(continue_from(parent, tmp_path / "still", still)[1])
