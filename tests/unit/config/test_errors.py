@@ -75,8 +75,8 @@ def test_sections_check_what_they_are_made_of() -> None:
         ({"source": "path:"}, r"--source must be .* not 'path:'"),
         ({"overrides": "data.ladder=second"}, r"data.ladder second needs --source collected, not auto"),
         (
-            {"env": "halfcheetah-medium-v2", "source": "collected", "overrides": "data.ladder=second"},
-            r"data.ladder is second, but halfcheetah-medium-v2 has no second ladder .* accepted is first",
+            {"env": "maze2d-umaze-v1", "source": "collected", "overrides": "data.ladder=second"},
+            r"data.ladder is second, but maze2d-umaze-v1 has no second ladder .* accepted is first",
         ),
         ({"seed": -1}, r"command line: seed must be at least 0, not -1"),
         (

@@ -1,6 +1,7 @@
 """Source `collected`: the data is a function of its settings, and of nothing else."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.collected import collect_recording, find_ladder, make_collected_key, make_recipe
 from vdt.environments import make_gymnasium_environment
 from vdt.environments.reproducible import round_states
+from vdt.experiments.resolve import resolve_config
 
 LADDER = PARAMS / "behavior" / "walker2d.npz"
 ARRAYS = ("observations", "actions", "rewards", "offsets", "terminated")
@@ -138,6 +140,17 @@ def test_a_ladder_of_another_robot() -> None:
 def test_find_ladder() -> None:
     assert find_ladder(make_data_config("collected")) == LADDER
     assert find_ladder(make_data_config("collected", task__collected__ladder="null")) is None
+
+
+def test_each_robot_has_two_ladders_of_twelve_rungs() -> None:
+    for robot in ("halfcheetah", "hopper", "walker2d"):
+        config = resolve_config(f"{robot}-medium-v2", source="collected", overrides="data.ladder=second")
+        first, second = (PARAMS / "behavior" / f"{name}.json" for name in (robot, f"{robot}-report"))
+        assert find_ladder(config) == second.with_suffix(".npz")
+        settings = [json.loads(path.read_text())["settings"] for path in (first, second)]
+        assert settings[0]["training"]["algorithm"] != settings[1]["training"]["algorithm"]
+        assert settings[0]["training"]["seed"] != settings[1]["training"]["seed"]
+        assert [len(each["keep"]) for each in settings] == [12, 12]
 
 
 def test_second_ladder_is_other_data_of_the_same_rungs() -> None:
