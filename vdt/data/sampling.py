@@ -34,7 +34,8 @@ class Sampler:
     proportional to steps times exp(z / temperature), z the standardised return of the trajectory among those held.
 
     Sub-trajectories start at a step. So the first of K steps is met by one start, the K-th by K. With `starts_before`
-    they also start up to K - 1 steps before the first, of which they hold nothing: then all steps are met by K starts.
+    they also start up to K - 1 steps before the first, of which they hold nothing: then all steps of a trajectory are met
+    by K starts. Trajectories are drawn as often as without.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Sampler:
         seen, bounds = self._bounds.get((with_target, before), (None, starts))
         if seen is not index:
             _expect_some(lengths)
-            shares = self._compute_shares(self.weightings[with_target], starts, lengths)
+            shares = self._compute_shares(self.weightings[with_target], starts, index[1])
             bounds = torch.cat([shares.new_zeros(1), torch.cumsum(shares, 0) / shares.sum()])
             self._bounds[with_target, before] = index, bounds
         uniform = torch.rand(count, generator=self.generator, device=starts.device, dtype=torch.float64)

@@ -176,7 +176,7 @@ def count_steps(sampler: Sampler, context_length: int, batches: int = 200) -> tu
 
 
 @pytest.mark.parametrize("weighting", ["length", "uniform"])
-def test_windows_that_start_before_an_episode_meet_all_steps_equally_often(weighting: str) -> None:
+def test_windows_that_start_before_an_episode_meet_all_its_steps_equally_often(weighting: str) -> None:
     """Starts inside meet step t of an episode t + 1 times, up to K: 1/4, 2/4, 3/4, 1, 1, … of the rest."""
     buffer = make_buffer(make_dataset((9, 2)))
     generator = torch.Generator().manual_seed(0)
@@ -188,8 +188,8 @@ def test_windows_that_start_before_an_episode_meet_all_steps_equally_often(weigh
     for counts in before.values():
         np.testing.assert_allclose(np.array(counts) / np.mean(counts), 1.0, atol=0.04)
     assert set(lengths) == {1, 2, 3, 4}, "at each position of a sub-trajectory"
-    ratio = np.mean(before[first]) / np.mean(before[second])  # 12 and 5 starts: p ~ starts, or equal
-    assert ratio == pytest.approx(1.0 if weighting == "length" else 5 / 12, rel=0.05)
+    ratio = np.mean(before[first]) / np.mean(before[second])  # 12 and 5 starts; drawn by 9 and 2 steps, or equally
+    assert ratio == pytest.approx((9 / 12) / (2 / 5) if weighting == "length" else 5 / 12, rel=0.05)
 
 
 def test_one_step_has_no_start_before_it() -> None:
