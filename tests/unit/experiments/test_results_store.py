@@ -198,8 +198,8 @@ def test_an_actor_depends_on_the_acting_context_where_a_critic_follows_it() -> N
         (compute_critic_key, {"task.reward_shift": -1.0}, False),
         (compute_critic_key, {"data.trajectory_weighting": "uniform"}, False),
         (compute_critic_key, {"data.keep_best_fraction": 0.5}, False),
-        (compute_critic_key, {"data.window_start": "before"}, True),
-        (compute_actor_key, {"data.window_start": "before"}, False),
+        (compute_critic_key, {"data.window_start": "inside"}, True),
+        (compute_actor_key, {"data.window_start": "inside"}, False),
         (compute_critic_key, {"data.observation_clip": 5.0}, False),
         (
             compute_actor_key,
