@@ -114,7 +114,7 @@ class Sampler:
         return starts[trajectory], torch.minimum(inside, lengths[trajectory] - 1) - before
 
     def _compute_shares(self, weighting: str, starts: Tensor, lengths: Tensor) -> Tensor:
-        """Compute what the probability of each trajectory is proportional to, (E,), from first rows and numbers of starts."""
+        """Compute what the probability of each trajectory is proportional to, (E,), from first rows and numbers of steps."""
         if weighting == "uniform":
             return torch.ones_like(lengths, dtype=torch.float64)
         if weighting == "length":
