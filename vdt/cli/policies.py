@@ -89,7 +89,7 @@ def evaluate(
 
 def describe_report(report: EvaluationReport) -> Iterator[str]:
     """Yield the lines of a table: a row for each episode, then their means."""
-    from vdt.environments.scores import format_return
+    from vdt.environments.scores import describe_score, format_return
 
     rows = list(zip(report.episode_returns, report.episode_lengths, report.normalized_scores, strict=True))
     count = len(rows)
@@ -101,8 +101,7 @@ def describe_report(report: EvaluationReport) -> Iterator[str]:
         f"{'mean':>8}{format_return(sum(report.episode_returns) / count):>12}{sum(report.episode_lengths) / count:>8.0f}"
     )
     if report.normalized_score_mean is not None:
-        score, error = report.normalized_score_mean, report.normalized_score_standard_error
-        yield f"normalized_score {score:.1f} ± {error:.1f} (standard error, {count} episodes)"
+        yield describe_score(report.normalized_score_mean, report.normalized_score_standard_error, count)
     if report.success_rate is not None:
         yield f"success {100 * report.success_rate:.0f} %"
     yield f"{report.seconds:.1f} s"

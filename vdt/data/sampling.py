@@ -135,9 +135,9 @@ class Sampler:
         before = gather_contexts(buffer, rows, context_length) if present else None
         return self.gather_transitions(rows), after, before
 
-    def sample_steps(self, count: int) -> tuple[Tensor, Tensor]:
-        """Draw observations (count, S) and actions (count, A) among all steps that the policy learns from."""
-        column, taken = self.buffer.column, self.buffer.take(self.sample_rows(count))
+    def sample_steps(self, count: int, *, with_target: bool = False) -> tuple[Tensor, Tensor]:
+        """Draw observations (count, S) and actions (count, A) as the policy's steps, or `with_target` as the critic's."""
+        column, taken = self.buffer.column, self.buffer.take(self.sample_rows(count, with_target=with_target))
         return taken[:, column.observation], taken[:, column.action]
 
     def gather_transitions(self, rows: Tensor) -> TransitionBatch:
@@ -216,9 +216,9 @@ class MixedSampler:
         before = concatenate(befores) if befores else None
         return concatenate([batch for batch, _, _ in parts]), concatenate([after for _, after, _ in parts]), before
 
-    def sample_steps(self, count: int) -> tuple[Tensor, Tensor]:
+    def sample_steps(self, count: int, *, with_target: bool = False) -> tuple[Tensor, Tensor]:
         """Draw as `Sampler.sample_steps`."""
-        parts = [sampler.sample_steps(share) for sampler, share in self.split(count)]
+        parts = [sampler.sample_steps(share, with_target=with_target) for sampler, share in self.split(count)]
         return torch.cat([observations for observations, _ in parts]), torch.cat([actions for _, actions in parts])
 
 
@@ -247,7 +247,7 @@ def gather_contexts(buffer: TrajectoryStore, rows: Tensor, context_length: int) 
     present = timesteps.clamp(max=context_length - 1)
     positions = torch.arange(context_length, device=rows.device)
     window = buffer.take((rows - present)[:, None] + torch.minimum(positions, present[:, None]))
-    before = buffer.take(rows - 1)
+    before = buffer.take((rows - 1).clamp(min=0))  # of a first step there is none, and none is needed
     cut = (buffer.take(rows, column.steps_left) == 0) & (before[:, column.bootstrap_discount] > 0)
     returns, last = window[..., column.return_to_go], before[:, column.return_to_go]
     return ContextBatch(

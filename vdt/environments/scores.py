@@ -50,6 +50,13 @@ def compute_standard_error(values: Sequence[float] | npt.NDArray[np.floating]) -
     return float(np.std(np.asarray(values, np.float64), ddof=1) / math.sqrt(count)) if count > 1 else None
 
 
+def describe_score(mean: float, standard_error: float | None, episodes: int) -> str:
+    """Return a mean score over episodes in words; one episode has no standard error."""
+    if standard_error is None:
+        return f"normalized_score {mean:.1f} (1 episode)"
+    return f"normalized_score {mean:.1f} ± {standard_error:.1f} (standard error, {episodes} episodes)"
+
+
 def score_episodes(trajectories: Iterable[Trajectory], config: Config) -> list[float | None]:
     """Return the normalized_score of each episode; none for one that was cut short.
 

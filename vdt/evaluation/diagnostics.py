@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vdt.agent.actor_critic import ActorCritic, make_buffer_sampler
 from vdt.agent.agent import Agent, PlannerSettings, find_candidate_returns
 from vdt.checkpoint.store import load_state
 from vdt.config.schema import Config
+from vdt.data.sampling import Sampler
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_environment
 from vdt.environments.rollout import collect_trajectories
@@ -122,11 +124,23 @@ def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory
 
 
 def count_weights(actor_critic: ActorCritic, dataset: TrajectoryDataset) -> WeightHistogram:
-    """Compute the histogram of the advantage weights (M3) over a sample of the data's steps."""
-    config, buffer = actor_critic.config, actor_critic.make_store(dataset)
+    """Compute the histogram of the advantage weights (M3) over a sample of the steps that the policy learnt from."""
+    config = actor_critic.config
+    buffer = actor_critic.make_store(dataset.keep_best(config.data.keep_best_fraction))
     generator = torch.Generator(device=buffer.device).manual_seed(config.seed)
-    sample = make_buffer_sampler(config, buffer, generator).sample_steps(WEIGHTS)
-    advantages = actor_critic.critic.compute_advantages(*sample)
+    advantages = _sample_advantages(actor_critic, make_buffer_sampler(config, buffer, generator))
     weights = actor_critic.weighting.compute_weights(advantages).cpu().double().numpy()
     counts, _ = np.histogram(np.clip(weights, EDGES[0], math.nextafter(EDGES[-1], 0.0)), EDGES)
     return WeightHistogram(EDGES, (counts / len(weights)).tolist(), float(weights.max()))
+
+
+@torch.no_grad()
+def _sample_advantages(actor_critic: ActorCritic, sampler: Sampler) -> Tensor:
+    """Compute the advantages of some `WEIGHTS` drawn steps: over V, or over the own action of a policy that is followed."""
+    if actor_critic.target_policy is None:
+        return actor_critic.critic.compute_advantages(*sampler.sample_steps(WEIGHTS))
+    length = actor_critic.config.policy.context_length
+    batch = sampler.sample_sequences(max(1, WEIGHTS // length), length)
+    own = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps).actions
+    real = batch.mask > 0
+    return actor_critic.critic.compute_advantages(batch.observations[real], batch.actions[real], own[real])

@@ -23,6 +23,7 @@ from vdt.environments.scores import (
     compute_standard_error,
     compute_wilson_interval,
     describe_cut,
+    describe_score,
     format_return,
     format_success,
     score_episodes,
@@ -101,7 +102,7 @@ def _evaluate(agent: Agent, config: Config, label: str) -> EvaluationReport:
         episode_lengths=lengths,
         normalized_scores=scores,
         normalized_score_mean=float(np.mean(whole)) if all_whole else None,
-        normalized_score_standard_error=(compute_standard_error(whole) or 0.0) if all_whole else None,
+        normalized_score_standard_error=compute_standard_error(whole) if all_whole else None,
         environment_steps=sum(lengths) + agent.imagined_environment_steps,
         seconds=time.monotonic() - started,
         chosen_candidates=(agent.chosen / max(1, agent.chosen.sum())).tolist(),
@@ -119,8 +120,8 @@ def _describe(report: EvaluationReport) -> str:
     if report.normalized_score_mean is None:
         shown = f"return {mean_return}, {describe_cut(report.cut_at)}: no normalized_score ({count} episodes)"
     else:
-        score, error = report.normalized_score_mean, report.normalized_score_standard_error
-        shown = f"normalized_score {score:.1f} ± {error:.1f} (standard error, {count} episodes)  return {mean_return}"
+        score = describe_score(report.normalized_score_mean, report.normalized_score_standard_error, count)
+        shown = f"{score}  return {mean_return}"
     return f"{shown}  success {format_success(report.successes)}" if report.successes else shown
 
 

@@ -114,7 +114,7 @@ def estimate_value(
         fitted_q_halfway=halfway / scale,
         fitted_q_steps=config.evaluation.fitted_q_steps,
         seconds=time.monotonic() - started,
-        data=compute_data_value(parts, judged.critic.discount),
+        data=compute_data_value(parts, judged.critic.discount, config.task.reward_shift),
     )
     logger.info(
         f"evaluate {label}: fitted-Q value {estimates.fitted_q:.4g} (halfway {estimates.fitted_q_halfway:.4g}) of "
@@ -123,12 +123,17 @@ def estimate_value(
     return estimates
 
 
-def compute_data_value(parts: Iterable[TrajectoryDataset], discount: float) -> float:
+def compute_data_value(parts: Iterable[TrajectoryDataset], discount: float, reward_shift: float = 0.0) -> float:
     """Compute the mean over all episodes of their discounted return, in environment units.
 
+    Each reward is shifted as the critics' rewards are (`task.reward_shift`), so that values and return are comparable.
     What a cut-off episode would have earned after its end is missing.
     """
-    values = [np.dot(t.rewards.astype(np.float64), discount ** np.arange(len(t))) for part in parts for t in part]
+    values = [
+        np.dot(t.rewards.astype(np.float64) + reward_shift, discount ** np.arange(len(t)))
+        for part in parts
+        for t in part
+    ]
     return float(np.mean(values))
 
 
@@ -168,6 +173,8 @@ def compute_policy_actions(actor_critic: ActorCritic, buffer: TrajectoryStore) -
     timestep, last = rows - starts[episode], steps[episode]
     opens = (timestep % stride == 0) & ((timestep == 0) | (timestep + length - stride <= last))
     candidates = PlannerSettings.from_config(actor_critic.config, actor_critic.return_percentiles).candidate_returns
+    if not actor_critic.is_guided:
+        candidates = candidates[:1]
     wanted = torch.tensor(candidates, device=rows.device) / actor_critic.config.task.return_scale
     total = buffer.take(starts, buffer.column.return_to_go)[episode]
     actions = torch.zeros(len(buffer.matrix), buffer.action_size, device=buffer.device)

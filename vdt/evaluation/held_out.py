@@ -84,7 +84,7 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
         values.followed,
         None if values.calibration is None else values.calibration.correlation,
         _compute_weighted_error(errors, steps) if trained else None,
-        float(steps.log_density.mean()) if config.policy.head == "gaussian" else None,
+        float(steps.log_density.mean()) if config.policy.head != "deterministic" else None,
         values.calibration,
     )
     shown = "" if report.policy_value is None else f", value {report.policy_value:.4g} (data's {report.data_value:.4g})"

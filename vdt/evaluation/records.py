@@ -48,7 +48,7 @@ class EvaluationReport:
         normalized_scores: one per episode, 0-100 between the reference returns (`task.reference`); none for an episode that
             was cut short, whose return cannot be laid beside those of whole episodes.
         normalized_score_mean: over episodes; none if one of them was cut short.
-        normalized_score_standard_error: over episodes (of this one trained policy, not over seeds); none as the mean.
+        normalized_score_standard_error: over episodes (of this one trained policy, not over seeds); none for one, or as the mean.
         environment_steps: real steps taken, those of a simulator look-ahead included.
         seconds: wall time.
         chosen_candidates: share of steps at which each candidate won.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vdt.checkpoint.store import DONE, CheckpointError, CheckpointStore, load_state
-from vdt.config.guidance import tries_second_critic
+from vdt.config.guidance import tests_critic, tries_second_critic
 from vdt.config.schema import Config
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.experiments.results_store import compute_code_digest, digest_of
@@ -49,6 +49,7 @@ def compute_critic_key(config: Config, md5: str) -> str:
             "md5": md5,
             "sizes": [task.observation_size, task.action_size],
             "reward": [task.reward_scaling, task.reward_shift],
+            "horizon": task.horizon if config.data.beyond_horizon == "drop" else None,
             "data": data,
             "critic": dataclasses.asdict(config.critic),
             "limit": config.actor.max_history_correlation if tries_second_critic(config) else None,
@@ -61,10 +62,12 @@ def compute_critic_key(config: Config, md5: str) -> str:
 
 
 def compute_actor_key(config: Config, md5: str) -> str:
-    """Compute the digest of all that `train_actor` depends on: data, seed, code and all settings but later steps'."""
+    """Compute the digest of all that `train_actor` depends on: data, critic, seed, code and settings but later steps'."""
     later = AFTER_THE_ACTOR if config.critic.bootstrap == "policy" else (*AFTER_THE_ACTOR, "planner.context_length")
     settings = {key: value for key, value in config.flatten().items() if not key.startswith(later)}
-    return digest_of({"md5": md5, "settings": settings, "code": compute_code_digest()})
+    # Whether the critic is tested, and which one guides, depends on `planner.candidates` too where nothing else asks it.
+    critic = {"key": compute_critic_key(config, md5), "tested": tests_critic(config)}
+    return digest_of({"md5": md5, "settings": settings, "critic": critic, "code": compute_code_digest()})
 
 
 @dataclasses.dataclass(frozen=True)

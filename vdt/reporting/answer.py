@@ -67,7 +67,9 @@ def _describe_one(records: Sequence[CellRecord], results: Sequence[Result]) -> s
     score = first.dataset_score
     mean = "" if score is None else f"; the data's episodes score {score:.1f} on average"
     cut = "" if first.cut_at is None else f", in episodes {describe_cut(first.cut_at)}, which have no score"
-    return f"On **{first.env}**, {first.method} {what} {' and '.join(parts)}{cut}{mean} ({_count_seeds(results)})."
+    over = "; ± is over its episodes" if any(r.score and r.score.is_over_episodes for r in (before, after) if r) else ""
+    seeds = f"{_count_seeds(results)}{over}"
+    return f"On **{first.env}**, {first.method} {what} {' and '.join(parts)}{cut}{mean} ({seeds})."
 
 
 def _say_result(result: Result) -> str:

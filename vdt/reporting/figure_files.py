@@ -14,6 +14,7 @@ from vdt.reporting.maze_figures import draw_mazes
 from vdt.reporting.plotting import save_figure
 from vdt.reporting.published import Published
 from vdt.reporting.score_figures import (
+    Profiles,
     draw_changes,
     draw_choices,
     draw_profiles,
@@ -53,7 +54,7 @@ def write_figures(
     results: Sequence[Result],
     changes: Sequence[Change],
     curves: Curves,
-    profiles: Mapping[str, Sequence[Sequence[float]]],
+    profiles: Profiles | None,
     published: Published | None,
     folder: Path,
 ) -> dict[str, list[CaptionedFigure]]:
@@ -64,7 +65,7 @@ def write_figures(
         results: merged over seeds.
         changes: between them.
         curves: learning curves.
-        profiles: method -> scores per task and run, of methods that share all tasks; drawn if there are several.
+        profiles: scores of several methods over tasks that they share; none where nothing is compared.
         published: numbers drawn in grey.
         folder: takes PNG files.
     """
@@ -96,6 +97,6 @@ def write_figures(
             keep(kind, draw(f"{env}, data: {source}"), f"{kind}-{file}", where)
     for env, name, figure in draw_mazes(records):
         keep("maze", figure, name, f"on {env}")
-    if len(profiles) > 1:
+    if profiles is not None:
         keep("profiles", draw_profiles(profiles), "profiles.png")
     return found

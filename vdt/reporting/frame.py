@@ -48,6 +48,11 @@ class Estimate:
     seeds: int
     episodes: int
 
+    @property
+    def is_over_episodes(self) -> bool:
+        """Return whether the standard error is that of one seed's episodes."""
+        return self.standard_error is not None and self.over == "episodes"
+
     def __str__(self) -> str:
         uncertainty = "" if self.standard_error is None else f" ± {self.standard_error:.1f}"
         return f"{self.mean:z.1f}{uncertainty}"  # z: no negative zero
@@ -210,20 +215,31 @@ def _make_result(rows: pd.DataFrame) -> Result:
     first = rows.iloc[0]
     seeds = rows.drop_duplicates("seed")
     cut = rows["cut_at"].dropna()
+    # A seed whose critic may not guide follows the first return; the others say what the setting is.
+    _, planner = max(
+        seeds.iterrows(), key=lambda item: (len(item[1]["candidate_returns"]), item[1]["planning_horizon"])
+    )
+    candidates = planner["candidate_returns"]
     return Result(
-        **{key: str(first[key]) for key in ("env", "source", "md5", "preset", "policy", "setting", "env_model")},
+        **{key: str(first[key]) for key in ("env", "source", "md5", "preset", "policy", "setting")},
         method=str(first["name"]),
         seeds=tuple(map(int, seeds["seed"])),
-        candidate_returns=first["candidate_returns"],
-        planning_horizon=int(first["planning_horizon"]),
+        candidate_returns=candidates,
+        planning_horizon=int(planner["planning_horizon"]),
+        env_model=str(planner["env_model"]),
         scores=_split(rows, "score"),
         returns=_split(rows, "return"),
         milliseconds_per_step=tuple(map(float, seeds["milliseconds_per_step"])),
-        chosen_candidates=tuple(seeds["chosen_candidates"]),
+        chosen_candidates=tuple(_pad(shares, len(candidates)) for shares in seeds["chosen_candidates"]),
         dataset_score=None if pd.isna(first["dataset_score"]) else float(first["dataset_score"]),
         successes=tuple(tuple(map(bool, run.dropna())) for _, run in rows.groupby("seed")["success"]),
         cut_at=int(cut.max()) if len(cut) else None,
     )
+
+
+def _pad(shares: Sequence[float], count: int) -> tuple[float, ...]:
+    """Return shares of candidates that were followed, 0 for those that were not tried; none where none are known."""
+    return (*shares, *[0.0] * (count - len(shares))) if shares else ()
 
 
 def _split(rows: pd.DataFrame, column: str) -> tuple[tuple[Any, ...], ...]:

@@ -94,10 +94,24 @@ class Ranking:
 
     @property
     def deviation(self) -> tuple[float, int] | None:
-        """Return the standard deviation between seeds, pooled over settings, and its degrees of freedom; none without."""
-        freedom = sum(len(setting.scores) - 1 for setting in self.complete)
-        squares = ((score - setting.mean) ** 2 for setting in self.complete for score in setting.scores.values())
-        return (math.sqrt(math.fsum(squares) / freedom), freedom) if freedom else None
+        """Return the standard deviation between seeds, pooled over settings, and its degrees of freedom; none without.
+
+        What one data set adds to the scores of all settings is no noise and is taken out: a data set's mean over them.
+        """
+        groups: dict[str, list[float]] = {}
+        for setting in self.complete:
+            for seed, score in setting.scores.items():
+                groups.setdefault(_name_data(seed), []).append(score)
+        levels = {data: math.fsum(scores) / len(scores) for data, scores in groups.items()}
+        freedom = sum(len(setting.scores) - 1 for setting in self.complete) - (len(levels) - 1)
+        if freedom < 1:
+            return None
+        squares = 0.0
+        for setting in self.complete:
+            rest = [score - levels[_name_data(seed)] for seed, score in setting.scores.items()]
+            mean = math.fsum(rest) / len(rest)
+            squares += math.fsum((value - mean) ** 2 for value in rest)
+        return math.sqrt(squares / freedom), freedom
 
     def compute_half_width(self, setting: Setting) -> float | None:
         """Compute half of a mean's 95 % interval: Student's t with the pooled deviation; none with one seed for all."""
@@ -121,6 +135,11 @@ class Ranking:
         noise = self.deviation[0] ** 2 / len(self.best.scores)
         kept = max(0.0, 1 - (len(means) - 3) * noise / spread) if spread else 0.0
         return center + kept * (self.best.mean - center)
+
+
+def _name_data(seed: Any) -> str:
+    """Return the data's part of a seed's name in `Setting.scores`; empty where all seeds have one data set."""
+    return str(seed).rpartition("/")[0]
 
 
 def score_record(record: CellRecord, kind: str) -> float | None:

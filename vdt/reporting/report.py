@@ -17,6 +17,7 @@ from vdt.reporting.aggregates import (
     compute_aggregates,
     compute_improvements,
     find_common_tasks,
+    list_envs,
 )
 from vdt.reporting.answer import describe_answer, tabulate_answer
 from vdt.reporting.diagnostic_tables import tabulate_diagnostics, tabulate_values
@@ -37,6 +38,7 @@ from vdt.reporting.frame import (
 )
 from vdt.reporting.html import make_page
 from vdt.reporting.published import load_published
+from vdt.reporting.score_figures import Profiles
 from vdt.reporting.search_report import OBJECTS, is_ranked, write_search_report
 from vdt.reporting.summary import make_metrics
 from vdt.reporting.tables import (
@@ -106,7 +108,7 @@ def write_report(
     aggregates, improvements = compute_aggregates(headlines), compute_improvements(headlines)
     published = load_published(study["published"]) if study and study.get("published") else None
     ranked = study if study and is_ranked(study) else None  # settings of one method are no methods to be compared
-    profiles = {} if ranked else _collect_profiles(headlines)
+    profiles = None if ranked else _collect_profiles(headlines)
     figures = write_figures(records, results, changes, curves or {}, profiles, published, folder)
     searched = write_search_report(records, ranked, folder) if ranked else None
     document, odd = to_strict_json(
@@ -149,11 +151,12 @@ def write_report(
     return _write_documents(folder, _name_report(study or {}), sections)
 
 
-def _collect_profiles(headlines: Headlines) -> dict[str, list[list[float]]]:
-    """Return method -> scores per task and run, over the tasks that all methods have offline."""
+def _collect_profiles(headlines: Headlines) -> Profiles | None:
+    """Return the scores of all methods over the tasks that all have offline; none without such a task, or one method."""
     offline = headlines.get("offline", {})
-    tasks = find_common_tasks(offline) if offline else []
-    return {method: collect_scores(found, tasks) for method, found in offline.items()} if tasks else {}
+    tasks = find_common_tasks(offline) if len(offline) > 1 else []
+    scores = {method: collect_scores(found, tasks) for method, found in offline.items()}
+    return Profiles(scores, list_envs(tasks)) if tasks else None
 
 
 def _pick(figures: Figures, *kinds: str) -> list[CaptionedFigure]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -149,16 +150,28 @@ def draw_choices(results: Sequence[Result]) -> Figure:
     return figure
 
 
-def draw_profiles(profiles: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+@dataclass(frozen=True)
+class Profiles:
+    """Scores of methods over the tasks that all of them have.
+
+    Attributes:
+        scores: method -> scores per task and run.
+        envs: env of each task; those that differ by their data set alone are resampled together.
+    """
+
+    scores: Mapping[str, Sequence[Sequence[float]]]
+    envs: Sequence[Hashable]
+
+
+def draw_profiles(profiles: Profiles) -> Figure:
     """Draw the share of runs above each score, with bootstrap bands."""
     figure, (axes,) = make_panels(1, "Performance profiles, offline policies, envs that all methods have")
-    every = [score for scores in profiles.values() for task in scores for score in task]
+    every = [score for scores in profiles.scores.values() for task in scores for score in task]
     thresholds = np.linspace(min(0.0, *every), max(every) * 1.02 + 1e-9, GRID).tolist()
-    for number, (method, scores) in enumerate(profiles.items()):
+    for number, (method, scores) in enumerate(profiles.scores.items()):
         axes.plot(thresholds, compute_profile(scores, thresholds), color=f"C{number}", label=method)
-        axes.fill_between(
-            thresholds, *compute_profile_band(scores, thresholds), color=f"C{number}", alpha=0.2, linewidth=0
-        )
+        band = compute_profile_band(scores, thresholds, envs=profiles.envs)
+        axes.fill_between(thresholds, *band, color=f"C{number}", alpha=0.2, linewidth=0)
     axes.set_xlabel("normalized_score τ")
     axes.set_ylabel("share of runs above τ")
     axes.legend(fontsize=7, frameon=False)

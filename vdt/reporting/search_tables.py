@@ -115,11 +115,14 @@ def tabulate_winner(ranking: Ranking, reported: Sequence[CellRecord], found: Map
     ]
     if shrunk is not None:
         rows.append(("the same, shrunk towards the mean of all settings", format_score(shrunk, ranking.score)))
-    scores = [score for record in reported if (score := score_record(record, ranking.score)) is not None]
+    scores: dict[int, list[float]] = {}  # of each seed, one for each data set
+    for record in reported:
+        if (score := score_record(record, ranking.score)) is not None:
+            scores.setdefault(record.seed, []).append(score)
     if scores:
-        estimate = compute_estimate([[score] for score in scores])
+        estimate = compute_estimate([[math.fsum(own) / len(own)] for own in scores.values()])
         error = "" if estimate.standard_error is None else f" ± {format_score(estimate.standard_error, ranking.score)}"
-        of = ", ".join(str(record.seed) for record in reported)
+        of = ", ".join(map(str, scores))
         rows.append((f"**score on reported seeds {of}**", f"{format_score(estimate.mean, ranking.score)}{error}"))
     rows += [(name, f"`{found[key]}`") for name, key in (("file", "file"), ("run it", "command")) if found.get(key)]
     note = (

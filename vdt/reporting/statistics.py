@@ -103,10 +103,15 @@ def compute_profile(scores: Scores, thresholds: Sequence[float]) -> list[float]:
 
 
 def compute_profile_band(
-    scores: Scores, thresholds: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES
+    scores: Scores,
+    thresholds: Sequence[float],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    envs: Envs | None = None,
 ) -> tuple[list[float], list[float]]:
     """Compute lower and upper end of the profile's bootstrap interval at each threshold."""
-    shares = _compute_shares(resample(scores, seed=seed, resamples=resamples), thresholds)
+    shares = _compute_shares(resample(scores, seed=seed, resamples=resamples, envs=envs), thresholds)
     low, high = np.quantile(shares, _get_levels(), axis=0)
     return low.tolist(), high.tolist()
 

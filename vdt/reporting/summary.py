@@ -110,7 +110,8 @@ def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
         score = own[0].dataset_score
         mean = "" if score is None else f", data's mean {score:.1f}"
         cut, some = _describe_cuts(own, [record for record in records if record.env == own[0].env])
-        lines += [f"{own[0].env}, {labels[own[0].env, own[0].source]}{mean}{cut}", *some]
+        over = "; ± over episodes" if any(r.score and r.score.is_over_episodes for r in own) else ""
+        lines += [f"{own[0].env}, {labels[own[0].env, own[0].source]}{mean}{cut}{over}", *some]
         width = max(len(result.method) for result in own)
         for method in dict.fromkeys(result.method for result in own):
             found = [result for result in own if result.method == method]

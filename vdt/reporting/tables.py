@@ -48,8 +48,7 @@ def _format_score(result: Result | None) -> str:
 
 
 def _format_estimate(estimate: Estimate) -> str:
-    unsure = estimate.standard_error is not None and estimate.over == "episodes"
-    return f"{estimate}{' *episodes*' if unsure else ''}"
+    return f"{estimate}{' *episodes*' if estimate.is_over_episodes else ''}"
 
 
 def tabulate_results(title: str, records: Sequence[CellRecord], results: Sequence[Result]) -> Table:

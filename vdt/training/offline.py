@@ -90,10 +90,11 @@ def tune_threads(name: str, trainer: Trainer, device: torch.device, total: int) 
     )
 
 
-def sample_advantages(critic: Critic, sampler: CriticSampler) -> Tensor:
-    """Compute the advantages of `CALIBRATION_STEPS` drawn steps."""
+def sample_advantages(critic: Critic, sampler: CriticSampler, *, with_target: bool = False) -> Tensor:
+    """Compute the advantages of `CALIBRATION_STEPS` steps, drawn as the policy's or `with_target` as the critic's."""
     chunks = range(0, CALIBRATION_STEPS, CALIBRATION_CHUNK)
-    return torch.cat([critic.compute_advantages(*sampler.sample_steps(CALIBRATION_CHUNK)) for _ in chunks])
+    drawn = (sampler.sample_steps(CALIBRATION_CHUNK, with_target=with_target) for _ in chunks)
+    return torch.cat([critic.compute_advantages(*steps) for steps in drawn])
 
 
 def calibrate_weighting(
@@ -118,7 +119,7 @@ def calibrate_weighting(
         actor.inverse_temperature,
         actor.max_advantage_weight,
         actor.min_effective_sample_fraction,
-        reference=None if mixed is None else sample_advantages(critic, mixed),
+        reference=None if mixed is None else sample_advantages(critic, mixed, with_target=True),
         scale=actor.advantage_scale,
     )
 

@@ -55,6 +55,7 @@ class OnlineTuner:
         self.critic_update = make_critic_update(actor_critic.critic, config.critic.learning_rate, config.runtime)
         self.policy_update = PolicyUpdate(actor_critic, config.actor, online.actor_learning_rate)
         self.environment_steps = 0
+        self.learnt_steps = 0  # those of them that updates have followed
         self.episodes = 0
         self.best_return: float | None = None  # highest `recent_return` so far
         self.pending_return: float | None = None  # mean return of the episodes that no update has followed yet
@@ -88,8 +89,8 @@ class OnlineTuner:
 
     @property
     def recent_return(self) -> float | None:
-        """Compute the mean return of the last `BEST_OVER` episodes; none before there are so many."""
-        if self.episodes < BEST_OVER:
+        """Compute the mean return of the last `BEST_OVER` episodes; none before there are so many, or if so many are not held."""
+        if min(self.episodes, len(self.buffer.trajectories)) < BEST_OVER:
             return None
         return float(np.mean([t.episode_return for t in list(self.buffer.trajectories)[-BEST_OVER:]]))
 
@@ -116,7 +117,7 @@ class OnlineTuner:
             for _ in range(count):
                 metrics.update(self.critic_threads.run(self.take_critic_step))
             metrics.update(self.policy_threads.run(self.take_policy_step))
-        self.pending_return = None
+        self.pending_return, self.learnt_steps = None, self.environment_steps
         return metrics
 
     def take_critic_step(self) -> Metrics:
@@ -161,6 +162,7 @@ class OnlineTuner:
             **self.save_training(),
             "buffer": {name: torch.from_numpy(np.asarray(array)) for name, array in held.get_arrays().items()},
             "environment_steps": self.environment_steps,
+            "learnt_steps": self.learnt_steps,
             "episodes": self.episodes,
             "best_return": self.best_return,
             "pending_return": self.pending_return,
@@ -172,6 +174,9 @@ class OnlineTuner:
         self.critic_update.load_state_dict(state["critic_optimizer"])
         self.policy_update.load_state_dict(state["policy_optimizer"])
         self.environment_steps, self.episodes = state["environment_steps"], state["episodes"]
+        self.learnt_steps = state.get(
+            "learnt_steps", self.environment_steps
+        )  # checkpoints of release 0.2.0 lack the key
         self.best_return, self.pending_return = state["best_return"], state["pending_return"]
         set_random_state(state["random"], self.sampler.generator)
 
@@ -242,12 +247,12 @@ def tune_online(
     progress = Progress("online", start, budget, "environment step")
     values: dict[str, float] = state["metrics"] if state else {}
     generator = tuner.sampler.generator
-    curve = ScoreCurve("online", config, tuner.actor_critic, generator, tracker, start=start, total=budget)
+    curve = ScoreCurve("online", config, tuner.actor_critic, generator, tracker, start=tuner.learnt_steps, total=budget)
     while tuner.pending_return is not None or tuner.environment_steps < budget:
         if tuner.pending_return is None:
             tuner.collect()
             step = tuner.environment_steps
-            if tuner.is_best_so_far() and step < budget:  # at once: the policy must be the one of these episodes
+            if tuner.is_best_so_far():  # at once: the policy must be the one of these episodes
                 state = tuner.state_dict()
                 save_checkpoint("online-best", step, state, values, tracker, checkpoints, score=tuner.best_return)
         assert tuner.pending_return is not None
@@ -268,7 +273,7 @@ def tune_online(
             save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints)
         shown = {k.split("/")[1]: v for k, v in values.items() if "score" in k or k.endswith("q_loss")}
         progress.report(step, shown)
-    step, last = tuner.environment_steps, tuner.recent_return
+    step = tuner.environment_steps
     tracker.log_rate("online", step, step - start, time.monotonic() - began)
     state, model = tuner.state_dict(), make_model(config, "online")
-    return save_checkpoint("online", step, state, values, tracker, checkpoints, final=True, score=last, model=model)
+    return save_checkpoint("online", step, state, values, tracker, checkpoints, final=True, model=model)

@@ -62,3 +62,20 @@ def test_bootstrap_rows_are_where_the_rewards_stop() -> None:
         assert got == row + taken
     batch = make_tiny_sampler(buffer).gather_transitions(rows)
     np.testing.assert_array_equal(batch.bootstrap_observations, buffer.matrix[after, :2])
+
+
+def test_nothing_before_the_first_row_is_read() -> None:
+    """A mapped store tells the system which rows will be read, and refuses one below 0."""
+
+    class Strict:
+        def __init__(self) -> None:
+            self.store = make_buffer(DATASET)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.store, name)
+
+        def take(self, rows: torch.Tensor, *columns: object) -> torch.Tensor:
+            assert int(rows.min()) >= 0
+            return self.store.take(rows, *columns)  # type: ignore[arg-type]
+
+    assert gather_contexts(Strict(), torch.tensor([0, 3]), 2).present.tolist() == [0, 1]  # type: ignore[arg-type]

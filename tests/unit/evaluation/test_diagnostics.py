@@ -92,6 +92,27 @@ def test_weights_are_counted() -> None:
     assert clipped.shares[0] + clipped.shares[-1] == pytest.approx(1.0) and clipped.max == pytest.approx(200.0)
 
 
+def test_weights_are_those_over_a_followed_policys_action() -> None:
+    """AWAC never trains V, so that V must not change what is counted."""
+    config, dataset = make_config(method="awac"), make_dataset((50, 60))
+    actor_critic = make_actor_critic(config, dataset, AdvantageWeighting(3.0, 100.0, 1.0))
+    actor_critic.add_target_policy()
+    before = count_weights(actor_critic, dataset)
+    with torch.no_grad():
+        for parameter in actor_critic.critic.value.parameters():
+            parameter.add_(1.0)
+    assert count_weights(actor_critic, dataset) == before
+
+
+def test_weights_are_those_of_the_episodes_that_were_kept() -> None:
+    dataset = make_dataset((50, 60, 70, 80))
+    weighting = AdvantageWeighting(3.0, 100.0, 1.0)
+    few = make_actor_critic(make_config({"data.keep_best_fraction": 0.3}), dataset, weighting)
+    every = make_actor_critic(make_config(), dataset, weighting)
+    assert count_weights(few, dataset) == count_weights(every, dataset.keep_best(0.3))
+    assert count_weights(every, dataset) != count_weights(every, dataset.keep_best(0.3))
+
+
 def test_diagnose_is_json_and_says_what_was_trained(tmp_path: Path) -> None:
     config = make_config({"evaluation.requested_episodes": 1})
     actor_critic, tracker = make_actor_critic(config, make_dataset()), RecordingTracker()

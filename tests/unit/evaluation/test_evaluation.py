@@ -60,9 +60,12 @@ def test_success_is_reported_where_the_environment_says_it(tmp_path: Path, caplo
     assert (silent.successes, silent.success_rate, silent.success_interval) == (None, None, None)
 
 
-def test_one_episode_has_no_standard_error() -> None:
+def test_one_episode_has_no_standard_error(caplog: pytest.LogCaptureFixture) -> None:
     config = make_config({"evaluation.episodes": 1})
-    assert evaluate(make_lively(config), PlannerSettings((6.0,)), config, "x").normalized_score_standard_error == 0.0
+    with caplog.at_level("INFO"):
+        report = evaluate(make_lively(config), PlannerSettings((6.0,)), config, "x")
+    assert report.normalized_score_standard_error is None
+    assert f"normalized_score {report.normalized_score_mean:.1f} (1 episode)" in caplog.text
 
 
 def test_evaluation_is_deterministic() -> None:

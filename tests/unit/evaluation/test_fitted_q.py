@@ -216,3 +216,24 @@ def test_of_much_data_whole_episodes_are_taken_the_same_ones_each_time() -> None
     assert np.array_equal(some.observations, take_episodes(dataset, 15, seed=0).observations)
     assert len({tuple(take_episodes(dataset, 15, seed=seed).lengths) for seed in range(8)}) > 1
     assert len(take_episodes(dataset, 0, seed=0)) == 1, "never none"
+
+
+@torch.no_grad()
+def test_a_critic_that_may_not_guide_chooses_no_return() -> None:
+    settings = {"planner.candidates": 2, "planner.planning_horizon": 1, "planner.env_model": "none"}
+    actor_critic, data = make_lively_actor_critic({**settings, "actor.max_history_correlation": 0.25}), make_dataset()
+    actor_critic.policy.eval()
+    buffer = make_buffer(actor_critic.config, actor_critic.normalizer, 1.0, data)
+    chosen = compute_policy_actions(actor_critic, buffer)
+    actor_critic.history_correlation = 0.9
+    followed = compute_policy_actions(actor_critic, buffer)
+    config = actor_critic.config
+    actor_critic.config = replace(config, planner=replace(config.planner, candidates=1))
+    assert torch.equal(followed, compute_policy_actions(actor_critic, buffer))
+    assert not torch.equal(followed, chosen)
+
+
+def test_what_the_data_earned_has_the_shift_of_the_critics_rewards() -> None:
+    (episode,) = make_dataset((3,))
+    pays = replace(episode, rewards=np.zeros(3, np.float32))
+    assert compute_data_value([TrajectoryDataset.from_trajectories([pays])], 0.5, -1.0) == pytest.approx(-1.75)

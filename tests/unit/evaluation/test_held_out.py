@@ -170,3 +170,9 @@ def test_a_stochastic_policy_has_a_likelihood() -> None:
             densities += gaussian.compute_log_density(taken[None])[0].tolist()
     assert report.log_likelihood == pytest.approx(np.mean(densities), rel=1e-4)
     assert evaluate_held_out(make_actor_critic(make_config(OFFLINE), data), data, "test").log_likelihood is None
+
+
+def test_a_normal_head_has_a_likelihood_too() -> None:
+    data = make_constant_dataset(True)
+    actor_critic = make_actor_critic(make_config({**OFFLINE, "policy.head": "normal"}, method="dt"), data)
+    assert evaluate_held_out(actor_critic, data, "test").log_likelihood is not None

@@ -238,3 +238,18 @@ def test_what_a_training_depends_on(
     assert len(keys) == (1 if same else 2)
     config = make_config()
     assert len({compute_key(config, md5) for md5 in "ab"} | {compute_key(config.with_seed(1), "a")}) == 3
+
+
+def test_an_actor_depends_on_whether_its_critic_is_tested() -> None:
+    """Where the choice of a return alone asks the critic, one candidate leaves the critic untested."""
+    off = {"actor.inverse_temperature": 0, "actor.q_coefficient": 0, "actor.max_history_correlation": 0.25}
+    keys = {compute_actor_key(make_config({**off, "planner.candidates": m}), "md5") for m in (1, 2)}
+    assert len(keys) == 2
+    asked = {"actor.max_history_correlation": 0.25}
+    assert len({compute_actor_key(make_config({**asked, "planner.candidates": m}), "md5") for m in (1, 2)}) == 1
+
+
+def test_a_critic_depends_on_the_horizon_where_steps_beyond_are_dropped() -> None:
+    for beyond, different in (("drop", 2), ("keep", 1)):
+        configs = (make_config({"data.beyond_horizon": beyond, "task.horizon": steps}) for steps in (8, 12))
+        assert len({compute_critic_key(config, "md5") for config in configs}) == different

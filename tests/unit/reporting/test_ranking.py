@@ -28,6 +28,7 @@ from vdt.reporting.ranking import (
     score_record,
     track_best,
 )
+from vdt.reporting.search_tables import tabulate_winner
 
 
 def make_cell(
@@ -87,6 +88,27 @@ def test_several_data_sets_of_a_task_are_repetitions() -> None:
     ]
     (ranking,) = rank_grid(cells, SETTINGS)
     assert ranking.best.name == "b" and ranking.best.scores == {"1/10": 57.0, "2/10": 59.0}
+
+
+def test_what_a_data_set_adds_to_all_settings_is_no_noise() -> None:
+    def make(noise: float) -> Ranking:
+        tried = [
+            Setting(
+                f"s{k}",
+                k,
+                {"x": k},
+                scores={f"{d}/{s}": 2.0 * k + 40 * d + noise * (-1) ** s for d in (1, 2) for s in (0, 1)},
+            )
+            for k in range(5)
+        ]
+        return make_ranking(("e",), "vdt", "collected", RETURN, tried)
+
+    still, noisy = make(0.0), make(3.0)
+    assert still.deviation == (pytest.approx(0.0), 5 * 3 - 1) and still.compute_half_width(still.best) == pytest.approx(
+        0.0
+    )
+    assert still.shrink_best() == pytest.approx(still.best.mean)
+    assert noisy.deviation is not None and noisy.deviation[0] == pytest.approx((20 * 9 / 14) ** 0.5)
 
 
 def test_without_an_environment_the_fitted_value_decides_else_the_error() -> None:
@@ -231,3 +253,16 @@ def test_agreement_turns_the_sign_of_errors_and_names_what_would_be_chosen() -> 
     for agreement in (error, guess):
         assert -1 <= agreement.spearman.low <= agreement.spearman.value <= agreement.spearman.high <= 1
     assert guess.spearman.high - guess.spearman.low > error.spearman.high - error.spearman.low
+
+
+def test_a_winners_error_is_over_seeds_not_over_envs() -> None:
+    """Each seed scores 80 on one env and 20 on the other, so that all seeds have one mean."""
+    envs = ("walker2d-medium-v2", "hopper-medium-v2")
+    tried = [Setting("a", 0, {"x": 1}, scores={0: 50.0}), Setting("b", 1, {"x": 2}, scores={0: 40.0})]
+    cells = [
+        make_cell("", seed, score, env=env)
+        for env, score in zip(envs, (80.0, 20.0), strict=True)
+        for seed in (10, 11, 12)
+    ]
+    table = tabulate_winner(make_ranking(envs, "vdt", "collected", RETURN, tried), cells, {})
+    assert ("**score on reported seeds 10, 11, 12**", "50.0 ± 0.0") in table.rows

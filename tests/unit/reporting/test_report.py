@@ -278,3 +278,17 @@ def test_episodes_are_drawn_over_their_maze(tmp_path: Path) -> None:
     path = write_report(records, tmp_path).path
     assert f"![Evaluated episodes in their maze on walker2d-medium-v2]({name})\n*Figure 2. Eval" in path.read_text()
     assert (tmp_path / name).read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("guided", [(True, False), (False, True)])
+def test_seeds_may_differ_in_whether_their_critic_guides(tmp_path: Path, guided: tuple[bool, bool]) -> None:
+    """A critic that may not guide leaves one return to follow; the other seeds choose among all."""
+    one, two = make_evaluation([50.0, 60.0]), make_evaluation([50.0, 60.0], (5000.0, 2500.0))
+    records = [
+        make_record(seed, {"offline": {"single": one, "candidates": two if guides else one}})
+        for seed, guides in enumerate(guided)
+    ]
+    report = write_report(records, tmp_path)
+    together = report.text.partition("Results per cell")[0]
+    assert "candidates (m=2, E=1)" in together and "candidates (m=1, E=1)" not in together
+    assert any(path.name.startswith("candidates-") for path in report.figures)

@@ -113,6 +113,12 @@ def test_data_sets_of_an_env_are_resampled_too() -> None:
     assert compute_iqm_interval(TASKS, envs=range(len(TASKS))) == compute_iqm_interval(TASKS)
 
 
+def test_a_profiles_band_resamples_data_sets_too() -> None:
+    tasks = [[10.0, 10.0], [90.0, 90.0]]
+    assert compute_profile_band(tasks, [50.0]) == ([0.5], [0.5])
+    assert compute_profile_band(tasks, [50.0], envs=[0, 0]) == ([0.0], [1.0])
+
+
 def test_two_level_interval_against_all_resamples() -> None:
     """Two data sets of two runs: a slot has 2 data sets x 4 draws, so 64 equally likely resamples."""
     tasks = [[1.0, 2.0], [5.0, 9.0]]

@@ -78,7 +78,7 @@ def test_no_cell_of_an_env_has_a_score_where_some_were_cut() -> None:
         "  episodes of 1 of 2 cells were cut at 50 steps: no scores; returns are in the report",
         "  vdt  offline return 69.00",
         "  dt   offline return 40.00",
-        "hopper-medium-v2, collected (not D4RL), data's mean 62.5",
+        "hopper-medium-v2, collected (not D4RL), data's mean 62.5; ± over episodes",
         "  vdt  offline 71.0 ± 0.0 (return 3266) -> online 92.0 ± 1.0 (return 4232)",
         "",
     ]

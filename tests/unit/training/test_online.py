@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import vdt.training.online
 from reference.targets import returns_to_go_loop
 from support.builders import (
     Interrupted,
@@ -16,9 +15,9 @@ from support.builders import (
     assert_identical,
     clone_state,
     make_config,
-    make_dataset,
     make_store,
 )
+from support.online import CONFIG, DATASET, Inputs
 from vdt.checkpoint.store import load_state
 from vdt.data.storage import load_snapshot
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
@@ -27,25 +26,6 @@ from vdt.training.critic_pretraining import pretrain_critic
 from vdt.training.offline import calibrate_weighting, sample_advantages, train_actor
 from vdt.training.online import OnlineTuner, make_tuner, tune_online
 from vdt.training.seeding import seed_buffer, select_best_trajectories
-
-Inputs = tuple[Path, Path, TrajectoryDataset]
-DATASET = make_dataset((5, 1, 7, 3, 6, 2, 4, 4))
-CONFIG = make_config({"online.buffer_trajectories": 6})
-
-
-@pytest.fixture(scope="module")
-def paths(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    """An offline agent, its buffer file, and the data of both."""
-    folder = tmp_path_factory.mktemp("offline")
-    critic = pretrain_critic(CONFIG, DATASET, NullTracker(), make_store(folder / "critic"))
-    agent = train_actor(CONFIG, DATASET, critic, NullTracker(), make_store(folder / "actor"))
-    return agent, seed_buffer(CONFIG, DATASET, folder / "buffer.hdf5"), DATASET
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, paths: Inputs) -> dict[str, Any]:
-    path = tune_online(CONFIG, *paths, NullTracker(), make_store(tmp_path_factory.mktemp("online")))
-    return load_state(path)
 
 
 def make(paths: Inputs, **settings: Any) -> OnlineTuner:
@@ -217,14 +197,18 @@ def test_without_a_share_the_critic_has_the_buffer_alone(paths: Inputs) -> None:
 
 def test_the_unit_of_advantages_is_that_of_the_critics_batches(paths: Inputs) -> None:
     """The buffer's advantages are alike where all episodes are good; eta would grow with that."""
-    tuner, config = make(paths), make_config({"actor.min_effective_sample_fraction": 0})
+    drawn = {"actor.trajectory_weighting": "return", "actor.min_effective_sample_fraction": 0}
+    config = make_config({"online.buffer_trajectories": 6, **drawn})
+    tuner = make_tuner(config, *paths, None)
     critic, generator = tuner.actor_critic.critic, tuner.sampler.generator
     assert tuner.mixed is not None
     state = generator.get_state()
-    own, mixed = sample_advantages(critic, tuner.sampler), sample_advantages(critic, tuner.mixed)
+    own, mixed = (sample_advantages(critic, s, with_target=s is tuner.mixed) for s in (tuner.sampler, tuner.mixed))
     generator.set_state(state)
     weighting = calibrate_weighting(config, critic, tuner.sampler, tuner.mixed)
     assert weighting.inverse_temperature == pytest.approx(1 / float(mixed.std()))
+    of_policy = sample_advantages(critic, tuner.mixed)
+    assert abs(float(of_policy.std()) / float(mixed.std()) - 1) > 0.02, "the policy's draws are others"
     assert abs(float(own.std()) / float(mixed.std()) - 1) > 0.02, "it makes a difference"
     assert float(weighting.compute_weights(own).mean()) == pytest.approx(1.0, abs=1e-4), "the mean is the buffer's"
 
@@ -284,49 +268,3 @@ def test_rollouts_that_were_cut_short_have_a_return_and_no_score(paths: Inputs, 
     tune_online(make_config({"online.buffer_trajectories": 6, **cut}), *paths, tracker, make_store(tmp_path))
     assert tracker.metrics and all("online/episode_return" in numbers for _, numbers in tracker.metrics)
     assert not [numbers for _, numbers in tracker.metrics if "online/normalized_score" in numbers]
-
-
-def test_the_best_checkpoint_is_the_policy_that_did_it(
-    paths: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not the one that its updates made of it, not a lucky episode, and whenever checkpoints are due."""
-    monkeypatch.setattr(vdt.training.online, "BEST_OVER", 3)
-    rare, often = make_store(tmp_path / "rare"), make_store(tmp_path / "often", every=1)
-    for store in (rare, often):
-        tune_online(CONFIG, *paths, NullTracker(), store)
-    tuner, returns, acted = make_tuner(CONFIG, *paths, None), list[float](), dict[float, Any]()
-    while tuner.environment_steps < CONFIG.online.environment_steps:
-        returns += [t.episode_return for t in tuner.collect()]
-        if len(returns) >= 3:
-            acted.setdefault(
-                float(np.mean(returns[-3:])), (tuner.environment_steps, clone_state(tuner.actor_critic.policy))
-            )
-        tuner.update()
-    assert len(acted) > 3 and max(acted) < max(returns)
-    step, policy = acted[max(acted)]
-    assert step < tuner.environment_steps, "else the last one would be the best, and this test would show nothing"
-    for best in (rare.find_best(), often.find_best()):
-        assert best is not None
-        state = load_state(best)
-        assert state["step"] == step
-        assert_identical(dict(state["actor_critic"]["policy"]), policy)
-
-
-def test_few_episodes_have_no_best(paths: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vdt.training.online, "BEST_OVER", 1000)
-    store = make_store(tmp_path)
-    tune_online(CONFIG, *paths, NullTracker(), store)
-    assert store.find_best() is None
-
-
-def test_resume_before_the_update_that_followed_the_best(
-    paths: Inputs, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vdt.training.online, "BEST_OVER", 1)  # nearly every iteration is the best, and kept at once
-    with pytest.raises(Interrupted):
-        tune_online(CONFIG, *paths, InterruptingTracker(30), make_store(tmp_path))
-    kept = make_store(tmp_path).load_latest()
-    assert kept is not None and kept["pending_return"] is not None
-    resumed = load_state(tune_online(CONFIG, *paths, NullTracker(), make_store(tmp_path)))
-    assert_identical(resumed["actor_critic"], undisturbed["actor_critic"])
-    assert_identical(resumed["buffer"], undisturbed["buffer"])
