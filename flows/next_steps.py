@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flows.command_line import get_training_command
 from vdt.evaluation.records import CellRecord
-from vdt.experiments.cells import DEFAULTS
+from vdt.experiments.cells import DEFAULTS, OPTIONS, name_option
 from vdt.experiments.resolve import DERIVED
 from vdt.system.home import make_vdt_command, name_home
 
 TRIAL = "smoke"  # preset that learns nothing
-COMPARISON = "--method vdt,dt --seeds 0,1,2"
+COMPARISON = {"method": "vdt,dt", "seeds": "0,1,2"}
+TRAINED = ("method", "seeds")
+KEPT = ("study", "sweep", "env", "source", "data_seeds", "set", "init_from")  # options that the next run has too
 
 
 def suggest_use(cell: CellRecord, run_id: str, *, choose: bool) -> str:
@@ -33,24 +35,41 @@ def suggest_use(cell: CellRecord, run_id: str, *, choose: bool) -> str:
     return f"import vdt; policy = vdt.load_policy({', '.join(arguments)})"
 
 
-def suggest_next(cells: Sequence[CellRecord]) -> str:
-    """Return the command of the next run: after a trial the same envs at full budgets, else a comparison over seeds."""
-    first = cells[0]
-    named = first.env.partition(":")[0] not in DERIVED
-    source, preset = (str(first.config.get(key)) for key in ("data.source", "preset"))
-    words = [
-        f"--env {shlex.quote(','.join(dict.fromkeys(cell.env for cell in cells)))}",
-        *([f"--source {shlex.quote(source)}"] if named and source not in ("None", DEFAULTS["source"]) else []),
-        *([f"--preset {preset}"] if preset not in (TRIAL, DEFAULTS["preset"]) else []),
-        *(_name_trained(cells) if preset == TRIAL else [COMPARISON]),
-    ]
+def suggest_next(cells: Sequence[CellRecord], given: Mapping[str, str]) -> str:
+    """Return the command of the next run: after a trial the same at full budgets, else a comparison, or more seeds.
+
+    Args:
+        cells: of the report.
+        given: options of the run's command line by name (`OPTIONS`), empty where not given.
+    """
+    was = str(cells[0].config.get("preset"))
+    preset = DEFAULTS["preset"] if was == TRIAL else was
+    options = {name: given[name] for name in KEPT if given.get(name)}
+    if given.get("study"):
+        options |= {"preset": preset} if was == TRIAL or given.get("preset") else {}
+    else:
+        options |= {**_name_data(cells), **({"preset": preset} if preset != DEFAULTS["preset"] else {})}
+    if given.get("study") or given.get("sweep"):
+        options |= {name: given[name] for name in TRAINED if given.get(name)}
+        options |= {} if was == TRIAL else {"seeds": f"0-{max(cell.seed for cell in cells) + 2}"}
+    else:
+        options |= _name_trained(cells) if was == TRIAL else COMPARISON
+    words = (f"{name_option(name)} {shlex.quote(options[name])}" for name in OPTIONS if options.get(name))
     return f"{name_home()}{get_training_command()} run {' '.join(words)}"
 
 
-def _name_trained(cells: Sequence[CellRecord]) -> list[str]:
+def _name_data(cells: Sequence[CellRecord]) -> dict[str, str]:
+    """Return the options that name the cells' envs and where their data comes from, where that is not the default."""
+    source = str(cells[0].config.get("data.source"))
+    named = cells[0].env.partition(":")[0] not in DERIVED
+    envs = {"env": ",".join(dict.fromkeys(cell.env for cell in cells))}
+    return {**envs, "source": source} if named and source not in ("None", DEFAULTS["source"]) else envs
+
+
+def _name_trained(cells: Sequence[CellRecord]) -> dict[str, str]:
     """Return the options that name the cells' methods and seeds, where they are not the defaults."""
     given = {
         "method": ",".join(dict.fromkeys(cell.method for cell in cells)),
         "seeds": ",".join(dict.fromkeys(str(cell.seed) for cell in cells)),
     }
-    return [f"--{name} {text}" for name, text in given.items() if text != DEFAULTS[name]]
+    return {name: text for name, text in given.items() if text != DEFAULTS[name]}

@@ -36,6 +36,7 @@ class ReportFlow(FlowSpec):
     preset = Parameter("preset", help="instead of the study's", default="")
     method = Parameter("method", help="instead of the study's", default="")
     seeds = Parameter("seeds", help="instead of the study's", default="")
+    data_seeds = Parameter("data-seeds", help="instead of the study's", default="")
     source = Parameter("source", help="instead of the study's", default="")
     overrides = Parameter("set", help="over the study's settings", default="")
     sweep = Parameter("sweep", help="instead of the study's grid", default="")

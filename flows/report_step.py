@@ -24,6 +24,7 @@ from vdt.config.layers import config_from_mapping
 from vdt.evaluation.records import CellRecord
 from vdt.experiments.cells import (
     describe_cell,
+    describe_other_code,
     get_reuse,
     name_option,
     resolve_cells,
@@ -95,7 +96,9 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
     for cell, policy in zip(own, policies, strict=True):
         registered = [Register(name=flow.register, sha256=policy["sha256"])] if flow.register else []
         run_ids.append(send_now(home(), cell.mlflow_run_id, [opening, *kept, *registered, closing]))
-    summary = _summarise(cells, path, {cell.key: policy["path"] for cell, policy in zip(own, policies, strict=True)})
+    paths = {cell.key: policy["path"] for cell, policy in zip(own, policies, strict=True)}
+    summary = _summarise(cells, path, paths, get_options(flow))
+    enter_cards_folder()  # at last: the summary's paths are relative to the caller's folder
     return FinishedReport(str(path), summary, run_ids, [describe_file(flow, file) for file in files])
 
 
@@ -146,23 +149,29 @@ def report_study(arguments: Mapping[str, str]) -> FinishedReport:
     assert study is not None
     missing, cells = split_finished(wanted, get_reuse(arguments))
     if not cells:
-        raise ConfigError(f"none of the {len(wanted)} cells of {study.place} is finished; flows/vdt_flow.py runs them")
+        other = describe_other_code(wanted, get_reuse(arguments))
+        raise ConfigError(
+            f"none of the {len(wanted)} cells of {study.place} is finished; flows/vdt_flow.py runs them{other}"
+        )
     tag_finished_runs(cells, study)
     described = {**study.describe(arguments.get("set", "")), "missing": [cell.key for cell in missing]}
     if study.search:
         described |= describe_search(study, arguments)
     path = _write(cells, add_winners(cells, described, get_reuse(arguments), get_training_command()))
     _keep_study_report(described, sorted(path.parent.iterdir()))
-    return FinishedReport(str(path), _summarise(cells, path, {}))
+    summary = _summarise(cells, path, {}, arguments)
+    enter_cards_folder()
+    return FinishedReport(str(path), summary)
 
 
-def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, str]) -> str:
+def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, str], given: Mapping[str, str]) -> str:
     """Return the last screen of a run: scores, output paths, and possible next commands.
 
     Args:
         cells: of the report.
         path: of the report.
         policies: the run's own cells' keys -> checkpoints.
+        given: options of the run's command line by name, empty where not given.
     """
     from vdt.reporting.summary import describe_end
 
@@ -175,7 +184,7 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, s
         "card": [f"{name_home()}{get_command()} card view {current.run_id}/{current.step_name}"],
         "runs": [address],
         "served": [command],
-        "next": [suggest_next(cells)],
+        "next": [suggest_next(cells, given)],
     }
     return "\n".join(describe_end(cells, places))
 
@@ -198,7 +207,6 @@ def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path
 
     known = resolve_run_ids(home(), [cell.mlflow_run_id for cell in cells])  # of runs that reached the store late
     cells = [replace(cell, mlflow_run_id=known[cell.mlflow_run_id]) for cell in cells]
-    enter_cards_folder()
     curves = read_curves(home(), [cell.mlflow_run_id for cell in cells])
     report = write_report(cells, home() / "reports" / str(current.run_id), study=study, curves=curves)
     path = report.path

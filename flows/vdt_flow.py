@@ -51,6 +51,7 @@ class VDTFlow(FlowSpec):
     preset = Parameter("preset", help="sizes and budgets: smoke, laptop (default), fair, equal-time, paper", default="")
     method = Parameter("method", help="files of params/methods/; several with commas; default vdt", default="")
     seeds = Parameter("seeds", help="whole numbers and ranges, e.g. 0,2 or 0-4; default 0", default="")
+    data_seeds = Parameter("data-seeds", help="of collected data, each with every seed; default data.seed", default="")
     source = Parameter("source", help="auto (default), collected, d4rl, minari, or path:FILE", default="")
     overrides = Parameter("set", help='changes, e.g. "critic.expectile=0.8 online.environment_steps=0"', default="")
     sweep = Parameter("sweep", help='values to try, e.g. "actor.q_coefficient=0.1,0.3"; all combinations', default="")

@@ -313,6 +313,12 @@ class CellRecord:
         """Return the method, with its patch if it has one."""
         return f"{self.method} + {self.patch}" if self.patch else self.method
 
+    @property
+    def data_label(self) -> str:
+        """Return the data's source in words, with the seed of collected data where it is not 0."""
+        seed = self.config.get("data.seed", 0) if self.snapshot.source == "collected" else 0
+        return f"{self.snapshot.label}, seed {seed}" if seed else self.snapshot.label
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values: the same whether they come from this process or from a file."""
         return dict(json.loads(json.dumps(asdict(self))))

@@ -17,7 +17,7 @@ from vdt.experiments.grid import LONGEST_NAME, Grid, parse_sweep
 from vdt.experiments.opened import open_cells
 from vdt.experiments.preflight import check_cells, check_source
 from vdt.experiments.ranges import parse_numbers, split_words
-from vdt.experiments.results_store import compute_identity, find_result, save_result
+from vdt.experiments.results_store import compute_identity, find_result, has_results, save_result
 from vdt.experiments.search_trials import (
     add_trials,
     choose_trial,
@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULTS = {"preset": "laptop", "method": "vdt", "seeds": "0", "source": "auto", "reuse": "exact"}
 OPTIONS = (  # empty: the study's, or the default
-    *("env", "preset", "method", "seeds", "source", "set", "sweep", "init_from", "study", "reuse", "trial", "cell"),
+    *("env", "preset", "method", "seeds", "data_seeds", "source", "set", "sweep", "init_from", "study", "reuse"),
+    *("trial", "cell"),
 )
 REUSE = ("exact", "settings", "none")
 
@@ -101,6 +102,8 @@ def _read_changes(given: Mapping[str, str], *, is_named: bool) -> dict[str, Any]
     changes: dict[str, Any] = {name: given[name] for name in ("preset", "source", "init_from") if name in given}
     if "seeds" in given:
         changes["seeds"] = parse_numbers(given["seeds"], "--seeds")
+    if "data_seeds" in given:
+        changes["data_seeds"] = parse_numbers(given["data_seeds"], "--data-seeds")
     for option, name in (("env", "envs"), ("method", "methods")):
         if option in given:
             changes[name] = tuple(split_words(given[option], f"--{option}"))
@@ -118,6 +121,10 @@ def _resolve_search(study: Study, given: Mapping[str, str]) -> Study:
         raise ConfigError(f"--cell: {study.place} is a search, whose workers take its trials in turn; leave it out")
     if "sweep" in given:
         raise ConfigError(f"--sweep: {study.place} is a search, whose space says what is tried")
+    if "data_seeds" in given:
+        raise ConfigError(
+            f"--data-seeds: {study.place} is a search, whose file names them: data_seeds, and search: report: data_seed"
+        )
     if len(study.methods) > 1:
         raise ConfigError(f"--method: a search has one method, not {', '.join(study.methods)}")
     if reuse == "none":
@@ -184,7 +191,8 @@ def plan_cells(
         check_cells(missing, device=False)
     if study is None:
         return open_cells(cells, None, flow_run, command, name_run), [], None
-    logger.info(f"study {study.name}: {len(finished)} cells are finished, {len(missing)} are run")
+    other = describe_other_code(missing, get_reuse(arguments))
+    logger.info(f"study {study.name}: {len(finished)} cells are finished, {len(missing)} are run{other}")
     tag_finished_runs(finished, study)
     described = {**study.describe(arguments.get("set", "")), "keys": [cell.key for cell in cells]}
     return open_cells(order_by_critic(missing), study, flow_run, command, name_run), finished, described
@@ -209,6 +217,19 @@ def split_finished(cells: Sequence[Cell], reuse: str) -> tuple[list[Cell], list[
         else:
             finished.append(record)
     return missing, finished
+
+
+def describe_other_code(cells: Sequence[Cell], reuse: str) -> str:
+    """Return a clause that counts the cells with a result of other code, and says what takes it; empty without one.
+
+    Raises:
+        ConfigError: if an env's data is unavailable.
+    """
+    if reuse != "exact" or not has_results(home()):
+        return ""
+    found = [find_result(home(), identity, any_code=True) for identity in compute_identities(cells)]
+    count = len(found) - found.count(None)
+    return f"; {count} of these have results of other code, which --reuse settings takes" if count else ""
 
 
 def compute_identities(cells: Sequence[Cell]) -> list[str]:

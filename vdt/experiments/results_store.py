@@ -82,6 +82,11 @@ def find_result(home: Path, identity: str, *, any_code: bool = False) -> dict[st
     return dict(json.loads(path.read_text())) if path.is_file() else None
 
 
+def has_results(home: Path) -> bool:
+    """Return whether any cell's result is kept."""
+    return any((home / ".vdt" / "results").glob("*.json"))
+
+
 def name_delivered_runs(home: Path, find_ids: Callable[[], Mapping[str, str]]) -> int:
     """Replace local ids of runs in kept results, and beside the policies, by MLflow's; return how many files changed.
 

@@ -282,15 +282,14 @@ def _refuse_two_values(study: Study, overrides: Mapping[str, Any]) -> None:
         both = sorted(set(flatten(patch)) & set(study.grid))
         if both:
             raise ConfigError(f"{study.place}: grid and patch {name} both give {both[0]}; leave it out of one")
+    place = study.place or "--data-seeds"
     if study.data_seeds and study.source != "collected":
-        raise ConfigError(
-            f"{study.place}: data_seeds needs source collected, not {study.source}: other data has no seed"
-        )
+        raise ConfigError(f"{place}: data_seeds needs source collected, not {study.source}: other data has no seed")
     places: dict[str, Mapping[str, Any]] = {"set": study.set, "grid": study.grid, "--set": overrides}
     places |= {f"patch {name}": patch for name, patch in study.patches.items()}
     for where, settings in places.items() if study.data_seeds else ():
         if "data.seed" in flatten(settings):
-            raise ConfigError(f"{study.place}: data_seeds and {where} both give data.seed; leave it out of one")
+            raise ConfigError(f"{place}: data_seeds and {where} both give data.seed; leave it out of one")
 
 
 def count_cells(study: Study) -> int:

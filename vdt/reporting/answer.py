@@ -11,7 +11,7 @@ from vdt.environments.scores import describe_cut, format_return
 from vdt.evaluation.records import CellRecord, HeldOutReport, ValueEstimates
 from vdt.reporting.aggregates import Aggregate, select_acting
 from vdt.reporting.document import Table
-from vdt.reporting.frame import POLICIES, Result, Task
+from vdt.reporting.frame import POLICIES, Labels, Result, Task, label_data
 from vdt.reporting.tables import name_policy, name_source
 
 WHEN = {"offline": "offline, without interaction", "online": "after online tuning"}
@@ -48,7 +48,8 @@ def _describe_scores(records: Sequence[CellRecord], acting: Sequence[Result], ag
     where = f"On **{acting[0].env}**, " if len(tasks) == 1 else f"On {len(tasks)} data sets, "
     have = "at most one has scores"
     if all(result.cut_at is not None for result in acting):
-        have = f"they have returns but no scores, as episodes were {describe_cut(acting[0].cut_at)}"
+        cut = f"{describe_cut(acting[0].cut_at)} (`evaluation.max_episode_steps`)"
+        have = f"they have returns but no scores, as episodes were {cut}"
     return f"{where}{len(methods)} methods have run, and {have}: none is compared."
 
 
@@ -155,7 +156,7 @@ def tabulate_answer(records: Sequence[CellRecord], results: Sequence[Result]) ->
 
     The scores are means; their intervals are drawn.
     """
-    labels = {(record.env, record.snapshot.source): record.snapshot.label for record in records}
+    labels = label_data(records)
     groups: dict[tuple[Task, str], dict[str, Result]] = {}
     for result in select_acting(records, results):
         groups.setdefault((result.task, result.method), {})[result.policy] = result
@@ -169,13 +170,13 @@ def tabulate_answer(records: Sequence[CellRecord], results: Sequence[Result]) ->
     return Table("", (*header, "seeds", *OWN_COLUMNS), rows)
 
 
-def _describe_row(found: dict[str, Result], labels: dict[tuple[str, str], str]) -> tuple[object, ...]:
+def _describe_row(found: dict[str, Result], labels: Labels) -> tuple[object, ...]:
     first = next(iter(found.values()))
     score = "-" if first.dataset_score is None else f"{first.dataset_score:.1f}"
     before, after = (found[p].score if p in found else None for p in ("offline", "online"))
     change = "-" if before is None or after is None else f"{after.mean - before.mean:+z.1f}"
     return (
-        *(first.env, name_source(labels[first.env, first.source]), score, first.preset, first.method),
+        *(first.env, name_source(labels[first.env, first.source, first.md5]), score, first.preset, first.method),
         *(_format_mean(found.get(policy)) for policy in POLICIES),
         *(change, f"{len(first.seeds)} ({', '.join(map(str, first.seeds))})"),
     )
@@ -203,7 +204,7 @@ def _list_own_rows(records: Sequence[CellRecord]) -> Iterator[tuple[object, ...]
         if numbers[3] is not None and _find_unfinished_fit(cells) is not None:
             shown[3] = "unfinished"
         seeds = [str(cell.seed) for cell in cells]
-        known = (env, name_source(cells[0].snapshot.label), "-", cells[0].preset, method)
+        known = (env, name_source(cells[0].data_label), "-", cells[0].preset, method)
         empty = ("-",) * (len(POLICIES) + 1)
         yield (
             *known,

@@ -22,7 +22,6 @@ IDENTIFYING = frozenset(  # columns that say what was measured: printed once whe
         "steps",
         "fit's steps",
         "data sets",
-        "data seed",
         "runs",
         "data md5",
         "what differs from theirs",

@@ -6,7 +6,7 @@ The seed is the unit of replication: standard errors are over seeds, and over ep
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ LEFT_OUT = ["name", "chosen_candidates", "candidate_returns"]  # left out of res
 COLUMNS = [
     *("env", "source", "label", "md5", "preset", "method", "patch", "policy", "setting", "seed", "episode"),
     *("score", "return", "length", "success", "cut_at", "planning_horizon", "env_model", "milliseconds_per_step"),
-    *("dataset_score", "run_id", *LEFT_OUT),
+    *("dataset_score", "data_seed", "run_id", *LEFT_OUT),
 ]
 
 Task = tuple[str, str, str, str]  # env, data source, its md5, preset
@@ -132,6 +132,14 @@ class Change:
     estimate: Estimate
 
 
+Labels = Mapping[tuple[str, str, str], str]  # env, data source, its md5 -> the data in words
+
+
+def label_data(records: Iterable[CellRecord]) -> Labels:
+    """Return the data of each cell in words."""
+    return {(record.env, record.snapshot.source, record.snapshot.md5): record.data_label for record in records}
+
+
 def make_frame(records: Iterable[CellRecord]) -> pd.DataFrame:
     """Return a row for every evaluated episode, with its cell, policy and look-ahead setting.
 
@@ -139,7 +147,7 @@ def make_frame(records: Iterable[CellRecord]) -> pd.DataFrame:
         ValueError: if the same cell is given twice.
     """
     frame = pd.DataFrame([row for record in records for row in _list_episodes(record)], columns=COLUMNS)
-    frame = frame.astype({"cut_at": "Int64"})  # whole numbers, or none
+    frame = frame.astype({"cut_at": "Int64", "data_seed": "Int64"})  # whole numbers, or none
     twice = frame[frame.duplicated([*KEYS, "seed", "episode"])]
     if len(twice):
         env, method, seeds = twice["env"].iloc[0], twice["name"].iloc[0], sorted(set(twice["seed"]))
@@ -153,6 +161,7 @@ def _list_episodes(record: CellRecord) -> Iterator[dict[str, Any]]:
         **{"env": record.env, "source": snapshot.source, "label": snapshot.label, "md5": snapshot.md5},
         **{"preset": record.preset, "name": record.name, "seed": record.seed},
         **{"method": record.method, "patch": record.patch, "dataset_score": snapshot.score},
+        "data_seed": record.config.get("data.seed") if snapshot.source == "collected" else None,
         "run_id": record.mlflow_run_id,
     }
     for policy, setting in ((policy, setting) for policy in POLICIES for setting in SETTINGS):

@@ -255,7 +255,7 @@ def _list_facts(records: Sequence[CellRecord], study: Mapping[str, Any]) -> Iter
     """Yield what the study is, where the data came from, and what the words mean."""
     yield from (study["note"], "") if study.get("note") else ()
     reasons = {  # of the first cell: later ones find the snapshot that it left
-        (record.env, name_source(record.snapshot.label)): record.snapshot.reason for record in reversed(records)
+        (record.env, name_source(record.data_label)): record.snapshot.reason for record in reversed(records)
     }
     yield from (f"- {env}: data source {source}. {reason}" for (env, source), reason in sorted(reasons.items()))
     without = sorted({record.env for record in records if not record.evaluation.policies})
@@ -274,7 +274,7 @@ def _list_facts(records: Sequence[CellRecord], study: Mapping[str, Any]) -> Iter
 
 CUT = (
     "their returns, shown as they are, cannot be laid beside the references, which are of whole episodes, so they have no "
-    "normalized_score."
+    "normalized_score. `--set evaluation.max_episode_steps=0` plays episodes to their end."
 )
 
 

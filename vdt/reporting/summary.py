@@ -19,6 +19,7 @@ from vdt.reporting.frame import (
     collect_results,
     count_cut,
     fill_best,
+    label_data,
     make_frame,
     withhold_scores,
 )
@@ -104,14 +105,14 @@ def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
     cells = CellIndex(records)
     frame = withhold_scores(fill_best(make_frame(records)))
     results = [r for r in collect_results(frame) if r.setting == headlines[r.method, r.env]]
-    labels = {(record.env, record.snapshot.source): record.snapshot.label for record in records}
+    labels = label_data(records)
     for task in dict.fromkeys(result.task for result in results):
         own = [result for result in results if result.task == task]
         score = own[0].dataset_score
         mean = "" if score is None else f", data's mean {score:.1f}"
         cut, some = _describe_cuts(own, [record for record in records if record.env == own[0].env])
         over = "; ± over episodes" if any(r.score and r.score.is_over_episodes for r in own) else ""
-        lines += [f"{own[0].env}, {labels[own[0].env, own[0].source]}{mean}{cut}{over}", *some]
+        lines += [f"{own[0].env}, {labels[own[0].env, own[0].source, own[0].md5]}{mean}{cut}{over}", *some]
         width = max(len(result.method) for result in own)
         for method in dict.fromkeys(result.method for result in own):
             found = [result for result in own if result.method == method]

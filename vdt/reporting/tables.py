@@ -11,7 +11,7 @@ from vdt.reporting import calibration
 from vdt.reporting.aggregates import Aggregate, Headlines, Improvement
 from vdt.reporting.calibration import CellIndex, describe_critic
 from vdt.reporting.document import Table
-from vdt.reporting.frame import Change, Estimate, Result, compute_config_differences
+from vdt.reporting.frame import Change, Estimate, Result, compute_config_differences, label_data
 from vdt.reporting.published import Published
 
 KINDS = ("machine", "gpu")  # of memory
@@ -38,7 +38,7 @@ def name_source(label: str) -> str:
 
 def identify(record: CellRecord) -> tuple[str, str, str]:
     """Return the columns env, data and method of a cell."""
-    return record.env, name_source(record.snapshot.label), record.name
+    return record.env, name_source(record.data_label), record.name
 
 
 def _format_score(result: Result | None) -> str:
@@ -53,13 +53,13 @@ def _format_estimate(estimate: Estimate) -> str:
 
 def tabulate_results(title: str, records: Sequence[CellRecord], results: Sequence[Result]) -> Table:
     """Make the table of scores and returns; the critic's bias is the mean over cells."""
-    labels = {(record.env, record.snapshot.source): record.snapshot.label for record in records}
+    labels = label_data(records)
     cells = CellIndex(records)
     header = "env|data|data's mean score|method|policy|look-ahead|normalized_score|episode return"
     rows = [
         (
             result.env,
-            name_source(labels[result.env, result.source]),
+            name_source(labels[result.env, result.source, result.md5]),
             "?" if result.dataset_score is None else f"{result.dataset_score:.1f}",
             result.method,
             name_policy(result.policy),
@@ -67,7 +67,6 @@ def tabulate_results(title: str, records: Sequence[CellRecord], results: Sequenc
             _format_score(result),
             format_return(result.episode_return.mean),
             *describe_critic(cells.select(result), result.policy),
-            _find_data_seed(cells.select(result)),
             f"{len(result.seeds)} ({', '.join(map(str, result.seeds))})",
             sum(map(len, result.returns)),
             f"{math.fsum(result.milliseconds_per_step) / len(result.seeds):.2f}",
@@ -75,13 +74,8 @@ def tabulate_results(title: str, records: Sequence[CellRecord], results: Sequenc
         )
         for result in results
     ]
-    more = (*calibration.HEADER, "data seed", "seeds", "episodes", "ms per step", SUCCESS_HEADER)
+    more = (*calibration.HEADER, "seeds", "episodes", "ms per step", SUCCESS_HEADER)
     return Table(title, (*header.split("|"), *more), rows, calibration.NOTE)
-
-
-def _find_data_seed(cells: Sequence[CellRecord]) -> str:
-    """Return the seed of collected data; "-" for other data."""
-    return "-" if cells[0].snapshot.source != "collected" else str(cells[0].config.get("data.seed", "-"))
 
 
 def _format_successes(result: Result) -> str:
@@ -91,11 +85,11 @@ def _format_successes(result: Result) -> str:
 
 def tabulate_changes(records: Sequence[CellRecord], changes: Sequence[Change]) -> Table:
     """Make the table of changes by look-ahead and online tuning."""
-    labels = {(record.env, record.snapshot.source): record.snapshot.label for record in records}
+    labels = label_data(records)
     rows = [
         (
             change.before.env,
-            name_source(labels[change.before.env, change.before.source]),
+            name_source(labels[change.before.env, change.before.source, change.before.md5]),
             change.before.method,
             change.effect,
             f"{name_policy(change.before.policy)} {change.before.planner}",

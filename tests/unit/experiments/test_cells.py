@@ -8,7 +8,7 @@ import pytest
 
 from support.builders import make_config
 from vdt.datasets.choose import choose_source
-from vdt.experiments.cells import make_data_key, split_finished, tag_finished_runs
+from vdt.experiments.cells import describe_other_code, make_data_key, split_finished, tag_finished_runs
 from vdt.experiments.opened import make_labels
 from vdt.experiments.resolve import resolve_config
 from vdt.experiments.results_store import compute_identity, save_result
@@ -42,3 +42,19 @@ def test_a_result_of_another_release_is_run_again(home: Path, caplog: pytest.Log
     assert split_finished([cell], "settings") == ([cell], [])
     assert f"{cell.key}: its result is of another release" in caplog.text
     assert split_finished([cell], "none") == ([cell], [])
+
+
+def test_results_of_other_code_are_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [
+        Cell(resolve_config(env, preset="smoke", source="collected"))
+        for env in ("walker2d-medium-v2", "hopper-medium-v2")
+    ]
+    assert describe_other_code(cells, "exact") == ""
+    choice = choose_source(cells[0].config, home)
+    with monkeypatch.context() as patched:
+        patched.setattr("vdt.experiments.results_store.compute_code_digest", lambda: "another")
+        save_result(home, compute_identity(cells[0].config, make_data_key(choice.source, choice.key)), {})
+    assert (
+        describe_other_code(cells, "exact") == "; 1 of these have results of other code, which --reuse settings takes"
+    )
+    assert describe_other_code(cells, "none") == ""

@@ -56,6 +56,17 @@ def test_data_seeds_are_cells_of_their_own(tmp_path: Path) -> None:
     assert [plan.key for plan in second[1:3]] == [f"{ENVS[0]}-vdt-second-s1", f"{ENVS[0]}-vdt-second-d2-s3"]
 
 
+def test_data_seeds_of_the_command_line(tmp_path: Path) -> None:
+    """Instead of a study's, and of a run without one."""
+    words = {"env": "walker2d-medium-v2", "source": "collected", "data_seeds": "5-6", "seeds": "0,1"}
+    mine = write_study(tmp_path, source="collected", data_seeds=[1, 2])
+    for given in (words, {"study": mine, "data_seeds": "5,6", "seeds": "0,1"}):
+        cells, _ = resolve_cells(given)
+        assert {(c.config.data.seed, c.config.seed) for c in cells} == {(5, 0), (5, 1), (6, 0), (6, 1)}
+    with pytest.raises(ConfigError, match=r"^--data-seeds: data_seeds needs source collected, not auto"):
+        resolve_cells({**words, "source": ""})
+
+
 @pytest.mark.parametrize(
     ("content", "words", "message"),
     [

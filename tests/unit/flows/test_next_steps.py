@@ -12,9 +12,11 @@ SINGLE = {"planner.candidates": 1}
 SIMULATOR = {"planner.env_model": "simulator"}
 
 
-def make_cell(env: str = "walker2d-medium-v2", **config: Any) -> CellRecord:
+def make_cell(env: str = "walker2d-medium-v2", seed: int = 0, **config: Any) -> CellRecord:
     measured = {"offline": {"single": make_evaluation([90.0])}}
-    return make_record(0, {} if env.startswith("data:") else measured, env=env, config={"preset": "laptop", **config})
+    return make_record(
+        seed, {} if env.startswith("data:") else measured, env=env, config={"preset": "laptop", **config}
+    )
 
 
 @pytest.mark.parametrize(("config", "option"), [({}, " --lookahead"), (SINGLE, ""), (SIMULATOR, "")])
@@ -37,7 +39,7 @@ def test_use_of_a_policy_without_an_environment_is_to_load_it() -> None:
         ([make_cell()], "walker2d-medium-v2 --method vdt,dt --seeds 0,1,2"),
         ([make_cell(preset="smoke")], "walker2d-medium-v2"),
         (
-            [make_cell(preset="smoke"), make_cell(method="dt", seed=1, preset="smoke")],
+            [make_cell(preset="smoke"), make_cell(seed=1, method="dt", preset="smoke")],
             "walker2d-medium-v2 --method vdt,dt --seeds 0,1",
         ),
         ([make_cell(preset="smoke", **{"data.source": "collected"})], "walker2d-medium-v2 --source collected"),
@@ -47,6 +49,26 @@ def test_use_of_a_policy_without_an_environment_is_to_load_it() -> None:
     ],
 )
 def test_next_goes_on_from_what_was_run(cells: list[CellRecord], options: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert suggest_next(cells).endswith(f"flows/vdt_flow.py run --env {options}")
+    assert suggest_next(cells, {}).endswith(f"flows/vdt_flow.py run --env {options}")
     monkeypatch.setenv("VDT_HOME", "my runs")
-    assert suggest_next(cells).startswith("VDT_HOME='my runs' "), "the same home as of the other lines"
+    assert suggest_next(cells, {}).startswith("VDT_HOME='my runs' "), "the same home as of the other lines"
+
+
+TRIAL, FULL = make_cell(preset="smoke"), make_cell(seed=2)
+MINE = {"study": "mine.yaml", "cell": "", "reuse": "settings"}
+
+
+@pytest.mark.parametrize(
+    ("cell", "given", "options"),
+    [
+        (TRIAL, {"preset": "smoke", "set": "data.seed=1"}, "--env walker2d-medium-v2 --set data.seed=1"),
+        (FULL, {"set": "data.seed=1"}, "--env walker2d-medium-v2 --method vdt,dt --seeds 0,1,2 --set data.seed=1"),
+        (TRIAL, MINE, "--preset laptop --study mine.yaml"),
+        (TRIAL, {**MINE, "preset": "smoke", "seeds": "3"}, "--preset laptop --seeds 3 --study mine.yaml"),
+        (FULL, MINE, "--seeds 0-4 --study mine.yaml"),
+        (FULL, {**MINE, "data_seeds": "5,6", "seeds": "2"}, "--seeds 0-4 --data-seeds 5,6 --study mine.yaml"),
+        (FULL, {"sweep": "critic.n_step=1,5"}, "--env walker2d-medium-v2 --seeds 0-4 --sweep critic.n_step=1,5"),
+    ],
+)
+def test_next_keeps_what_the_run_was_told(cell: CellRecord, given: dict[str, str], options: str) -> None:
+    assert suggest_next([cell], given).endswith(f"flows/vdt_flow.py run {options}")

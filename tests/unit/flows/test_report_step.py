@@ -23,6 +23,7 @@ def test_runs_of_cells_whose_flow_was_stopped_are_put_right(
         "_write": lambda cells, study: tmp_path / "report.md",
         "_keep_study_report": lambda study, files: [],
         "_summarise": lambda *parts: "",
+        "enter_cards_folder": lambda: None,
     }
     for name, stand_in in given.items():
         monkeypatch.setattr(report_step, name, stand_in)

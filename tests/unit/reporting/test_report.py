@@ -156,7 +156,7 @@ def test_where_some_cells_of_an_env_were_cut_none_has_a_score(tmp_path: Path) ->
     first, *_, caveat = [line for line in report.text.splitlines() if line and line[0] != "#"][:3]
     assert first == (
         "On **walker2d-medium-v2**, 2 methods have run, and they have returns but no scores, as episodes were cut at 50 "
-        "steps: none is compared."
+        "steps (`evaluation.max_episode_steps`): none is compared."
     )
     assert caveat.startswith("**Episodes of 1 of 2 cells were cut at 50 steps: ")
     assert "The other cells of the same env have none either" in caveat
@@ -292,3 +292,18 @@ def test_seeds_may_differ_in_whether_their_critic_guides(tmp_path: Path, guided:
     together = report.text.partition("Results per cell")[0]
     assert "candidates (m=2, E=1)" in together and "candidates (m=1, E=1)" not in together
     assert any(path.name.startswith("candidates-") for path in report.figures)
+
+
+def test_data_sets_of_an_env_are_told_apart_in_every_table(tmp_path: Path) -> None:
+    records = [
+        make_record(0, make_policies(gain), config={"data.seed": seed}, snapshot={"md5": f"m{seed}"})
+        for seed, gain in ((5, 0.0), (6, 2.0))
+    ]
+    report = write_report(records, tmp_path)
+    sections = [part for part in report.text.split("\n## ")[1:] if "| env" in part or "| data" in part]
+    assert len(sections) >= 4
+    for section in sections:
+        assert "seed 5 |" in section and "seed 6 |" in section, section
+    lines = (tmp_path / "results.csv").read_text().splitlines()
+    column = lines[0].split(",").index("data_seed")
+    assert {line.split(",")[column] for line in lines[1:]} == {"5", "6"}
