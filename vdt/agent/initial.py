@@ -88,6 +88,7 @@ class InitialPolicy:
         keys = ["policy.kind", "policy.head", *CRITIC, *UNITS[2:]]
         keys += POLICY[config.policy.kind] if config.policy.kind == self.config.policy.kind else ()
         keys += UNITS[:2] if mine != theirs else ()  # an empty range is -1 to 1
+        keys += ["critic.discount"] if config.critic.gradient_steps == 0 and self.critic_steps > 0 else ()
         if other := [key for key in keys if given[key] != wanted[key]]:
             both = ", ".join(f"{key} is {_format(wanted[key])} there and {_format(given[key])} here" for key in other)
             fitting = " ".join(f"{key}={_format(wanted[key])}" for key in other)

@@ -86,6 +86,11 @@ def test_the_configuration_names_the_policy_and_its_digest(tmp_path: Path, monke
         ({}, {"task.action_low": [-2], "task.action_high": [1]}, r"task.action_low is \[\] there and \[-2.0\] here"),
         ({}, {"task.return_scale": 3}, "task.return_scale is 10.0 there and 3.0 here"),
         ({}, {"task.reward_shift": -1}, "task.reward_shift is 0.0 there and -1.0 here"),
+        (
+            {},
+            {"critic.gradient_steps": 0, "critic.discount": 0.8},
+            "critic.discount is 0.9 there and 0.8 here",  # its values are discounted so, and no step changes them
+        ),
         ({}, {"task.observation_size": 3}, "it has 2 observations and 1 actions, but walker2d-medium-v2 has 3 and 1"),
         ({**BLIND, **SHORT}, NO_ACTOR, "it predicts no observations and rewards, and actor.gradient_steps is 0"),
     ],
