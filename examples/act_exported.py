@@ -1,6 +1,7 @@
 """Act with an exported policy, without vdt: `python examples/act_exported.py FILE.onnx [SEED]`.
 
 `Episode` needs NumPy alone; the loop below it needs onnxruntime, and Gymnasium in the place of a robot.
+docs/export.md has the loop for a robot of your own.
 """
 
 import json
@@ -45,12 +46,21 @@ class Episode:
 
 
 if __name__ == "__main__":
-    import gymnasium
     import onnxruntime
 
+    if len(sys.argv) not in (2, 3):
+        sys.exit(f"usage: {sys.argv[0]} FILE.onnx [SEED]")
     session = onnxruntime.InferenceSession(sys.argv[1])
     about = json.loads(session.get_modelmeta().custom_metadata_map["vdt"])
-    environment = gymnasium.make(about["policy"]["config"]["task.environment_id"])
+    name = about["policy"]["config"]["task.environment_id"]
+    if name is None:
+        sys.exit(
+            f"error: {sys.argv[1]}: {about['policy']['env']} has no environment to play in; "
+            "docs/export.md shows a robot's own loop around the class Episode"
+        )
+    import gymnasium
+
+    environment = gymnasium.make(name)
     observation, _ = environment.reset(seed=int(sys.argv[2]) if len(sys.argv) > 2 else 0)
     episode = Episode(lambda window: session.run(["action"], window)[0][0], about)
     reward, episode_return, running = 0.0, 0.0, True

@@ -19,6 +19,7 @@ import torch
 import vdt
 import vdt.agent.export
 from support.builders import make_lively_actor_critic
+from support.documents import find_blocks
 from vdt.agent.export import ABOUT, ABOUT_FILE, export_policy
 from vdt.agent.tensor_policy import INPUTS, TensorPolicy
 from vdt.cli import run
@@ -200,3 +201,32 @@ def test_the_example_plays_an_episode_without_vdt(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     said, _, value = done.stdout.strip().rpartition(" ")
     assert said == "walker2d-medium-v2: return" and float(value) == pytest.approx(expected, abs=1e-3)
+
+
+OWN = {"task.environment_id": "null", "online.environment_steps": 0, "data.held_out_fraction": 0.1}
+
+
+def test_a_policy_of_own_data_acts_in_ones_own_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loop of docs/export.md gives the policy's own actions; the example, which plays, says where it stands."""
+    monkeypatch.chdir(tmp_path)
+    policy = vdt.Policy(make_lively_actor_critic(OWN))
+    (tmp_path / "policy.onnx").write_bytes(export_policy(policy, "onnx").content)
+    done = subprocess.run([sys.executable, EXAMPLE, "policy.onnx"], text=True, capture_output=True, timeout=120)
+    assert done.returncode == 1 and done.stderr == (
+        "error: policy.onnx: walker2d-medium-v2 has no environment to play in; "
+        "docs/export.md shows a robot's own loop around the class Episode\n"
+    )
+    (block,) = [block for block in find_blocks("run", "python") if "class Robot" in block.text]
+    monkeypatch.syspath_prepend(ROOT)
+    names: dict[str, Any] = {}
+    exec(compile(block.text, str(block), "exec"), names)
+    policy.reset()
+    robot, reward, ended, earned = names["Robot"](), None, False, 0.0
+    observation = robot.reset()
+    while not ended:
+        observation, reward, ended = robot.step(policy.act(observation, reward))
+        earned += reward
+    assert capsys.readouterr().out == f"return {names['earned']:.4f}\n"
+    assert names["earned"] == pytest.approx(earned, abs=1e-3) and earned != robot.steps
