@@ -1,16 +1,18 @@
-"""Turn a log into data to train on: `.venv/bin/python examples/own_dataset.py LOG.csv FOLDER`.
+"""Turn a log into data to train on: `.venv/bin/python examples/own_dataset.py LOG.csv FOLDER [--append]`.
 
 The log has a row for each step, and these columns alone: episode, observation_0, observation_1, ..., action_0, ...,
 reward, terminated. `terminated` is true or false, in any case, or 1 or 0: whether the task ended with that step. An
 episode whose last row says false was cut. All other values are finite numbers.
 
-The whole log is read before anything is written. Episodes that are in the folder stay.
+The whole log is read before anything is written. A folder that holds episodes is refused, so that a log is not added
+twice; with `--append` they stay, and the log's come after them.
 """
 
 import csv
 import re
 import shlex
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -96,12 +98,22 @@ def write_episodes(path: str, folder: str) -> str:
     return ", ".join(f"{count:,} {what}{'' if count == 1 else 's'}" for count, what in counts)
 
 
-if len(sys.argv) != 3:
-    sys.exit(f"usage: {sys.argv[0]} LOG.csv FOLDER")
+def describe_folder(folder: str) -> str:
+    """Say how many episodes a folder holds; nothing if it holds none."""
+    count = len(list(Path(folder).expanduser().glob("*.npz")))
+    return f"{folder} holds {count:,} episode{'' if count == 1 else 's'}" if count else ""
+
+
+if len(sys.argv) < 3 or sys.argv[3:] not in ([], ["--append"]):
+    sys.exit(f"usage: {sys.argv[0]} LOG.csv FOLDER [--append]")
+log, folder = sys.argv[1:3]
 try:
-    print(write_episodes(sys.argv[1], sys.argv[2]))
+    if (held := describe_folder(folder)) and len(sys.argv) == 3:
+        sys.exit(f"error: {held}; accepted is a folder without any, or --append, which adds the log's to them")
+    print(write_episodes(log, folder))
+    print(describe_folder(folder))
 except OSError as error:
     sys.exit(f"error: {error.filename}: {error.strerror}")
 except (ValueError, csv.Error) as error:
-    sys.exit(f"error: {sys.argv[1]}: {error}")
-print(f".venv/bin/python flows/vdt_flow.py run --env {shlex.quote(f'data:{sys.argv[2]}')}")
+    sys.exit(f"error: {log}: {error}")
+print(f".venv/bin/python flows/vdt_flow.py run --env {shlex.quote(f'data:{folder}')}")

@@ -42,6 +42,7 @@ def test_a_log_becomes_episodes_and_the_printed_command_names_them(tmp_path: Pat
     said = run_example("own_dataset.py", tmp_path / "log.csv", tmp_path / "mine")
     assert said.splitlines() == [
         "2 observations, 1 action, 2 episodes, 6 steps",
+        f"{tmp_path / 'mine'} holds 2 episodes",
         f".venv/bin/python flows/vdt_flow.py run --env data:{tmp_path / 'mine'}",
     ]
     dataset = read(tmp_path / "mine")
@@ -49,6 +50,21 @@ def test_a_log_becomes_episodes_and_the_printed_command_names_them(tmp_path: Pat
     assert dataset.final_missing.tolist() == [True, False]
     assert dataset[1].observations[:3].tolist() == [[10.0, 0.0], [11.0, -1.0], [12.0, -2.0]]
     assert dataset[1].rewards.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_the_same_log_is_not_added_twice_unless_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(f"{HEADER}\n0,0,1,0.2,3,0\n1,0,1,0.3,4,1\n")
+    words = ("own_dataset.py", tmp_path / "log.csv", tmp_path / "mine")
+    run_example(*words)
+    again = start_example(*words)
+    assert again.returncode == 1 and not again.stdout
+    assert again.stderr == (
+        f"error: {tmp_path / 'mine'} holds 2 episodes; accepted is a folder without any, "
+        "or --append, which adds the log's to them\n"
+    )
+    assert read(tmp_path / "mine").lengths.tolist() == [1, 1]
+    assert f"{tmp_path / 'mine'} holds 4 episodes" in run_example(*words, "--append").splitlines()
+    assert read(tmp_path / "mine").episode_returns.tolist() == [3.0, 4.0, 3.0, 4.0]
 
 
 @pytest.mark.parametrize("no, yes", [("False", "True"), ("false", "TRUE"), ("0", "1"), ("0.0", "1.0")])
@@ -93,6 +109,7 @@ def test_a_log_that_is_not_there_or_not_named_is_said_in_one_line(tmp_path: Path
     ended = start_example("own_dataset.py", tmp_path / "log.csv", tmp_path / "mine")
     assert ended.stderr == f"error: {tmp_path / 'log.csv'}: No such file or directory\n"
     assert start_example("own_dataset.py").stderr.startswith("usage: ")
+    assert start_example("own_dataset.py", "log.csv", "mine", "--apend").stderr.startswith("usage: ")
 
 
 def test_a_robot_without_gymnasium_acts_and_keeps_what_happened(tmp_path: Path) -> None:

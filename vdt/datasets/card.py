@@ -48,7 +48,12 @@ def make_card(env: str, task: TaskConfig, source: str, recording: LoadedData) ->
 
 def describe_doubts(dataset: TrajectoryDataset, task: TaskConfig) -> list[str]:
     """Return warnings for a reader of results, one sentence each; also logged."""
-    return [*describe_missing(dataset), *describe_reward_scale(task.reward_scaling, dataset.episode_returns)]
+    return [
+        *describe_missing(dataset),
+        *describe_reward_scale(task.reward_scaling, dataset.episode_returns),
+        *describe_zero_rewards(dataset),
+        *describe_still_actions(dataset, task),
+    ]
 
 
 def describe_missing(dataset: TrajectoryDataset) -> list[str]:
@@ -68,6 +73,29 @@ def describe_missing(dataset: TrajectoryDataset) -> list[str]:
             "real ends as such, or give the missing observations"
         )
     return notes
+
+
+def describe_zero_rewards(dataset: TrajectoryDataset) -> list[str]:
+    """Return the consequence of rewards that are all 0, one sentence; empty where one is not."""
+    if any(block.any() for block in dataset.iterate_blocks("rewards", steps=True)):
+        return []
+    return [
+        "every reward is 0, so all episodes have the same return: the critic and the returns-to-go have nothing to learn "
+        "from, and the policy can only imitate"
+    ]
+
+
+def describe_still_actions(dataset: TrajectoryDataset, task: TaskConfig) -> list[str]:
+    """Return the consequence of action components that never change, one sentence; empty where all change."""
+    first, still = dataset.actions[dataset.starts[0]], np.ones(dataset.action_size, np.bool_)
+    for block in dataset.iterate_blocks("actions", steps=True):
+        still &= (block == first).all(axis=0)
+        if not still.any():
+            return []
+    low, high = np.array(task.action_low or -1.0), np.array(task.action_high or 1.0)
+    values = low + (first + 1.0) * (high - low) / 2.0
+    listed = ", ".join(f"{k} is always {values[k]:g}" for k in np.flatnonzero(still))
+    return [f"action components that never change (counted from 0): {listed}; the policy can learn these values alone"]
 
 
 def _compute_quantiles(values: npt.NDArray[Any]) -> dict[str, float]:

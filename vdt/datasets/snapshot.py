@@ -20,7 +20,7 @@ from vdt.datasets.card import describe, describe_doubts, make_card
 from vdt.datasets.checksums import compare_checksum, describe_missing_checksum
 from vdt.datasets.choose import choose_source, get_snapshot_path
 from vdt.datasets.loaded_data import DataChoice, make_label
-from vdt.datasets.summary import OWN_REFERENCE
+from vdt.datasets.summary import OWN_REFERENCE, describe_action_scale
 from vdt.datasets.versioning import add_version, find_version
 from vdt.system.files import check_folders, remove_leftovers
 from vdt.system.home import FolderError
@@ -119,6 +119,8 @@ def _announce(config: Config, choice: DataChoice) -> None:
         lines.append("D4RL  by its name alone: no digest of the file is known, so its content is not verified")
     if config.task.reference == OWN_REFERENCE:
         lines.append(f"SCORE 0 and 100 are {config.task.reference}")
+    if config.env.startswith("data:"):
+        lines.append(f"ACTIONS are {describe_action_scale(config.task)}")
     if not config.has_environment:
         lines.append("NO ENVIRONMENT  online tuning and returns are not available; held-out episodes are evaluated on")
     logger.info("\n".join(["=" * 100, *lines, "=" * 100]))

@@ -16,6 +16,7 @@ from vdt.data.return_quantiles import compute_return_quantiles
 from vdt.data.trajectory import FloatArray
 
 OWN_REFERENCE = "the data's own worst and best episode return"
+MAX_SHOWN_RANGES = 6  # of action components, in a sentence
 CANDIDATE_QUANTILES = (1.0, 0.9, 0.75, 0.5, 0.25)
 
 
@@ -133,6 +134,21 @@ def check_continuous(name: object, summary: DataSummary) -> None:
             f"not supported; accepted are continuous ones. If they are, give their range: "
             f'--set "task.action_low={_format(low)} task.action_high={_format(high)}"'
         )
+
+
+def describe_action_scale(task: TaskConfig) -> str:
+    """Return the range that own actions are scaled from, and the setting for another."""
+    low, high = task.action_low or (-1.0,) * task.action_size, task.action_high or (1.0,) * task.action_size
+    ranges = [f"[{a:g}, {b:g}]" for a, b in zip(low, high, strict=True)]
+    few = len(ranges) <= MAX_SHOWN_RANGES
+    shown = ", ".join(ranges) if few else f"{', '.join(ranges[:3])} and {len(ranges) - 3} more"
+    if len(set(ranges)) == 1:
+        shown = ranges[0] + (" each" if len(ranges) > 1 else "")
+    given = (_format(low), _format(high)) if few else ("[…]", "[…]")
+    return (
+        f"scaled from {shown}, the policy's range; if the actuators differ: "
+        f'--set "task.action_low={given[0]} task.action_high={given[1]}"'
+    )
 
 
 def _format(values: Sequence[float]) -> str:

@@ -1,5 +1,6 @@
 """A folder of npz episodes: order, ends, and everything that is refused."""
 
+import logging
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,44 @@ def test_numbers_of_discrete_actions_are_refused_unless_they_have_a_range(tmp_pa
     assert resolve_config(f"data:{folder}", overrides=ranges).task.action_high == (top,)
     write_episode(folder, "2.npz", **{**make_arrays(5, 2), "actions": np.full((5, 1), 0.5)})
     assert resolve_config(f"data:{folder}").task.action_size == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "given", "shown", "low", "high"),
+    [
+        ([3, 0.5], "", "[-3, 3], [-0.5, 0.5]", "[-3,-0.5]", "[3,0.5]"),
+        ([0.4, 0.5], "", "[-1, 1] each", "[-1,-1]", "[1,1]"),
+        ([0.4], "task.action_low=[0] task.action_high=[2]", "[0, 2]", "[0]", "[2]"),
+        ([2, *[0.5] * 6], "", "[-2, 2], [-0.5, 0.5], [-0.5, 0.5] and 4 more", "[…]", "[…]"),
+    ],
+)
+def test_the_range_of_own_actions_is_announced(
+    tmp_path: Path,
+    home: Path,
+    caplog: pytest.LogCaptureFixture,
+    limits: list[float],
+    given: str,
+    shown: str,
+    low: str,
+    high: str,
+) -> None:
+    for k in range(2):
+        actions = np.linspace(-1, 1, 5)[:, None] * limits
+        write_episode(tmp_path / "mine", f"{k}.npz", **{**make_arrays(5, k), "actions": actions})
+    caplog.set_level(logging.INFO)
+    make_snapshot(resolve_config(f"data:{tmp_path / 'mine'}", preset="smoke", overrides=given), home)
+    (said,) = [line for line in caplog.text.splitlines() if line.startswith("ACTIONS")]
+    assert said == (
+        f"ACTIONS are scaled from {shown}, the policy's range; if the actuators differ: "
+        f'--set "task.action_low={low} task.action_high={high}"'
+    )
+
+
+def test_a_task_with_a_known_range_announces_none(tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_episode(tmp_path / "mine", "0.npz", **make_arrays(3, 1))
+    caplog.set_level(logging.INFO)
+    make_snapshot(make_small_config(f"path:{tmp_path / 'mine'}"), home)
+    assert "from source PATH" in caplog.text and "ACTIONS" not in caplog.text
 
 
 def test_data_without_an_environment(tmp_path: Path) -> None:

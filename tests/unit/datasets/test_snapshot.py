@@ -1,5 +1,6 @@
 """Snapshots: written once, atomically, versioned by a real DVC repository."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ from vdt.config.schema import Config
 from vdt.data.errors import DataError
 from vdt.data.storage import load_snapshot, write_trajectories
 from vdt.data.trajectory import TrajectoryDataset
-from vdt.datasets.card import format_card
+from vdt.datasets.card import describe_doubts, format_card
 from vdt.datasets.snapshot import Snapshot, make_snapshot
 from vdt.system.files import compute_file_digest
 from vdt.system.home import FolderError
@@ -114,6 +115,30 @@ def test_card(tmp_path: Path) -> None:
         card["licence"],
     ):
         assert part in text
+
+
+def make_constant_dataset(rewards: list[float], actions: list[list[float]]) -> TrajectoryDataset:
+    """Two episodes of two steps; their last rows, which do not count, hold other numbers."""
+    return TrajectoryDataset(
+        np.zeros((6, 1), np.float32),
+        np.insert(np.array(actions, np.float32), [2, 4], 0.9, axis=0),
+        np.insert(np.array(rewards, np.float32), [2, 4], 7.0),
+        np.array([0, 3, 6]),
+        np.array([True, True]),
+    )
+
+
+def test_data_that_nothing_can_be_learned_from_is_doubted() -> None:
+    task, moving = make_small_config("collected").task, [[0.1], [0.2], [0.3], [0.4]]
+    assert describe_doubts(make_constant_dataset([0, 0, 0, 1], moving), task) == []
+    (said,) = describe_doubts(make_constant_dataset([0, 0, 0, 0], moving), task)
+    assert said.startswith("every reward is 0, so all episodes have the same return: ")
+    still = [[0.5, 0.1, 0.0], [0.5, 0.2, 0.0], [0.5, 0.3, 0.0], [0.5, 0.4, 0.0]]
+    (said,) = describe_doubts(make_constant_dataset([0, 0, 0, 1], still), task)
+    assert said.startswith("action components that never change (counted from 0): 0 is always 0.5, 2 is always 0; ")
+    scaled = dataclasses.replace(task, action_low=(-1.0,), action_high=(3.0,))
+    (said,) = describe_doubts(make_constant_dataset([0, 0, 0, 1], [[0.5]] * 4), scaled)
+    assert "(counted from 0): 0 is always 2; " in said, "in the actuators' units"
 
 
 def test_collected_twice_has_the_same_md5(tmp_path: Path) -> None:
