@@ -63,7 +63,8 @@ def evaluate_policy(
     config = policy.config
     if not config.has_environment:
         raise ValueError(
-            f"{config.env} has no environment (task.environment_id is none), so there are no episodes to run"
+            f"{config.env} has no environment (task.environment_id is none), so there are no episodes to run; its "
+            'measurements are in its run\'s report and in vdt.load_policy(…).metadata["scores"]'
         )
     count = config.evaluation.episodes if episodes is None else read_count(episodes, "episodes")
     first = config.evaluation.seed if seed is None else read_count(seed, "seed", 0)

@@ -87,7 +87,11 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
         float(steps.log_density.mean()) if config.policy.head != "deterministic" else None,
         values.calibration,
     )
-    shown = "" if report.policy_value is None else f", value {report.policy_value:.4g} (data's {report.data_value:.4g})"
+    shown = ""
+    if report.policy_value is not None:
+        shown = f", critic's value of its actions {report.policy_value:.4g}, of the data's {report.data_value:.4g}"
+    if report.monte_carlo_value is not None:
+        shown += f", which earned {report.monte_carlo_value:.4g}"
     logger.info(
         f"evaluate {label}: {report.episodes} held-out episodes, {report.steps} steps, action error "
         f"{report.action_rmse:.4g} (a constant's {report.action_std:.4g}){shown}"

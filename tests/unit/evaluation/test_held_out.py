@@ -59,11 +59,12 @@ def make_known_actor_critic(settings: dict[str, object], *, action: float, value
     return actor_critic
 
 
-def test_numbers_against_the_pencil() -> None:
+def test_numbers_against_the_pencil(caplog: pytest.LogCaptureFixture) -> None:
     """Policy 0.1; data 0.5 four times, -0.5 six times; actions in [-2, 2]; discount 0.5; reward scale 10."""
     known = {"task.action_low": "[-2]", "task.action_high": "[2]", "critic.discount": 0.5}
     actor_critic = make_known_actor_critic(known, action=0.1, value=30.0)
     actor_critic.reward_scale = 10.0
+    caplog.set_level(logging.INFO)
     report = evaluate_held_out(actor_critic, make_constant_dataset(terminated=True), "test")
     assert (report.episodes, report.steps) == (2, 10)
     # errors in action units: 2 * 0.4 four times, 2 * 0.6 six times; mean of squares (4 * 0.64 + 6 * 1.44) / 10 = 1.12
@@ -74,6 +75,9 @@ def test_numbers_against_the_pencil() -> None:
     # sum of 0.5^k over k steps left is 2 - 2^(1-k): steps left 4..1 and 6..1
     earned = [2 - 2.0 ** (1 - k) for k in (4, 3, 2, 1, 6, 5, 4, 3, 2, 1)]
     assert report.monte_carlo_value == pytest.approx(np.mean(earned), rel=1e-5)
+    assert caplog.messages[-1].endswith(
+        f", critic's value of its actions 3, of the data's 3, which earned {np.mean(earned):.4g}"
+    )
     found = report.calibration
     assert found is not None and found.steps == 10 and found.predicted == pytest.approx([3.0] * 10)
     assert found.earned == pytest.approx(earned, rel=1e-5), "ten bins of one step each, in environment units"
@@ -84,9 +88,11 @@ def test_numbers_against_the_pencil() -> None:
     assert cut.monte_carlo_value == pytest.approx(np.mean(earned) + np.mean(followed), rel=1e-5)
 
 
-def test_a_method_without_a_critic_has_no_values() -> None:
+def test_a_method_without_a_critic_has_no_values(caplog: pytest.LogCaptureFixture) -> None:
     actor_critic = make_actor_critic(make_config(OFFLINE, method="dt"), make_dataset())
+    caplog.set_level(logging.INFO)
     report = evaluate_held_out(actor_critic, make_dataset(), "test")
+    assert "value" not in caplog.text and "action error" in caplog.text
     assert report.policy_value is report.data_value is report.monte_carlo_value is report.value_correlation is None
     assert report.action_rmse > 0 and report.calibration is None
 
