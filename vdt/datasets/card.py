@@ -34,7 +34,7 @@ def make_card(env: str, task: TaskConfig, source: str, recording: LoadedData) ->
         "return_mean": float(dataset.episode_returns.mean()),
         "return_quantiles": _compute_quantiles(dataset.episode_returns),
         "normalized_score_mean": float(scores.mean()),
-        "normalized_score_standard_error": compute_standard_error(scores),
+        "normalized_score_standard_error": compute_standard_error(scores) or 0.0,
         "length_quantiles": _compute_quantiles(dataset.lengths),
         "terminated_share": float(dataset.terminated.mean()),
         "action_min": float(min(low for low, _ in limits)),
@@ -110,8 +110,6 @@ def format_card(card: dict[str, Any]) -> str:
         for name, key, digits in (("episode return", "return_quantiles", 1), ("episode length", "length_quantiles", 0))
     ]
     notes = [f"- {note}" for note in card["notes"]] or ["- nothing was changed"]
-    error = card["normalized_score_standard_error"]
-    error = "" if error is None else f" ± {error:.1f} (standard error over episodes)"
     return "\n".join(
         [
             f"# {card['env']} from source `{card['source']}`",
@@ -119,7 +117,8 @@ def format_card(card: dict[str, Any]) -> str:
             f"- why this source: {card.get('reason', 'not recorded')}",
             f"- {card['episodes']:,} episodes, {card['steps']:,} steps, "
             f"observations of {card['observation_size']}, actions of {card['action_size']}",
-            f"- mean return {card['return_mean']:,.1f}, mean normalized_score {card['normalized_score_mean']:.1f}{error}",
+            f"- mean return {card['return_mean']:,.1f}, mean normalized_score {card['normalized_score_mean']:.1f} "
+            f"± {card['normalized_score_standard_error']:.1f} (standard error over episodes)",
             f"- score 0 and 100 are {card['reference']}",
             f"- {card['terminated_share']:.1%} of the episodes really ended, the others were cut",
             f"- actions from {card['action_min']:.3f} to {card['action_max']:.3f}; "
