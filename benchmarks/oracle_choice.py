@@ -24,7 +24,6 @@ from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
-import mujoco
 import numpy as np
 import torch
 from scipy import stats
@@ -39,10 +38,10 @@ from vdt.data.trajectory import FloatArray
 from vdt.environments import Environment, get_action_bounds, make_environment
 from vdt.environments.scores import compute_normalized_score
 from vdt.evaluation.evaluate import evaluate
+from vdt.planning.env_model import get_simulator_state, set_simulator_state
 
 QUANTILES = (0.99, 0.9, 0.75)  # of the data's returns: the candidates
 COLUMNS = ("first", "by Q", "hindsight", "oracle")
-STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
 @dataclass
@@ -56,15 +55,6 @@ class Episode:
     def copy(self) -> Episode:
         """Return an episode that goes on by itself."""
         return Episode([*self.observations], [*self.actions], [*self.rewards])
-
-
-def copy_state(source: Environment, target: Environment) -> None:
-    """Put one simulator into the state of another."""
-    there, here = source.unwrapped, target.unwrapped
-    state = np.empty(mujoco.mj_stateSize(there.model, STATE))
-    mujoco.mj_getState(there.model, there.data, state, STATE)
-    mujoco.mj_setState(here.model, here.data, state, STATE)
-    mujoco.mj_forward(here.model, here.data)
 
 
 @torch.inference_mode()
@@ -100,10 +90,10 @@ def run_oracle(actor_critic: ActorCritic, returns: tuple[float, ...], seed: int,
     alone: list[float] = []
     changes, chosen = 0, returns[0]
     while True:
-        futures = {}
+        futures, state = {}, get_simulator_state(environment)
         for wanted, agent in agents.items():
             scratch.reset(seed=seed)
-            copy_state(environment, scratch)
+            set_simulator_state(scratch, state)
             futures[wanted] = play(agent, scratch, episode, wanted)
         alone = alone or [_score(future, config.task) for future in futures.values()]
         best = max(returns, key=lambda wanted: sum(futures[wanted].rewards))

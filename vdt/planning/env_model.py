@@ -42,6 +42,26 @@ class LearnedModel:
         return observations, self.reward_statistics.restore(rewards), torch.ones_like(rewards)
 
 
+def get_simulator_state(environment: Any) -> Any:
+    """Return the state of a MuJoCo simulator, all that its next steps depend on."""
+    import mujoco
+    import numpy as np
+
+    inner, what = environment.unwrapped, mujoco.mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mujoco.mj_stateSize(inner.model, what))
+    mujoco.mj_getState(inner.model, inner.data, state, what)
+    return state
+
+
+def set_simulator_state(environment: Any, state: Any) -> None:
+    """Put a MuJoCo simulator into a state of `get_simulator_state`, of another of the same kind too."""
+    import mujoco
+
+    inner = environment.unwrapped
+    mujoco.mj_setState(inner.model, inner.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+    mujoco.mj_forward(inner.model, inner.data)
+
+
 class SimulatorModel:
     """The true MuJoCo simulator as an oracle, for ablation only: its steps cost environment steps.
 
@@ -50,10 +70,6 @@ class SimulatorModel:
 
     def __init__(self, scratch: Any, normalizer: Normalizer, return_scale: float) -> None:
         """Use `scratch`, an environment of the same kind without another user."""
-        import mujoco
-
-        self._mujoco = mujoco
-        self._what = mujoco.mjtState.mjSTATE_INTEGRATION
         self.scratch = scratch
         self.scratch.reset()
         self.normalizer = normalizer
@@ -62,32 +78,24 @@ class SimulatorModel:
         self.states: list[Any] = []
         self.alive: list[bool] = []
 
-    def _get_state(self, environment: Any) -> Any:
-        import numpy as np
-
-        state = np.empty(self._mujoco.mj_stateSize(environment.unwrapped.model, self._what))
-        self._mujoco.mj_getState(environment.unwrapped.model, environment.unwrapped.data, state, self._what)
-        return state
-
     def begin(self, environments: Sequence[Any], candidates: int) -> None:
         """Copy the present state of every episode's environment, once per candidate."""
-        self.states = [self._get_state(e) for e in environments for _ in range(candidates)]
+        self.states = [get_simulator_state(e) for e in environments for _ in range(candidates)]
         self.alive = [True] * len(self.states)
 
     def predict(self, imagination: Imagination) -> tuple[Tensor, Tensor, Tensor]:
         """Step the scratch environment once from each candidate's state."""
-        inner, actions = self.scratch.unwrapped, imagination.actions.double().cpu().numpy()
+        actions = imagination.actions.double().cpu().numpy()
         imagination.step()  # the policy stores its action; its own prediction is not used
         observations = imagination.observations.clone()
         rewards = observations.new_zeros(len(self.states))
         for k, state in enumerate(self.states):
             if not self.alive[k]:
                 continue
-            self._mujoco.mj_setState(inner.model, inner.data, state, self._what)
-            self._mujoco.mj_forward(inner.model, inner.data)
+            set_simulator_state(self.scratch, state)
             observation, reward, terminated, _, _ = self.scratch.step(actions[k])
             self.environment_steps += 1
-            self.states[k], self.alive[k] = self._get_state(self.scratch), not terminated
+            self.states[k], self.alive[k] = get_simulator_state(self.scratch), not terminated
             observations[k] = self.normalizer.normalize(
                 torch.as_tensor(observation, dtype=torch.float32).to(observations)
             )
