@@ -17,7 +17,7 @@ from vdt.experiments.grid import LONGEST_NAME, Grid, parse_sweep
 from vdt.experiments.opened import open_cells
 from vdt.experiments.preflight import check_cells, check_source
 from vdt.experiments.ranges import parse_numbers, split_words
-from vdt.experiments.results_store import compute_identity, find_result, has_results, save_result
+from vdt.experiments.results_store import compute_identity, find_result, list_identities, save_result
 from vdt.experiments.search_trials import (
     add_trials,
     choose_trial,
@@ -225,10 +225,8 @@ def describe_other_code(cells: Sequence[Cell], reuse: str) -> str:
     Raises:
         ConfigError: if an env's data is unavailable.
     """
-    if reuse != "exact" or not has_results(home()):
-        return ""
-    found = [find_result(home(), identity, any_code=True) for identity in compute_identities(cells)]
-    count = len(found) - found.count(None)
+    known = list_identities(home()) if reuse == "exact" else set()
+    count = sum(identity in known for identity in compute_identities(cells)) if known else 0
     return f"; {count} of these have results of other code, which --reuse settings takes" if count else ""
 
 

@@ -82,9 +82,9 @@ def find_result(home: Path, identity: str, *, any_code: bool = False) -> dict[st
     return dict(json.loads(path.read_text())) if path.is_file() else None
 
 
-def has_results(home: Path) -> bool:
-    """Return whether any cell's result is kept."""
-    return any((home / ".vdt" / "results").glob("*.json"))
+def list_identities(home: Path) -> set[str]:
+    """Return the identities of all cells with a result, of any code."""
+    return {path.stem.rpartition("-")[0] for path in (home / ".vdt" / "results").glob("*.json")}
 
 
 def name_delivered_runs(home: Path, find_ids: Callable[[], Mapping[str, str]]) -> int:
