@@ -11,6 +11,7 @@ from typing import Any
 
 from vdt.evaluation.records import CellRecord
 from vdt.reporting.aggregates import (
+    Aggregate,
     Headlines,
     collect_headlines,
     collect_scores,
@@ -20,8 +21,9 @@ from vdt.reporting.aggregates import (
     list_envs,
 )
 from vdt.reporting.answer import describe_answer, tabulate_answer
+from vdt.reporting.comparison import tabulate_comparison
 from vdt.reporting.diagnostic_tables import tabulate_diagnostics, tabulate_values
-from vdt.reporting.document import CaptionedFigure, Section, render_sections
+from vdt.reporting.document import CaptionedFigure, Section, Table, render_sections
 from vdt.reporting.figure_files import Figures, write_figures
 from vdt.reporting.figures import Curves
 from vdt.reporting.frame import (
@@ -130,7 +132,7 @@ def write_report(
         *([] if ranked else [tabulate_improvements(improvements)]),
     )
     answer = searched.answer if searched else describe_answer(records, results, aggregates)
-    first = Section((tabulate_answer(records, results),), figures.get("scores", ()))
+    first = Section(_tabulate_first(records, results, aggregates), figures.get("scores", ()))
     sections = [
         Section(text=[*([" ".join(answer), ""] if answer else []), *_list_caveats(records, study or {})]),
         *(searched.sections if searched else (first,)),
@@ -149,6 +151,15 @@ def write_report(
         Section(text=[f"**Not finite, written as null in report.json:** {', '.join(odd)}"] if odd else ()),
     ]
     return _write_documents(folder, _name_report(study or {}), sections)
+
+
+def _tabulate_first(
+    records: Sequence[CellRecord], results: Sequence[Result], aggregates: Sequence[Aggregate]
+) -> list[Table]:
+    """Return the tables below the answer: a column for each method where several are compared on several data sets."""
+    compared = tabulate_comparison(records, results, aggregates)
+    without = [record for record in records if not record.evaluation.policies]
+    return [*compared, tabulate_answer(without, [])] if compared else [tabulate_answer(records, results)]
 
 
 def _collect_profiles(headlines: Headlines) -> Profiles | None:

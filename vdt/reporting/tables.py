@@ -96,7 +96,7 @@ def tabulate_changes(records: Sequence[CellRecord], changes: Sequence[Change]) -
             f"{name_policy(change.after.policy)} {change.after.planner}",
             f"{change.estimate.mean:+.1f}"
             + ("" if change.estimate.standard_error is None else f" ± {change.estimate.standard_error:.1f}")
-            + (" *episodes*" if change.estimate.over == "episodes" else ""),
+            + (" *episodes*" if change.estimate.is_over_episodes else ""),
             change.estimate.seeds,
         )
         for change in changes
