@@ -24,7 +24,7 @@ from vdt.experiments.preflight import check_cells
 from vdt.experiments.search_trials import check_search
 from vdt.experiments.study import Cell, Study, load_study
 from vdt.system.files import check_folders
-from vdt.system.home import FolderError, home, shorten_path
+from vdt.system.home import FolderError, home, make_vdt_command, shorten_path
 from vdt.system.processes import count_memory_kills, follow_parent, interrupt_on_signals, save_request
 from vdt.tracking import StoreError, check_model_name, delivers_later, get_tracking_uri
 
@@ -167,6 +167,10 @@ def report_instead(cells: Sequence[Cell], study: Study, given: Mapping[str, str]
     if not missing:
         logger.info(f"study {study.name}: all {len(finished)} cells are finished; nothing is trained, only reported")
         os.execv(sys.executable, [sys.executable, str(REPORT_FLOW), *argv[1:]])
+    if given.get(REGISTER):
+        for record in finished:
+            command = make_vdt_command(f"register {record.mlflow_run_id} {given[REGISTER]}")
+            logger.warning(f"--register takes what this run trains; {record.key} is finished: {command}")
     return missing
 
 

@@ -6,13 +6,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from flows.command_line import get_training_command
+from vdt.config.errors import ConfigError
 from vdt.evaluation.records import CellRecord
-from vdt.experiments.cells import DEFAULTS, OPTIONS, name_option
+from vdt.experiments.cells import DEFAULTS, OPTIONS, name_option, resolve_cells
+from vdt.experiments.ranges import format_numbers
 from vdt.experiments.resolve import DERIVED
 from vdt.system.home import make_vdt_command, name_home
 
 TRIAL = "smoke"  # preset that learns nothing
 COMPARISON = {"method": "vdt,dt", "seeds": "0,1,2"}
+MORE_SEEDS = 2
 TRAINED = ("method", "seeds")
 KEPT = ("study", "sweep", "env", "source", "data_seeds", "set", "init_from")  # options that the next run has too
 
@@ -38,10 +41,32 @@ def suggest_use(cell: CellRecord, run_id: str, *, choose: bool) -> str:
 def suggest_next(cells: Sequence[CellRecord], given: Mapping[str, str]) -> str:
     """Return the command of the next run: after a trial the same at full budgets, else a comparison, or more seeds.
 
+    It is empty where no such command is accepted, as for a search, whose report names the winner's.
+
     Args:
         cells: of the report.
         given: options of the run's command line by name (`OPTIONS`), empty where not given.
     """
+    options = _choose_next(cells, given)
+    if not _is_accepted(options):
+        options = {**options, **_name_trained(cells), "seeds": _add_seeds(cells)}
+        if not _is_accepted(options):
+            return ""
+    words = (f"{name_option(name)} {shlex.quote(options[name])}" for name in OPTIONS if options.get(name))
+    return f"{name_home()}{get_training_command()} run {' '.join(words)}"
+
+
+def _is_accepted(options: Mapping[str, str]) -> bool:
+    """Return whether a command line's options are accepted, and name no search."""
+    try:
+        _, study = resolve_cells(options)
+    except ConfigError:
+        return False
+    return study is None or study.search is None
+
+
+def _choose_next(cells: Sequence[CellRecord], given: Mapping[str, str]) -> dict[str, str]:
+    """Return the options of the next run by name."""
     was = str(cells[0].config.get("preset"))
     preset = DEFAULTS["preset"] if was == TRIAL else was
     options = {name: given[name] for name in KEPT if given.get(name)}
@@ -51,11 +76,16 @@ def suggest_next(cells: Sequence[CellRecord], given: Mapping[str, str]) -> str:
         options |= {**_name_data(cells), **({"preset": preset} if preset != DEFAULTS["preset"] else {})}
     if given.get("study") or given.get("sweep"):
         options |= {name: given[name] for name in TRAINED if given.get(name)}
-        options |= {} if was == TRIAL else {"seeds": f"0-{max(cell.seed for cell in cells) + 2}"}
+        options |= {} if was == TRIAL else {"seeds": _add_seeds(cells)}
     else:
         options |= _name_trained(cells) if was == TRIAL else COMPARISON
-    words = (f"{name_option(name)} {shlex.quote(options[name])}" for name in OPTIONS if options.get(name))
-    return f"{name_home()}{get_training_command()} run {' '.join(words)}"
+    return options
+
+
+def _add_seeds(cells: Sequence[CellRecord]) -> str:
+    """Return the cells' seeds and two more."""
+    used = {cell.seed for cell in cells}
+    return format_numbers(used | {max(used) + 1 + more for more in range(MORE_SEEDS)})
 
 
 def _name_data(cells: Sequence[CellRecord]) -> dict[str, str]:

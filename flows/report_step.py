@@ -129,7 +129,7 @@ def finish_alone(flow: Any, branches: Sequence[Any], cells: Sequence[CellRecord]
     options = [
         word
         for name, value in get_options(flow).items()
-        if value and name != "cell"
+        if value and name != "cell" and (name, value) != ("reuse", "none")  # which a report has no use for
         for word in (name_option(name), value)
     ]
     places = {
@@ -147,9 +147,10 @@ def report_study(arguments: Mapping[str, str]) -> FinishedReport:
     """
     wanted, study = resolve_cells(arguments)
     assert study is not None
-    missing, cells = split_finished(wanted, get_reuse(arguments))
+    reuse = get_reuse(arguments).replace("none", "exact")  # a report takes what there is
+    missing, cells = split_finished(wanted, reuse)
     if not cells:
-        other = describe_other_code(wanted, get_reuse(arguments))
+        other = describe_other_code(wanted, reuse)
         raise ConfigError(
             f"none of the {len(wanted)} cells of {study.place} is finished; flows/vdt_flow.py runs them{other}"
         )
@@ -157,7 +158,7 @@ def report_study(arguments: Mapping[str, str]) -> FinishedReport:
     described = {**study.describe(arguments.get("set", "")), "missing": [cell.key for cell in missing]}
     if study.search:
         described |= describe_search(study, arguments)
-    path = _write(cells, add_winners(cells, described, get_reuse(arguments), get_training_command()))
+    path = _write(cells, add_winners(cells, described, reuse, get_training_command()))
     _keep_study_report(described, sorted(path.parent.iterdir()))
     summary = _summarise(cells, path, {}, arguments)
     enter_cards_folder()

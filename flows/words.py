@@ -39,6 +39,9 @@ def check_words(called: str, words: Sequence[str], others: Sequence[str], option
         return
     if first is not None and "run" not in words[:first]:
         raise ConfigError(f"{words[first]} stands before the word run, but belongs after it: {called} run ...")
+    for option in options:
+        if sum(word.partition("=")[0] == option for word in words) > 1:
+            raise ConfigError(f"{option} is given twice, and one would be lost{_explain_several(option)}")
     for word in others[others.index("run") + 1 :]:
         name, known = word.partition("=")[0], (*options, *RUN_OPTIONS)
         if name.startswith("--") and name not in known:
@@ -64,6 +67,11 @@ def _find_stray(words: Sequence[str]) -> Iterator[str]:
 
 def _explain_stray(word: str) -> str:
     """Explain what is meant by a word of this form."""
-    if "=" in word:
-        return '; several changes are one value, in quotes: --set "KEY=VALUE KEY=VALUE"'
+    return _explain_several("--set" if "=" in word else "")
+
+
+def _explain_several(option: str) -> str:
+    """Explain how an option takes several values."""
+    if option in ("--set", "--sweep"):
+        return f'; several changes are one value, in quotes: {option} "KEY=VALUE KEY=VALUE"'
     return "; several values of one option are separated by commas, without spaces"

@@ -211,7 +211,7 @@ def parse_overrides(text: str) -> dict[str, Any]:
     """Return `"critic.expectile=0.8 online.environment_steps=20000"` as dotted key -> value.
 
     Raises:
-        ConfigError: if an item is not of the form key=value.
+        ConfigError: if an item is not of the form key=value, or a key comes twice.
     """
     overrides: dict[str, Any] = {}
     try:
@@ -222,6 +222,8 @@ def parse_overrides(text: str) -> dict[str, Any]:
         key, separator, value = item.partition("=")
         if not separator or not key:
             raise ConfigError(f"--set: {item!r} is not of the form section.key=value")
+        if key in overrides:
+            raise ConfigError(f"--set gives {key} twice: {text!r}; leave one out")
         overrides[key] = parse_yaml(value, f"--set: {value!r}")
     return overrides
 

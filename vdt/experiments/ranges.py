@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from vdt.config.errors import ConfigError
 from vdt.system.home import MOST_CELLS
@@ -22,6 +23,17 @@ def split_words(text: str, option: str) -> list[str]:
     if len(set(words)) < len(words):
         raise ConfigError(f"{option} names something twice: {text!r}")
     return words
+
+
+def format_numbers(numbers: Iterable[int]) -> str:
+    """Return numbers as `parse_numbers` reads them, with ranges of three and more: 0, 3, 4, 5 as `"0,3-5"`."""
+    groups: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if groups and number == groups[-1][-1] + 1:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return ",".join(f"{g[0]}-{g[-1]}" if len(g) > 2 else ",".join(map(str, g)) for g in groups)
 
 
 def parse_numbers(text: str, option: str, least: int = 0) -> tuple[int, ...]:

@@ -237,6 +237,11 @@ def test_overrides_are_split_like_a_shell() -> None:
     assert parse_overrides("") == {}
 
 
+def test_a_key_that_set_gives_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--set gives a\.b twice: 'a\.b=1 a\.b=2'; leave one out"):
+        parse_overrides("a.b=1 a.b=2")
+
+
 @pytest.mark.parametrize("text", ["!!python/object/apply:os.getcwd []", "a: !!python/name:os.system"])
 def test_yaml_cannot_make_objects(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(text)

@@ -13,7 +13,7 @@ from vdt.config.errors import ConfigError
 from vdt.config.schema import Config
 from vdt.experiments.cells import resolve_cells
 from vdt.experiments.opened import make_labels
-from vdt.experiments.ranges import parse_numbers
+from vdt.experiments.ranges import format_numbers, parse_numbers
 from vdt.experiments.resolve import resolve_config
 from vdt.experiments.study import STUDIES, Study, count_cells, expand, load_study
 
@@ -232,6 +232,11 @@ def test_wrong_words_are_refused(words: dict[str, str], message: str) -> None:
 def test_seeds_are_numbers_and_ranges(text: str, seeds: tuple[int, ...]) -> None:
     assert parse_numbers(text, "--seeds") == seeds
     assert [plan.config.seed for plan in resolve_cells({"env": ENVS[0], "seeds": text})[0]] == list(seeds)
+
+
+@pytest.mark.parametrize("text", ["0", "0,1", "0-2", "0,1,5", "0-2,5-7,20261129"])
+def test_numbers_are_written_as_they_are_read(text: str) -> None:
+    assert format_numbers(reversed(parse_numbers(text, "--seeds"))) == text
 
 
 def test_a_study_is_named_by_its_file(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """The lines `use` and `next` of a run's last screen do what their reader expects."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flows.next_steps import suggest_next, suggest_use
 from support.records import make_evaluation, make_record
+from vdt.data.episode_writer import EpisodeWriter
 from vdt.evaluation.records import CellRecord
+from vdt.experiments.cells import resolve_study
 
 SINGLE = {"planner.candidates": 1}
 SIMULATOR = {"planner.env_model": "simulator"}
@@ -14,9 +17,21 @@ SIMULATOR = {"planner.env_model": "simulator"}
 
 def make_cell(env: str = "walker2d-medium-v2", seed: int = 0, **config: Any) -> CellRecord:
     measured = {"offline": {"single": make_evaluation([90.0])}}
+    method = config.pop("method", "vdt")
     return make_record(
-        seed, {} if env.startswith("data:") else measured, env=env, config={"preset": "laptop", **config}
+        seed, {} if env.startswith("data:") else measured, env=env, method=method, config={"preset": "laptop", **config}
     )
+
+
+def write_episodes(folder: Path) -> None:
+    """Write own data of two episodes."""
+    writer = EpisodeWriter(folder)
+    for _ in range(2):
+        writer.begin([0.0, 1.0])
+        for step in range(20):
+            writer.add(
+                [0.5 if step % 2 else -0.5], float(step), [step / 20, 1.0], terminated=False, truncated=step == 19
+            )
 
 
 @pytest.mark.parametrize(("config", "option"), [({}, " --lookahead"), (SINGLE, ""), (SIMULATOR, "")])
@@ -48,13 +63,19 @@ def test_use_of_a_policy_without_an_environment_is_to_load_it() -> None:
         ([make_cell("data:a", preset="smoke"), make_cell("data:b", preset="smoke")], "data:a,data:b"),
     ],
 )
-def test_next_goes_on_from_what_was_run(cells: list[CellRecord], options: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_next_goes_on_from_what_was_run(
+    cells: list[CellRecord], options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("my logs", "a", "b"):
+        write_episodes(tmp_path / name)
     assert suggest_next(cells, {}).endswith(f"flows/vdt_flow.py run --env {options}")
     monkeypatch.setenv("VDT_HOME", "my runs")
     assert suggest_next(cells, {}).startswith("VDT_HOME='my runs' "), "the same home as of the other lines"
 
 
 TRIAL, FULL = make_cell(preset="smoke"), make_cell(seed=2)
+DT, ALONE = make_cell(method="dt"), "critic.gradient_steps=0"  # which vdt beside it would refuse
 MINE = {"study": "mine.yaml", "cell": "", "reuse": "settings"}
 
 
@@ -65,10 +86,24 @@ MINE = {"study": "mine.yaml", "cell": "", "reuse": "settings"}
         (FULL, {"set": "data.seed=1"}, "--env walker2d-medium-v2 --method vdt,dt --seeds 0,1,2 --set data.seed=1"),
         (TRIAL, MINE, "--preset laptop --study mine.yaml"),
         (TRIAL, {**MINE, "preset": "smoke", "seeds": "3"}, "--preset laptop --seeds 3 --study mine.yaml"),
-        (FULL, MINE, "--seeds 0-4 --study mine.yaml"),
-        (FULL, {**MINE, "data_seeds": "5,6", "seeds": "2"}, "--seeds 0-4 --data-seeds 5,6 --study mine.yaml"),
-        (FULL, {"sweep": "critic.n_step=1,5"}, "--env walker2d-medium-v2 --seeds 0-4 --sweep critic.n_step=1,5"),
+        (FULL, MINE, "--seeds 2-4 --study mine.yaml"),
+        (FULL, {**MINE, "data_seeds": "5,6", "seeds": "2"}, "--seeds 2-4 --data-seeds 5,6 --study mine.yaml"),
+        (FULL, {"sweep": "critic.n_step=1,5"}, "--env walker2d-medium-v2 --seeds 2-4 --sweep critic.n_step=1,5"),
+        (make_cell(seed=20261129), MINE, "--seeds 20261129-20261131 --study mine.yaml"),
+        (DT, {"method": "dt", "set": ALONE}, f"--env walker2d-medium-v2 --method dt --seeds 0-2 --set {ALONE}"),
     ],
 )
-def test_next_keeps_what_the_run_was_told(cell: CellRecord, given: dict[str, str], options: str) -> None:
+def test_next_keeps_what_the_run_was_told(
+    cell: CellRecord, given: dict[str, str], options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("source: collected\nenvs: [walker2d-medium-v2]\n")
     assert suggest_next([cell], given).endswith(f"flows/vdt_flow.py run {options}")
+
+
+def test_a_search_has_no_next_run_of_more_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    space = "space: {actor.q_coefficient: {low: 0.1, high: 1.0}}, trials: 2, seeds: [100], report: {seeds: [0]}"
+    (tmp_path / "mine.yaml").write_text(f"envs: [walker2d-medium-v2]\nsearch: {{{space}}}\n")
+    assert resolve_study({"study": "mine.yaml"}).search is not None
+    assert suggest_next([FULL], MINE) == ""

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from flows import report_step
+from flows import command_line, report_step
 from support.builders import make_config
 from support.records import make_record
+from vdt.config.errors import ConfigError
+from vdt.experiments.cells import resolve_cells
 from vdt.experiments.study import Cell, Study
 
 
@@ -29,3 +31,24 @@ def test_runs_of_cells_whose_flow_was_stopped_are_put_right(
         monkeypatch.setattr(report_step, name, stand_in)
     report_step.report_study({"study": "mine"})
     assert tagged == [record, "mine"]
+
+
+def test_a_report_takes_results_also_where_a_run_would_take_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(report_step, "split_finished", lambda cells, reuse: asked.append(reuse) or (cells, []))
+    for reuse in ("none", "settings", ""):
+        with pytest.raises(ConfigError, match="none of the"):
+            report_step.report_study({"study": "quick", "reuse": reuse})
+    assert asked == ["exact", "settings", "exact"]
+
+
+def test_what_is_finished_is_not_registered_without_a_word(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cells, study = resolve_cells({"study": "quick"})
+    assert study is not None
+    finished = make_record(0, {}, mlflow_run_id="a1b2")
+    monkeypatch.setattr(command_line, "split_finished", lambda cells, reuse: (cells[1:], [finished]))
+    assert command_line.report_instead(cells, study, {"register": "hop"}, []) == cells[1:]
+    (warning,) = caplog.messages
+    assert f"{finished.key} is finished: " in warning and warning.endswith("register a1b2 hop")

@@ -38,6 +38,14 @@ ENV = ["--env", "walker2d-medium-v2"]
         (["run", "--env"], "--env needs a value"),
         (["--init-from", "a.pt"], "the word run is missing: python flows/vdt_flow.py run --init-from a.pt"),
         (["run", *ENV, "--init-from", "a.pt", "b.pt"], "'b.pt' belongs to no option"),
+        (
+            ["run", *ENV, "--set", "critic.n_step=3", "--set", "critic.discount=1"],
+            '--set is given twice, and one would be lost; several changes are one value, in quotes: --set "KEY=VALUE',
+        ),
+        (
+            ["run", *ENV, "--seeds=0", "--seeds", "1"],
+            "--seeds is given twice, and one would be lost; several values of",
+        ),
         (["run", "--env", "--preset", "smoke"], "--env needs a value"),
         (
             ["run", *ENV, "--set", "lr=1e-3"],
