@@ -37,8 +37,11 @@ def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     check_enough(path, summary, ". If a time limit ended several without a mark, say it: --set task.horizon=N")
     if "task.action_low" not in given:
         check_continuous(path, summary)
+    task = derive_task(summary)
+    if summary.longest_ended and limit is None and given.get("task.environment_id") is None:
+        task["task.horizon"] += 1  # no time limit is known, so a longest episode with both flags ended by itself
     return {
-        **derive_task(summary),
+        **task,
         "task.family": "data",
         "task.licence": "that of the file given",
         "data.held_out_fraction": HELD_OUT_FRACTION,

@@ -6,7 +6,8 @@ The schema is flat: `observations` (N, S), `actions` (N, A), `rewards` (N,), `te
 - An episode ends where `terminals` or `timeouts` is set. Where the file sets no timeout at all, it also ends after
   `horizon` steps. Marks that contradict the rest of the file are refused (`vdt/datasets/ends.py`).
 - A step with both flags is a termination, except at the horizon, where it is the time limit. Recorders of that age
-  raised the same `done` for both. Bootstrapping there costs nothing, while a false termination biases all values.
+  raised the same `done` for both. Bootstrapping there costs nothing, while a false termination biases all values. Own
+  data has a time limit only where `task.horizon` or an environment is given (`vdt/datasets/derived_tasks.py`).
 - The final observation is that of `next_observations`. Without them it is missing. A truncated episode is then flagged
   (`Trajectory.final_missing`) and keeps every step and reward; only the critic leaves its last step out. After a
   termination nothing is bootstrapped. Both repeat their last observation.
@@ -80,9 +81,10 @@ def read_recording(
     Raises:
         DataError: naming the file, the data set, what was found and what is accepted.
     """
-    steps = _read_steps(path, task, repairs, settings or EndSettings(horizon=task.horizon), residence)
+    settings = settings or EndSettings(horizon=task.horizon)
+    steps = _read_steps(path, task, repairs, settings, residence)
     clipped = _normalise(steps.actions, task)
-    episodes, notes = _split(steps, task.horizon)
+    episodes, notes = _split(steps, task.horizon, own=settings.own)
     notes = steps.notes + notes
     if clipped:
         notes.append(f"{clipped} of {steps.actions.size} action components were outside [-1, 1] and were clipped")
@@ -125,7 +127,9 @@ def _scan(path: Path, settings: EndSettings, _state: tuple[int, int] | None) -> 
     check_ends(path, ends, timeouts, settings, succession)
     lengths = np.diff(ends, prepend=-1)
     returns = np.add.reduceat(earned.astype(np.float64), ends - lengths + 1)
-    return DataSummary(size, len(limits), lengths, returns, limits, counts)
+    both = (terminals & timeouts)[ends]
+    longest_ended = bool(both[lengths == lengths.max()].any())
+    return DataSummary(size, len(limits), lengths, returns, limits, counts, longest_ended)
 
 
 def check_schema(path: Path, task: TaskConfig) -> None:
@@ -247,15 +251,17 @@ class _Episode:
     final_missing: bool
 
 
-def _split(steps: _Steps, horizon: int) -> tuple[list[_Episode], list[str]]:
+def _split(steps: _Steps, horizon: int, *, own: bool) -> tuple[list[_Episode], list[str]]:
     """Return the episodes, and notes on changes."""
     episodes: list[_Episode] = []
-    limits = start = 0
+    limits = ended = start = 0
     for number, end in enumerate(steps.ends.tolist()):
         stop = end + 1
-        at_limit = bool(steps.terminals[end] and steps.timeouts[end]) and stop - start == horizon
+        both = bool(steps.terminals[end] and steps.timeouts[end])
+        at_limit = both and stop - start == horizon
         terminated = bool(steps.terminals[end]) and not at_limit
         limits += at_limit
+        ended += own and both and stop - start == horizon - 1
         missing = steps.after_ends is None and not terminated
         final = steps.observations[end] if steps.after_ends is None else steps.after_ends[number]
         episodes.append(_Episode(start, stop, final, terminated, missing))
@@ -263,6 +269,11 @@ def _split(steps: _Steps, horizon: int) -> tuple[list[_Episode], list[str]]:
     notes = []
     if limits:
         notes.append(f"{limits} ends with both flags at the horizon were read as time limits")
+    if ended:
+        notes.append(
+            f"{ended} ends of the longest episodes have both flags and were read as real ends; if a time limit set both: "
+            f"--set task.horizon={horizon - 1}"
+        )
     if not steps.timeouts.any():
         notes.append(f"the file sets no timeouts: episodes were cut after {horizon} steps")
     return episodes, notes

@@ -31,6 +31,7 @@ class DataSummary:
         returns: of each episode, (E,).
         action_limits: largest absolute value of each action component, (A,).
         counts: all actions are whole numbers from 0 on, as the numbers of discrete actions are.
+        longest_ended: a longest episode is marked as ended and as cut, with both flags.
     """
 
     observation_size: int
@@ -39,6 +40,7 @@ class DataSummary:
     returns: npt.NDArray[np.float64]
     action_limits: FloatArray
     counts: bool = False
+    longest_ended: bool = False
 
     @classmethod
     def join(cls, parts: Sequence[DataSummary]) -> DataSummary:

@@ -14,6 +14,7 @@ import pytest
 from support.data import find_real_file, make_data_config, make_small_config, make_steps, write_hdf5
 from vdt.config.errors import ConfigError
 from vdt.data.errors import DataError
+from vdt.datasets.choose import choose_source
 from vdt.datasets.hdf5 import read_recording
 from vdt.datasets.loaded_data import LoadedData
 from vdt.experiments.resolve import resolve_config
@@ -86,6 +87,29 @@ def test_both_flags_mean_a_real_end_except_at_the_horizon(tmp_path: Path) -> Non
     assert "1 ends with both flags at the horizon were read as time limits" in recording.notes
     at_horizon = convert(tmp_path, make_steps(5, terminals=(4,)))
     assert at_horizon.dataset.terminated.tolist() == [True]  # terminals alone: a real end, wherever it is
+
+
+@pytest.mark.parametrize(
+    ("overrides", "terminated"),
+    [
+        ("", [True, True, True]),
+        ("task.horizon=5", [False, False, True]),
+        ("task.environment_id=Pendulum-v1", [False, False, True]),
+    ],
+)
+def test_own_data_has_a_time_limit_only_where_one_is_given(
+    tmp_path: Path, overrides: str, terminated: list[bool]
+) -> None:
+    path = write_hdf5(tmp_path / "own.hdf5", make_steps(13, terminals=(4, 9, 12), timeouts=(4, 9, 12)))
+    config = resolve_config(f"data:{path}", preset="smoke", overrides=overrides)
+    recording = choose_source(config, tmp_path).load()
+    assert recording.dataset.lengths.tolist() == [5, 5, 3]
+    assert recording.dataset.terminated.tolist() == terminated
+    said = (
+        "2 ends of the longest episodes have both flags and were read as real ends; if a time limit set both: "
+        "--set task.horizon=5"
+    )
+    assert (said in recording.notes) == terminated[0]
 
 
 def test_actions_are_clipped_and_counted(tmp_path: Path) -> None:
