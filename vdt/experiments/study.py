@@ -277,11 +277,13 @@ def _group_numbers(study: Study, numbers: Iterable[int]) -> Iterator[tuple[int, 
 
 
 def _refuse_two_values(study: Study, overrides: Mapping[str, Any]) -> None:
-    """Refuse a key that two of patch, grid, set and `data_seeds` give, where one would be lost."""
-    for name, patch in study.patches.items():
-        both = sorted(set(flatten(patch)) & set(study.grid))
+    """Refuse a key that two of patch, grid, set, `--set` and `data_seeds` give, where one would be lost."""
+    patches = {f"patch {name}": flatten(patch) for name, patch in study.patches.items()}
+    wide = {"the sweep" if study.place == "--sweep" else "grid": study.grid, "--set": flatten(overrides)}
+    for (one, first), (other, second) in [*itertools.product(wide.items(), patches.items()), tuple(wide.items())]:
+        both = sorted(set(first) & set(second))
         if both:
-            raise ConfigError(f"{study.place}: grid and patch {name} both give {both[0]}; leave it out of one")
+            raise ConfigError(f"{study.place}: {one} and {other} both give {both[0]}; leave it out of one")
     place = study.place or "--data-seeds"
     if study.data_seeds and study.source != "collected":
         raise ConfigError(f"{place}: data_seeds needs source collected, not {study.source}: other data has no seed")

@@ -98,6 +98,32 @@ def test_a_grids_winner_is_written_once_all_cells_are_there_and_meets_other_epis
     assert add_winners(cells, plain, "exact", "flow") is plain
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({}, "grid and --set both give actor.q_coefficient; leave it out of one"),
+        (
+            {"set": "policy='{context_length: 3}'"},
+            "--set and patch long both give policy.context_length; leave it out",
+        ),
+        ({"sweep": "actor.batch_size=8,9", "set": "actor.batch_size=7"}, "grid and --set both give actor.batch_size"),
+        ({"study": ""}, "--sweep: the sweep and --set both give actor.q_coefficient; leave it out of one"),
+    ],
+)
+def test_a_value_that_set_would_hide_is_refused(tmp_path: Path, words: dict[str, str], message: str) -> None:
+    """The ranking would name values that never ran, and the winner's study would train others."""
+    path = tmp_path / "mine.yaml"
+    patches = {"short": {"policy": {"context_length": 2}}, "long": {"policy": {"context_length": 4}}}
+    content = {"preset": "smoke", "envs": [ENV], "grid": {"actor.q_coefficient": [0.1, 0.3]}, "patches": patches}
+    path.write_text(yaml.safe_dump(content))
+    given = {"study": str(path), "set": "actor.q_coefficient=0.2", **words}
+    if not given["study"]:
+        given |= {"env": ENV, "sweep": "actor.q_coefficient=0.1,0.3"}
+    with pytest.raises(ConfigError) as caught:
+        resolve_cells(given)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_search_names_its_reported_seeds_and_data(home: Path, tmp_path: Path) -> None:
     content = {
         "envs": [ENV],
