@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vdt.agent.agent import Agent
+from vdt.agent.input_limits import InputLimits
 from vdt.agent.spaces import Spaces
-from vdt.data.numbers import expect_finite, read_numbers
+from vdt.data.numbers import LARGEST_FLOAT, expect_finite, read_numbers
 from vdt.data.trajectory import FloatArray
 
 Target = float | Sequence[float] | None
@@ -55,9 +56,12 @@ class CheckedHistory:
 class Recaller:
     """Actor that takes up episodes at their present step, each from its history."""
 
-    def __init__(self, make_agent: Callable[[Target], Agent], spaces: Spaces, *, ignores_returns: bool) -> None:
+    def __init__(
+        self, make_agent: Callable[[Target], Agent], spaces: Spaces, limits: InputLimits, *, ignores_returns: bool
+    ) -> None:
         """Act with the agents that `Policy.make_agent` returns; a policy without memory ignores returns."""
-        self._make_agent, self._spaces, self._ignores_returns = make_agent, spaces, ignores_returns
+        self._make_agent, self._ignores_returns = make_agent, ignores_returns
+        self._spaces, self._limits = spaces, limits
         self._agents: dict[int, Agent] = {}  # by number of candidate returns: an agent with the weights for acting
 
     def act(self, histories: Sequence[EpisodeHistory]) -> FloatArray:
@@ -85,7 +89,9 @@ class Recaller:
         if len(returns) not in self._agents:
             agent.begin(1)
             self._agents[len(returns)] = agent
-        checked = check_history(history, place, self._spaces, returns, ignores_returns=self._ignores_returns)
+        checked = check_history(
+            history, place, self._spaces, self._limits, returns, ignores_returns=self._ignores_returns
+        )
         timestep, given = len(checked.rewards), len(checked.observations)
         needed = self._agents[len(returns)].count_needed(timestep)
         if given < needed:
@@ -106,7 +112,13 @@ class Recaller:
 
 
 def check_history(
-    history: EpisodeHistory, place: str, spaces: Spaces, returns: FloatArray, *, ignores_returns: bool
+    history: EpisodeHistory,
+    place: str,
+    spaces: Spaces,
+    limits: InputLimits,
+    returns: FloatArray,
+    *,
+    ignores_returns: bool,
 ) -> CheckedHistory:
     """Check sizes and numbers of a history.
 
@@ -114,22 +126,25 @@ def check_history(
         history: of one episode.
         place: names the episode in errors, such as "of episode 0".
         spaces: of the policy.
+        limits: of the policy.
         returns: (M,) returns to reach.
         ignores_returns: whether rewards do not matter and may be missing.
 
     Raises:
-        ValueError: if a size is wrong, a number is not finite, or lengths do not fit together.
+        ValueError: if a size is wrong, a number is not finite or too large, or lengths do not fit together.
     """
-    observations = _read_rows(history.observations, f"observations {place}", spaces.observation_size)
+    observations = _read_rows(
+        history.observations, f"observations {place}", spaces.observation_size, limits.observations
+    )
     if len(observations) == 0:
         raise ValueError(f"observations {place} are empty: the present one is needed")
-    actions = _read_rows(history.actions, f"actions {place}", spaces.action_size)
+    actions = _read_rows(history.actions, f"actions {place}", spaces.action_size, LARGEST_FLOAT)
     if len(actions) != len(observations) - 1:
         raise ValueError(
             f"actions {place}: {len(observations)} observations have {len(observations) - 1} actions between them, "
             f"not {len(actions)}"
         )
-    skipped, rewards = history.skipped_steps, _read_rewards(history.rewards, f"rewards {place}")
+    skipped, rewards = history.skipped_steps, _read_rewards(history.rewards, f"rewards {place}", limits.returns)
     if isinstance(skipped, bool) or not isinstance(skipped, int | np.integer) or skipped < 0:
         raise ValueError(f"skipped_steps {place} must be a whole number of at least 0, not {skipped!r}")
     if ignores_returns and len(rewards) == 0:
@@ -143,22 +158,22 @@ def check_history(
     return CheckedHistory(observations, _scale_back(actions, spaces), rewards, returns)
 
 
-def _read_rows(values: npt.ArrayLike, what: str, size: int) -> FloatArray:
+def _read_rows(values: npt.ArrayLike, what: str, size: int, limit: FloatArray) -> FloatArray:
     """Return finite rows of `size` numbers; nothing at all is no rows."""
     rows = read_numbers(values, what)
     if rows.size == 0 and rows.shape[0] == 0:
         return np.zeros((0, size), np.float32)
     if rows.ndim != 2 or rows.shape[1] != size:
         raise ValueError(f"{what} must be rows of {size} numbers, not of shape {rows.shape}")
-    expect_finite(rows, what)
+    expect_finite(rows, what, limit=limit)
     return rows
 
 
-def _read_rewards(values: npt.ArrayLike, what: str) -> FloatArray:
+def _read_rewards(values: npt.ArrayLike, what: str, limit: FloatArray) -> FloatArray:
     rewards = read_numbers(values, what)
     if rewards.ndim != 1:
         raise ValueError(f"{what} must be a list of numbers, not of shape {rewards.shape}")
-    expect_finite(rewards, what)
+    expect_finite(rewards, what, limit=limit)
     return rewards
 
 

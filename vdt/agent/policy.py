@@ -16,6 +16,7 @@ from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.addresses import find_policy
 from vdt.agent.agent import Agent, PlannerSettings
 from vdt.agent.histories import EpisodeHistory, Recaller
+from vdt.agent.input_limits import InputLimits
 from vdt.agent.policy_files import PolicyFile
 from vdt.agent.policy_metadata import describe_policy
 from vdt.agent.spaces import Spaces
@@ -64,7 +65,7 @@ class Policy:
         self._actor_critic, self._lookahead = actor_critic, lookahead
         self._settings = acting if lookahead else acting.follow(acting.candidate_returns[0])
         self._threads = count_acting_threads(config.runtime.threads)
-        self._ignores_returns = config.policy.kind == "mlp"
+        self._ignores_returns, self._limits = config.policy.kind == "mlp", InputLimits.from_actor_critic(actor_critic)
         self._agent: Agent | None = None
         self._recaller: Recaller | None = None
         self._running = np.zeros(0, np.bool_)  # (N,)
@@ -83,7 +84,8 @@ class Policy:
             episodes: N, how many start together.
 
         Raises:
-            ValueError: if a target return is not a finite number, or there are several without look-ahead.
+            ValueError: if a target return is not a finite number or too large (`vdt.agent.input_limits`), or there are
+                several without look-ahead.
         """
         agent, count = self.make_agent(target_return), read_count(episodes, "episodes")
         agent.begin(count)
@@ -102,6 +104,7 @@ class Policy:
         wanted = np.atleast_1d(read_numbers(target_return, "target_return"))
         if wanted.ndim != 1 or wanted.size == 0 or not np.isfinite(wanted).all():
             raise ValueError(f"target_return must be a finite number, not {target_return!r}")
+        expect_finite(wanted.squeeze(), "target_return", limit=self._limits.returns)
         if wanted.size == 1:
             return self._settings.follow(float(wanted[0]))
         if not self._lookahead:
@@ -126,7 +129,7 @@ class Policy:
 
         Raises:
             RuntimeError: before `reset`.
-            ValueError: if a size is wrong, a number is not finite, or the reward is missing.
+            ValueError: if a size is wrong, a number is not finite or too large, or the reward is missing.
         """
         if self._agent is None:
             raise RuntimeError("call reset() before act(): it begins the episodes")
@@ -158,11 +161,11 @@ class Policy:
             Actions (N, A) in the environment's range.
 
         Raises:
-            ValueError: if there is no history, a size is wrong, or a number is not finite; or if several returns are
-                chosen among and `planner.select` is not per_step.
+            ValueError: if there is no history, a size is wrong, or a number is not finite or too large; or if several
+                returns are chosen among and `planner.select` is not per_step.
         """
         if self._recaller is None:
-            self._recaller = Recaller(self.make_agent, self.spaces, ignores_returns=self._ignores_returns)
+            self._recaller = Recaller(self.make_agent, self.spaces, self._limits, ignores_returns=self._ignores_returns)
         with use_threads(self._threads):
             return self._to_range(self._recaller.act(histories))
 
@@ -193,7 +196,7 @@ class Policy:
             accepted = f"({size},)" if episodes == 1 else f"({episodes}, {size}), a row for each episode"
             raise ValueError(f"observation must have shape {accepted}, not {rows.shape}")
         rows = rows.reshape(episodes, size)
-        expect_finite(rows, "observation", active)
+        expect_finite(rows, "observation", active, self._limits.observations)
         return rows
 
     def _read_rewards(self, reward: npt.ArrayLike | None, active: npt.NDArray[np.bool_]) -> FloatArray:
@@ -209,7 +212,7 @@ class Policy:
         if not _has_rows(rewards, episodes):
             raise ValueError(f"reward must be {_describe_rows('a number', episodes)}, not of shape {rewards.shape}")
         rewards = rewards.reshape(episodes)
-        expect_finite(rewards, "reward", active)
+        expect_finite(rewards, "reward", active, self._limits.returns)
         return np.where(active, rewards, np.float32(0.0))
 
 

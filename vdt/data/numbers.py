@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from vdt.data.trajectory import FloatArray
 
+LARGEST_FLOAT = np.array(np.finfo(np.float32).max)
+
 
 def read_numbers(value: Any, what: str) -> FloatArray:
     """Return numbers as float32, whatever their shape; what is too large for it becomes infinite.
@@ -30,21 +32,29 @@ def read_numbers(value: Any, what: str) -> FloatArray:
         return array.astype(np.float32)
 
 
-def expect_finite(rows: FloatArray, what: str, active: npt.NDArray[np.bool_] | None = None) -> None:
-    """Check that numbers are finite.
+def expect_finite(
+    rows: FloatArray, what: str, active: npt.NDArray[np.bool_] | None = None, limit: FloatArray = LARGEST_FLOAT
+) -> None:
+    """Check that numbers are finite, and not larger than a limit.
 
     Args:
         rows: of any shape.
         what: names them in the error.
         active: (N,), which of the N rows count; all if not given.
+        limit: largest absolute value that is accepted, one for all or one for each column.
 
     Raises:
-        ValueError: naming the first place that is not finite.
+        ValueError: naming the first place that is not finite or too large.
     """
-    bad = ~np.isfinite(rows)
+    bad = ~(np.abs(rows) <= limit)  # NaN is not
     if active is not None:
         bad &= active.reshape(-1, *[1] * (rows.ndim - 1))
     if bad.any():
         place = tuple(int(i) for i in np.argwhere(bad)[0])
-        shown = list(place) if place else ""
-        raise ValueError(f"{what}{shown} is not a finite float32 number: {rows[place]}")
+        shown, value = list(place) if place else "", rows[place]
+        if not np.isfinite(value):
+            raise ValueError(f"{what}{shown} is not a finite float32 number: {value}")
+        accepted = np.broadcast_to(limit, rows.shape)[place]
+        raise ValueError(
+            f"{what}{shown} is too large for the policy: {value:g}; accepted is -{accepted:g} to {accepted:g}"
+        )

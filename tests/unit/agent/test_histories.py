@@ -140,6 +140,8 @@ def test_actions_beyond_the_range_count_as_its_end(policy: Policy) -> None:
         ({"rewards": 1.0}, "rewards of episode 1 must be a list of numbers"),
         ({"rewards": ["1"]}, "rewards of episode 1 must be numbers"),
         ({"rewards": [float("nan")]}, "rewards of episode 1.*is not a finite"),
+        ({"rewards": [3e38]}, r"rewards of episode 1\[0\] is too large for the policy: 3e\+38; accepted is -1e\+13 to"),
+        ({"target_return": 1e30}, r"episode 1: target_return is too large for the policy: 1e\+30; accepted is -1e\+13"),
         ({"target_return": float("nan")}, "episode 1: target_return must be a finite number, not nan"),
         ({"target_return": [1.0, 2.0]}, "episode 1: 2 target returns need look-ahead"),
         ({"skipped_steps": 1}, "rewards of episode 1: 1 actions and 1 skipped steps have 2 rewards, not 1"),

@@ -175,6 +175,10 @@ BAD_INPUTS: list[tuple[tuple[Any, ...], str]] = [
     (({"x": 1.0}, [0.0, 0.0]), "observation must be numbers, not dict"),
     ((TWO_STEPS, 0.0), "reward must be a number for each of the 2 episodes"),
     ((TWO_STEPS, [0.0, np.inf]), r"reward\[1\] is not a finite float32 number"),
+    (
+        (TWO_STEPS, [0.0, 3e38]),
+        r"reward\[1\] is too large for the policy: 3e\+38; accepted is -1e\+13 to 1e\+13",
+    ),
     ((TWO_STEPS, [0.0, 0.0], True), "terminated must be true or false for each of the 2 episodes"),
     ((TWO_STEPS, [0.0, 0.0], [0, 1]), "terminated must be true or false"),
 ]
@@ -206,6 +210,30 @@ def test_order_of_calls_is_checked(path: Path) -> None:
     for target in (np.nan, np.inf, "12", []):
         with pytest.raises(ValueError, match="target_return must be"):
             policy.reset(target)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("lookahead", [False, True])
+@pytest.mark.parametrize("clip", [0.0, 10.0])
+def test_actions_are_finite_for_all_that_is_accepted(tmp_path: Path, clip: float, lookahead: bool) -> None:
+    """The return scale is 10: the limit of returns and rewards is 1e13."""
+    path = save(tmp_path, make_lively_actor_critic({"data.observation_clip": clip}))
+    policy = vdt.load_policy(path, lookahead=lookahead)
+    with pytest.raises(ValueError, match=r"target_return is too large for the policy: 1e\+30; accepted is -1e\+13 to"):
+        policy.reset(1e30)
+    far = 3e38 if clip else float(policy._limits.observations[0])
+    for sign in (-1.0, 1.0):
+        policy.reset(sign * 1e13)
+        for step in range(12):
+            assert np.isfinite(policy.act([far, 0.0], sign * -1e13 if step else None)).all()
+    if not clip:
+        with pytest.raises(ValueError, match=r"observation\[0, 0\] is too large for the policy: 3e\+38"):
+            policy.act([3e38, 0.0], 0.0)
+
+
+def test_a_policy_without_memory_accepts_any_finite_return() -> None:
+    policy = vdt.Policy(make_lively_actor_critic(MLP))
+    policy.reset(-3e38)
+    assert all(np.isfinite(policy.act([3.0, 1.0], reward)).all() for reward in (None, 3e38, 3e38))
 
 
 def test_a_policy_without_memory_needs_no_reward(tmp_path: Path) -> None:
