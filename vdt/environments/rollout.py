@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from vdt.data.numbers import LARGEST_FLOAT
 from vdt.data.trajectory import FloatArray, Trajectory
 from vdt.environments import Environment, get_action_bounds
 from vdt.system.machine import use_threads
@@ -59,9 +60,25 @@ def collect_trajectories(
 
     Returns:
         Trajectories in the order of `seeds`, with actions as executed (clipped to the action range).
+
+    Raises:
+        FloatingPointError: if an environment gives a reward, or an observation to act on, that is not finite.
     """
     with use_threads(threads):
         return _roll_out(policy, environments, seeds, noise, max_steps, label)
+
+
+def _is_usable(reward: float, observation: FloatArray | None) -> bool:
+    """Return whether a reward, and the observation that the policy acts on next, are finite in single precision."""
+    return abs(reward) <= float(LARGEST_FLOAT) and (observation is None or bool(np.isfinite(observation).all()))
+
+
+def _refuse(environment: Environment, seed: int, step: int, reward: float) -> NoReturn:
+    name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
+    raise FloatingPointError(
+        f"{name}: step {step} of the episode with seed {seed} gave reward {reward:g} and an observation, of which one is "
+        "not finite in single precision; mend the environment, then resume"
+    )
 
 
 def _roll_out(
@@ -101,6 +118,8 @@ def _roll_out(
             terminated[i] = bool(ended)
             successes[i] = find_success(info, successes[i])
             active[k] = not (ended or cut or len(rewards[i]) == max_steps)
+            if not _is_usable(float(reward), observations[i][-1] if active[k] else None):
+                _refuse(environments[i], seeds[i], len(rewards[i]), float(reward))
         policy.observe(executed, np.array([rewards[i][-1] for i in running], np.float32), active)
         running = [i for k, i in enumerate(running) if active[k]]
         if running and progress:

@@ -46,7 +46,8 @@ def _describe_scores(records: Sequence[CellRecord], acting: Sequence[Result], ag
         scores = " and ".join(f"**{a.iqm}** {WHEN[policy]}" for policy, a in found.items())
         return f"Over {len(tasks)} data sets, {methods[0]} has an interquartile mean of {scores}."
     where = f"On **{acting[0].env}**, " if len(tasks) == 1 else f"On {len(tasks)} data sets, "
-    have = "at most one has scores"
+    scored = {result.method for result in acting if result.score is not None}
+    have = "at most one has scores" if len(scored) < 2 else "no data set has scores of all of them"
     if all(result.cut_at is not None for result in acting):
         cut = f"{describe_cut(acting[0].cut_at)} (`evaluation.max_episode_steps`)"
         have = f"they have returns but no scores, as episodes were {cut}"
@@ -112,18 +113,21 @@ def _describe_comparison(ranked: Sequence[Aggregate], acting: Sequence[Result], 
 def _describe_own_data(records: Sequence[CellRecord]) -> Iterator[str]:
     """Yield a sentence for each env without an environment, with all methods."""
     sentences: dict[str, list[str]] = {}
-    for (env, method), cells in _group(records).items():
+    groups = _group(records)
+    several = {env for env, *_ in groups if len({tuple(data) for own, *data, _ in groups if own == env}) > 1}
+    for (env, *_, method), cells in groups.items():
         error, constant = _mean_held_out(cells, lambda r: r.action_rmse), _mean_held_out(cells, lambda r: r.action_std)
         if error is None or constant is None:
             continue
         scale = describe_action_range(cells[0].config)
         missed = f"{method} misses held-out actions by **{error:.3g}**, a constant by {constant:.3g}"
         said = f"{missed}{f', {scale}' if scale else ''}{_describe_value(cells)}"
-        sentences.setdefault(env, []).append(said)
-    for env, said_of in sentences.items():
+        what = f"**{env}**, {cells[0].data_label}," if env in several else f"**{env}**"
+        sentences.setdefault(what, []).append(said)
+    for what, said_of in sentences.items():
         estimated = any("its value is estimated" in said for said in said_of)
         guess = ". Such values are guesses from the data, no measured returns" if estimated else ""
-        yield f"**{env}** has no environment: {'. '.join(said_of)}{guess}."
+        yield f"{what} has no environment: {'. '.join(said_of)}{guess}."
 
 
 def _describe_value(cells: Sequence[CellRecord]) -> str:
@@ -192,7 +196,7 @@ def _format_mean(result: Result | None) -> str:
 
 def _list_own_rows(records: Sequence[CellRecord]) -> Iterator[tuple[object, ...]]:
     """Yield the rows of cells without an environment, mean over seeds."""
-    for (env, method), cells in _group(r for r in records if not r.evaluation.policies).items():
+    for (env, *_, method), cells in _group(r for r in records if not r.evaluation.policies).items():
         numbers = (
             _mean_held_out(cells, lambda r: r.action_rmse),
             _mean_held_out(cells, lambda r: r.action_std),
@@ -214,10 +218,12 @@ def _list_own_rows(records: Sequence[CellRecord]) -> Iterator[tuple[object, ...]
         )
 
 
-def _group(records: Iterable[CellRecord]) -> dict[tuple[str, str], list[CellRecord]]:
-    groups: dict[tuple[str, str], list[CellRecord]] = {}
+def _group(records: Iterable[CellRecord]) -> dict[tuple[str, ...], list[CellRecord]]:
+    """Return the cells of each env, source, md5, preset and method."""
+    groups: dict[tuple[str, ...], list[CellRecord]] = {}
     for record in records:
-        groups.setdefault((record.env, record.name), []).append(record)
+        data = record.snapshot
+        groups.setdefault((record.env, data.source, data.md5, record.preset, record.name), []).append(record)
     return groups
 
 

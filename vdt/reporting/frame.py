@@ -69,7 +69,8 @@ class Result:
         chosen_candidates: share of steps in which each candidate return was chosen, one tuple per seed.
         dataset_score: mean normalized_score of the data set's episodes.
         successes: of every episode, one tuple per seed; empty ones where the environment reports none.
-        cut_at: steps after which episodes were cut short; none if all of them are whole.
+        cut_at: steps after which episodes of the env were cut short; none if all of them are whole.
+        is_withheld: whether episodes of others alone were cut short.
     """
 
     env: str
@@ -90,6 +91,7 @@ class Result:
     dataset_score: float | None
     successes: tuple[tuple[bool, ...], ...]
     cut_at: int | None = None
+    is_withheld: bool = False
 
     @property
     def task(self) -> Task:
@@ -205,7 +207,8 @@ def fill_best(frame: pd.DataFrame) -> pd.DataFrame:
 def withhold_scores(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame without scores of envs where an episode was cut short: those that were not are no fair sample."""
     cut = frame.groupby("env")["cut_at"].transform("max")
-    return frame.assign(score=frame["score"].where(cut.isna()), cut_at=cut)
+    own = frame["cut_at"]
+    return frame.assign(score=frame["score"].where(cut.isna()), cut_at=cut, withheld=own.isna() & cut.notna())
 
 
 def count_cut(records: Sequence[CellRecord]) -> int:
@@ -243,6 +246,7 @@ def _make_result(rows: pd.DataFrame) -> Result:
         dataset_score=None if pd.isna(first["dataset_score"]) else float(first["dataset_score"]),
         successes=tuple(tuple(map(bool, run.dropna())) for _, run in rows.groupby("seed")["success"]),
         cut_at=int(cut.max()) if len(cut) else None,
+        is_withheld=bool("withheld" in rows and rows["withheld"].all()),
     )
 
 

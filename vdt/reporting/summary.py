@@ -42,7 +42,9 @@ def make_metrics(records: Sequence[CellRecord], results: Sequence[Result]) -> di
     for result in results:
         if result.setting != headlines[result.method, result.env]:
             continue
-        found = metrics.setdefault(result.env, {}).setdefault(_qualify(result, tasks[result.env]), {})
+        found = metrics.setdefault(result.env, {}).setdefault(
+            _qualify(result.method, result.task, tasks[result.env]), {}
+        )
         if result.score is not None:
             found[f"{result.policy}_score"] = result.score.mean
             if result.score.standard_error is not None:
@@ -61,15 +63,24 @@ def make_metrics(records: Sequence[CellRecord], results: Sequence[Result]) -> di
 def _collect_action_errors(records: Sequence[CellRecord]) -> dict[tuple[str, str, str], list[float]]:
     """Return (env, method, policy) -> the action error on held-out episodes, one number per seed."""
     errors: dict[tuple[str, str, str], list[float]] = {}
+    tasks: dict[str, set[Task]] = {}
     for record in records:
+        tasks.setdefault(record.env, set()).add(_find_task(record))
+    for record in records:
+        name = _qualify(record.name, _find_task(record), tasks[record.env])
         for policy, report in record.evaluation.held_out.items():
-            errors.setdefault((record.env, record.name, policy), []).append(report.action_rmse)
+            errors.setdefault((record.env, name, policy), []).append(report.action_rmse)
     return errors
 
 
-def _qualify(result: Result, tasks: Collection[Task]) -> str:
+def _find_task(record: CellRecord) -> Task:
+    return record.env, record.snapshot.source, record.snapshot.md5, record.preset
+
+
+def _qualify(method: str, task: Task, tasks: Collection[Task]) -> str:
     """Return the method, with its data where a report has several data sets or presets of its env."""
-    return result.method if len(tasks) == 1 else f"{result.method}, {result.source} {result.md5[:8]} {result.preset}"
+    _, source, md5, preset = task
+    return method if len(tasks) == 1 else f"{method}, {source} {md5[:8]} {preset}"
 
 
 def describe_end(records: Sequence[CellRecord], places: Mapping[str, Sequence[str]]) -> list[str]:

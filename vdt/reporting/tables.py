@@ -44,7 +44,9 @@ def identify(record: CellRecord) -> tuple[str, str, str]:
 def _format_score(result: Result | None) -> str:
     if result is None:
         return "-"
-    return describe_cut(result.cut_at) if result.score is None else _format_estimate(result.score)
+    if result.score is not None:
+        return _format_estimate(result.score)
+    return f"none: others were {describe_cut(result.cut_at)}" if result.is_withheld else describe_cut(result.cut_at)
 
 
 def _format_estimate(estimate: Estimate) -> str:

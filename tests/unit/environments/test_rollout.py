@@ -1,9 +1,11 @@
 """The only rollout: ends, noise, clipping, and independence of what runs beside."""
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.wrappers import TransformObservation, TransformReward
 
 from support.builders import LinearActor, make_config
 from support.environments import CONSTANT, CONSTANT_ENDING, COUNTDOWN, SUCCESS
@@ -90,6 +92,27 @@ def test_actions_are_stored_as_executed() -> None:
     (trajectory,) = collect(COUNTDOWN, [4], gain=10.0)  # wants 10 y, is allowed 2
     assert (trajectory.actions == 2.0).all()
     np.testing.assert_allclose(trajectory.rewards[0], 1 + 0.9 + 0.5 * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf, 1e39])
+def test_a_reward_that_is_not_finite_ends_the_rollout_with_the_place(reward: float) -> None:
+    environment = TransformReward(make_gymnasium_environment(CONSTANT, 3), lambda _: reward)
+    with pytest.raises(FloatingPointError, match=r"step 1 of the episode with seed 7 gave reward .*; mend the environ"):
+        collect_trajectories(LinearActor(0.3), [environment], [7])
+
+
+def test_an_observation_that_is_not_finite_ends_the_rollout_unless_the_episode_ends_with_it() -> None:
+    def spoil(observation: Any) -> Any:
+        return np.full_like(observation, np.nan) if observation[0] > 0.15 else observation
+
+    def make(horizon: int) -> Any:
+        plain = make_gymnasium_environment(CONSTANT_ENDING, horizon)
+        return TransformObservation(plain, spoil, plain.observation_space)
+
+    (trajectory,) = collect_trajectories(LinearActor(0.3), [make(2)], [0])
+    assert len(trajectory) == 2
+    with pytest.raises(FloatingPointError, match=r"step 2 of the episode with seed 0 gave reward 1 and an observation"):
+        collect_trajectories(LinearActor(0.3), [make(5)], [0])
 
 
 def test_success_once_is_success_and_silence_is_no_failure() -> None:

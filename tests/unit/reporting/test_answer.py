@@ -9,22 +9,56 @@ from vdt.evaluation.records import HeldOutReport, ValueEstimates
 from vdt.reporting.aggregates import collect_headlines, compute_aggregates
 from vdt.reporting.answer import describe_answer, tabulate_answer
 from vdt.reporting.frame import collect_results, fill_best, make_frame
-from vdt.reporting.summary import describe_end
+from vdt.reporting.summary import describe_end, make_metrics
 
 
 def test_a_method_without_scores_is_not_compared() -> None:
     """As under preset `smoke`: one method falls and has scores, the other goes on and its episodes are cut short."""
     single = {"planner.candidates": 1, "planner.planning_horizon": 1}
     records = [
-        make_record(0, {"offline": {"single": make_evaluation([1.0, 2.0])}}, config=single, method=method)
-        for method in ("vdt", "dt")
+        make_record(0, {"offline": {"single": make_evaluation(scores, cut_at=cut)}}, config=single, method=method)
+        for method, scores, cut in (("vdt", [1.0, 2.0], None), ("dt", [1.0, None], 50))
     ]
     results = collect_results(fill_best(make_frame(records)))
     aggregates = compute_aggregates(collect_headlines(records, results))
-    scored = [aggregate for aggregate in aggregates if aggregate.method == "vdt"]
-    assert describe_answer(records, results, scored) == [
+    assert describe_answer(records, results, aggregates) == [
         "On **walker2d-medium-v2**, 2 methods have run, and at most one has scores: none is compared."
     ]
+
+
+def test_methods_on_different_data_are_not_compared() -> None:
+    single = {"planner.candidates": 1, "planner.planning_horizon": 1}
+    records = [
+        make_record(
+            0, {"offline": {"single": make_evaluation([1.0])}}, config=single, method=method, snapshot={"md5": md5}
+        )
+        for method, md5 in (("vdt", "a"), ("dt", "b"))
+    ]
+    results = collect_results(fill_best(make_frame(records)))
+    assert describe_answer(records, results, compute_aggregates(collect_headlines(records, results))) == [
+        "On 2 data sets, 2 methods have run, and no data set has scores of all of them: none is compared."
+    ]
+
+
+def test_data_sets_without_an_environment_are_told_apart() -> None:
+    records = [
+        make_record(
+            0,
+            {},
+            env="pen-human-v1",
+            source="collected",
+            held_out={"offline": HeldOutReport(2, 30, error, 1.2, None, None, None, None)},
+            snapshot={"md5": f"md5-{seed}"},
+            config={"data.seed": seed},
+        )
+        for seed, error in ((1, 0.1), (2, 0.9))
+    ]
+    first, second = describe_answer(records, [], [])
+    assert first.startswith("**pen-human-v1**, collected (not D4RL), seed 1, has no environment: vdt misses")
+    assert "by **0.1**, a constant by" in first and "by **0.9**, a constant by" in second
+    assert [row[-5] for row in tabulate_answer(records, []).rows] == ["0.1", "0.9"]
+    metrics = make_metrics(records, [])["pen-human-v1"]
+    assert sorted(found["offline_action_error"] for found in metrics.values()) == [0.1, 0.9]
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,8 @@ def test_where_some_cells_of_an_env_were_cut_none_has_a_score(tmp_path: Path) ->
     assert caveat.startswith("**Episodes of 1 of 2 cells were cut at 50 steps: ")
     assert "The other cells of the same env have none either" in caveat
     assert "| vdt | return 69.00 | return 69.00 |" in report.text and "| dt | return 40.00 | " in report.text
+    assert "| vdt | offline | none: others were cut at 50 steps | 69.00 |" in report.text
+    assert "| dt | offline | cut at 50 steps | 40.00 |" in report.text
     assert "+0.0" not in report.text and "## Look-ahead and online tuning" not in report.text
     document = json.loads((tmp_path / "report.json").read_text())
     assert {result["normalized_score"] for result in document["results"]} == {None} and document["changes"] == []
