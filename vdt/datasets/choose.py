@@ -22,9 +22,9 @@ from vdt.datasets.ends import EndSettings
 from vdt.datasets.hdf5 import read_recording
 from vdt.datasets.loaded_data import DataChoice, LoadedData
 from vdt.datasets.minari import open_sets, read_sets
-from vdt.datasets.npz import compute_folder_digest, list_episodes, read_folder
+from vdt.datasets.npz import read_folder
+from vdt.datasets.own_files import OwnFiles
 from vdt.datasets.relabel import relabel_recording
-from vdt.system.files import compute_file_digest
 
 __all__ = ["DataChoice", "DataError", "LoadedData", "choose_source", "get_snapshot_path"]
 
@@ -98,27 +98,24 @@ def _choose_any(config: Config, home: Path, residence: Residence) -> DataChoice:
 def _choose_path(config: Config, given: str, reason: str, residence: Residence) -> DataChoice:
     """Choose a file or folder that the user named; its content is part of the snapshot's key.
 
+    Of own data that is the content from which its facts were derived, whatever has come to it since.
+
     Raises:
         DataError: if there is no such file or folder.
     """
-    path, task = Path(given).expanduser().resolve(), config.task
-    try:
-        if path.is_dir():
-            digest = compute_folder_digest(list_episodes(path))
-        elif path.is_file():
-            digest = compute_file_digest(path, "sha256")
-        else:
-            raise DataError(
-                f"{given}: no such file; accepted is an HDF5 file in D4RL's schema or a folder of npz episodes"
-            )
-    except OSError as error:
-        raise DataError(f"{given}: cannot be read ({error.strerror})") from None
-    settings = EndSettings.from_config(config)
+    path, task, settings = Path(given).expanduser().resolve(), config.task, EndSettings.from_config(config)
+    listed = OwnFiles.find(path)
+    digest = (task.d4rl_sha256 if settings.own else "") or listed.compute_digest()
 
     def load() -> LoadedData:
-        if path.is_dir():
-            return read_folder(path, task, recipe, task.horizon if settings.cuts else None, residence)
-        return read_recording(path, task, recipe, settings=settings, residence=residence)
+        found = listed.select(digest)
+        if found.is_folder:
+            horizon = task.horizon if settings.cuts else None
+            loaded = read_folder(path, task, recipe, horizon, residence, found.files)
+        else:
+            loaded = read_recording(path, task, recipe, settings=settings, residence=residence)
+        found.check(digest)
+        return loaded
 
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem).strip("._")[:40] or "file"
     recipe = {"file": path.name, "sha256": digest, "horizon": task.horizon}

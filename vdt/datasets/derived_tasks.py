@@ -11,6 +11,7 @@ from vdt.datasets.ends import EndSettings
 from vdt.datasets.hdf5 import scan_file
 from vdt.datasets.minari import MinariSet, describe_environment, open_sets
 from vdt.datasets.npz import scan_folder
+from vdt.datasets.own_files import OwnFiles
 from vdt.datasets.summary import check_continuous, check_enough, derive_own_reference, derive_targets, derive_task
 
 HELD_OUT_FRACTION = 0.1  # of the episodes, where no environment can measure the policy
@@ -26,14 +27,17 @@ def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         DataError: if it is of no accepted format, or holds too few episodes.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file; accepted is an HDF5 file in D4RL's schema or a folder of npz episodes")
+    found = OwnFiles.find(path)
+    state = found.read_state()
     horizon = given.get("task.horizon")
     limit = (
         horizon if isinstance(horizon, int) and horizon > 0 else None
     )  # anything else is refused with all other values
     settings = EndSettings(str(given.get("data.episode_ends", "checked")), limit, own=True)
-    summary = scan_folder(path, limit) if path.is_dir() else scan_file(path, settings)
+    summary = scan_folder(path, limit, found.files) if found.is_folder else scan_file(path, settings)
+    digest = found.compute_digest()
+    if found.read_state() != state:
+        raise DataError(f"{path}: was written to while it was read; run again when it is whole")
     check_enough(path, summary, ". If a time limit ended several without a mark, say it: --set task.horizon=N")
     if "task.action_low" not in given:
         check_continuous(path, summary)
@@ -44,6 +48,7 @@ def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         **task,
         "task.family": "data",
         "task.licence": "that of the file given",
+        "task.d4rl_sha256": digest,
         "data.held_out_fraction": HELD_OUT_FRACTION,
     }
 

@@ -12,8 +12,7 @@ observation a truncated episode keeps every step and reward, and is flagged, as 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from vdt.data.safe_hdf5 import list_found
 from vdt.data.trajectory import FloatArray, Trajectory
 from vdt.datasets.loaded_data import LoadedData
 from vdt.datasets.summary import DataSummary, are_counts, normalise_actions
-from vdt.system.files import compute_file_digest
 from vdt.system.safe_archives import UNREADABLE, list_arrays, read_arrays
 
 REQUIRED = ("observations", "actions", "rewards", "terminated")
@@ -49,24 +47,19 @@ def list_episodes(folder: Path) -> list[Path]:
     return files
 
 
-def compute_folder_digest(files: list[Path]) -> str:
-    """Compute the SHA-256 over names and contents."""
-    lines = [f"{path.name} {compute_file_digest(path, 'sha256')}" for path in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def scan_folder(folder: Path, horizon: int | None = None) -> DataSummary:
+def scan_folder(folder: Path, horizon: int | None = None, files: Sequence[Path] = ()) -> DataSummary:
     """Return sizes, ends and rewards of all episodes.
 
     Args:
         folder: of npz files.
         horizon: longer episodes count as several.
+        files: of the folder, as they were listed; by default all.
 
     Raises:
         DataError: naming the file, the array, what was found and what is accepted.
     """
     lengths, returns, limits, counts = [], [], [], []
-    for path in list_episodes(folder):
+    for path in files or list_episodes(folder):
         arrays = _read_episode(path, None)
         for part in _split(arrays["rewards"], horizon):
             lengths.append(len(part))
@@ -92,6 +85,7 @@ def read_folder(
     recipe: Mapping[str, Any],
     horizon: int | None = None,
     residence: Residence = MEMORY,
+    files: Sequence[Path] = (),
 ) -> LoadedData:
     """Check and convert all episodes.
 
@@ -101,6 +95,7 @@ def read_folder(
         recipe: the files' origin.
         horizon: longer episodes are cut into several.
         residence: of the arrays.
+        files: of the folder, as they were listed; by default all.
 
     Raises:
         DataError: naming the file, the array, what was found and what is accepted.
@@ -109,7 +104,7 @@ def read_folder(
 
     def read() -> Iterator[Trajectory]:
         nonlocal clipped
-        for path in list_episodes(folder):
+        for path in files or list_episodes(folder):
             arrays = _read_episode(path, (task.observation_size, task.action_size))
             actions, outside = normalise_actions(arrays["actions"], task)
             clipped += outside

@@ -112,6 +112,14 @@ def test_own_data_has_a_time_limit_only_where_one_is_given(
     assert (said in recording.notes) == terminated[0]
 
 
+def test_own_data_that_changed_after_its_facts_were_read_is_refused(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "own.hdf5", make_steps(8, terminals=(3, 7)))
+    config = resolve_config(f"data:{path}", preset="smoke")
+    write_hdf5(path, make_steps(9, terminals=(3, 8)))
+    with pytest.raises(DataError, match=r"own\.hdf5: changed after the run had begun .* begin a new run"):
+        choose_source(config, tmp_path).load()
+
+
 def test_actions_are_clipped_and_counted(tmp_path: Path) -> None:
     arrays = make_steps(4, terminals=(3,))
     arrays["actions"] = np.array([[-1.5], [1.0], [-1.0], [1.0001]], np.float32)

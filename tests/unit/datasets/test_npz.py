@@ -164,6 +164,55 @@ def test_a_task_with_a_known_range_announces_none(tmp_path: Path, home: Path, ca
     assert "from source PATH" in caplog.text and "ACTIONS" not in caplog.text
 
 
+def test_episodes_that_come_after_the_facts_were_read_are_left_out(
+    tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "mine"
+    caplog.set_level(logging.INFO)
+    for k in range(2):
+        write_episode(folder, f"{k}.npz", **make_arrays(3, k + 1))
+    config = resolve_config(f"data:{folder}", preset="smoke")
+    late = {**make_arrays(9, 5), "actions": np.linspace(-4, 4, 9)[:, None]}
+    write_episode(folder, "2.npz", **late)
+    snapshot = make_snapshot(config, home)
+    assert load_snapshot(Path(snapshot.path)).lengths.tolist() == [3, 3] and snapshot.card["clipped_actions"] == 0
+    assert "1 episodes came to" in caplog.text and "2.npz and later" in caplog.text
+    assert snapshot.card["recipe"]["sha256"] == config.task.d4rl_sha256
+    (folder / "2.npz").unlink()
+    assert make_snapshot(resolve_config(f"data:{folder}", preset="smoke"), home).path == snapshot.path, "the same data"
+    write_episode(folder, "2.npz", **late)
+    grown = resolve_config(f"data:{folder}", preset="smoke")
+    assert grown.task.horizon == 9 and make_snapshot(grown, home).card["episodes"] == 3
+
+
+@pytest.mark.parametrize("change", ["another content", "one before the others", "one less"])
+def test_other_changes_after_the_facts_were_read_are_refused(tmp_path: Path, home: Path, change: str) -> None:
+    folder = tmp_path / "mine"
+    for k in range(3):
+        write_episode(folder, f"{k}.npz", **make_arrays(3, k + 1))
+    config = resolve_config(f"data:{folder}", preset="smoke")
+    if change == "one less":
+        (folder / "1.npz").unlink()
+    else:
+        write_episode(folder, "1.npz" if change == "another content" else "0a.npz", **make_arrays(9, 5))
+    with pytest.raises(
+        DataError, match=r"mine: changed after the run had begun .* was last written, .* begin a new run"
+    ):
+        make_snapshot(config, home)
+    assert not list((home / "data").rglob("*.hdf5"))
+
+
+def test_what_is_read_is_what_the_key_names(tmp_path: Path, home: Path) -> None:
+    folder = write_episode(tmp_path / "mine", "0.npz", **make_arrays(3, 1))
+    choice = choose_source(make_small_config(f"path:{folder}"), home)
+    write_episode(folder, "1.npz", **make_arrays(4, 2))
+    assert choice.load().dataset.lengths.tolist() == [3], "as listed"
+    choice = choose_source(make_small_config(f"path:{folder}"), home)
+    write_episode(folder, "1.npz", **make_arrays(5, 2))
+    with pytest.raises(DataError, match=r"1\.npz was last written"):
+        choice.load()
+
+
 def test_data_without_an_environment(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     write_episode(folder, "0.npz", **make_arrays(3, 1))
