@@ -20,9 +20,10 @@ from flows.cards import enter_cards_folder
 from flows.initial import find_initial
 from flows.lineage import get_unfinished_ancestors, was_completed
 from flows.live_card import LiveTracker, make_live_card
+from flows.options import get_options
 from flows.transfer import describe_file, fetch_file, keeps_files_here
 from vdt.config.errors import ConfigError
-from vdt.config.layers import config_from_mapping
+from vdt.config.layers import config_from_mapping, parse_overrides
 from vdt.config.schema import CheckpointConfig, Config
 from vdt.experiments.cells import describe_cell, keep_result
 from vdt.system.home import FolderError, home
@@ -49,14 +50,12 @@ if TYPE_CHECKING:
     from vdt.experiments.sharing import Sharing
     from vdt.training.score_curve import Watch
 
-
 logger = logging.getLogger(__name__)
 
 FILE = ("path", "md5", "key", "below_home")  # fields of a snapshot that describe its file
 PHASES = {"pretrain_critic": "critic", "train_actor": "actor", "tune_online": "online"}  # as metrics name them
 EVALUATION = "evaluate"  # the step in whose folder a run's policies are entered
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # caused by a folder, not by the program
-
 NO_MEMORY = ("out of memory", "can't allocate memory")  # PyTorch's message
 SAVE_MEMORY = (
     "Run fewer cells at once (--max-workers 1), or smaller ones (--set actor.batch_size, policy.context_length, "
@@ -133,7 +132,7 @@ class Stage:
         from vdt.datasets.snapshot import make_snapshot
 
         with clear_errors(DataError, OSError):
-            snapshot = asdict(make_snapshot(self.config, home()))
+            snapshot = asdict(make_snapshot(self.config, home(), parse_overrides(get_options(self.flow)["set"])))
         self.tracker.put(make_dataset_record(self.config, snapshot, self.flow.cell["patch"]))
         return {**snapshot, **describe_file(self.flow, Path(snapshot["path"]), "md5")}
 

@@ -142,8 +142,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
         r"path:FILE\b": f"path:{write_walker(folder / 'walker.hdf5')}",
         "/FOLDER": str(folder / "home"),
     }
-    (writer,) = [block for block in find_blocks("run", "python") if block.page == "docs/data.md"]
-    run_python(reader, writer)  # the folder `logs`, which README trains on
+    for writer in (block for block in find_blocks("run", "python") if block.page == "docs/data.md"):
+        run_python(reader, writer)  # the folders `logs`, which README trains on, and `pendulum`
     return reader
 
 

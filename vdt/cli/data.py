@@ -50,12 +50,13 @@ def make_data(
     if minari:
         _export_to_minari(env, preset, source, changes, report)
         return
+    from vdt.config.layers import parse_overrides
     from vdt.datasets.card import format_card
     from vdt.datasets.snapshot import make_snapshot
     from vdt.system.files import write_text
 
     config = _resolve(env, preset, source, changes)
-    snapshot = make_snapshot(config, home())
+    snapshot = make_snapshot(config, home(), parse_overrides(changes))
     folder = home() / "reports" / (report or config.file_name)
     stable = {"md5": snapshot.md5, "size": snapshot.size, "source": snapshot.source}
     card = {name: value for name, value in snapshot.card.items() if name != "reason"}  # differs from run to run

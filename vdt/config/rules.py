@@ -100,7 +100,7 @@ def online_phase_has_environment(config: Config) -> str | None:
         return None
     return (
         f"online.environment_steps is {steps}, but {config.env} has no environment: "
-        f"online tuning is not available; accepted is 0"
+        f"online tuning is not available; accepted is 0, or name one: --set task.environment_id=ID"
     )
 
 

@@ -14,8 +14,6 @@ from vdt.datasets.npz import scan_folder
 from vdt.datasets.own_files import OwnFiles
 from vdt.datasets.summary import check_continuous, check_enough, derive_own_reference, derive_targets, derive_task
 
-HELD_OUT_FRACTION = 0.1  # of the episodes, where no environment can measure the policy
-
 
 def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the task of `--env data:PATH`: dotted key -> value.
@@ -23,6 +21,7 @@ def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         path: an HDF5 file or a folder.
         given: settings of `--set`; `task.horizon` and `data.episode_ends` decide where episodes end, and so all returns.
+            With `task.environment_id` one episode is enough, since none is held out.
 
     Raises:
         DataError: if it is of no accepted format, or holds too few episodes.
@@ -38,7 +37,8 @@ def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     digest = found.compute_digest()
     if found.read_state() != state:
         raise DataError(f"{path}: was written to while it was read; run again when it is whole")
-    check_enough(path, summary, ". If a time limit ended several without a mark, say it: --set task.horizon=N")
+    if given.get("task.environment_id") is None:
+        check_enough(path, summary, ". If a time limit ended several without a mark, say it: --set task.horizon=N")
     if "task.action_low" not in given:
         check_continuous(path, summary)
     task = derive_task(summary)
@@ -49,7 +49,6 @@ def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         "task.family": "data",
         "task.licence": "that of the file given",
         "task.d4rl_sha256": digest,
-        "data.held_out_fraction": HELD_OUT_FRACTION,
     }
 
 
@@ -66,7 +65,7 @@ def derive_minari_task(dataset_id: str, given: Mapping[str, Any]) -> dict[str, A
     (minari_set,) = sets = open_sets([dataset_id])
     summary = minari_set.scan()
     environment = _describe_environment(sets, given)
-    if not environment:
+    if not environment and given.get("task.environment_id") is None:
         check_enough(dataset_id, summary)
     return {
         **derive_task(summary),
@@ -75,7 +74,7 @@ def derive_minari_task(dataset_id: str, given: Mapping[str, Any]) -> dict[str, A
         **_describe_actions(minari_set, derive_task(summary)),
         **derive_own_reference(summary),
         **minari_set.get_reference(),
-        **(environment or {"data.held_out_fraction": HELD_OUT_FRACTION}),
+        **environment,
         "task.minari_ids": [dataset_id],
     }
 

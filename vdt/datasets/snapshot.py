@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Snapshot:
     card: dict[str, Any]
 
 
-def make_snapshot(config: Config, home: Path) -> Snapshot:
+def make_snapshot(config: Config, home: Path, given: Collection[str] = ()) -> Snapshot:
     """Resolve the source, then load, check, write and version the data, unless that was done before.
 
     Processes that want the same snapshot wait for the first one to make it.
@@ -64,6 +64,7 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
     Args:
         config: `data` and `task` select the data.
         home: folder below which the snapshot is written.
+        given: keys that the user has set; what was given is not advised.
 
     Raises:
         FolderError: if the data folder cannot be written.
@@ -71,7 +72,7 @@ def make_snapshot(config: Config, home: Path) -> Snapshot:
     """
     check_folders(home)
     choice = choose_source(config, home)
-    _announce(config, choice)
+    _announce(config, choice, given)
     path = get_snapshot_path(home, config.file_name, choice.key)
     lock = home / ".vdt" / "locks" / f"{config.file_name}-{choice.key}.lock"
     with hold_lock(lock, f"data {choice.key}"):
@@ -109,7 +110,7 @@ def _compare(key: str, md5: str, card: dict[str, Any]) -> None:
         logger.info(f"data: {missing}")
 
 
-def _announce(config: Config, choice: DataChoice) -> None:
+def _announce(config: Config, choice: DataChoice, given: Collection[str]) -> None:
     """Log the chosen source and its reason."""
     what = f"DATA  {config.env}  from source {choice.source.upper()}"
     if choice.source != "d4rl":
@@ -120,7 +121,7 @@ def _announce(config: Config, choice: DataChoice) -> None:
     if config.task.reference == OWN_REFERENCE:
         lines.append(f"SCORE 0 and 100 are {config.task.reference}")
     if config.env.startswith("data:"):
-        lines.append(f"ACTIONS are {describe_action_scale(config.task)}")
+        lines.append(f"ACTIONS are {describe_action_scale(config.task, given='task.action_low' in given)}")
     if not config.has_environment:
         lines.append("NO ENVIRONMENT  online tuning and returns are not available; held-out episodes are evaluated on")
     logger.info("\n".join(["=" * 100, *lines, "=" * 100]))

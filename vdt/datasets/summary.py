@@ -138,19 +138,19 @@ def check_continuous(name: object, summary: DataSummary) -> None:
         )
 
 
-def describe_action_scale(task: TaskConfig) -> str:
-    """Return the range that own actions are scaled from, and the setting for another."""
+def describe_action_scale(task: TaskConfig, *, given: bool = False) -> str:
+    """Return the range that own actions are scaled from, and the setting for another unless it was given."""
     low, high = task.action_low or (-1.0,) * task.action_size, task.action_high or (1.0,) * task.action_size
     ranges = [f"[{a:g}, {b:g}]" for a, b in zip(low, high, strict=True)]
     few = len(ranges) <= MAX_SHOWN_RANGES
     shown = ", ".join(ranges) if few else f"{', '.join(ranges[:3])} and {len(ranges) - 3} more"
     if len(set(ranges)) == 1:
         shown = ranges[0] + (" each" if len(ranges) > 1 else "")
-    given = (_format(low), _format(high)) if few else ("[…]", "[…]")
-    return (
-        f"scaled from {shown}, the policy's range; if the actuators differ: "
-        f'--set "task.action_low={given[0]} task.action_high={given[1]}"'
-    )
+    said = f"scaled from {shown}, the policy's range"
+    if given:
+        return said
+    ends = (_format(low), _format(high)) if few else ("[…]", "[…]")
+    return f'{said}; if the actuators differ: --set "task.action_low={ends[0]} task.action_high={ends[1]}"'
 
 
 def _format(values: Sequence[float]) -> str:

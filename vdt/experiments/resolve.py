@@ -22,6 +22,7 @@ from vdt.config.schema import Config, flatten
 if TYPE_CHECKING:
     from vdt.agent.initial import InitialPolicy
 
+HELD_OUT_FRACTION = 0.1  # of the episodes, where no environment can measure the policy
 FITTED_Q_STEPS = 10_000  # enough for the fit of a policy's value; a shorter training has a shorter fit
 DERIVED = ("minari", "data")  # kinds of --env whose facts come from the data: `minari:ID` and `data:PATH`
 
@@ -118,8 +119,6 @@ def _leave_environment_out(layers: Layers) -> None:
     There are no budgets of presets; some episodes are held out; the policy's value is estimated on the data, by a fit that
     is no longer than the policy's training.
     """
-    from vdt.datasets.derived_tasks import HELD_OUT_FRACTION
-
     known = layers.values
     changes = {
         "online.environment_steps": 0,
@@ -156,7 +155,7 @@ def _find_task(env: str, source: str, given: Mapping[str, Any]) -> tuple[str, Ma
     if kind not in DERIVED and env not in tasks:
         raise ConfigError(
             f"unknown env {env!r}{list_known(env, tasks)} (params/tasks/), minari:NAMESPACE/NAME-vN, data:PATH; "
-            "for your own environment write episodes: docs/data.md"
+            "for your own environment: --env data:PATH --set task.environment_id=ID (docs/data.md)"
         )
     if kind not in DERIVED and source != "minari":
         return env, tasks[env]

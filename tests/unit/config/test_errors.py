@@ -63,7 +63,8 @@ def test_sections_check_what_they_are_made_of() -> None:
         ({"env": "Ant-v4"}, r"unknown env 'Ant-v4'; did you mean 'antmaze-"),
         (
             {"env": "Pendulum-v1"},
-            r"unknown env 'Pendulum-v1'\. Known: .*data:PATH; for your own environment write episodes: docs/data\.md$",
+            r"unknown env 'Pendulum-v1'\. Known: .*data:PATH; for your own environment: --env data:PATH "
+            r"--set task\.environment_id=ID \(docs/data\.md\)$",
         ),
         ({"preset": "labtop"}, r"unknown preset 'labtop'; did you mean 'laptop'.*params/presets"),
         ({"method": "vdtt"}, r"unknown method 'vdtt'; did you mean 'vdt'.*Known: .*dt.*params/methods"),
