@@ -35,7 +35,7 @@ from vdt.experiments.cells import (  # noqa: E402
     split_finished,
     tag_finished_runs,
 )
-from vdt.experiments.found import find_found_file, make_found_file  # noqa: E402
+from vdt.experiments.found import write_winner  # noqa: E402
 from vdt.experiments.search_log import SearchLog  # noqa: E402
 from vdt.experiments.search_trials import (  # noqa: E402
     check_search,
@@ -45,8 +45,7 @@ from vdt.experiments.search_trials import (  # noqa: E402
     open_search,
     score_seeds,
 )
-from vdt.system.files import write_text  # noqa: E402
-from vdt.system.home import FolderError, home  # noqa: E402
+from vdt.system.home import FolderError  # noqa: E402
 from vdt.system.locks import hold_lock, try_lock  # noqa: E402
 from vdt.system.processes import die_with_parent, interrupt_on_signals  # noqa: E402
 from vdt.tracking import StoreError  # noqa: E402
@@ -183,9 +182,8 @@ class Worker:
                 self.store.freeze(best.number)
             best = next(trial for trial in trials if trial.number == self.store.frozen)
             records, _ = self._find_finished(best.number, self.search.seeds)
-            complete, facts = sum(trial.score is not None for trial in trials), self.study.describe(self.overrides)
-            text = make_found_file(facts, best, complete, self.study.envs, self.study.methods[0], records)
-            path = write_text(home() / find_found_file(self.study.name), text)
+            complete = sum(trial.score is not None for trial in trials)
+            path = write_winner(self.study, self.overrides, self.folder, best, complete, records)
             logger.info(f"search {self.study.name}: trial {best.number} has won, score {best.score:.4g}; {path}")
             return self._report(path)
 

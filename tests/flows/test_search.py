@@ -116,7 +116,7 @@ def check_the_winner(folder: Path) -> None:
     best = max(load_trials(resolve_study({"study": str(folder / "two.yaml")})), key=lambda trial: trial.score or 0.0)
     found = yaml.safe_load((folder / "home" / "params" / "found" / "two.yaml").read_text())
     assert found["seeds"] == [0] and {key: found["set"][key] for key in best.settings} == best.settings
-    winner = json.loads((folder / "home" / "reports" / "study-two" / "report.json").read_text())
+    winner = json.loads((folder / "home" / "reports" / "winner-two" / "report.json").read_text())
     assert [cell["config"]["seed"] for cell in winner["cells"]] == [0]
     report = json.loads((folder / "home" / "reports" / "search-two" / "report.json").read_text())
     assert [cell["patch"] for cell in report["cells"]] == [f"t00{number}" for number in range(4)]

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vdt.config.errors import ConfigError
 from vdt.config.layers import format_yaml
 from vdt.evaluation.records import CellRecord
 from vdt.evaluation.trials import Trial
 from vdt.experiments.cells import resolve_cells, resolve_study, split_finished
 from vdt.experiments.results_store import digest_of
-from vdt.experiments.search_trials import APART, choose_score, get_search, load_trials
-from vdt.experiments.study import Study, expand
+from vdt.experiments.search_trials import APART, choose_score, find_folder, get_search, load_trials
+from vdt.experiments.study import Study, expand, load_study
 from vdt.system.files import make_file_name, write_text
 from vdt.system.home import home
+
+if TYPE_CHECKING:
+    from vdt.reporting.ranking import Ranking
+
+logger = logging.getLogger(__name__)
 
 FOUND = Path("params", "found")  # folder below HOME
 LONGEST_NAME = 40  # of a study
@@ -49,7 +57,7 @@ def make_found_file(
     """Return the study file of a winner on its reported seeds.
 
     Args:
-        facts: of the study, with `frozen` (`Study.describe`).
+        facts: of the study, with `frozen` (`Study.describe`), and as `found_by` what names it among those of its name.
         best: its winner.
         tried: number of settings that have a score.
         envs: of the winner.
@@ -62,6 +70,7 @@ def make_found_file(
     content: dict[str, Any] = {
         "title": f"Winner of {title}",
         "note": f"Trial {best.number} of {tried}, chosen on tuning seeds {seeds}.",
+        "found_by": facts.get("found_by") or facts["name"],
         **{key: frozen[key] for key in ("published", "share_training", "preset", "source")},
         "envs": list(envs),
         "methods": [method],
@@ -95,6 +104,24 @@ def _make_plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
 
 
+def write_winner(
+    study: Study, overrides: str, folder: Path, best: Trial, tried: int, records: Sequence[CellRecord]
+) -> Path:
+    """Write the study file of a search's winner, which names the search by its folder; return its path.
+
+    Args:
+        study: of the search.
+        overrides: `--set` text.
+        folder: of its trials (`find_folder`).
+        best: its winner.
+        tried: number of settings that have a score.
+        records: the winner's finished cells.
+    """
+    facts = {**study.describe(overrides), "found_by": folder.name}
+    text = make_found_file(facts, best, tried, study.envs, study.methods[0], records)
+    return write_text(home() / find_found_file(study.name), text)
+
+
 def describe_search(study: Study, arguments: Mapping[str, str]) -> dict[str, Any]:
     """Return the facts of a search that its report needs beside those of its cells.
 
@@ -103,14 +130,17 @@ def describe_search(study: Study, arguments: Mapping[str, str]) -> dict[str, Any
         arguments: as of `resolve_cells`.
 
     Returns:
-        `trials`, kind of `score`, and trials of the searches `beside` it.
+        `trials`, kind of `score`, trials of the searches `beside` it, and the name of its folder as `found_by`.
     """
     search, overrides, reuse = get_search(study), arguments.get("set", ""), arguments.get("reuse") or "exact"
     first = expand(study, overrides)[0].config
     facts: dict[str, Any] = {
         "trials": load_trials(study, overrides, reuse),
         "score": choose_score(first, search),
-        "beside": {name: load_trials(resolve_study({**arguments, "study": name})) for name in search.beside},
+        "beside": {
+            name: load_trials(resolve_study({**arguments, "study": name}), overrides, reuse) for name in search.beside
+        },
+        "found_by": find_folder(study, overrides, reuse).name,
     }
     return facts
 
@@ -118,7 +148,8 @@ def describe_search(study: Study, arguments: Mapping[str, str]) -> dict[str, Any
 def add_winners(cells: Sequence[CellRecord], study: Mapping[str, Any], reuse: str, command: str) -> Mapping[str, Any]:
     """Return the facts of a study with its winners: their study files, commands, and cells on the reported seeds.
 
-    The file of a grid's winner is written here, once all of its cells are finished; a search has written its own.
+    The file of a grid's winner is written here, once all of its cells are finished. A search has written its own; where the
+    file is of another search of its name (other options), that is left out.
 
     Args:
         cells: finished ones.
@@ -132,17 +163,37 @@ def add_winners(cells: Sequence[CellRecord], study: Mapping[str, Any], reuse: st
         return study
     found: dict[str, dict[str, str]] = {}
     reported: list[CellRecord] = []
-    rankings = list_rankings(cells, study)
+    rankings, init_from = list_rankings(cells, study), study["frozen"].get("init_from", "")
     for ranking in rankings:
-        best, task = ranking.best, (*ranking.envs, ranking.method) if len(rankings) > 1 else ()
-        file = find_found_file(study["name"], task)
-        if "trials" not in study and not study.get("missing"):
-            own = [cell for cell in cells if ranking.holds(cell) and cell.patch == best.name]
-            trial = Trial(best.number, best.values, best.state, best.mean, best.scores, patch=best.name)
-            fresh = {"evaluation.seed": own[0].config["evaluation.seed"] + APART}
-            text = make_found_file(study, trial, len(ranking.complete), ranking.envs, ranking.method, own, fresh)
-            write_text(home() / file, text)
-        if (home() / file).is_file():
-            found[ranking.task] = {"file": str(file), "command": f"{command} run --study {file}"}
-            reported += split_finished(resolve_cells({"study": str(home() / file), "reuse": reuse})[0], reuse)[1]
+        file = find_found_file(study["name"], (*ranking.envs, ranking.method) if len(rankings) > 1 else ())
+        if "trials" in study:
+            is_there = (home() / file).is_file() and load_study(str(home() / file)).found_by == study["found_by"]
+        else:
+            is_there = not study.get("missing")
+            if is_there:
+                _write_grids_winner(home() / file, ranking, cells, study)
+        if is_there:
+            begin = f" --init-from {shlex.quote(init_from)}" if init_from else ""
+            found[ranking.task] = {"file": str(file), "command": f"{command} run --study {file}{begin}"}
+            reported += _find_reported({"study": str(home() / file), "init_from": init_from, "reuse": reuse})
     return {**study, "found": found, "reported": reported}
+
+
+def _write_grids_winner(path: Path, ranking: Ranking, cells: Sequence[CellRecord], study: Mapping[str, Any]) -> None:
+    """Write the study file of the best settings that a grid has tried on a task."""
+    best = ranking.best
+    own = [cell for cell in cells if ranking.holds(cell) and cell.patch == best.name]
+    trial = Trial(best.number, best.values, best.state, best.mean, best.scores, patch=best.name)
+    fresh = {"evaluation.seed": own[0].config["evaluation.seed"] + APART}
+    tried = digest_of({"cells": [[cell.key, dict(cell.config), cell.snapshot.md5] for cell in cells]})
+    facts = {**study, "found_by": f"{study['name']}-{tried}"}
+    write_text(path, make_found_file(facts, trial, len(ranking.complete), ranking.envs, ranking.method, own, fresh))
+
+
+def _find_reported(arguments: Mapping[str, str]) -> list[CellRecord]:
+    """Return the finished cells of a winner's study; none, with a warning, where it cannot be resolved here."""
+    try:
+        return split_finished(resolve_cells(arguments)[0], arguments["reuse"])[1]
+    except ConfigError as error:  # as where the policy that training began from is out of reach
+        logger.warning(f"the winner's cells on the reported seeds are left out of the report: {error}")
+        return []

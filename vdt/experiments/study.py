@@ -5,6 +5,7 @@ A patch is a named change of settings. Keys of the file, all but `envs` with a d
     title: Offline training        # of the report
     note: One sentence.            # stands below the title
     published: offline             # table of params/published/ beside the results
+    found_by: sweep-…              # of a winner's study (params/found/): the search or grid that has found it
     share_training: true           # cells whose critic, or actor, would be the same train one (false where time is measured)
     preset: laptop
     source: auto
@@ -47,6 +48,7 @@ WORDS: dict[str, Any] = {  # keys of a study file that hold one value or a list,
     "title": Text,
     "note": Text,
     "published": Text,
+    "found_by": Text,
     "share_training": Flag,
     "preset": Text,
     "source": Text,
@@ -89,6 +91,7 @@ class Study:
     title: str = ""
     note: str = ""
     published: str = ""
+    found_by: str = ""
     share_training: bool = True
     preset: str = "laptop"
     source: str = "auto"
@@ -122,7 +125,8 @@ class Study:
         `ranked`; then `frozen` is the winner's study without its settings.
         """
         words = {"name": self.name, "title": self.title, "note": self.note, "published": self.published}
-        folder = f"{'search' if self.search else 'study'}-{self.name}"  # a search and its winner's study share a name
+        kind = "search" if self.search else "winner" if self.found_by else "study"  # a winner's study has their name
+        folder = f"{kind}-{self.name}"
         ranked = bool(self.grid or self.search)
         facts = {**words, "folder": folder, "settings": self.list_variants(), "ranked": ranked}
         return {**facts, "frozen": _describe_frozen(self, overrides)} if ranked else facts
@@ -156,6 +160,7 @@ def _describe_frozen(study: Study, overrides: str) -> dict[str, Any]:
         "share_training": study.share_training,
         "preset": study.preset,
         "source": study.source,
+        "init_from": study.init_from,
         "seeds": list(reported.seeds),
         "data_seeds": list(reported.data_seeds),
         "set": {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()},

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,8 +12,9 @@ from support.records import make_evaluation, make_record
 from vdt.config.errors import ConfigError
 from vdt.evaluation.records import HeldOutReport, ValueEstimates
 from vdt.evaluation.trials import COMPLETE, FAILED, PRUNED, RUNNING, Trial, find_best
-from vdt.experiments.cells import resolve_cells, resolve_study
-from vdt.experiments.found import describe_search, find_found_file, make_found_file
+from vdt.experiments.cells import compute_identities, resolve_cells, resolve_study
+from vdt.experiments.found import add_winners, describe_search, find_found_file, make_found_file, write_winner
+from vdt.experiments.results_store import save_result
 from vdt.experiments.search_trials import (
     check_search,
     describe_journal,
@@ -24,8 +26,9 @@ from vdt.experiments.search_trials import (
 )
 from vdt.experiments.study import expand, make_reported
 from vdt.system.files import write_text
+from vdt.system.home import home as get_home
 
-STUDY = {
+STUDY: dict[str, Any] = {
     "title": "Mine",
     "preset": "smoke",
     "source": "collected",
@@ -90,6 +93,66 @@ def test_a_trial_is_cells_on_the_tuning_seeds(given: str) -> None:
     described = reported.describe()
     assert (described["folder"], described["ranked"]) == ("search-mine", True)
     assert described["settings"]["t000"] == taken.settings
+
+
+def end_search(given: str, overrides: str) -> dict[str, Any]:
+    """End a search whose trials are of one setting, run its winner, and return the arguments of its report."""
+    study = resolve_study({"study": given})
+    folder = find_folder(study, overrides)
+    store = open_search(folder, get_search(study), 10)
+    with store.take() as taken:
+        assert taken is not None
+        store.complete(taken.number, {100: 1.0, 101: 3.0})
+    (best,) = store.list_trials()
+    path = write_winner(study, overrides, folder, best, 1, [])
+    cells, _ = resolve_cells({"study": str(path)})
+    for cell, identity in zip(cells, compute_identities(cells), strict=True):
+        save_result(get_home(), identity, make_record(cell.config.seed, {}).to_json())
+    return {"study": given, "set": overrides}
+
+
+def report_winner(arguments: dict[str, Any]) -> tuple[list[str], int]:
+    """Return the files that a search's report names, and how many reported cells it has."""
+    study = resolve_study(arguments)
+    facts = {**study.describe(arguments["set"]), **describe_search(study, arguments)}
+    records = [make_record(100, {}, patch="t000")]
+    found = add_winners(records, facts, "exact", "flow")
+    return [entry["file"] for entry in found["found"].values()], len(found["reported"])
+
+
+def test_a_report_takes_the_winner_of_its_own_search_alone(given: str, home: Path) -> None:
+    """Another `--set` is another search, whose winner's file has the same name."""
+    first = end_search(given, "actor.batch_size=17")
+    assert report_winner(first) == (["params/found/mine.yaml"], 2)
+    second = end_search(given, "actor.batch_size=33")
+    assert report_winner(second) == (["params/found/mine.yaml"], 2)
+    assert report_winner(first) == ([], 0)
+    write_text(home / "params" / "found" / "mine.yaml", "envs: [walker2d-medium-v2]\n")  # of an earlier release
+    assert report_winner(second) == ([], 0)
+
+
+def test_searches_beside_are_those_of_the_same_options(given: str, tmp_path: Path, home: Path) -> None:
+    end_search(given, "actor.batch_size=17")
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({**STUDY, "search": {**STUDY["search"], "beside": [given]}}))
+    for overrides, count in (("actor.batch_size=17", 1), ("", 0)):
+        arguments = {"study": str(other), "set": overrides}
+        beside = describe_search(resolve_study(arguments), arguments)["beside"]
+        assert [len(trials) for trials in beside.values()] == [count]
+
+
+def test_searches_beside_may_be_of_other_code(
+    given: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("vdt.experiments.search_trials.compute_code_digest", lambda: "0" * 16)
+        end_search(given, "")
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({**STUDY, "search": {**STUDY["search"], "beside": [given]}}))
+    for reuse, count in (("settings", 1), ("exact", 0)):
+        arguments = {"study": str(other), "reuse": reuse}
+        beside = describe_search(resolve_study(arguments), arguments)["beside"]
+        assert [len(trials) for trials in beside.values()] == [count]
 
 
 def test_scores_are_those_of_the_last_policy() -> None:

@@ -1,17 +1,24 @@
 """The winner of a grid as a study file: it resolves to the winner's settings on seeds that were not used."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from support.builders import make_actor_critic, make_trajectory
 from support.records import make_evaluation, make_record
 from vdt.config.errors import ConfigError
+from vdt.data.trajectory import TrajectoryDataset
+from vdt.evaluation.records import CellRecord
 from vdt.evaluation.trials import COMPLETE, Trial
-from vdt.experiments.cells import resolve_cells
+from vdt.experiments.cells import compute_identities, resolve_cells
 from vdt.experiments.found import add_winners, find_found_file, make_found_file
-from vdt.experiments.study import Study, choose_reported_seeds, load_study
+from vdt.experiments.resolve import resolve_config
+from vdt.experiments.results_store import save_result
+from vdt.experiments.study import Cell, Study, choose_reported_seeds, load_study
 
 ENV = "walker2d-medium-v2"
 SWEEP = {
@@ -28,6 +35,19 @@ def make_winner(**changes: Any) -> Trial:
     settings = {"actor.q_coefficient": 0.3, "task.candidate_returns": (4000, 2000)}
     fields = {"score": 71.25, "scores_by_seed": {1: 70.0, 3: 72.5}, "patch": "best", "settings": settings, **changes}
     return Trial(number=2, state=COMPLETE, **fields)
+
+
+def score(cells: Sequence[Cell]) -> list[CellRecord]:
+    """Return a finished record of each cell, the later the better."""
+    return [
+        make_record(
+            cell.config.seed,
+            {"offline": {"single": make_evaluation([50 + 10 * number], (4000.0,))}},
+            patch=cell.patch,
+            config={**cell.config.flatten(), "planner.candidates": 1},
+        )
+        for number, cell in enumerate(cells)
+    ]
 
 
 def write_found(home: Path, study: Study, overrides: str) -> Path:
@@ -72,15 +92,7 @@ def test_it_says_where_it_comes_from_and_that_its_score_is_biased(home: Path) ->
 def test_a_grids_winner_is_written_once_all_cells_are_there_and_meets_other_episodes(home: Path) -> None:
     tried, study = resolve_cells(SWEEP)
     assert study is not None
-    cells = [
-        make_record(
-            cell.config.seed,
-            {"offline": {"single": make_evaluation([50 + 10 * number], (4000.0,))}},
-            patch=cell.patch,
-            config={**cell.config.flatten(), "planner.candidates": 1},
-        )
-        for number, cell in enumerate(tried)
-    ]
+    cells = score(tried)
     facts = study.describe(SWEEP["set"])
     file = home / find_found_file(study.name)
     unfinished = add_winners(cells[:-1], {**facts, "missing": ["x"]}, "exact", "flow")
@@ -96,6 +108,38 @@ def test_a_grids_winner_is_written_once_all_cells_are_there_and_meets_other_epis
     }
     plain = {**facts, "ranked": False}
     assert add_winners(cells, plain, "exact", "flow") is plain
+    unfinished = add_winners(cells[:-1], {**facts, "missing": ["x"]}, "exact", "flow")
+    assert unfinished["found"] == {}, "the file may be of other cells, and the winner is not known yet"
+
+
+def test_a_winners_report_has_a_folder_of_its_own(home: Path) -> None:
+    tried, study = resolve_cells(SWEEP)
+    assert study is not None
+    file = write_found(home, study, SWEEP["set"])
+    winner = load_study(str(file))
+    assert winner.name == study.name == "sweep-q_coefficient-candidate_returns"
+    assert study.describe()["folder"] == f"study-{study.name}" and winner.describe()["folder"] == f"winner-{study.name}"
+
+
+def test_a_winner_begins_from_the_policy_that_its_grid_began_from(home: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "a policy.pt"
+    config = resolve_config(ENV, preset="smoke", source="collected", overrides="planner.returns=task")
+    data = TrajectoryDataset.from_trajectories([make_trajectory(9, observation_size=17, action_size=6)])
+    torch.save({"actor_critic": make_actor_critic(config, data).state_dict()}, policy)
+    tried, study = resolve_cells({**SWEEP, "init_from": str(policy)})
+    assert study is not None
+    facts, cells = study.describe(SWEEP["set"]), score(tried)
+    first = add_winners(cells, facts, "exact", "flow")
+    (entry,) = first["found"].values()
+    assert entry["command"] == f"flow run --study {entry['file']} --init-from '{policy}'" and first["reported"] == []
+    reported, _ = resolve_cells({"study": entry["file"], "init_from": str(policy)})
+    assert reported[0].config.init.sha256
+    for cell, identity in zip(reported, compute_identities(reported), strict=True):
+        save_result(home, identity, make_record(cell.config.seed, {}, config=cell.config.flatten()).to_json())
+    assert [cell.seed for cell in add_winners(cells, facts, "exact", "flow")["reported"]] == [0, 2, 4]
+    policy.unlink()
+    gone = add_winners(cells, facts, "exact", "flow")
+    assert gone["reported"] == [] and gone["found"] == first["found"], "the report is written without"
 
 
 @pytest.mark.parametrize(
