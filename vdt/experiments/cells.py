@@ -13,7 +13,7 @@ from vdt.config.errors import ConfigError, suggest
 from vdt.config.schema import Config
 from vdt.evaluation.records import CellRecord
 from vdt.experiments.data_keys import find_data_key, make_data_key
-from vdt.experiments.grid import LONGEST_NAME, Grid, parse_sweep
+from vdt.experiments.grid import name_sweep, parse_sweep
 from vdt.experiments.opened import open_cells
 from vdt.experiments.preflight import check_cells, check_source
 from vdt.experiments.ranges import parse_numbers, split_words
@@ -135,16 +135,6 @@ def _resolve_search(study: Study, given: Mapping[str, str]) -> Study:
     if "seeds" in given:
         raise ConfigError(f"--seeds: {study.place} names its tuning seeds and its reported ones")
     return study
-
-
-def name_sweep(grid: Grid) -> dict[str, str]:
-    """Return name, title and place of the study that a sweep without a study's file is."""
-    keys = [key.rpartition(".")[2] for key in grid]
-    return {
-        "name": "-".join(["sweep", *keys])[:LONGEST_NAME],
-        "title": f"Sweep over {', '.join(grid)}",
-        "place": "--sweep",
-    }
 
 
 def name_option(name: str) -> str:

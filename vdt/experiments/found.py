@@ -16,6 +16,7 @@ from vdt.config.layers import format_yaml
 from vdt.evaluation.records import CellRecord
 from vdt.evaluation.trials import Trial
 from vdt.experiments.cells import resolve_cells, resolve_study, split_finished
+from vdt.experiments.grid import shorten_name
 from vdt.experiments.results_store import digest_of
 from vdt.experiments.search_trials import APART, choose_score, find_folder, get_search, load_trials
 from vdt.experiments.study import Study, expand, load_study
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 FOUND = Path("params", "found")  # folder below HOME
 LONGEST_NAME = 40  # of a study
-DIGITS = 8  # of the digest in the name of a study that would be longer
 
 
 def find_found_file(study: str, task: Sequence[str] = ()) -> Path:
@@ -40,9 +40,7 @@ def find_found_file(study: str, task: Sequence[str] = ()) -> Path:
         task: env and method, where the study has several and each has its winner.
     """
     name = "-".join([study, *(make_file_name(word).lower() for word in task)])
-    if len(name) > LONGEST_NAME:
-        name = f"{name[: LONGEST_NAME - DIGITS - 1]}-{digest_of({'name': name})[:DIGITS]}"
-    return FOUND / f"{name}.yaml"
+    return FOUND / f"{shorten_name(name, LONGEST_NAME)}.yaml"
 
 
 def make_found_file(

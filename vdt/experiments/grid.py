@@ -13,10 +13,12 @@ from vdt.config.errors import ConfigError, suggest_key
 from vdt.config.layers import parse_yaml
 from vdt.config.schema import KEYS, flatten
 from vdt.experiments.resolve import IDENTITY
+from vdt.experiments.results_store import digest_of
 from vdt.system.home import MOST_CELLS
 
 LONGEST_NAME = 60  # of a point; beyond it the words of its keys are shortened
 SHORT_WORD = 4
+DIGITS = 8  # of the digest at the end of a name that would be longer
 REFUSED = re.compile(r"[^a-z0-9_.-]+")  # characters that no name has
 
 Grid = Mapping[str, tuple[Any, ...]]
@@ -43,6 +45,27 @@ def parse_sweep(text: str) -> dict[str, tuple[Any, ...]]:
             raise ConfigError(f"--sweep names {key} twice; all its values stand behind one =")
         grid[key] = parse_yaml(f"[{values}]", f"--sweep: {values!r}")
     return read_grid(grid, "--sweep")
+
+
+def name_sweep(grid: Grid) -> dict[str, str]:
+    """Return name, title and place of the study that a sweep without a study's file is.
+
+    The name has the last part of each key, with its section where several sections have such a key.
+    """
+    leaves = [key.rpartition(".")[2] for key in KEYS]
+    words = [leaf if leaves.count(leaf) == 1 else key for key in grid for leaf in [key.rpartition(".")[2]]]
+    return {
+        "name": shorten_name("-".join(["sweep", *words]), LONGEST_NAME),
+        "title": f"Sweep over {', '.join(grid)}",
+        "place": "--sweep",
+    }
+
+
+def shorten_name(name: str, longest: int) -> str:
+    """Return a name of at most so many characters: of a longer one the beginning, and a digest of all."""
+    if len(name) <= longest:
+        return name
+    return f"{name[: longest - DIGITS - 1]}-{digest_of({'name': name})[:DIGITS]}"
 
 
 def read_grid(content: Mapping[str, Any], where: str) -> dict[str, tuple[Any, ...]]:

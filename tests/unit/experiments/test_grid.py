@@ -8,7 +8,7 @@ import yaml
 
 from vdt.config.errors import ConfigError
 from vdt.experiments.cells import resolve_cells
-from vdt.experiments.grid import LONGEST_NAME, expand_grid, parse_sweep, read_grid
+from vdt.experiments.grid import LONGEST_NAME, expand_grid, name_sweep, parse_sweep, read_grid
 from vdt.experiments.study import PATCH_NAME, load_study
 
 ENV = "walker2d-medium-v2"
@@ -58,6 +58,22 @@ def test_a_sweep_without_a_file_is_a_study() -> None:
     assert study.name == "sweep-q_coefficient-inverse_temperature"
     alone, none = resolve_cells({"env": ENV})
     assert none is None and len(alone) == 1
+
+
+def test_sweeps_of_other_keys_have_other_names() -> None:
+    rates = ["actor.learning_rate", "critic.learning_rate"]
+    long = ["actor.min_effective_sample_fraction", "actor.max_history_correlation"]
+    grids = [
+        *([rate] for rate in rates),
+        rates,
+        ["actor.q_coefficient"],
+        [*long, "actor.q_coefficient"],
+        [*long, "actor.inverse_temperature"],
+    ]
+    names = [name_sweep({key: (1, 2) for key in keys})["name"] for keys in grids]
+    assert names[:2] == ["sweep-actor.learning_rate", "sweep-critic.learning_rate"]
+    assert names[3] == "sweep-q_coefficient", "no other section has such a key"
+    assert len(set(names)) == len(names) and all(len(name) <= LONGEST_NAME for name in names)
 
 
 def test_a_sweep_replaces_the_grid_of_a_file(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_grids_winner_is_written_once_all_cells_are_there_and_meets_other_epis
 
 
 def test_a_winners_report_has_a_folder_of_its_own(home: Path) -> None:
-    tried, study = resolve_cells(SWEEP)
+    study = resolve_cells(SWEEP)[1]
     assert study is not None
     file = write_found(home, study, SWEEP["set"])
     winner = load_study(str(file))
