@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_mapping
 from vdt.evaluation.records import CellRecord
 from vdt.experiments.cells import (
+    OPTIONS,
     describe_cell,
     describe_other_code,
     get_reuse,
@@ -86,7 +88,7 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
             "missing": [],
         }  # as of `report_study`
         study = add_winners(cells, study, get_reuse({"reuse": flow.reuse}), get_command())
-    path = _write(cells, study)
+    path = _write(cells, study, get_options(flow))
     files = sorted(path.parent.iterdir())
     opening, closing = make_continue_record(str(current.run_id), fork=False), Status(status="FINISHED")
     kept = _keep_study_report(study, files) if study else make_artifact_records(files, "report")
@@ -158,7 +160,7 @@ def report_study(arguments: Mapping[str, str]) -> FinishedReport:
     described = {**study.describe(arguments.get("set", "")), "missing": [cell.key for cell in missing]}
     if study.search:
         described |= describe_search(study, arguments)
-    path = _write(cells, add_winners(cells, described, reuse, get_training_command()))
+    path = _write(cells, add_winners(cells, described, reuse, get_training_command()), arguments)
     _keep_study_report(described, sorted(path.parent.iterdir()))
     summary = _summarise(cells, path, {}, arguments)
     enter_cards_folder()
@@ -201,7 +203,7 @@ def _find_runs_page() -> tuple[str, str]:
     return "", ""
 
 
-def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path:
+def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None, given: Mapping[str, str]) -> Path:
     """Write the report, and copy it to the path of the newest report. Its card is its HTML file (`flows/cards.py`)."""
     from vdt.reporting.report import write_report
     from vdt.tracking import read_curves, resolve_run_ids
@@ -209,7 +211,9 @@ def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path
     known = resolve_run_ids(home(), [cell.mlflow_run_id for cell in cells])  # of runs that reached the store late
     cells = [replace(cell, mlflow_run_id=known[cell.mlflow_run_id]) for cell in cells]
     curves = read_curves(home(), [cell.mlflow_run_id for cell in cells])
-    report = write_report(cells, home() / "reports" / str(current.run_id), study=study, curves=curves)
+    report = write_report(
+        cells, home() / "reports" / str(current.run_id), study=study, curves=curves, origin=_describe_origin(given)
+    )
     path = report.path
     for winner in (study or {}).get("found", {}).values():
         write_text(path.with_name(Path(winner["file"]).name), (home() / winner["file"]).read_text())
@@ -223,6 +227,16 @@ def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None) -> Path
     if main := os.environ.get("VDT_REPORT"):  # the main result is written by its stage of dvc.yaml alone
         replace_folder(path.parent, home() / "reports" / main)
     return path
+
+
+def _describe_origin(given: Mapping[str, str]) -> str:
+    """Return date, commit and command of a report in words; `given` are the command's options by name."""
+    from vdt.tracking import get_git_commit, is_code_changed
+
+    words = [word for name in OPTIONS if given.get(name) for word in (name_option(name), given[name])]
+    commit, changed = get_git_commit(), ", with changes" if is_code_changed() else ""
+    code = f", commit {commit[:7]}{changed}" if commit else ""
+    return f"{date.today().isoformat()}{code}, by `{get_command()} run {shlex.join(words)}`"
 
 
 def _name_report(study: Mapping[str, Any]) -> str:

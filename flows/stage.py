@@ -133,7 +133,9 @@ class Stage:
 
         with clear_errors(DataError, OSError):
             snapshot = asdict(make_snapshot(self.config, home(), parse_overrides(get_options(self.flow)["set"])))
-        self.tracker.put(make_dataset_record(self.config, snapshot, self.flow.cell["patch"]))
+        self.tracker.put(
+            make_dataset_record(self.config, snapshot, self.flow.cell.get("shown") or self.flow.cell["patch"])
+        )
         return {**snapshot, **describe_file(self.flow, Path(snapshot["path"]), "md5")}
 
     def pretrain_critic(self) -> tuple[Path, str]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from vdt.config.layers import parse_overrides
+from vdt.experiments.results_store import compute_code_digest
 from vdt.experiments.search_trials import describe_journal
 from vdt.experiments.study import Cell, Study
 from vdt.system.files import check_folders
@@ -27,6 +29,7 @@ class OpenedCell:
         patch: name of the patch that it carries, if any.
         shares_training: whether cells that would train the same train it once.
         tunes_online: whether it has an online phase.
+        shown: what the name of its MLflow run tells beside method and data: patch, and settings of `--set`.
         label: distinguishes it from the flow's other cells; empty if there is none.
         trial: number of the search's trial that it belongs to; none outside a search.
         search: journal to which its scores are reported while it trains: `folder`, `pruner`, `first_rung`; empty for none.
@@ -37,6 +40,7 @@ class OpenedCell:
     config: Mapping[str, Any]
     mlflow_run_id: str
     patch: str = ""
+    shown: str = ""
     shares_training: bool = False
     tunes_online: bool = True
     label: str = ""
@@ -50,6 +54,7 @@ def open_cells(
     flow_run: str,
     command: str,
     name_run: Callable[[str], str] | None = None,
+    overrides: str = "",
 ) -> list[dict[str, Any]]:
     """Open an MLflow run for each cell that is to be run; return `OpenedCell`s as mappings.
 
@@ -59,19 +64,28 @@ def open_cells(
         flow_run: id of the flow's run.
         command: that started the flow.
         name_run: cell's key -> local id of its MLflow run; by default a new one each time.
+        overrides: `--set` text, which names and tags of the runs tell.
     """
-    from vdt.tracking import create_run, make_local_id, make_trial_tags
+    from vdt.tracking import create_run, make_local_id, make_trial_tags, name_variant
 
     check_folders(home())
     _settle_abandoned()
     opened, name, shares = [], study.name if study else "", bool(study and study.share_training)
     place = study.trial if study else None
     tags, trial = (make_trial_tags(place.number, place.run_id), place.number) if place else ({}, None)
+    tags = {**tags, "set": overrides, "code": compute_code_digest()}
+    changes = parse_overrides(overrides)
     for number, (cell, label) in enumerate(zip(cells, make_labels(cells), strict=True)):
         config = cell.config
         local_id = name_run(cell.key) if name_run else make_local_id()
+        shown = name_variant(cell.patch, changes)
         run_id = create_run(
-            home(), config, flow_run, command, patch=cell.patch, study=name, more_tags=tags, local_id=local_id
+            *(home(), config, flow_run, command),
+            patch=cell.patch,
+            shown=shown,
+            study=name,
+            more_tags=tags,
+            local_id=local_id,
         )
         one = OpenedCell(
             cell.key,
@@ -79,6 +93,7 @@ def open_cells(
             config.to_mapping(),
             run_id,
             cell.patch,
+            shown,
             shares,
             tunes_online=config.online.environment_steps > 0,
             label=label,

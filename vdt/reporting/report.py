@@ -88,6 +88,7 @@ def write_report(
     *,
     study: Mapping[str, Any] | None = None,
     curves: Curves | None = None,
+    origin: str = "",
 ) -> Report:
     """Write report.md, report.html, report.json, metrics.json, results.csv and figures into `folder`.
 
@@ -97,6 +98,7 @@ def write_report(
         study: `name`, `title`, `note`, name of the `published` table, keys of `missing` cells, and if `ranked` those of
             `write_search_report`; none without a study.
         curves: learning curves by MLflow run and metric.
+        origin: date, commit and command in words, empty where they are not known.
 
     Raises:
         ValueError: if there is no cell, or the same cell twice.
@@ -136,7 +138,7 @@ def write_report(
     sections = [
         Section(text=[*([" ".join(answer), ""] if answer else []), *_list_caveats(records, study or {})]),
         *(searched.sections if searched else (first,)),
-        Section(text=list(_list_facts(records, study or {}))),
+        Section(text=list(_list_facts(records, study or {}, origin))),
         Section(over_tasks, figures.get("profiles", ())),
         Section((tabulate_results("Results", records, results),), figures.get("scores", ()) if searched else ()),
         Section((tabulate_changes(records, changes),), _pick(figures, "changes", "candidates")),
@@ -262,9 +264,10 @@ def _list_caveats(records: Sequence[CellRecord], study: Mapping[str, Any]) -> It
         yield from (f"**Episodes{of} were {cut}: {CUT}{rest}**", "")
 
 
-def _list_facts(records: Sequence[CellRecord], study: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the study is, where the data came from, and what the words mean."""
+def _list_facts(records: Sequence[CellRecord], study: Mapping[str, Any], origin: str) -> Iterator[str]:
+    """Yield what the study is, what made the report, where the data came from, and what the words mean."""
     yield from (study["note"], "") if study.get("note") else ()
+    yield from (f"Made on {origin}.", "") if origin else ()
     reasons = {  # of the first cell: later ones find the snapshot that it left
         (record.env, name_source(record.data_label)): record.snapshot.reason for record in reversed(records)
     }

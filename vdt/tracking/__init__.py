@@ -20,12 +20,15 @@ from vdt.tracking.records import (
     Tags,
 )
 from vdt.tracking.registry import Registration, check_model_name, register_policy
+from vdt.tracking.run_names import name_variant
 from vdt.tracking.runs import (
     TRIAL_STATE,
     create_named_run,
     create_run,
     find_runs,
     finish_runs,
+    get_git_commit,
+    is_code_changed,
     make_artifact_records,
     make_continue_record,
     make_dataset_record,
@@ -76,8 +79,10 @@ __all__ = [
     "describe_runs_page",
     "find_runs",
     "finish_runs",
+    "get_git_commit",
     "get_store_errors",
     "get_tracking_uri",
+    "is_code_changed",
     "list_flow_runs",
     "make_artifact_records",
     "make_continue_record",
@@ -85,6 +90,7 @@ __all__ = [
     "make_local_id",
     "make_trial_tags",
     "name_dataset",
+    "name_variant",
     "open_store",
     "read_copy",
     "read_curves",

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import colorsys
 import functools
 import logging
 import os
 import subprocess
 import uuid
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vdt.config.convergence import estimate_convergence
-from vdt.config.layers import list_names
 from vdt.config.schema import Config
 from vdt.system.home import ROOT
 from vdt.system.processes import describe_process, is_gone
@@ -32,6 +29,7 @@ from vdt.tracking.records import (
     Tags,
     to_mapping,
 )
+from vdt.tracking.run_names import choose_color, make_run_name
 from vdt.tracking.store import get_experiment_id, open_store
 from vdt.tracking.waiting import LOCAL, backlog_of, delivers_later
 
@@ -39,20 +37,7 @@ logger = logging.getLogger(__name__)
 
 GAP = "critic.expected_gap"  # tag: share of the gap to its fixed point that the critic is expected to leave
 COLOR = "mlflow.runColor"  # tag: color of a run in MLflow's pages
-LIGHTNESS = (0.38, 0.58, 0.28, 0.7)  # by seed, in turn
 TRIAL, TRIAL_STATE = "trial", "trial_state"  # tags: number of a search's trial; "pruned" where it was stopped
-
-
-def make_run_name(config: Config, *, source: str = "", patch: str = "") -> str:
-    """Return `<method>-<patch>-d<data seed>-s<seed>-<env as a file's name>-<source>`: the differences within a study come first.
-
-    Args:
-        config: of the cell.
-        source: of its data, empty until it is known.
-        patch: name of the patch that it carries, if any.
-    """
-    parts = (config.method, patch, config.data_name, f"s{config.seed}", config.file_name, source)
-    return "-".join(part for part in parts if part)
 
 
 def make_local_id() -> str:
@@ -111,6 +96,17 @@ def _deliver(base: Path, run_id: str, records: Sequence[Record]) -> str:
 
 
 @functools.cache
+def is_code_changed() -> bool:
+    """Return whether files that git knows differ from its commit, or new ones lie in the package."""
+    known = ["git", "-C", str(ROOT), "status", "--porcelain", "--", "vdt", "flows", "params"]
+    try:
+        answer = subprocess.run(known, capture_output=True, text=True, timeout=10, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return False
+    return answer.returncode == 0 and bool(answer.stdout.strip())
+
+
+@functools.cache
 def get_git_commit() -> str | None:
     """Return the commit of the code, if it is in a git work tree that has one."""
     command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD"]
@@ -121,18 +117,6 @@ def get_git_commit() -> str | None:
     return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
-def choose_color(config: Config, patch: str = "") -> str:
-    """Return a run's color in MLflow's lists and charts, as "#rrggbb": MLflow draws its own by chance, some of them equal.
-
-    The hue tells methods and patches apart, the lightness seeds.
-    """
-    methods = list_names("methods")
-    shift = 0.0 if not patch else 0.25 + zlib.crc32(patch.encode()) % 100 / 200  # of the way to the next method's hue
-    hue = ((methods.index(config.method) if config.method in methods else 0) + shift) / max(1, len(methods))
-    rgb = colorsys.hls_to_rgb(hue, LIGHTNESS[config.seed % len(LIGHTNESS)], 0.75)
-    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
-
-
 def create_run(
     base: Path,
     config: Config,
@@ -140,6 +124,7 @@ def create_run(
     command: str,
     *,
     patch: str = "",
+    shown: str = "",
     study: str = "",
     more_tags: Mapping[str, str] | None = None,
     local_id: str = "",
@@ -154,6 +139,8 @@ def create_run(
         flow_run: id of the flow's run.
         command: the user's command, without secrets.
         patch: name of the patch that the cell carries, if any.
+        shown: what distinguishes the run beside method and data (`name_variant`), of which name and color tell; by default
+            the patch.
         study: name of the study that it belongs to, if any.
         more_tags: e.g. of a search (`make_trial_tags`).
         local_id: of `make_local_id`; one that the store knows already returns its run, so that a start which was cut
@@ -169,10 +156,10 @@ def create_run(
         "seed": str(config.seed),
         "source": config.data.source,
         STUDY: study,
-        COLOR: choose_color(config, patch),
+        COLOR: choose_color(config, shown or patch),
         GAP: "" if convergence is None else f"{convergence.gap:.3g}",
     }
-    name, files = make_run_name(config, patch=patch), {"config.yaml": config.to_yaml()}
+    name, files = make_run_name(config, patch=shown or patch), {"config.yaml": config.to_yaml()}
     init = config.init
     more = [InitialPolicy(address=init.policy, sha256=init.sha256)] if init.sha256 else []
     return create_named_run(
@@ -203,6 +190,7 @@ def create_named_run(
         "mlflow.source.name": command,
         "mlflow.source.git.commit": get_git_commit(),
         "git_commit": get_git_commit(),
+        "git_changed": "yes" if get_git_commit() and is_code_changed() else "",
     }
     record = Create(
         name=name,
@@ -245,7 +233,7 @@ def make_dataset_record(config: Config, snapshot: Mapping[str, Any], patch: str 
     Args:
         config: the cell's configuration.
         snapshot: `dataclasses.asdict` of a `vdt.datasets.snapshot.Snapshot`. Its md5 (DVC's) becomes the digest.
-        patch: name of the patch that the cell carries, if any.
+        patch: what the run's name tells beside method and data (`name_variant`), if anything.
     """
     return DatasetEntry(
         name=name_dataset(config, snapshot["source"]),

@@ -1,5 +1,6 @@
 """The report of a study that has nothing left to run."""
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def test_runs_of_cells_whose_flow_was_stopped_are_put_right(
         "resolve_cells": lambda arguments: ([Cell(make_config())], Study(name="mine", place="", envs=())),
         "split_finished": lambda cells, reuse: ([], [record]),
         "tag_finished_runs": lambda finished, study: tagged.extend((*finished, study.name)),
-        "_write": lambda cells, study: tmp_path / "report.md",
+        "_write": lambda cells, study, given: tmp_path / "report.md",
         "_keep_study_report": lambda study, files: [],
         "_summarise": lambda *parts: "",
         "enter_cards_folder": lambda: None,
@@ -31,6 +32,16 @@ def test_runs_of_cells_whose_flow_was_stopped_are_put_right(
         monkeypatch.setattr(report_step, name, stand_in)
     report_step.report_study({"study": "mine"})
     assert tagged == [record, "mine"]
+
+
+def test_a_report_names_the_day_the_commit_and_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdt.tracking.get_git_commit", lambda: "0123456789abcdef")
+    monkeypatch.setattr("vdt.tracking.is_code_changed", lambda: True)
+    said = report_step._describe_origin({"env": "a", "set": "critic.n_step=3 data.seed=5", "seeds": ""})
+    today, rest = said.split(", ", 1)
+    assert today == date.today().isoformat()
+    assert rest.startswith("commit 0123456, with changes, by `")
+    assert rest.endswith("run --env a --set 'critic.n_step=3 data.seed=5'`")
 
 
 def test_a_report_takes_results_also_where_a_run_would_take_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

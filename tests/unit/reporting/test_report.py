@@ -106,6 +106,11 @@ def test_success_has_a_column_where_some_environment_says_it(tmp_path: Path) -> 
     assert "success" not in write_report([make_record(0, make_policies(0.0))], tmp_path / "silent").text
 
 
+def test_a_report_says_what_made_it(tmp_path: Path) -> None:
+    text = write_report([make_record(0, make_policies(0.0))], tmp_path, origin="2026-01-02, by `run --env a`").text
+    assert "\n\nMade on 2026-01-02, by `run --env a`.\n\n" in text
+
+
 def test_json_holds_every_number_as_it_came(tmp_path: Path) -> None:
     returns = [0.1 + 0.2, 1.0 / 3.0, 1e-17]
     evaluation = make_evaluation([1.0, 2.0, 3.0], episode_returns=returns)

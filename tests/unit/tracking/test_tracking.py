@@ -1,7 +1,5 @@
-import dataclasses
 import json
 import math
-import re
 import sqlite3
 import threading
 import time
@@ -12,7 +10,6 @@ import pytest
 from mlflow import MlflowClient
 
 from vdt.checkpoint.store import CheckpointStore
-from vdt.config.layers import list_names
 from vdt.config.schema import Config
 from vdt.experiments.resolve import resolve_config
 from vdt.system.files import compute_file_digest
@@ -29,7 +26,6 @@ from vdt.tracking import (
     send_now,
 )
 from vdt.tracking.outbox import read_records
-from vdt.tracking.runs import choose_color
 from vdt.tracking.waiting import backlog_of
 
 CONFIG = resolve_config("walker2d-medium-v2", preset="smoke", seed=3, overrides="critic.expectile=0.8")
@@ -325,14 +321,3 @@ def test_those_who_race_for_a_fresh_store_share_it(tmp_path: Path) -> None:
         thread.join()
     assert errors == []
     assert len(find_runs(tmp_path, "401")) == 3
-
-
-def test_runs_that_are_compared_have_colors_of_their_own() -> None:
-    """Ten methods with two seeds each, and four patches of one."""
-    configs = [CONFIG.with_seed(seed) for seed in (0, 1)]
-    colors = [choose_color(dataclasses.replace(c, method=m), "") for m in list_names("methods") for c in configs]
-    colors += [choose_color(configs[0], patch) for patch in ("strong", "weak", "no weights", "E=3")]
-    assert len(set(colors)) == len(colors) == 24
-    assert all(re.fullmatch("#[0-9a-f]{6}", color) for color in colors)
-    red = dataclasses.replace(configs[0], method=list_names("methods")[0])
-    assert choose_color(red) == "#aa1818", "hue 0, lightness 0.38, saturation 0.75"
