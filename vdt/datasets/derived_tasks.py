@@ -12,7 +12,14 @@ from vdt.datasets.hdf5 import scan_file
 from vdt.datasets.minari import MinariSet, describe_environment, open_sets
 from vdt.datasets.npz import scan_folder
 from vdt.datasets.own_files import OwnFiles
-from vdt.datasets.summary import check_continuous, check_enough, derive_own_reference, derive_targets, derive_task
+from vdt.datasets.summary import (
+    DataSummary,
+    check_continuous,
+    check_enough,
+    derive_own_reference,
+    derive_targets,
+    derive_task,
+)
 
 
 def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +78,7 @@ def derive_minari_task(dataset_id: str, given: Mapping[str, Any]) -> dict[str, A
         **derive_task(summary),
         "task.family": "minari",
         "task.licence": minari_set.licence,
-        **_describe_actions(minari_set, derive_task(summary)),
+        **_describe_actions(minari_set, summary),
         **derive_own_reference(summary),
         **minari_set.get_reference(),
         **environment,
@@ -104,7 +111,7 @@ def derive_named_task(env: str, task: Mapping[str, Any], given: Mapping[str, Any
         raise DataError(f"--source minari: {', '.join(dataset_ids)} names no environment to evaluate {env} in")
     summary = MinariSet.scan_all(sets)
     derived, targets = derive_task(summary), derive_targets(summary)
-    named = {**environment, **_describe_actions(sets[0], derived)}
+    named = {**environment, **_describe_actions(sets[0], summary)}
     if task.get("task.bridge", "none") == "none":
         return {**named, "task.candidate_returns": targets["task.candidate_returns"]}
     size = {"task.bridge": "none", "task.observation_size": derived["task.observation_size"]}
@@ -115,8 +122,8 @@ def _describe_environment(sets: list[MinariSet], given: Mapping[str, Any]) -> di
     return {} if "task.environment_id" in given else describe_environment(sets)
 
 
-def _describe_actions(minari_set: MinariSet, derived: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_actions(minari_set: MinariSet, summary: DataSummary) -> dict[str, Any]:
     """Return the range of the environment's actions, or of the data's where the environment's has no bounds."""
     names = ("task.action_low", "task.action_high")
-    bounds = minari_set.get_action_bounds()
+    bounds, derived = minari_set.get_action_bounds(float(summary.action_limits.max())), derive_task(summary)
     return dict(zip(names, bounds, strict=True)) if bounds else {name: derived[name] for name in names}

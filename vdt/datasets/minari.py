@@ -29,6 +29,7 @@ from vdt.datasets.summary import DataSummary, normalise_actions
 from vdt.system.files import compute_file_digest
 
 MAX_METADATA_BYTES = 16 * 2**20
+FAR = 1e3  # times the data's largest action, or 1: a bound beyond is none, such as the largest float32
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,17 @@ class MinariSet:
             raise DataError(f"{self.dataset_id}: action_space is {shape}; accepted is a Box of one dimension")
         return shape
 
-    def get_action_bounds(self) -> tuple[list[float], list[float]] | None:
-        """Return lowest and highest action; none where a bound is infinite; empty lists for [-1, 1]."""
+    def get_action_bounds(self, largest: float) -> tuple[list[float], list[float]] | None:
+        """Return lowest and highest action; none where a bound is infinite or far beyond the data; empty lists for [-1, 1].
+
+        Args:
+            largest: absolute value of the data's actions.
+        """
         space = json.loads(self.metadata["action_space"])
         low, high = np.asarray(space["low"], np.float64), np.asarray(space["high"], np.float64)
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+            return None
+        if max(np.abs(low).max(), np.abs(high).max()) > FAR * max(largest, 1.0):
             return None
         return ([], []) if (low == -1).all() and (high == 1).all() else (low.tolist(), high.tolist())
 

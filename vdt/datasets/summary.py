@@ -17,6 +17,7 @@ from vdt.data.trajectory import FloatArray
 
 OWN_REFERENCE = "the data's own worst and best episode return"
 MAX_SHOWN_RANGES = 6  # of action components, in a sentence
+WIDE = 1e6  # beyond it a range is mapped in float64; within it in float32, as snapshots on record were
 CANDIDATE_QUANTILES = (1.0, 0.9, 0.75, 0.5, 0.25)
 
 
@@ -164,7 +165,9 @@ def normalise_actions(actions: FloatArray, task: TaskConfig) -> tuple[FloatArray
         the actions, and how many components were clipped.
     """
     if task.action_low:
-        low, high = np.asarray(task.action_low, np.float32), np.asarray(task.action_high, np.float32)
+        wide = max(map(abs, (*task.action_low, *task.action_high))) > WIDE
+        kind = np.float64 if wide else np.float32
+        low, high = np.asarray(task.action_low, kind), np.asarray(task.action_high, kind)
         unit = (2.0 * (actions - low) / (high - low) - 1.0).astype(np.float32)
         near = np.abs(np.abs(unit) - 1.0) < 1e-5  # rounding at the ends of the range is not clipping
         actions = np.where(near, np.sign(unit), unit)

@@ -1,5 +1,6 @@
 """Minari's data sets: made with its own API, read with the environment, the ends and the ranges that it names."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from vdt.datasets.choose import choose_source
 from vdt.datasets.minari import describe_environment, open_sets
 from vdt.datasets.minari_folder import get_root, write_beside
 from vdt.datasets.snapshot import make_snapshot
+from vdt.datasets.summary import normalise_actions
 from vdt.environments import flatten_observations, make_environment, register_robotics
 from vdt.experiments.resolve import resolve_config
 
@@ -221,6 +223,29 @@ def test_columns_are_read_with_care(home: Path, monkeypatch: pytest.MonkeyPatch)
     (folder / "3").symlink_to(folder / "2")
     with pytest.raises(DataError, match="accepted is one without links"):
         choose_source(config, home).load()
+
+
+@pytest.mark.parametrize("bound", [float(np.finfo(np.float32).max), 1e9])
+def test_bounds_far_beyond_the_data_are_none(changed: Any, home: Path, bound: float) -> None:
+    own = json.loads(changed["action_space"])
+    changed["action_space"] = json.dumps({**own, "low": [-bound], "high": [bound]})
+    changed.save()
+    config = resolve_config(ENV, preset="smoke")
+    actions = load_snapshot(Path(make_snapshot(config, home).path)).actions
+    assert config.task.action_high == (1.0,) * len(config.task.action_high), "its actions lie within [-1, 1]"
+    assert np.abs(actions).max() > 0.5 and actions.std() > 0.1
+    changed["action_space"] = json.dumps({**own, "low": [-500], "high": [500]})
+    changed.save()
+    assert resolve_config(ENV, preset="smoke").task.action_high == (500.0,), "as the metadata says"
+
+
+def test_a_wide_range_is_mapped_without_overflow() -> None:
+    task, largest = resolve_config("walker2d-medium-v2").task, float(np.finfo(np.float32).max)
+    actions = np.array([[-largest], [0.5], [largest / 2]], np.float32)
+    for high, expected in ((largest, [-1.0, 0.5 / largest, 0.5]), (1e9, [-1.0, 5e-10, 1.0])):
+        wide = dataclasses.replace(task, action_low=(-high,), action_high=(high,))
+        mapped, _ = normalise_actions(actions, wide)
+        np.testing.assert_allclose(mapped[:, 0], np.float32(expected), rtol=1e-6, atol=1e-15)
 
 
 def test_no_entry_point_is_imported_for_a_space_that_is_missing(changed: Any) -> None:
