@@ -24,6 +24,20 @@ def decision_transformer_loss_loop(output: PolicyOutput, batch: SequenceBatch) -
     return total
 
 
+def poster_loss_loop(
+    predicted: Tensor, actions: Tensor, advantages: Tensor, min_q: Tensor, mask: Tensor, eta: float, coefficient: float
+) -> float:
+    """Mean over real steps of exp(eta A) ||pi - a||^2 - lambda min Q(s, pi), as the poster prints it."""
+    terms = []
+    for b, row in enumerate(mask.tolist()):
+        for k, real in enumerate(row):
+            if real:
+                pairs = zip(predicted[b, k].tolist(), actions[b, k].tolist(), strict=True)
+                error = sum((p - a) ** 2 for p, a in pairs)
+                terms.append(math.exp(eta * float(advantages[b, k])) * error - coefficient * float(min_q[b, k]))
+    return sum(terms) / len(terms)
+
+
 def behavior_loss_loop(
     predicted: Tensor, actions: Tensor, advantages: Tensor, mask: Tensor, eta: float, w_max: float
 ) -> float:

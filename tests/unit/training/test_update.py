@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reference.policy_losses import behavior_loss_loop, decision_transformer_loss_loop
+from reference.policy_losses import behavior_loss_loop, decision_transformer_loss_loop, poster_loss_loop
 from support.builders import (
     RecordingTracker,
     assert_identical,
@@ -22,10 +22,14 @@ from support.builders import (
 )
 from vdt.agent.actor_critic import ActorCritic
 from vdt.checkpoint.store import DivergenceError, load_state
+from vdt.config.layers import parse_overrides
 from vdt.data.batches import SequenceBatch, TransitionBatch
 from vdt.data.normalization import RewardStatistics
+from vdt.experiments.resolve import resolve_config
 from vdt.policy.losses import AdvantageWeighting
+from vdt.system.home import ROOT
 from vdt.training.loop import read_metrics, run_gradient_steps
+from vdt.training.offline import calibrate_weighting
 from vdt.training.update import (
     choose_losses,
     compute_learning_rate,
@@ -37,6 +41,7 @@ from vdt.training.update import (
 )
 
 CONFIG = make_config({"policy.dropout": 0.0, "actor.q_coefficient": 0.3, "actor.gradient_clip": 0.0})
+IMAGINES_NOTHING = {"planner.env_model": "none", "planner.planning_horizon": 1, "evaluation.lookahead_horizon": 0}
 UNIFORM = AdvantageWeighting(0.0, 100.0, 1.0)
 WEIGHTED = AdvantageWeighting(1.5, 3.0, 1.2)
 
@@ -88,6 +93,32 @@ def test_objective_is_the_sum_of_its_terms() -> None:
     advantages = actor_critic.critic.compute_advantages(batch.observations, batch.actions)
     loop = behavior_loss_loop(output.actions, batch.actions, advantages, batch.mask, 1.5, 3.0) / 1.2
     assert losses.behavior.item() == pytest.approx(loop, rel=1e-5)
+
+
+def test_the_posters_loss_to_the_letter() -> None:
+    """The settings are those of docs/method.md; no weight is clipped, fitted or divided, and Q is not scaled."""
+    page = (ROOT / "docs" / "method.md").read_text().split("**The poster's loss to the letter**")[1]
+    settings = parse_overrides(" ".join(page.split('--set "')[1].split('"')[0].split()))
+    eta, coefficient, size = 30.0, 0.7, 2
+    given = {"actor.inverse_temperature": eta, "actor.q_coefficient": coefficient / size, "task.action_size": size}
+    words = " ".join(f"{key}={value}" for key, value in {**settings, **given}.items())
+    resolve_config("walker2d-medium-v2", overrides=words)  # as a user gives them
+    config = make_config({**settings, **given, **IMAGINES_NOTHING, "policy.dropout": 0.0})
+    dataset = make_dataset(action_size=size)
+    sampler = make_tiny_sampler(make_buffer(dataset))
+    actor_critic = make_actor_critic(config, dataset, UNIFORM)
+    list(actor_critic.critic.value.parameters())[-1].sub_(0.5)  # a low V: large advantages
+    actor_critic.weighting = calibrate_weighting(config, actor_critic.critic, sampler)
+    batch = sampler.sample_sequences(12, 4)
+    losses, weights = compute_policy_losses(actor_critic, batch, config.actor)
+    assert weights.max() > 100, "more than the largest weight of vdt"
+    critic = actor_critic.critic
+    with torch.no_grad():
+        predicted = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps).actions
+        q = critic.compute_min_q(batch.observations, predicted)
+        advantages = critic.compute_advantages(batch.observations, batch.actions)
+    expected = poster_loss_loop(predicted, batch.actions, advantages, q, batch.mask, eta, coefficient)
+    assert losses.total.item() * size == pytest.approx(expected, rel=1e-5)
 
 
 def test_reward_loss_is_in_standardised_units() -> None:
