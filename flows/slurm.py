@@ -50,7 +50,9 @@ from vdt.experiments.submissions import (  # noqa: E402
     WORKERS,
     find_busy,
     find_ends,
+    list_own,
     make_submission,
+    name_cell,
     name_jobs,
     write_cells,
 )
@@ -143,9 +145,9 @@ def submit(request: Request) -> None:
 def _submit_cells(request: Request, study: Study) -> None:
     cells, _ = resolve_cells(request.options)
     missing, finished = split_finished(cells, get_reuse(request.options))
-    jobs = list_jobs(name_jobs(study))
-    busy = find_busy(jobs)
-    left = [cell for cell in missing if cell.key not in busy]
+    jobs, names = list_jobs(name_jobs(study)), {cell.key: name_cell(cell) for cell in cells}
+    busy = {name: job for name, job in find_busy(jobs).items() if name in names.values()}
+    left = [cell for cell in missing if names[cell.key] not in busy]
     logger.info(
         f"study {study.name}: {len(cells)} cells, {len(finished)} finished, {len(missing) - len(left)} in the queue, "
         f"{len(left)} to submit"
@@ -158,13 +160,14 @@ def _submit_cells(request: Request, study: Study) -> None:
     waves = make_waves(
         left,
         [cell for cell in cells if cell.key in keys],
-        [cell for cell in missing if cell.key in busy],
+        [cell for cell in missing if names[cell.key] in busy],
         shares=study.share_training,
     )
     submission = Submission(request, study, estimate_needs(left, finished, list_resources()))
     numbers = {cell.key: number for number, cell in enumerate(cells, start=1)}
     arrays = _submit_waves(submission, waves, numbers, sorted({job.job_id.split("_")[0] for job in busy.values()}))
-    _submit_report(submission, [*{job.job_id.split("_")[0]: None for job in busy.values()}, *arrays], jobs)
+    after = [*{job.job_id.split("_")[0]: None for job in busy.values()}, *arrays]
+    _submit_report(submission, after, list_own(jobs, names.values()))
 
 
 def _submit_waves(
@@ -180,7 +183,7 @@ def _submit_waves(
             part = wave[start : start + largest]
             name = f"wave-{turn}-{start // largest + 1}"
             folder = submission.folder / name
-            file = write_cells(folder, [(numbers[cell.key], cell.key) for cell in part])
+            file = write_cells(folder, [(numbers[cell.key], name_cell(cell)) for cell in part])
             elements = f"1-{len(part)}" + (f"%{limit}" if limit else "")
             chained = before[-1:] if limit else []  # so that no more run at once
             job = submission.submit_array(name, elements, [*after, *chained], file)
@@ -203,13 +206,14 @@ def _submit_workers(request: Request, study: Study) -> None:
         if store.is_finished() and store.reports:
             logger.info(f"search {study.name}: all trials have ended, and its winner is reported; nothing is submitted")
             return
-    jobs = list_jobs(name_jobs(study))
+    jobs = list_own(list_jobs(name_jobs(study)), [folder.name])
     workers = [job for job in jobs if Path(job.comment).name == WORKERS]
     wanted = (request.at_once or 1) - len(workers)
     if wanted < 1:
         logger.info(f"search {study.name}: {len(workers)} workers are in the queue already; nothing is submitted")
         return
     submission = Submission(request, study, estimate_needs(cells, [], list_resources()))
+    write_cells(submission.folder / WORKERS, [(number, folder.name) for number in range(1, wanted + 1)])
     job = submission.submit_array(WORKERS, f"1-{wanted}", [], None)
     logger.info(f"search {study.name}: job {job}, {wanted} workers")
     _submit_report(submission, [*{job.job_id.split("_")[0]: None for job in workers}, job], jobs)
@@ -225,7 +229,7 @@ def _say_nothing_is_missing(request: Request, study: Study, queued: int) -> None
 
 
 def _submit_report(submission: Submission, after: Sequence[str], jobs: Sequence[Job]) -> None:
-    """Submit the report, in place of one that an earlier call has left in the queue."""
+    """Submit the report, in place of those among the jobs that an earlier call has left in the queue."""
     logger.info(f"report: job {submission.submit_report(after)}, when the others have ended")
     for job in jobs:
         if Path(job.comment).name == REPORT and job.state == "PENDING":
@@ -237,22 +241,22 @@ def _submit_report(submission: Submission, after: Sequence[str], jobs: Sequence[
 def show_status(request: Request) -> None:
     """Print how far a study's cells, or a search's trials, are; raises as `submit`."""
     study = resolve_study(request.options)
-    jobs = list_jobs(name_jobs(study))
+    jobs, reuse = list_jobs(name_jobs(study)), get_reuse(request.options)
     if study.search:
-        trials = load_trials(study, request.options.get("set", ""), get_reuse(request.options))
+        overrides = request.options.get("set", "")
+        trials = load_trials(study, overrides, reuse)
         counts = {state: sum(trial.state == state for trial in trials) for state in sorted({t.state for t in trials})}
         said = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none begun"
         logger.info(f"search {study.name}: {get_search(study).trials} trials: {said}")
-        for job in jobs:
+        for job in list_own(jobs, [find_search(study, overrides, reuse).name]):
             logger.info(describe_job(job, Path(job.comment).name))
         return
     cells, _ = resolve_cells(request.options)
-    reuse = get_reuse(request.options)
+    names = {cell.key: name_cell(cell) for cell in cells}
     _, finished = split_finished(cells, "exact" if reuse == "none" else reuse)
-    states = describe_states(
-        [cell.key for cell in cells], [record.key for record in finished], find_busy(jobs), find_ends(study)
-    )
-    for line in describe_status(study, states, finished, jobs):
+    ended = [names[record.key] for record in finished]
+    states = describe_states(list(names.values()), ended, find_busy(jobs), find_ends(study))
+    for line in describe_status(study, states, finished, list_own(jobs, names.values())):
         logger.info(line)
 
 

@@ -30,25 +30,25 @@ class CellState:
 
 
 def describe_states(
-    keys: Sequence[str], finished: Iterable[str], jobs: Mapping[str, Job], ended: Mapping[str, str]
+    names: Sequence[str], finished: Iterable[str], jobs: Mapping[str, Job], ended: Mapping[str, str]
 ) -> list[CellState]:
     """Return the state of each cell.
 
     Args:
-        keys: of all cells of the study.
-        finished: keys of those with a result.
-        jobs: cell's key -> its job in the queue.
-        ended: cell's key -> last words of its newest log, of those that were submitted once.
+        names: of all cells of the study (`name_cell`), which end with their keys.
+        finished: names of those with a result.
+        jobs: cell's name -> its job in the queue.
+        ended: cell's name -> last words of its newest log, of those that were submitted once.
     """
     done, states = set(finished), []
-    for key in keys:
-        job = jobs.get(key)
-        if key in done and (job is None or job.state == "PENDING"):
+    for name in names:
+        job, key = jobs.get(name), name.rpartition(" ")[2]
+        if name in done and (job is None or job.state == "PENDING"):
             states.append(CellState(key, "finished"))
         elif job is not None:
             states.append(CellState(key, "pending" if job.state == "PENDING" else "running", job))
-        elif key in ended:
-            states.append(CellState(key, "failed", note=ended[key]))
+        elif name in ended:
+            states.append(CellState(key, "failed", note=ended[name]))
         else:
             states.append(CellState(key, "missing"))
     return states
@@ -69,7 +69,14 @@ def estimate_minutes(states: Sequence[CellState], finished: Sequence[CellRecord]
 def describe_status(
     study: Study, states: Sequence[CellState], finished: Sequence[CellRecord], jobs: Sequence[Job]
 ) -> list[str]:
-    """Return the lines of a study's status: counts, then what runs, waits and has failed, then the time left."""
+    """Return the lines of a study's status: counts, then what runs, waits and has failed, then the time left.
+
+    Args:
+        study: its name is given.
+        states: of its cells.
+        finished: those with a result.
+        jobs: of these cells, among them reports.
+    """
     names = ("finished", "running", "pending", "failed", "missing")
     counts = {name: sum(state.state == name for state in states) for name in names}
     lines = [f"study {study.name}: {len(states)} cells: " + ", ".join(f"{n} {name}" for name, n in counts.items())]

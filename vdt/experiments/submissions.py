@@ -1,8 +1,11 @@
 """Submissions of a study to a cluster: folders that say which element of which array runs which cell.
 
 `HOME/.vdt/slurm/STUDY/<time>-<process>/` holds a copy of the study's file, so that a later change does not reach jobs that
-wait, and a folder per array: `cells.txt` (line n: number and key of the cell of element n) and the logs. Each array names
-its folder as its comment, so that Slurm's queue alone says what runs: a submission that was cut short is found there too.
+wait, and a folder per array: `cells.txt` (line n: number and name of the cell of element n, or of the search that it works
+on) and the logs. Each array names its folder as its comment, so that Slurm's queue alone says what runs: a submission that
+was cut short is found there too.
+
+One study with other options (`--set`) has other cells of the same keys, so a cell's name has a digest of its settings, too.
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from vdt.experiments.study import Study, find_study_file
+from vdt.experiments.results_store import compute_identity
+from vdt.experiments.study import Cell, Study, find_study_file
 from vdt.system.files import write_text
 from vdt.system.home import home
 from vdt.system.slurm import Job
@@ -43,32 +47,49 @@ def make_submission(study: Study, options: Mapping[str, str]) -> tuple[Path, dic
     return folder, {**options, "study": str(copy)}
 
 
+def name_cell(cell: Cell) -> str:
+    """Return a digest of a cell's settings, and its key; without its data, which may change while a job waits."""
+    return f"{compute_identity(cell.config, cell.config.data.source)} {cell.key}"
+
+
 def write_cells(folder: Path, cells: Sequence[tuple[int, str]]) -> Path:
-    """Write the cells of an array, by number and key; return the file."""
-    return write_text(folder / CELLS, "".join(f"{number} {key}\n" for number, key in cells))
+    """Write the cells of an array, by number and name; return the file."""
+    return write_text(folder / CELLS, "".join(f"{number} {name}\n" for number, name in cells))
+
+
+def list_own(jobs: Iterable[Job], names: Iterable[str]) -> list[Job]:
+    """Return the jobs of submissions that have no other cells than the named ones, or no other search."""
+    wanted, lists, own = set(names), dict[Path, set[str]](), []
+    for job in jobs:
+        folder = Path(job.comment).parent
+        if folder not in lists:
+            lists[folder] = {name for file in folder.glob(f"*/{CELLS}") for name in _read_names(file.parent)}
+        if lists[folder] <= wanted:
+            own.append(job)
+    return own
 
 
 def find_busy(jobs: Sequence[Job]) -> dict[str, Job]:
-    """Return the cells that jobs of the queue run or are to run, by key."""
+    """Return the cells that jobs of the queue run or are to run, by name."""
     lists: dict[str, list[str]] = {}
     busy = {}
     for job in jobs:
         if job.comment not in lists:
-            lists[job.comment] = _read_keys(Path(job.comment))
+            lists[job.comment] = _read_names(Path(job.comment))
         if job.index is not None and 0 < job.index <= len(lists[job.comment]):
             busy[lists[job.comment][job.index - 1]] = job
     return busy
 
 
 def find_ends(study: Study) -> dict[str, str]:
-    """Return the last words of the newest log of each cell that was ever submitted, by key."""
+    """Return the last words of the newest log of each cell that was ever submitted, by name."""
     places: dict[str, tuple[Path, int]] = {}
     for file in sorted(find_folder(study).glob(f"*/*/{CELLS}")):
-        places |= {key: (file.parent, index) for index, key in enumerate(_read_keys(file.parent), start=1)}
-    return {key: _read_end(folder, index) for key, (folder, index) in places.items()}
+        places |= {name: (file.parent, index) for index, name in enumerate(_read_names(file.parent), start=1)}
+    return {name: _read_end(folder, index) for name, (folder, index) in places.items()}
 
 
-def _read_keys(folder: Path) -> list[str]:
+def _read_names(folder: Path) -> list[str]:
     file = folder / CELLS
     return [line.split(" ", 1)[1] for line in file.read_text().splitlines()] if file.is_file() else []
 

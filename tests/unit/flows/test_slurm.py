@@ -1,6 +1,8 @@
 """Command line of `flows/slurm.py`: what is refused before any work, and what sbatch is given."""
 
 import contextlib
+import itertools
+import re
 import stat
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,7 +119,79 @@ def test_waves_wait_for_each_other_and_the_report_for_all(said: Path, home: Path
     assert "--dependency=afterany:123:124" in report and "gpu:1" not in report and "--partition=gpu" in report
     (copy,) = home.glob(".vdt/slurm/two/*/two.yaml")
     assert copy.read_text() == STUDY and f"--study {copy}" in first and f"--study {copy}" in report
-    assert (copy.parent / "wave-1-1" / "cells.txt").read_text() == f"1 {ENV}-vdt-strong-s0\n"
+    number, digest, key = (copy.parent / "wave-1-1" / "cells.txt").read_text().split()
+    assert (number, len(digest), key) == ("1", 16, f"{ENV}-vdt-strong-s0")
+
+
+SEARCH = f"""
+preset: smoke
+source: collected
+envs: [{ENV}]
+set: {{evaluation: {{max_episode_steps: 0}}}}
+search: {{space: {{actor.q_coefficient: [0.1, 0.3]}}, trials: 2}}
+"""
+
+
+def call(said: Path, *words: str) -> list[str]:
+    """Call the script, with all jobs so far in the queue; return what the call did."""
+    known = said.read_text().splitlines() if said.is_file() else []
+    queue = []
+    for number, line in enumerate((line for line in known if line.startswith("sbatch")), start=1):
+        folder, array = re.search(r"--comment=(\S+)", line), re.search(r"--array=1-(\d+)", line)
+        assert folder
+        indices = range(1, int(array[1]) + 1) if array else ["N/A"]
+        queue += [f"{number}_{index}|{index}|PENDING||5:00|Priority|{folder[1]}" for index in indices]
+    said.with_name("queue").write_text("".join(f"{line}\n" for line in queue))
+    (said.parent / "bin" / "squeue").write_text(f"#!/bin/sh\ncat {said.with_name('queue')}\n")
+    main(["slurm.py", *words])
+    return (said.read_text() if said.is_file() else "").splitlines()[len(known) :]
+
+
+def list_done(lines: list[str]) -> list[str]:
+    """Return the kinds of what a call did: array, report, or the end of a job."""
+    kinds = {r"sbatch .*--array=": "array", r"sbatch .*--wrap=": "report", "scancel": "cancelled"}
+    return [kind for line in lines for words, kind in kinds.items() if re.match(words, line)]
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Number calls within one second as those of several processes are."""
+    monkeypatch.setattr("vdt.experiments.submissions.os", SimpleNamespace(getpid=itertools.count(1).__next__))
+
+
+@pytest.mark.usefixtures("home", "processes")
+def test_cells_of_other_options_are_no_cells_of_the_queue(said: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their keys are equal, as are the names of their jobs."""
+    study, other = ("--study", "two.yaml"), ("--set", "actor.gradient_steps=7")
+    assert list_done(call(said, "submit", *study)) == ["array", "array", "report"]
+    assert call(said, "submit", *study) == [], "all are in the queue"
+    assert list_done(call(said, "submit", *study, *other)) == ["array", "array", "report"], "and no report is cancelled"
+    assert call(said, "submit", *study, *other) == []
+    assert list_done(call(said, "submit", *study, "--seeds", "0,1")) == ["array", "array", "report", "cancelled"]
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        call(said, "status", *study, *other)
+        call(said, "status", *study, "--set", "actor.gradient_steps=8")
+    counts = [message for message in caplog.messages if "cells:" in message]
+    assert [re.findall(r"\d+ (?:pending|failed|missing)", text) for text in counts] == [
+        ["2 pending", "0 failed", "0 missing"],
+        ["0 pending", "0 failed", "2 missing"],
+    ]
+    assert sum(message.startswith("pending  report") for message in caplog.messages) == 1
+
+
+@pytest.mark.usefixtures("home", "processes")
+def test_workers_of_another_search_are_not_counted(said: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (said.parent / "mine.yaml").write_text(SEARCH)
+    study, other = ("--study", "mine.yaml"), ("--set", "actor.gradient_steps=7")
+    assert list_done(call(said, "submit", *study)) == ["array", "report"]
+    assert call(said, "submit", *study) == [], "one worker is in the queue"
+    assert list_done(call(said, "submit", *study, *other)) == ["array", "report"]
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        call(said, "status", *study, *other)
+    assert [message.split(":")[0] for message in caplog.messages[-2:]] == ["pending  workers", "pending  report"]
+    assert sum(message.startswith("pending") for message in caplog.messages) == 2
 
 
 def test_slurms_refusal_is_passed_on(said: Path) -> None:
