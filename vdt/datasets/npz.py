@@ -3,7 +3,7 @@
     observations       (T+1, S), the last one after the last action; or (T, S)
     actions            (T, A)
     rewards            (T,)
-    terminated         one flag, or (T,) of which the last counts: the task ended
+    terminated         one flag, or (T,) of which the last alone may be set: the task ended
     final_observation  (S,), only beside (T, S) observations
 
 Episodes come in the order of their files' names. Other arrays are ignored, pickles are refused. Without the final
@@ -59,6 +59,7 @@ def scan_folder(folder: Path, horizon: int | None = None, files: Sequence[Path] 
         DataError: naming the file, the array, what was found and what is accepted.
     """
     lengths, returns, limits, counts = [], [], [], []
+    size: tuple[int, int] | None = None  # of the first episode
     for path in files or list_episodes(folder):
         arrays = _read_episode(path, None)
         for part in _split(arrays["rewards"], horizon):
@@ -66,12 +67,15 @@ def scan_folder(folder: Path, horizon: int | None = None, files: Sequence[Path] 
             returns.append(float(part.sum(dtype=np.float64)))
         counts.append(are_counts(arrays["actions"]))
         limits.append(np.abs(arrays["actions"]).max(axis=0))
-        if len({limit.shape for limit in limits}) > 1:
-            raise DataError(
-                f"{path}: 'actions' has shape {arrays['actions'].shape}; the files before have another size"
-            )
-    sizes = arrays["observations"].shape[1], arrays["actions"].shape[1]
-    return DataSummary(*sizes, np.array(lengths, np.int64), np.array(returns), np.max(limits, axis=0), all(counts))
+        found = arrays["observations"].shape[1], arrays["actions"].shape[1]
+        size = size or found
+        for name, before, now in zip(("observations", "actions"), size, found, strict=True):
+            if before != now:
+                raise DataError(
+                    f"{path}: {name!r} has shape {arrays[name].shape}; the files before have another size, {before}"
+                )
+    assert size is not None  # there is a file
+    return DataSummary(*size, np.array(lengths, np.int64), np.array(returns), np.max(limits, axis=0), all(counts))
 
 
 def _split(values: FloatArray, horizon: int | None) -> list[FloatArray]:
@@ -151,22 +155,59 @@ def _read_episode(path: Path, sizes: tuple[int, int] | None) -> dict[str, npt.ND
         raise DataError(
             f"{path}: {', '.join(missing)} missing, found: {list_found(sorted(found))}; accepted are {SCHEMA}"
         )
-    steps = len(np.atleast_1d(arrays["rewards"]))
-    shape = {name: array.shape for name, array in arrays.items()}
-    s: tuple[int, ...] = (sizes[0],) if sizes else shape["observations"][-1:]
-    a: tuple[int, ...] = (sizes[1],) if sizes else shape["actions"][-1:]
-    rows = (steps, *s) if "final_observation" in arrays else (steps + 1, *s)
-    accepted: dict[str, set[tuple[int, ...]]] = {
-        "observations": {rows, (steps, *s)},
-        "actions": {(steps, *a)},
-        "rewards": {(steps,)},
-        "terminated": {(), (1,), (steps,)},
-        "final_observation": {s},
-    }
-    for name, size in shape.items():
-        if size not in accepted[name] or 0 in (*size, steps):
-            wanted = " or ".join(map(str, sorted(accepted[name])))
-            raise DataError(f"{path}: {name!r} has shape {size}; accepted beside {steps} rewards is {wanted}")
-        if not np.isfinite(arrays[name]).all():
+    _check_shapes(path, raw, sizes)
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
             raise DataError(f"{path}: {name!r} has values that are not finite; accepted are finite float32")
+    _check_flags(path, arrays["terminated"])
     return arrays
+
+
+def _check_shapes(path: Path, arrays: Mapping[str, npt.NDArray[Any]], sizes: tuple[int, int] | None) -> None:
+    """Refuse arrays that do not fit together, or not the sizes (S, A); without these any size is accepted."""
+    steps = len(np.atleast_1d(arrays["rewards"]))
+    s, a = sizes or ("S", "A")
+    rows = (steps,) if "final_observation" in arrays else (steps, steps + 1)
+    accepted: dict[str, list[tuple[int | str, ...]]] = {
+        "observations": [(count, s) for count in rows],
+        "actions": [(steps, a)],
+        "rewards": [(steps,)],
+        "terminated": [(), (1,), (steps,)],
+        "final_observation": [arrays["observations"].shape[1:]],
+    }
+    for name in accepted:
+        if name not in arrays:
+            continue
+        shape, dtype = arrays[name].shape, arrays[name].dtype
+        if any(_fits(shape, wanted) for wanted in accepted[name]) and 0 not in (*shape, steps):
+            continue
+        wanted = " or ".join(f"({', '.join(map(str, w))}{',' * (len(w) == 1)})" for w in accepted[name])
+        if name == "actions" and len(shape) == 1 and dtype.kind in "iub":
+            raise DataError(
+                f"{path}: {name!r} are one whole number a row: discrete actions are not supported; accepted are "
+                f"continuous ones, {wanted}"
+            )
+        if name == "observations" and len(shape) > 2 and dtype == np.uint8:
+            raise DataError(
+                f"{path}: {name!r} are images (uint8 of shape {shape}); images are not supported, accepted are vectors, "
+                f"{wanted}"
+            )
+        raise DataError(f"{path}: {name!r} has shape {shape}; accepted beside {steps} rewards is {wanted}")
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
+    """Return whether a shape is the wanted one, in which a letter stands for any size."""
+    return len(shape) == len(wanted) and all(isinstance(b, str) or a == b for a, b in zip(shape, wanted, strict=True))
+
+
+def _check_flags(path: Path, terminated: FloatArray) -> None:
+    """Refuse values other than 0 and 1, and an end before the last row."""
+    flags = terminated.reshape(-1)
+    if (odd := (flags != 0) & (flags != 1)).any():
+        row = int(np.argmax(odd))
+        raise DataError(f"{path}: 'terminated' holds {flags[row]:g} in row {row}; accepted are 0 and 1")
+    if flags[:-1].any():
+        raise DataError(
+            f"{path}: 'terminated' is set in row {int(np.argmax(flags))} of rows 0 to {len(flags) - 1}, but a file is one "
+            f"episode; accepted is a real end in the last row alone, or none"
+        )

@@ -166,7 +166,7 @@ def normalise_actions(actions: FloatArray, task: TaskConfig) -> tuple[FloatArray
     """
     if task.action_low:
         wide = max(map(abs, (*task.action_low, *task.action_high))) > WIDE
-        kind = np.float64 if wide else np.float32
+        kind: type[np.floating[Any]] = np.float64 if wide else np.float32
         low, high = np.asarray(task.action_low, kind), np.asarray(task.action_high, kind)
         unit = (2.0 * (actions - low) / (high - low) - 1.0).astype(np.float32)
         near = np.abs(np.abs(unit) - 1.0) < 1e-5  # rounding at the ends of the range is not clipping

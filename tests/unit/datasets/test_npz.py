@@ -70,7 +70,7 @@ def test_final_observation_beside_or_missing(tmp_path: Path) -> None:
         ({"rewards": None}, "rewards missing, found: 'actions', 'observations', 'terminated'; accepted are npz files"),
         (
             {"observations": np.zeros((6, 2))},
-            r"'observations' has shape \(6, 2\); accepted beside 3 rewards is \(3, 2\) or",
+            r"'observations' has shape \(6, 2\); accepted beside 3 rewards is \(3, 2\) or \(4, 2\)",
         ),
         ({"observations": np.zeros((4, 3))}, r"'observations' has shape \(4, 3\)"),
         ({"actions": np.zeros((3, 2))}, r"'actions' has shape \(3, 2\); accepted beside 3 rewards is \(3, 1\)"),
@@ -78,7 +78,13 @@ def test_final_observation_beside_or_missing(tmp_path: Path) -> None:
         ({"rewards": np.array([1.0, np.nan, 2.0])}, "'rewards' has values that are not finite"),
         ({"actions": np.array([["a"]] * 3)}, "'actions' is <U1 of shape .* accepted are real numbers"),
         ({"actions": np.array([[None]] * 3)}, "accepted are real numbers"),
-        ({"terminated": np.zeros((3, 2))}, "'terminated' has shape"),
+        ({"terminated": np.zeros((3, 2))}, r"'terminated' has shape .* is \(\) or \(1,\) or \(3,\)"),
+        ({"terminated": 2.0}, "'terminated' holds 2 in row 0; accepted are 0 and 1"),
+        ({"terminated": np.array([0, 0, -1])}, "'terminated' holds -1 in row 2; accepted are 0 and 1"),
+        (
+            {"terminated": np.array([False, True, True])},
+            r"x\.npz: 'terminated' is set in row 1 of rows 0 to 2, .* accepted is a real end in the last row alone",
+        ),
     ],
 )
 def test_what_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -86,6 +92,37 @@ def test_what_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -
     folder = write_episode(tmp_path / "mine", "x.npz", **arrays)
     with pytest.raises(DataError, match=message):
         read_folder(folder, TASK, {})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"observations": np.zeros(4)},
+            r"'observations' has shape \(4,\); accepted beside 3 .* is \(3, S\) or \(4, S\)",
+        ),
+        ({"actions": np.zeros((4, 2))}, r"'actions' has shape \(4, 2\); accepted beside 3 rewards is \(3, A\)$"),
+        (
+            {"actions": np.arange(3)},
+            r"one whole number a row: discrete actions are not supported; .* continuous ones, \(3, A\)",
+        ),
+        ({"actions": np.linspace(0, 1, 3)}, r"'actions' has shape \(3,\); accepted beside 3 rewards is \(3, A\)"),
+        (
+            {"observations": np.zeros((4, 8, 8, 3), np.uint8)},
+            r"images \(uint8 of shape \(4, 8, 8, 3\)\); images are not supported, accepted are vectors",
+        ),
+        (
+            {"observations": np.zeros((4, 3))},
+            r"'observations' has shape \(4, 3\); the files before have another size, 2",
+        ),
+    ],
+)
+def test_shapes_of_own_data_name_the_file_that_is_odd(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    for k in range(2):
+        write_episode(tmp_path / "mine", f"{k}.npz", **make_arrays(3, k))
+    write_episode(tmp_path / "mine", "last.npz", **{**make_arrays(3), **change})
+    with pytest.raises(ConfigError, match=rf"last\.npz: .*{message}"):
+        resolve_config(f"data:{tmp_path / 'mine'}")
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
