@@ -34,8 +34,11 @@ CURVES = "curves.jsonl"  # file: the curves of the training, for the runs that t
 AFTER_THE_ACTOR = (
     *("planner.candidates", "planner.planning_horizon", "planner.env_model", "planner.forget_steps"),
     *("planner.returns", "planner.return_quantiles", "planner.select", "planner.select_steps"),
-    *("online.", "evaluation.", "init.policy"),  # where a policy lies: its digest counts
+    *("online.", "init.policy"),  # where a policy lies: its digest counts
     *("checkpoint.", "runtime.threads", "data.source", "data.residence", "data.steps"),
+)
+AFTER_THE_CURVE = tuple(
+    f"evaluation.{n}" for n in ("episodes", "lookahead_horizon", "requested_episodes", "fitted_q_steps")
 )
 
 
@@ -62,8 +65,13 @@ def compute_critic_key(config: Config, md5: str) -> str:
 
 
 def compute_actor_key(config: Config, md5: str) -> str:
-    """Compute the digest of all that `train_actor` depends on: data, critic, seed, code and settings but later steps'."""
+    """Compute the digest of all that `train_actor` depends on: data, critic, seed, code and settings but later steps'.
+
+    The points of the score curve that is drawn meanwhile count as well, since a cell that takes the actor takes the curve;
+    the return that the curve asks for is the first cell's.
+    """
     later = AFTER_THE_ACTOR if config.critic.bootstrap == "policy" else (*AFTER_THE_ACTOR, "planner.context_length")
+    later += AFTER_THE_CURVE if config.evaluation.curve_points else ("evaluation.",)
     settings = {key: value for key, value in config.flatten().items() if not key.startswith(later)}
     # Whether the critic is tested, and which one guides, depends on `planner.candidates` too where nothing else asks it.
     critic = {"key": compute_critic_key(config, md5), "tested": tests_critic(config)}

@@ -272,6 +272,8 @@ def _list_facts(records: Sequence[CellRecord], study: Mapping[str, Any], origin:
         (record.env, name_source(record.data_label)): record.snapshot.reason for record in reversed(records)
     }
     yield from (f"- {env}: data source {source}. {reason}" for (env, source), reason in sorted(reasons.items()))
+    places = {record.env: record.config.get("task.environment_id") for record in records if ":" in record.env}
+    yield from (f"- {env}: environment {name}" for env, name in sorted(places.items()) if name)
     without = sorted({record.env for record in records if not record.evaluation.policies})
     yield from (f"- {env}: {OFFLINE_ONLY}" for env in without)
     references = {record.env: record.config.get("task.reference", "the task's reference") for record in records}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -95,10 +96,15 @@ def describe_end(records: Sequence[CellRecord], places: Mapping[str, Sequence[st
     lines, columns = SCREEN
     below = [line for name, values in places.items() for line in _describe_place(name, list(filter(None, values)))]
     room = lines - 1 - sum(math.ceil(len(line) / columns) for line in below)
-    scores = _describe_scores(records)
+    scores = [part for line in _describe_scores(records) for part in _wrap(line)]
     if len(scores) > room:
         scores = [*scores[: room - 1], f"... and {len(scores) - room + 1} more lines, in the report"]
-    return [*(line[:columns] for line in scores), "", *below]
+    return [*scores, "", *below]
+
+
+def _wrap(line: str) -> list[str]:
+    """Return a line in parts that fit the screen; a word, such as a path, is not broken."""
+    return textwrap.wrap(line, SCREEN[1], subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def _describe_place(name: str, values: Sequence[str]) -> list[str]:

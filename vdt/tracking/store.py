@@ -78,11 +78,12 @@ def open_store(base: Path, *, make: bool = True) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
-    with hold_store(base):  # MLflow makes tables and experiments without a lock: processes that race break them
+    from mlflow import MlflowClient  # before the lock: seconds on a busy machine
+
+    # MLflow makes tables and experiments without a lock: processes that race break them. Who only reads waits for none.
+    with hold_store(base) if make else contextlib.nullcontext():
         if uri.startswith(SQLITE):
             _prepare(Path(uri.removeprefix(SQLITE)), make=make)
-        from mlflow import MlflowClient
-
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         artifacts = (folder / "mlartifacts").as_uri()

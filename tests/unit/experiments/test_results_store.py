@@ -221,6 +221,7 @@ def test_an_actor_depends_on_the_acting_context_where_a_critic_follows_it() -> N
             {"online.environment_steps": 7, "evaluation.seed": 3, "checkpoint.keep": 9, "runtime.threads": 3},
             True,
         ),
+        (compute_actor_key, {"evaluation.curve_points": 2}, False),
         (compute_actor_key, {"planner.context_length": 1, "planner.forget_steps": 2}, True),
         (compute_actor_key, {"runtime.precision": "bfloat16"}, False),
         (compute_actor_key, {"runtime.acceleration": "off"}, False),
@@ -238,6 +239,13 @@ def test_what_a_training_depends_on(
     assert len(keys) == (1 if same else 2)
     config = make_config()
     assert len({compute_key(config, md5) for md5 in "ab"} | {compute_key(config.with_seed(1), "a")}) == 3
+
+
+def test_a_score_curve_depends_on_its_episodes_and_not_on_the_evaluation_afterwards() -> None:
+    curve = {"evaluation.curve_points": 2}
+    after = {"evaluation.episodes": 7, "evaluation.requested_episodes": 9}
+    keys = [compute_actor_key(make_config({**curve, **more}), "md5") for more in ({}, after, {"evaluation.seed": 3})]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_an_actor_depends_on_whether_its_critic_is_tested() -> None:

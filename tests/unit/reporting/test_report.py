@@ -111,6 +111,12 @@ def test_a_report_says_what_made_it(tmp_path: Path) -> None:
     assert "\n\nMade on 2026-01-02, by `run --env a`.\n\n" in text
 
 
+def test_a_report_names_the_environment_of_own_data(tmp_path: Path) -> None:
+    config = {"task.environment_id": "Pendulum-v1"}
+    own = make_record(0, make_policies(0.0), env="data:logs", source="path", config=config)
+    assert "\n- data:logs: environment Pendulum-v1\n" in write_report([own], tmp_path).text
+
+
 def test_json_holds_every_number_as_it_came(tmp_path: Path) -> None:
     returns = [0.1 + 0.2, 1.0 / 3.0, 1e-17]
     evaluation = make_evaluation([1.0, 2.0, 3.0], episode_returns=returns)

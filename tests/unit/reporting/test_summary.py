@@ -121,3 +121,11 @@ def test_metrics_are_numbers_in_mappings() -> None:
     both = [make_record(0, make_policies(0.0)), make_record(0, make_policies(0.0), source="d4rl")]
     named = make_metrics(both, collect_results(make_frame(both)))["walker2d-medium-v2"]
     assert set(named) == {"vdt, collected 0123abcd smoke", "vdt, d4rl 0123abcd smoke"}
+
+
+def test_a_long_line_goes_on_below_and_no_word_is_cut() -> None:
+    cut = {"single": make_evaluation([None, None], cut_at=50, episode_returns=[-300.0, -200.0])}
+    env = f"data:{'a' * 70}"
+    first, second, *_ = describe_end([make_record(0, {"offline": cut}, env=env, config={"planner.candidates": 1})], {})
+    assert first.startswith(f"{env}, collected") and second.endswith("cut at 50 steps: no score")
+    assert max(len(first), len(second)) <= SCREEN[1]

@@ -12,7 +12,7 @@ import pytest
 from vdt.experiments.resolve import resolve_config
 from vdt.system.home import ROOT
 from vdt.tracking import MLflowTracker, StoreError, create_run, describe_runs_page, open_store
-from vdt.tracking.store import get_tracking_uri
+from vdt.tracking.store import get_tracking_uri, hold_store
 
 CONFIG = resolve_config("walker2d-medium-v2", preset="smoke")
 
@@ -98,3 +98,10 @@ def test_the_page_of_the_runs_names_the_experiment_and_the_kind_of_list(
     where = f"#/experiments/{experiment}/runs?workflowType=machine_learning"
     assert page.address == f"http://127.0.0.1:5000/{where}"
     assert page.command.endswith(" ui")
+
+
+@pytest.mark.timeout(60)
+def test_who_only_reads_waits_for_no_lock(home: Path) -> None:
+    open_store(home)
+    with hold_store(home):
+        assert open_store(home, make=False).get_experiment_by_name("vdt") is not None

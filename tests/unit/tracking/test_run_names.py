@@ -20,7 +20,11 @@ CONFIG = make_config()
         ("weak", {}, "weak"),
         ("", {"actor.gradient_steps": 3000}, "gradient_steps=3000"),
         ("weak", {"data.seed": 5, "critic.n_step": 3}, "weak-n_step=3"),
-        ("", {f"actor.{letter * 12}": 10_000 for letter in "abcd"}, "aaaaaaaaaaaa=10000,bbbbbbbbbbbb=10000,cccccccccccc=10000,1 more"),
+        (
+            "",
+            {f"actor.{letter * 12}": 10_000 for letter in "abcd"},
+            "aaaaaaaaaaaa=10000,bbbbbbbbbbbb=10000,cccccccccccc=10000,1 more",
+        ),
     ],
 )
 def test_a_changed_setting_is_seen_in_name_and_color(patch: str, changes: dict[str, Any], shown: str) -> None:
