@@ -70,8 +70,8 @@ def compute_actor_key(config: Config, md5: str) -> str:
     The points of the score curve that is drawn meanwhile count as well, since a cell that takes the actor takes the curve;
     the return that the curve asks for is the first cell's.
     """
-    later = AFTER_THE_ACTOR if config.critic.bootstrap == "policy" else (*AFTER_THE_ACTOR, "planner.context_length")
-    later += AFTER_THE_CURVE if config.evaluation.curve_points else ("evaluation.",)
+    acting = () if config.critic.bootstrap == "policy" else ("planner.context_length",)
+    later = (*AFTER_THE_ACTOR, *acting, *(AFTER_THE_CURVE if config.evaluation.curve_points else ("evaluation.",)))
     settings = {key: value for key, value in config.flatten().items() if not key.startswith(later)}
     # Whether the critic is tested, and which one guides, depends on `planner.candidates` too where nothing else asks it.
     critic = {"key": compute_critic_key(config, md5), "tested": tests_critic(config)}
