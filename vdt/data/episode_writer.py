@@ -6,6 +6,7 @@ changed. Neither Gymnasium nor PyTorch is needed.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -18,6 +19,8 @@ from vdt.data.numbers import expect_finite, read_numbers
 from vdt.data.trajectory import FloatArray
 from vdt.system.files import make_folder, make_new_file, sync_folder
 from vdt.system.safe_archives import UNREADABLE, read_arrays
+
+logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"episode-(\d{8})\.npz")
 MAX_BYTES = 2**30  # of one array, as the reader accepts
@@ -91,6 +94,8 @@ class EpisodeWriter:
         Raises:
             RuntimeError: before `begin`.
             ValueError: if a size is wrong, a number is not finite, or a flag is neither true nor false.
+            OSError: if the episode cannot be written. The step is dropped and the others are kept: the same call writes
+                it once there is room.
         """
         if not self._observations:
             raise RuntimeError(
@@ -106,7 +111,14 @@ class EpisodeWriter:
         self._observations.append(self._read_vector(observation, "observation", len(self._observations[0])))
         self._actions.append(taken)
         self._rewards.append(float(received.reshape(())))
-        return self._finish(terminated=flags[0]) if any(flags) else None
+        if not any(flags):
+            return None
+        try:
+            return self._finish(terminated=flags[0])
+        except BaseException:  # the caller gives the step again, or ends without it
+            for column in (self._observations, self._actions, self._rewards):
+                column.pop()
+            raise
 
     def end(self) -> Path:
         """Write the episode as truncated, where it stands; return its file.
@@ -210,7 +222,10 @@ class EpisodeWriter:
         except BaseException:
             os.unlink(temporary)
             raise
-        sync_folder(self.folder)
+        try:
+            sync_folder(self.folder)
+        except OSError as error:  # the episode is there: written again, it would be there twice
+            logger.warning(f"{path} is written, but a power loss may undo it: its folder cannot be synced ({error})")
         return path
 
     def _take_number(self) -> tuple[Path, int]:

@@ -1,7 +1,10 @@
 """Episodes written on a robot: what the reader gets back, what is refused, and what a kill leaves."""
 
+import errno
 import os
+import resource
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +149,46 @@ def test_a_wrong_step_is_named_and_changes_nothing(
     assert not list(tmp_path.iterdir())
     writer.add(*FINE, terminated=True)
     assert read_lengths(tmp_path) == [2]
+
+
+def test_a_failed_write_leaves_the_episode_as_it_was(tmp_path: Path) -> None:
+    """The disk is full: no file may grow beyond 100 bytes."""
+    writer = vdt.EpisodeWriter(tmp_path)
+    writer.begin([0.0, 0.0])
+    writer.add(*FINE)
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        for _ in range(2):
+            with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+                writer.add([0.25], 3.0, [4.0, 5.0], terminated=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
+    path = writer.add([0.25], 3.0, [4.0, 5.0], terminated=True)
+    assert path is not None and np.load(path)["rewards"].tolist() == [1.0, 3.0]
+    assert (
+        np.load(path)["observations"].tolist() == [[0.0, 0.0], [1.0, 2.0], [4.0, 5.0]] and np.load(path)["terminated"]
+    )
+
+
+def test_a_folder_that_cannot_be_synced_has_its_episode_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some network file systems refuse to sync a folder."""
+    sync = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(descriptor)
+
+    writer = vdt.EpisodeWriter(tmp_path)
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    assert play(writer, 2, terminated=True) == tmp_path / "episode-00000000.npz"
+    assert "its folder cannot be synced ([Errno 22] Invalid argument)" in caplog.text
+    assert play(writer, 3, truncated=True) is not None and read_lengths(tmp_path) == [2, 3]
 
 
 def read_lengths(folder: Path) -> list[int]:
