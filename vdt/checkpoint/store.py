@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import pickle
+import re
 import struct
 import time
 import zipfile
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 State = dict[str, Any]
 DIGEST_DIGITS = 16
+NAME = re.compile(
+    rf"[0-9]{{9,}}\.([0-9a-f]{{{DIGEST_DIGITS}}})\.pt"
+)  # of a checkpoint; a file of another name may be any
 DONE = "DONE"
 BEST = "BEST"
 WRITING_SHARE = 0.02  # largest share of the time spent on checkpoints
@@ -62,16 +66,13 @@ def load_state(path: Path, *, mmap: bool = False) -> State:
             They hold only as long as the file is not changed.
 
     Raises:
-        CheckpointError: if there is no such file, its content differs from the digest in its name, or it is no mapping.
+        CheckpointError: if there is no such file, its content differs from the digest in the name that the store gave, or
+            it is no mapping.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
-    parts = path.name.split(".")
-    if (
-        len(parts) == 3
-        and len(parts[1]) == DIGEST_DIGITS
-        and compute_file_digest(path, "sha256")[:DIGEST_DIGITS] != parts[1]
-    ):
+    named = NAME.fullmatch(path.name)
+    if named and compute_file_digest(path, "sha256")[:DIGEST_DIGITS] != named[1]:
         raise CheckpointError(f"{path} is damaged: its content does not match the sha256 in its name")
     try:
         check_unpacked_size(path, ARCHIVE_BYTES_PER_BYTE * path.stat().st_size)

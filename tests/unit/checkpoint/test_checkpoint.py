@@ -71,6 +71,18 @@ def test_name_carries_the_digest(tmp_path: Path) -> None:
     assert path.name == f"000000010.{compute_file_digest(path, 'sha256')[:16]}.pt"
 
 
+@pytest.mark.parametrize(
+    "name", ["hopper.medium-replay-v2.pt", "walker.0123456789abcdef.pt", "000000010.of-my-own-robot.pt"]
+)
+def test_a_file_may_have_any_other_name(tmp_path: Path, name: str) -> None:
+    """What stands between the dots is a digest in the names that the store gives alone."""
+    path = make_store(tmp_path).save(10, make_state(10))
+    assert load_state(path.rename(tmp_path / name))["step"] == 10
+    renamed = (tmp_path / name).rename(tmp_path / "000000010.0123456789abcdef.pt")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_state(renamed)
+
+
 def test_due_when_another_process_asks(tmp_path: Path) -> None:
     store, before = (
         CheckpointStore(tmp_path, interval_seconds=1e9, interval_steps=10**9, keep=1),
