@@ -53,11 +53,14 @@ class TensorPolicy(nn.Module):
 
         Args:
             observations: (B, K, S) float32, raw.
-            actions: (B, K, A) float32, in the environment's range; the present step's is ignored.
+            actions: (B, K, A) float32, in the environment's range; the present step's is ignored, whatever it is.
             returns_to_go: (B, K) float32, in the rewards' units.
             timesteps: (B, K) int64, 0 at an episode's first step.
             mask: (B, K) bool, true for real steps, false for the padding on the right; at least one is real.
         """
+        acted = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)  # (B, K), steps before the present one
+        observations, actions = _blank(observations, mask[:, :, None]), _blank(actions, acted[:, :, None])
+        returns_to_go, timesteps = _blank(returns_to_go, mask), _blank(timesteps, mask)
         normalized = (observations - self.mean) / self.std
         if self.clip > 0:
             normalized = normalized.clamp(-self.clip, self.clip)
@@ -72,6 +75,11 @@ class TensorPolicy(nn.Module):
         if not self.has_range:
             return chosen
         return scale_actions(chosen, self.low, self.high).clamp(self.low, self.high)
+
+
+def _blank(rows: Tensor, kept: Tensor) -> Tensor:
+    """Put zeros where `kept` is false: attention gives padding no weight, but 0 times infinity is NaN."""
+    return rows.masked_fill(~kept, 0)
 
 
 def _take(rows: Tensor, last: Tensor) -> Tensor:

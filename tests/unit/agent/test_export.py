@@ -132,6 +132,28 @@ def test_padding_the_open_action_and_other_windows_change_nothing() -> None:
     assert (module(*changed) - actions).abs().min() > 1e-4, "the present observation counts"
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("form", OPEN)
+@pytest.mark.parametrize("kind", ["transformer-deterministic", "mlp-deterministic"])
+def test_padding_and_the_open_action_may_be_any_number(kind: str, form: str) -> None:
+    model, about = OPEN[form](export_policy(make_policy(kind), form).content)
+    steps = about["context_length"]
+    shapes = {"observations": (1, steps, 2), "actions": (1, steps, 1), "returns_to_go": (1, steps)}
+    for length in {1, (steps + 1) // 2, steps}:
+        window: dict[str, Any] = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        window["timesteps"], window["mask"] = np.zeros((1, steps), np.int64), np.arange(steps)[None] < length
+        for name in shapes:
+            window[name][0, :length] = 0.25
+        window["actions"][0, length - 1 :] = 0.0
+        expected = model(window)
+        for filling, timestep in ((3e38, -1), (-3e38, 10**9), (np.nan, -(10**6))):
+            for name in shapes:
+                window[name][0, length:] = filling
+            window["actions"][0, length - 1 :] = filling
+            window["timesteps"][0, length:] = timestep
+            assert (model(window) == expected).all() and np.isfinite(expected).all()
+
+
 def test_a_file_says_what_it_is_and_which_numbers_it_holds() -> None:
     about = export_policy(make_policy(), "torchscript").about
     assert about["observation_size"] == 2 and about["action_size"] == 1
