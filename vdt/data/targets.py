@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
+import numpy.typing as npt
 
 from vdt.data.trajectory import FloatArray
 
@@ -33,6 +35,18 @@ def compute_returns_to_go(rewards: FloatArray) -> FloatArray:
     return np.cumsum(rewards[::-1], dtype=np.float64)[::-1].astype(np.float32)
 
 
+def compute_n_step_sums(rewards: FloatArray, discount: float, n_step: int) -> npt.NDArray[np.float64]:
+    """Compute the sum of discount^k r_{t+k} over the next n rewards, or those that are left: (T,) -> (T,)."""
+    steps, exact = len(rewards), rewards.astype(np.float64)
+    if n_step >= steps:  # all that are left: each sum holds the one after it
+        later = accumulate(exact[::-1].tolist(), lambda total, reward: reward + discount * total)
+        return np.array(list(later), np.float64)[::-1]
+    padded, sums = np.concatenate([exact, np.zeros(n_step)]), np.zeros(steps)
+    for k in range(n_step):
+        sums += discount**k * padded[k : k + steps]
+    return sums
+
+
 def compute_n_step_targets(
     rewards: FloatArray, terminated: bool, discount: float, n_step: int, *, final_missing: bool = False
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -56,10 +70,8 @@ def compute_n_step_targets(
     steps = len(rewards)
     last = steps - final_missing  # index of the last known observation
     taken = np.minimum(n_step, last - np.arange(steps))
-    padded = np.concatenate([rewards[:last].astype(np.float64), np.zeros(n_step + final_missing)])
     sums = np.zeros(steps)
-    for k in range(min(n_step, steps)):
-        sums += discount**k * padded[k : k + steps]
+    sums[:last] = compute_n_step_sums(rewards[:last], discount, n_step)
     discounts = discount ** taken.astype(np.float64)
     if terminated:
         discounts[np.arange(steps) + taken == steps] = 0.0

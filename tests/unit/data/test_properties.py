@@ -1,5 +1,7 @@
 """Laws of offsets and windows, for any lengths, contexts and evictions."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reference.sequences import gather_sequence_loop
+from reference.targets import n_step_target_loop
 from support.builders import SETTINGS, make_buffer, make_dataset, make_tiny_sampler, make_trajectory
+from vdt.data.targets import compute_n_step_sums, compute_n_step_targets
 from vdt.data.trajectory import TrajectoryDataset
 
 EPISODES = st.lists(st.integers(1, 9), min_size=1, max_size=8)  # lengths
@@ -46,6 +50,37 @@ def test_windows_hold_one_episodes_steps_in_order(data: st.DataObject, lengths: 
     assert int(real.sum()) == min(context_length, lengths[episode] - start)
     for name, wanted in expected.items():
         np.testing.assert_allclose(getattr(batch, name)[0][real].numpy(), wanted[real], atol=1e-5, err_msg=name)
+
+
+@given(
+    rewards=st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=40),
+    discount=st.sampled_from([0.0, 0.5, 0.99, 1.0]),
+    n_step=st.integers(1, 45),
+    final_missing=st.booleans(),
+)
+def test_sums_of_rewards_are_the_literal_ones(
+    rewards: list[float], discount: float, n_step: int, final_missing: bool
+) -> None:
+    expected = [n_step_target_loop(rewards, False, discount, n_step, start) for start in range(len(rewards))]
+    bound = 1e-9 * sum(map(abs, rewards))
+    sums = compute_n_step_sums(np.float32(rewards), discount, n_step)
+    assert sums.dtype == np.float64 and sums.tolist() == pytest.approx(
+        [total for total, *_ in expected], rel=1e-9, abs=bound
+    )
+    stored, taken, _ = compute_n_step_targets(np.float32(rewards), False, discount, n_step, final_missing=final_missing)
+    if not final_missing:
+        assert (stored == sums.astype(np.float32)).all() and taken.tolist() == [count for _, count, _ in expected]
+    else:
+        assert (stored[:-1] == compute_n_step_sums(np.float32(rewards[:-1]), discount, n_step).astype(np.float32)).all()
+        assert stored[-1] == 0
+
+
+def test_returns_of_a_long_episode_take_linear_time() -> None:
+    """The square of 100,000 steps took ten seconds."""
+    began = time.process_time()
+    sums, taken, _ = compute_n_step_targets(np.ones(100_000, np.float32), False, 0.99, 100_000)
+    assert time.process_time() - began < 2
+    assert sums[0] == pytest.approx(100.0) and sums[-1] == 1 and taken[0] == 100_000
 
 
 @given(lengths=EPISODES)
