@@ -73,8 +73,8 @@ def evaluate(
     from vdt.evaluation.records import name_setting
 
     target = _read_targets(targets, lookahead)
-    policy = load_policy(where, lookahead=lookahead, name=name, cell=cell)
     with contextlib.redirect_stdout(sys.stderr):  # the log
+        policy = load_policy(where, lookahead=lookahead, name=name, cell=cell)
         report = evaluate_policy(policy, episodes=episodes, seed=seed, target_return=target)
     if as_json:
         facts = {key: policy.metadata[key] for key in ("env", "method", "seed")}

@@ -1,6 +1,9 @@
 """`vdt evaluate` shows and prints the episodes of a policy."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from support.environments import SUCCESS
 from vdt.agent.policy_files import PolicyFile, write_scores
 from vdt.cli import run
 from vdt.system.files import compute_file_digest
+from vdt.system.home import ROOT
 
 
 def save(path: Path, settings: dict[str, Any] | None = None) -> Path:
@@ -62,6 +66,18 @@ def test_evaluate_says_that_the_runs_score_is_with_look_ahead(
     assert run([*words, "--lookahead"]) == 0 and "the run's score" not in capsys.readouterr().out
     write_scores(PolicyFile(path, "online", digest, {"single": scores["single"]}, "run"))
     assert run(words) == 0 and "the run's score" not in capsys.readouterr().out
+
+
+def test_json_stands_alone_on_standard_output(tmp_path: Path) -> None:
+    """In a process of its own, whose log is shown: the scores beside the policy are of another file."""
+    path = save(tmp_path / "policy.pt", {"task.environment_id": SUCCESS})
+    write_scores(PolicyFile(path, "online", "0" * 64, {}, "run"))
+    code = "import support.environments, sys; from vdt.cli import main; sys.exit(main())"
+    words = [sys.executable, "-c", code, "evaluate", str(path), "--episodes", "1", "--json"]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=variables)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["episode_lengths"] and "policy.json says nothing of policy.pt" in done.stderr
 
 
 @pytest.mark.parametrize(
