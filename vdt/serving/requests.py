@@ -77,8 +77,8 @@ def _read_history(row: Mapping[str, Any], place: str) -> EpisodeHistory:
     if REQUIRED not in given:
         raise RequestError(f"observations {place} are missing")
     skipped = given.get("skipped_steps", 0)
-    if isinstance(skipped, float) and skipped.is_integer():  # pandas makes whole numbers of a column with gaps so
-        given["skipped_steps"] = int(skipped)
+    if isinstance(skipped, float) and (skipped.is_integer() or math.isnan(skipped)):  # a column with gaps, in pandas
+        given["skipped_steps"] = 0 if math.isnan(skipped) else int(skipped)
     target = given.get("target_return")
     if isinstance(target, float) and math.isnan(target):
         raise RequestError(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from vdt.agent.histories import EpisodeHistory
@@ -20,6 +21,14 @@ def test_whole_numbers_may_have_become_floats() -> None:
     """A column of whole numbers and gaps has that type in pandas."""
     (history,) = read_histories([{"observations": SEEN, "skipped_steps": 2.0}])
     assert history.skipped_steps == 2 and isinstance(history.skipped_steps, int)
+
+
+def test_skipped_steps_of_some_rows_alone_are_0_for_the_others() -> None:
+    rows = [{"observations": SEEN, "skipped_steps": 2}, {"observations": SEEN}]
+    histories = read_histories(pd.DataFrame(rows).to_dict("records"))
+    assert [history.skipped_steps for history in histories] == [2, 0]
+    with pytest.raises(RequestError, match="target_return of episode 1 is not a number"):
+        read_histories(pd.DataFrame([{"observations": SEEN, "target_return": 3}, rows[1]]).to_dict("records"))
 
 
 @pytest.mark.parametrize(
