@@ -105,7 +105,7 @@ def list_policies(run: Path, home: Path) -> dict[str, dict[str, PolicyFile]]:
         home: the home folder, which may have been moved since.
 
     Raises:
-        CheckpointError: if an index is damaged.
+        CheckpointError: if an index, or the mark of a best checkpoint, is damaged.
     """
     cells: dict[str, dict[str, PolicyFile]] = {}
     for step, name in TRAINING_STEPS.items():
@@ -128,7 +128,12 @@ def find_last(folder: Path) -> Path | None:
 
 def _find_best(folder: Path) -> Path | None:
     marker = folder / BEST
-    return _find_named(folder, str(json.loads(marker.read_text())["name"])) if marker.is_file() else None
+    if not marker.is_file():
+        return None
+    try:
+        return _find_named(folder, str(_read(marker)["name"]))
+    except (OSError, ValueError, LookupError, RecursionError) as error:
+        raise CheckpointError(f"{marker} is damaged: {' '.join(str(error).split())}") from None
 
 
 def _find_named(folder: Path, name: str) -> Path | None:

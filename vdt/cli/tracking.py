@@ -19,11 +19,12 @@ def list_runs(
 ) -> None:
     """List what can be resumed, with the command, and what goes on.
 
-    A run is known once it has begun a cell. `--all` also shows finished runs, and where their policies lie.
+    A run is known once it has begun a cell. `--all` also shows finished runs, and where their policies lie. The exit
+    code is 1 if a run's list of policies is damaged.
     """
     from vdt.tracking import list_flow_runs
 
-    known = list_flow_runs(home())
+    known, damaged = list_flow_runs(home()), False
     shown = [run for run in known if every or run.state != "finished"]
     for run in shown:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started / 1000))
@@ -32,10 +33,12 @@ def list_runs(
         if run.state in ("failed", "stopped"):
             typer.echo(f"    {make_resume_command(run.command, run.run_id)}")
         if every:
-            _list_policies(run.run_id)
+            damaged |= not _list_policies(run.run_id)
     hidden = len(known) - len(shown)
     if not shown:
         typer.echo("nothing to resume" + (f"; `vdt runs --all` lists {hidden} finished" if hidden else ""))
+    if damaged:
+        raise typer.Exit(1)
 
 
 def _list_names(names: Sequence[str], most: int = 3) -> str:
@@ -43,14 +46,23 @@ def _list_names(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _list_policies(run_id: str) -> None:
-    """Print the files of a run's policies, as far as they lie below VDT_HOME."""
+def _list_policies(run_id: str) -> bool:
+    """Print the files of a run's policies, as far as they lie below VDT_HOME; return whether they are known."""
     from vdt.agent.policy_files import list_policies
+    from vdt.checkpoint.store import CheckpointError
 
+    intact = True
     for folder in sorted((home() / ".vdt" / "checkpoints").glob(f"*/{run_id}")):
-        for cell, policies in list_policies(folder, home()).items():
+        try:
+            cells = list_policies(folder, home())
+        except CheckpointError as error:
+            typer.echo(f"    error: {error}", err=True)
+            intact = False
+            continue
+        for cell, policies in cells.items():
             for name, policy in policies.items():
                 typer.echo(f"    {cell} {name}: {policy.path}")
+    return intact
 
 
 @app.command("deliver")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vdt.checkpoint.store import DONE
+from vdt.agent.policy_files import INDEX
+from vdt.checkpoint.store import BEST, DONE
 from vdt.cli import run
 from vdt.experiments.resolve import resolve_config
 from vdt.system.home import make_resume_command, make_vdt_command
@@ -100,6 +101,27 @@ def test_all_shows_finished_runs_and_their_policies(home: Path, capsys: pytest.C
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("finished  301  ") and first.endswith("  vdt-s0-walker2d-medium-v2")
     assert second == f"    walker2d-medium-v2-vdt-s0 offline: {folder / '000000040.0123456789abcdef.pt'}"
+
+
+def test_a_run_whose_policies_are_damaged_hides_no_other(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell, checkpoints = "walker2d-medium-v2-vdt-s0", home / ".vdt" / "checkpoints" / "VDTFlow"
+    for name in ("601", "602", "603"):
+        begin(home, name, status="FINISHED")
+        folder = checkpoints / name / "tune_online" / cell
+        folder.mkdir(parents=True)
+        (folder / "000000040.0123456789abcdef.pt").touch()
+        (folder / DONE).write_text("000000040.0123456789abcdef.pt\n")
+    index, best = checkpoints / "602" / "evaluate" / cell / INDEX, checkpoints / "603" / "tune_online" / cell / BEST
+    index.parent.mkdir(parents=True)
+    index.write_text('{"config": {')
+    best.write_text("{")
+    assert run(["runs", "--all"]) == 1
+    said = capsys.readouterr()
+    assert [line.split()[1] for line in said.out.splitlines() if not line.startswith(" ")] == ["603", "602", "601"]
+    (found,) = (line for line in said.out.splitlines() if line.startswith(" "))
+    assert found == f"    {cell} online: {checkpoints / '601' / 'tune_online' / cell}/000000040.0123456789abcdef.pt"
+    lines = said.err.splitlines()
+    assert [line.split(":")[1].strip() for line in lines] == [f"{best} is damaged", f"{index} is damaged"]
 
 
 def test_without_a_store_one_line_says_so(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
