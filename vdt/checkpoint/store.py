@@ -33,9 +33,7 @@ logger = logging.getLogger(__name__)
 
 State = dict[str, Any]
 DIGEST_DIGITS = 16
-NAME = re.compile(
-    rf"[0-9]{{9,}}\.([0-9a-f]{{{DIGEST_DIGITS}}})\.pt"
-)  # of a checkpoint; a file of another name may be any
+NAME = re.compile(rf"[0-9]{{9,}}\.([0-9a-f]{{{DIGEST_DIGITS}}})\.pt")  # others hold no digest
 DONE = "DONE"
 BEST = "BEST"
 WRITING_SHARE = 0.02  # largest share of the time spent on checkpoints
