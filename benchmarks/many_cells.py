@@ -31,6 +31,8 @@ from vdt.experiments.cluster import estimate_needs, make_waves
 from vdt.experiments.results_store import name_delivered_runs, save_result
 from vdt.experiments.study import Cell, Study
 from vdt.experiments.submissions import write_cells
+from vdt.reporting.aggregates import find_headline
+from vdt.reporting.frame import make_frame
 from vdt.system.home import home, prepare
 from vdt.tracking import MLflowTracker, create_run, finish_runs, make_continue_record, read_curves, resolve_run_ids
 from vdt.tracking.deliver import deliver, find_local_ids
@@ -94,7 +96,8 @@ def make_result(cell: Cell, run_id: str) -> CellRecord:
         size=1,
         card={"normalized_score_mean": 1.0},
     )
-    found = Evaluation({"offline": {"target": report}, "online": {"target": report}})
+    acting = find_headline(config.flatten())
+    found = Evaluation({"offline": {acting: report}, "online": {acting: report}})
     seconds = {"pretrain_critic": 1.0, "train_actor": 1.0}
     return CellRecord(cell.key, cell.patch, config.flatten(), snapshot, found, run_id, seconds)
 
@@ -132,6 +135,7 @@ def report(base: Path, words: dict[str, str], folder: Path) -> None:
     cells, study = resolve_cells(words)
     missing, finished = split_finished(cells, "exact")
     assert study is not None and not missing
+    assert len(make_frame(finished)) == 2 * EPISODES * len(finished), "a report of nothing costs nothing"
     tag_finished_runs(finished, study)
     resolve_run_ids(base, [cell.mlflow_run_id for cell in finished])
     curves = read_curves(base, [cell.mlflow_run_id for cell in finished])
