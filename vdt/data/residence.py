@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
@@ -20,6 +21,7 @@ from vdt.system.machine import measure_memory
 # With "auto", arrays of more than this share of the memory are mapped. Training holds them twice, as data and as rows of
 # the buffer, and for a moment three times; and several cells may run at once.
 MEMORY_SHARE = 1 / 8
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError where the disk has no room for a file
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from vdt.config.task import TaskConfig
 from vdt.data.errors import DataError
-from vdt.data.residence import MEMORY, Residence
+from vdt.data.residence import MEMORY, NO_ROOM, Residence
 from vdt.data.safe_hdf5 import UNREADABLE, explain_unreadable, get_node, list_found
 from vdt.data.trajectory import BLOCK_ROWS, FloatArray, TrajectoryDataset
 from vdt.datasets.ends import EndSettings, check_ends, find_ends
@@ -174,6 +174,8 @@ def _open(
     except DataError:
         raise
     except UNREADABLE as error:
+        if getattr(error, "errno", None) in NO_ROOM:
+            raise  # of the files that the arrays are read into
         raise DataError(explain_unreadable(path, error)) from None
 
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from vdt.config.schema import Config
 from vdt.data.errors import DataError
-from vdt.data.residence import Residence
+from vdt.data.residence import NO_ROOM, Residence
 from vdt.data.storage import read_snapshot, write_trajectories
 from vdt.data.trajectory import LARGE, TrajectoryDataset
 from vdt.datasets.card import describe, describe_doubts, make_card
 from vdt.datasets.checksums import compare_checksum, describe_missing_checksum
 from vdt.datasets.choose import choose_source, get_snapshot_path
-from vdt.datasets.loaded_data import DataChoice, make_label
+from vdt.datasets.loaded_data import DataChoice, LoadedData, make_label
 from vdt.datasets.summary import OWN_REFERENCE, describe_action_scale
 from vdt.datasets.versioning import add_version, find_version
 from vdt.system.files import check_folders, remove_leftovers
@@ -96,9 +96,18 @@ def _make(config: Config, choice: DataChoice, path: Path) -> None:
     """Load, check and write the data. Files that held it meanwhile are gone afterwards."""
     _check_writable(path)
     remove_leftovers(path)
-    recording = choice.load()
+    recording = _load(choice, path)
     _check(config, recording.dataset)
     _write(path, recording.dataset, make_card(config.env, config.task, choice.source, recording))
+
+
+def _load(choice: DataChoice, path: Path) -> LoadedData:
+    try:
+        return choice.load()
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise _make_folder_error(Path(error.filename or path), error) from None
 
 
 def _compare(key: str, md5: str, card: dict[str, Any]) -> None:

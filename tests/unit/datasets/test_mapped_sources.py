@@ -1,6 +1,7 @@
 """Sources read, collected and exported with mapped arrays: the same snapshot, to the byte, as in memory."""
 
 import dataclasses
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vdt.datasets.hdf5 import read_recording
 from vdt.datasets.snapshot import make_snapshot
 from vdt.environments import make_environment
 from vdt.experiments.resolve import resolve_config
+from vdt.system.home import FolderError
 
 TASK = make_small_config("d4rl").task  # S = 2, A = 1, horizon 5
 MARKED = hdf5.EndSettings("marked", 5)
@@ -99,6 +101,28 @@ def test_larger_arrays_than_fit_into_memory_are_read_only_if_mapped(
     monkeypatch.setattr(hdf5, "MAX_EXPANSION", 0)  # a file of few bytes that claims many
     with pytest.raises(DataError, match="would need more than 100 bytes"):
         read_recording(path, TASK, {}, (), MARKED, residence=Residence("mapped", tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "npz"])
+def test_no_room_for_mapped_arrays_is_one_clear_line(kind: str, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk."""
+    steps, given = make_steps(5000), tmp_path / "given.hdf5"
+    if kind == "npz":
+        given = tmp_path / "given"
+        given.mkdir()
+        np.savez(given / "0.npz", **{n: steps[n] for n in ("observations", "actions", "rewards")}, terminated=False)
+    else:
+        write_hdf5(given, steps)
+    config = put(make_small_config(f"path:{given}"), "mapped")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(FolderError, match=r"cannot write to .*trajectories\.hdf5 \(.*\); set VDT_HOME"):
+            make_snapshot(config, tmp_path / "home")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "home" / "data").rglob("*.hdf5"))
+    assert make_snapshot(config, tmp_path / "home").card["steps"] == 5000
 
 
 @pytest.mark.parametrize("kind", ["hdf5", "npz", "minari"])
