@@ -277,8 +277,19 @@ def _split(steps: _Steps, horizon: int, *, own: bool) -> tuple[list[_Episode], l
             f"--set task.horizon={horizon - 1}"
         )
     if not steps.timeouts.any():
-        notes.append(f"the file sets no timeouts: episodes were cut after {horizon} steps")
+        notes += _describe_cuts(steps, episodes, horizon, own=own)
     return episodes, notes
+
+
+def _describe_cuts(steps: _Steps, episodes: Sequence[_Episode], horizon: int, *, own: bool) -> list[str]:
+    """Return how many ends the horizon added to a file without timeouts.
+
+    Of a file of D4RL's the sentence is that of release 0.1, whether or not an episode was cut: its bytes are on record.
+    """
+    if not own:
+        return [f"the file sets no timeouts: episodes were cut after {horizon} steps"]
+    added = sum(e.stop - e.start == horizon and not steps.terminals[e.stop - 1] for e in episodes[:-1])
+    return [f"the file sets no timeouts: {added} ends were added, after {horizon} steps each"] if added else []
 
 
 def _lay_out(steps: _Steps, episodes: Sequence[_Episode], residence: Residence) -> TrajectoryDataset:

@@ -72,6 +72,16 @@ def test_horizon_cuts_where_no_timeout_is_set(tmp_path: Path, present: bool) -> 
     assert "the file sets no timeouts: episodes were cut after 5 steps" in recording.notes
 
 
+@pytest.mark.parametrize(("overrides", "added"), [("", 0), ("task.horizon=5", 2), ("task.horizon=7", 0)])
+def test_cuts_of_own_data_are_counted_and_nothing_is_said_without_one(
+    tmp_path: Path, overrides: str, added: int
+) -> None:
+    path = write_hdf5(tmp_path / "own.hdf5", make_steps(13, terminals=(6, 12)))
+    recording = choose_source(resolve_config(f"data:{path}", overrides=overrides), tmp_path).load()
+    said = [note for note in recording.notes if "timeouts" in note]
+    assert said == ([f"the file sets no timeouts: {added} ends were added, after 5 steps each"] if added else [])
+
+
 def test_horizon_does_not_cut_where_timeouts_are_set(tmp_path: Path) -> None:
     recording = convert(tmp_path, make_steps(9, timeouts=(7,)))
     assert recording.dataset.lengths.tolist() == [8, 1]  # 8 steps, beyond the horizon
