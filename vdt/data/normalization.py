@@ -34,9 +34,7 @@ class Normalizer:
     @classmethod
     def fit(cls, dataset: TrajectoryDataset, floor: float = 0.0, clip: float = 0.0) -> Normalizer:
         """Compute mean and standard deviation over all recorded observations; a lower `floor` of the latter keeps noise small."""
-        mean = _average_rows(dataset.iterate_blocks("observations"))
-        deviations = (block - mean for block in dataset.iterate_blocks("observations"))
-        std = np.sqrt(_average_rows(np.square(block) for block in deviations))
+        mean, std = _measure(dataset)
         std = np.where(std < MIN_STD, 1.0, np.maximum(std, floor))
         return cls(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32), clip)
 
@@ -52,6 +50,29 @@ class Normalizer:
     def state_dict(self) -> dict[str, Tensor]:
         """Return the numbers to store in a checkpoint; the clip is a setting."""
         return {"mean": self.mean, "std": self.std}
+
+
+def describe_tiny_observations(dataset: TrajectoryDataset) -> list[str]:
+    """Return a warning of observation components that vary, but too little to be scaled, one sentence; empty without one."""
+    tiny = _measure(dataset)[1] < MIN_STD
+    if not tiny.any():
+        return []
+    blocks = [(block.min(axis=0), block.max(axis=0)) for block in dataset.iterate_blocks("observations") if len(block)]
+    varies = np.min([low for low, _ in blocks], axis=0) < np.max([high for _, high in blocks], axis=0)
+    if not (tiny & varies).any():
+        return []
+    listed = ", ".join(map(str, np.flatnonzero(tiny & varies)))
+    return [
+        f"observation components that vary, but with a standard deviation below {MIN_STD:g} (counted from 0): {listed}; they "
+        f"are not scaled, so the networks hardly see them. Record them in a smaller unit, so that the numbers are larger"
+    ]
+
+
+def _measure(dataset: TrajectoryDataset) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return mean and standard deviation of each observation component."""
+    mean = _average_rows(dataset.iterate_blocks("observations"))
+    deviations = (block - mean for block in dataset.iterate_blocks("observations"))
+    return mean, np.sqrt(_average_rows(np.square(block) for block in deviations))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 
 from vdt.config.schema import Config
 from vdt.data.errors import DataError
+from vdt.data.normalization import describe_tiny_observations
 from vdt.data.residence import NO_ROOM, Residence
 from vdt.data.storage import read_snapshot, write_trajectories
 from vdt.data.trajectory import LARGE, TrajectoryDataset
@@ -84,6 +85,8 @@ def make_snapshot(config: Config, home: Path, given: Collection[str] = ()) -> Sn
     logger.info(f"data: {describe(dataset, card)}, md5 {md5}")
     for sentence in describe_doubts(dataset, config.task):
         logger.info(f"data: {sentence}")
+    for sentence in describe_tiny_observations(dataset) if choice.source in ("path", "minari") else ():
+        logger.warning(f"data: {sentence}")  # here alone: in the card it would change the md5
     card = {**card, "reason": choice.reason}
     if choice.source == "collected":
         _compare(choice.key, md5, card)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from support.builders import make_dataset
-from vdt.data.normalization import RETURN_SCALE_UNITS, Normalizer, RewardStatistics
+from vdt.data.normalization import RETURN_SCALE_UNITS, Normalizer, RewardStatistics, describe_tiny_observations
 from vdt.data.reward_scale import compute_reward_scale, describe_reward_scale
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 
@@ -33,6 +33,19 @@ def test_a_floor_keeps_noise_small_and_still_moves_alone() -> None:
     trajectory = Trajectory(observations, np.zeros((2, 1), np.float32), np.zeros(2, np.float32), False)
     dataset = TrajectoryDataset.from_trajectories([trajectory])
     torch.testing.assert_close(Normalizer.fit(dataset, 0.5).std, torch.tensor([(8 / 3) ** 0.5, 1.0, 0.5]))
+
+
+def test_components_in_tiny_units_are_named() -> None:
+    observations = np.float32([[0, 7, 1e-7, 0.1], [2, 7, 3e-7, 0.1], [4, 7, 2e-7, 0.1]])
+    trajectory = Trajectory(observations, np.zeros((2, 1), np.float32), np.zeros(2, np.float32), False)
+    dataset = TrajectoryDataset.from_trajectories([trajectory])
+    (said,) = describe_tiny_observations(dataset)
+    assert "below 1e-06 (counted from 0): 2; they are not scaled" in said and "Record them in a smaller unit" in said
+    assert Normalizer.fit(dataset).std[2] == 1.0, "as ever"
+    assert describe_tiny_observations(make_dataset()) == []
+    still = np.float32([[0.1, 2.0]] * 3)
+    trajectory = Trajectory(still, np.zeros((2, 1), np.float32), np.zeros(2, np.float32), False)
+    assert describe_tiny_observations(TrajectoryDataset.from_trajectories([trajectory])) == []
 
 
 def test_observations_of_any_shape_are_normalised_by_their_last_dimension() -> None:

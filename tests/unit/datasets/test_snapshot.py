@@ -217,6 +217,17 @@ def test_bad_data_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "home" / ".dvc").exists()
 
 
+def test_own_observations_in_tiny_units_are_warned_of_in_the_log_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = make_steps(8, terminals=(3, 7))
+    steps["observations"][:, 1] *= 1e-8
+    config = make_small_config(f"path:{write_hdf5(tmp_path / 'tiny.hdf5', steps)}")
+    snapshot = make_snapshot(config, tmp_path / "home")
+    (said,) = [record for record in caplog.records if "observation components that vary" in record.message]
+    assert said.levelname == "WARNING" and not any("vary" in note for note in snapshot.card["notes"])
+
+
 @pytest.mark.parametrize("blocked", ["data", "data/walker2d-medium-v2"])
 def test_unwritable_folder_before_any_work(tmp_path: Path, blocked: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A file where a folder must be: unlike permissions, it stops every user."""
