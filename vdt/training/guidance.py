@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import torch
 
 from vdt.agent.actor_critic import ActorCritic
 from vdt.checkpoint.store import State
+from vdt.config.convergence import UNFINISHED, estimate_convergence
 from vdt.config.guidance import may_guide, tests_critic, tries_second_critic
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
@@ -95,6 +97,15 @@ def describe_trust(config: Config, actor_critic: ActorCritic) -> str:
         return f"critic guides: {shown}at most {limit:g} (actor.max_history_correlation)"
     return (
         f"critic does not guide: {shown}more than {limit:g} (actor.max_history_correlation). Either several "
-        "policies made the data and the state does not tell which, or V is not exact yet. The policy trains and acts without "
-        "the critic, as dt"
+        f"policies made the data and the state does not tell which, or V is not exact yet{_describe_gap(config)}. The policy "
+        "trains and acts without the critic, as dt; --set actor.max_history_correlation=1 lets it guide anyway"
     )
+
+
+def _describe_gap(config: Config) -> str:
+    """Return a clause on a critic whose steps cannot have been enough; empty for any other."""
+    found = estimate_convergence(config.flatten())
+    if found is None or found.gap <= UNFINISHED:
+        return ""
+    left = f"; the critic has {found.steps:,} steps and {found.gap:.0%} of its gap left"
+    return f"{left}: raise critic.gradient_steps" if math.isfinite(found.enough) else left
