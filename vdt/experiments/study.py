@@ -44,6 +44,7 @@ from vdt.system.home import MOST_CELLS, home
 STUDIES = PARAMS / "studies"
 REPORTED_SEEDS = 3  # of a grid's winner
 PATCH_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
+ACCEPTED = "at most 40 small letters, digits, _ . - only, a letter or digit first"
 WORDS: dict[str, Any] = {  # keys of a study file that hold one value or a list, with their types
     "title": Text,
     "note": Text,
@@ -191,7 +192,8 @@ def load_study(given: str) -> Study:
     """
     path = find_study_file(given)
     if not PATCH_NAME.fullmatch(path.stem):
-        raise ConfigError(f"--study {path}: a study is named by its file: small letters, digits, _ . - only")
+        odd = re.sub(r"[a-z0-9_.-]", "", path.stem)[:1] or path.stem  # else it is too long, or begins with a sign
+        raise ConfigError(f"--study {path}: a study is named by its file: {ACCEPTED}, not {odd!r}")
     values = {key: _read_value(path, key, value) for key, value in load_yaml(path).items()}
     for key in ("envs", "methods", "seeds", "patches"):
         if not values.get(key, key != "envs"):

@@ -142,6 +142,16 @@ def name_parts(patch: str) -> set[str]:
     return {"all": set(PARTS), "none": set()}.get(patch, set(patch.split("-")))
 
 
+@pytest.mark.parametrize(
+    ("name", "odd"), [("my study", " "), ("History", "H"), ("-a", "-a"), ("a" * 41, "a" * 41)], ids=repr
+)
+def test_a_name_that_is_refused_names_the_character(tmp_path: Path, name: str, odd: str) -> None:
+    path = tmp_path / f"{name}.yaml"
+    path.write_text("envs: [walker2d-medium-v2]\n")
+    with pytest.raises(ConfigError, match=rf"named by its file: at most 40 small letters, .* first, not '{odd}'$"):
+        load_study(str(path))
+
+
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_that_come_with_it(path: Path) -> None:
     study = load_study(path.stem)
