@@ -27,6 +27,7 @@ from vdt.training.seeding import seed_buffer
 
 ENV = "walker2d-medium-v2"
 METHOD_PAGE = (Path(__file__).resolve().parents[3] / "docs" / "method.md").read_text().split("## 8.")[1]
+HOW = "see CONTRIBUTING.md, A method"
 METHODS = sorted(path.stem for path in (PARAMS / "methods").glob("*.yaml"))
 ONLINE = {"vdt", "iql", "td3bc", "awac", "cql", "odt"}  # those whose papers have an online phase
 DATASET = make_dataset((5, 1, 7, 3, 6, 2, 4, 4))
@@ -117,7 +118,7 @@ def test_method_trains_acts_and_tunes(method: str, tmp_path: Path) -> None:
     config = make_config({**FEW, "critic.gradient_steps": 4 if trained else 0}, method=method)
     actor_critic, path = train(config, tmp_path)
     act(actor_critic)
-    assert (config.online.environment_steps > 0) == (method in ONLINE)
+    assert (config.online.environment_steps > 0) == (method in ONLINE), f"ONLINE names who tunes online: {HOW}"
     if method in ONLINE:
         tuner = make_tuner(config, path, seed_buffer(config, DATASET, tmp_path / "buffer.hdf5"), DATASET, None)
         tuner.collect()
@@ -131,13 +132,15 @@ def test_method_trains_acts_and_tunes(method: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_method_is_documented_with_what_it_follows_and_what_differs(method: str) -> None:
-    assert f"| `{method}` |" in METHOD_PAGE
+    assert f"| `{method}` |" in METHOD_PAGE, f"add `{method}` to the table of docs/method.md, section 8: {HOW}"
     text = (PARAMS / "methods" / f"{method}.yaml").read_text()
-    assert text.startswith("# ") and len(text.splitlines()) <= 12
+    assert text.startswith("# "), f"{method}.yaml: begin with comment lines, its paper and what differs: {HOW}"
+    assert len(text.splitlines()) <= 12, f"{method}.yaml: a method is a few lines: {HOW}"
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_method_has_the_settings_that_its_paper_prints(method: str) -> None:
+    assert method in PRINTED, f"add `{method}` and the settings that its paper prints to PRINTED: {HOW}"
     flat = resolve_config(ENV, method=method).flatten()
     assert {key: flat[key] for key in PRINTED[method]} == PRINTED[method]
 
@@ -164,11 +167,12 @@ def test_td3bcs_actor_takes_every_second_step_and_cqls_warm_start_ends(preset: s
 def test_fair_budgets_are_those_of_flat_curves() -> None:
     steps = {m: resolve_config(ENV, preset="fair", method=m) for m in METHODS}
     found = {m: (c.critic.gradient_steps, c.actor.gradient_steps, c.actor.batch_size) for m, c in steps.items()}
-    assert found == {
+    wanted = {
         **{"bc": (0, 50_000, 256), "bc-10": (0, 50_000, 256), "dt": (0, 10_000, 64), "odt": (0, 5_000, 256)},
         **{"iql": (100_000, 50_000, 256), "td3bc": (100_000, 50_000, 256), "awac": (100_000, 100_000, 256)},
         **{"cql": (100_000, 100_000, 256), "qt": (50_000, 10_000, 64), "vdt": (50_000, 10_000, 64)},
     }
+    assert {m: found[m] for m in wanted} == wanted  # a method that is added has its kind's, unless the preset names it
     assert {c.evaluation.curve_points for c in steps.values()} == {9}
     assert describe_unfinished(steps.values()) == []
 

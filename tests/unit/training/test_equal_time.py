@@ -60,4 +60,5 @@ def test_the_committed_preset_keeps_fairs_ratios_and_names_every_method() -> Non
         fair, equal = (resolve_config(WALKER, preset=preset, method=method) for preset in ("fair", "equal-time"))
         factor = equal.actor.gradient_steps / fair.actor.gradient_steps
         assert equal.critic.gradient_steps == pytest.approx(factor * fair.critic.gradient_steps, rel=0.02)
-        assert f"methods.{method}.actor.gradient_steps" in load_layer(PARAMS / "presets" / "equal-time.yaml")
+        named = f"methods.{method}.actor.gradient_steps" in load_layer(PARAMS / "presets" / "equal-time.yaml")
+        assert named, f"give {method} its steps in params/presets/equal-time.yaml: see CONTRIBUTING.md, A method"
