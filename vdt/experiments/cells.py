@@ -174,18 +174,20 @@ def plan_cells(
         ConfigError: if a value is not accepted, or a study has nothing left to run.
     """
     cells, study = resolve_cells(arguments)
+    overrides = arguments.get("set", "")
     missing, finished = split_finished(cells, get_reuse(arguments)) if study else (cells, [])
     if not missing and study:
         raise ConfigError(f"all {len(cells)} cells of {study.place} are finished; flows/report_flow.py reports them")
     if not checked:
         check_cells(missing, device=False)
     if study is None:
-        return open_cells(cells, None, flow_run, command, name_run), [], None
+        return open_cells(cells, None, flow_run, command, name_run, overrides), [], None
     other = describe_other_code(missing, get_reuse(arguments))
     logger.info(f"study {study.name}: {len(finished)} cells are finished, {len(missing)} are run{other}")
     tag_finished_runs(finished, study)
-    described = {**study.describe(arguments.get("set", "")), "keys": [cell.key for cell in cells]}
-    return open_cells(order_by_critic(missing), study, flow_run, command, name_run), finished, described
+    described = {**study.describe(overrides), "keys": [cell.key for cell in cells]}
+    opened = open_cells(order_by_critic(missing), study, flow_run, command, name_run, overrides)
+    return opened, finished, described
 
 
 def split_finished(cells: Sequence[Cell], reuse: str) -> tuple[list[Cell], list[CellRecord]]:

@@ -32,6 +32,8 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
+        if self.low == self.high:  # one run of each env: the interval has no width and says nothing
+            return f"{self.value:.1f}"
         return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
 
 
