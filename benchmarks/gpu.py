@@ -51,6 +51,13 @@ def make_step(setting: Setting, *, captured: bool) -> Callable[[], object]:
     return lambda: update(setting.sampler.sample_sequences(actor.batch_size, length))
 
 
+def make_small(settings: str) -> str:
+    """Return settings with batches of a few rows, for a run that only shows that all works."""
+    small = {"critic.batch_size": "32", "actor.batch_size": "2"}
+    given = dict(word.split("=", 1) for word in settings.split())
+    return " ".join(f"{key}={value}" for key, value in {**given, **small}.items())
+
+
 def measure_rates(device: torch.device, seconds: float, steps: int, *, quick: bool) -> Iterator[str]:
     """Compare plain and captured steps, and extrapolate to a million critic updates."""
     rows = []
@@ -61,7 +68,7 @@ def measure_rates(device: torch.device, seconds: float, steps: int, *, quick: bo
         for precision in ("float32", "bfloat16"):
             runs[f"actor {name}, batch 64, K = 20, {precision}"] = (f"{sizes} runtime.precision={precision}", make_step)
     for label, (full, make) in runs.items():
-        sizes = full + " critic.batch_size=32 actor.batch_size=2" if quick else full
+        sizes = make_small(full) if quick else full
         measure_peak(device)
         loops = {
             how: make(Setting(sizes, device, steps=steps), captured=how == "captured") for how in ("plain", "captured")

@@ -69,7 +69,7 @@ def test_minari_data_in_its_environment_and_the_same_data_without(folder: Path, 
     ):
         run = client.get_run(cell["mlflow_run_id"])
         assert run.info.status == "FINISHED"
-        assert re.fullmatch(rf"vdt-environment_steps=50-s0-{name}", str(run.info.run_name))
+        assert re.fullmatch(rf"vdt-s0-{name}", str(run.info.run_name))
         assert re.fullmatch(name, run.inputs.dataset_inputs[0].dataset.name)
     assert run.data.metrics["eval/offline_held_out_action_rmse"] == pytest.approx(measured["action_rmse"])
     assert not [key for key in run.data.metrics if key.startswith("online/") or key.endswith("normalized_score")]

@@ -48,7 +48,7 @@ def _spoil(record: dict[str, Any], rng: random.Random) -> None:
         "rewards no list": lambda: record.update(rewards=rng.choice([3, "abc", {}, True])),
         "unknown name": lambda: record.update(observation=seen),
         "target": lambda: record.update(target_return=rng.choice([float("nan"), float("inf"), "a", {}, []])),
-        "skipped": lambda: record.update(skipped_steps=rng.choice([-1, 0.5, "1", 1, 10**30, [], float("nan")])),
+        "skipped": lambda: record.update(skipped_steps=rng.choice([-1, 0.5, "1", 1, 10**30, [], -2])),
         "too many numbers": lambda: record.update(observations=[[0.0] * 20_000]),
     }
     choices[rng.choice(sorted(choices))]()
