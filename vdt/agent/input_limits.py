@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vdt.agent.actor_critic import ActorCritic
+from vdt.data.numbers import LARGEST_FLOAT
 from vdt.data.trajectory import FloatArray
 
 LARGEST = 1e12  # in the networks' units; layer norms square up to 1e18, which a million steps of such rewards reach
-ANY = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,6 @@ class InputLimits:
         """Compute the limits of a policy. What is clipped or ignored may be any finite number."""
         normalizer, task = actor_critic.normalizer, actor_critic.config.task
         mean, std = (rows.cpu().numpy().astype(np.float64) for rows in (normalizer.mean, normalizer.std))
-        observations = np.full_like(std, ANY) if normalizer.clip > 0 else np.abs(mean) + LARGEST * std
-        returns = ANY if actor_critic.config.policy.kind == "mlp" else LARGEST * task.return_scale
-        return cls(*(np.minimum(limit, ANY).astype(np.float32) for limit in (observations, np.array(returns))))
+        observations = np.full_like(std, LARGEST_FLOAT) if normalizer.clip > 0 else np.abs(mean) + LARGEST * std
+        returns = LARGEST_FLOAT if actor_critic.config.policy.kind == "mlp" else LARGEST * task.return_scale
+        return cls(*(np.minimum(limit, LARGEST_FLOAT).astype(np.float32) for limit in (observations, returns)))

@@ -11,7 +11,7 @@ from vdt.environments.scores import describe_cut, format_return
 from vdt.evaluation.records import CellRecord, HeldOutReport, ValueEstimates
 from vdt.reporting.aggregates import Aggregate, select_acting
 from vdt.reporting.document import Table
-from vdt.reporting.frame import POLICIES, Labels, Result, Task, label_data
+from vdt.reporting.frame import POLICIES, Labels, Result, Task, find_task, label_data
 from vdt.reporting.tables import name_policy, name_source
 
 WHEN = {"offline": "offline, without interaction", "online": "after online tuning"}
@@ -222,8 +222,7 @@ def _group(records: Iterable[CellRecord]) -> dict[tuple[str, ...], list[CellReco
     """Return the cells of each env, source, md5, preset and method."""
     groups: dict[tuple[str, ...], list[CellRecord]] = {}
     for record in records:
-        data = record.snapshot
-        groups.setdefault((record.env, data.source, data.md5, record.preset, record.name), []).append(record)
+        groups.setdefault((*find_task(record), record.name), []).append(record)
     return groups
 
 

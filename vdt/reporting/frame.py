@@ -137,6 +137,11 @@ class Change:
 Labels = Mapping[tuple[str, str, str], str]  # env, data source, its md5 -> the data in words
 
 
+def find_task(record: CellRecord) -> Task:
+    """Return the key within which a cell's scores are compared; `Result.task` is that of a result."""
+    return record.env, record.snapshot.source, record.snapshot.md5, record.preset
+
+
 def label_data(records: Iterable[CellRecord]) -> Labels:
     """Return the data of each cell in words."""
     return {(record.env, record.snapshot.source, record.snapshot.md5): record.data_label for record in records}

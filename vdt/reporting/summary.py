@@ -20,6 +20,7 @@ from vdt.reporting.frame import (
     collect_results,
     count_cut,
     fill_best,
+    find_task,
     label_data,
     make_frame,
     withhold_scores,
@@ -66,16 +67,12 @@ def _collect_action_errors(records: Sequence[CellRecord]) -> dict[tuple[str, str
     errors: dict[tuple[str, str, str], list[float]] = {}
     tasks: dict[str, set[Task]] = {}
     for record in records:
-        tasks.setdefault(record.env, set()).add(_find_task(record))
+        tasks.setdefault(record.env, set()).add(find_task(record))
     for record in records:
-        name = _qualify(record.name, _find_task(record), tasks[record.env])
+        name = _qualify(record.name, find_task(record), tasks[record.env])
         for policy, report in record.evaluation.held_out.items():
             errors.setdefault((record.env, name, policy), []).append(report.action_rmse)
     return errors
-
-
-def _find_task(record: CellRecord) -> Task:
-    return record.env, record.snapshot.source, record.snapshot.md5, record.preset
 
 
 def _qualify(method: str, task: Task, tasks: Collection[Task]) -> str:

@@ -96,25 +96,26 @@ def _deliver(base: Path, run_id: str, records: Sequence[Record]) -> str:
 
 
 @functools.cache
-def is_code_changed() -> bool:
-    """Return whether files that git knows differ from its commit, or new ones lie in the package."""
-    known = ["git", "-C", str(ROOT), "status", "--porcelain", "--", "vdt", "flows", "params"]
-    try:
-        answer = subprocess.run(known, capture_output=True, text=True, timeout=10, check=False)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return False
-    return answer.returncode == 0 and bool(answer.stdout.strip())
+def get_git_commit() -> str | None:
+    """Return the commit of the code, if it is in a git work tree that has one."""
+    return _ask_git("rev-parse", "--verify", "HEAD") or None
 
 
 @functools.cache
-def get_git_commit() -> str | None:
-    """Return the commit of the code, if it is in a git work tree that has one."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD"]
+def is_code_changed() -> bool:
+    """Return whether files that git knows differ from its commit, or new ones lie in the package."""
+    return bool(_ask_git("status", "--porcelain", "--", "vdt", "flows", "params"))
+
+
+def _ask_git(*words: str) -> str:
+    """Return git's answer about the folder of the code; empty where there is none."""
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        answer = subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10, check=False
+        )
     except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
 def create_run(
