@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from flows.command_line import get_training_command
 from vdt.config.errors import ConfigError
 from vdt.evaluation.records import CellRecord
-from vdt.experiments.cells import DEFAULTS, OPTIONS, name_option, resolve_cells
+from vdt.experiments.cells import DEFAULTS, list_words, resolve_cells
 from vdt.experiments.ranges import format_numbers
 from vdt.experiments.resolve import DERIVED
 from vdt.system.home import make_vdt_command, name_home
@@ -52,8 +52,7 @@ def suggest_next(cells: Sequence[CellRecord], given: Mapping[str, str]) -> str:
         options = {**options, **_name_trained(cells), "seeds": _add_seeds(cells)}
         if not _is_accepted(options):
             return ""
-    words = (f"{name_option(name)} {shlex.quote(options[name])}" for name in OPTIONS if options.get(name))
-    return f"{name_home()}{get_training_command()} run {' '.join(words)}"
+    return f"{name_home()}{get_training_command()} run {shlex.join(list_words(options))}"
 
 
 def _is_accepted(options: Mapping[str, str]) -> bool:

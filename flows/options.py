@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vdt.experiments.cells import OPTIONS, name_option
+from vdt.experiments.cells import OPTIONS, list_words, name_option
 
 ATTRIBUTES = {"set": "overrides", "cell": "cell_numbers"}  # options whose names mean something else in a flow
 REGISTER = "register"  # option: name under which the registry of models gets the policies
@@ -67,7 +67,7 @@ class Command:
 
     def make_run(self, file: Path, **changes: str) -> list[str]:
         """Return the command of a flow with changed options; `file` gets its run's id."""
-        options = [word for name, value in {**self.given, **changes}.items() for word in (name_option(name), value)]
+        options = list_words({**self.given, **changes})
         return [sys.executable, self.script, *self.before, "run", *options, *self.after, "--run-id-file", str(file)]
 
     def make_resume(self, file: Path, run_id: str) -> list[str]:

@@ -24,11 +24,10 @@ from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_mapping
 from vdt.evaluation.records import CellRecord
 from vdt.experiments.cells import (
-    OPTIONS,
     describe_cell,
     describe_other_code,
     get_reuse,
-    name_option,
+    list_words,
     resolve_cells,
     split_finished,
     tag_finished_runs,
@@ -128,15 +127,12 @@ def finish_alone(flow: Any, branches: Sequence[Any], cells: Sequence[CellRecord]
     records: list[Record] = [make_continue_record(str(current.run_id), fork=False), Status(status="FINISHED")]
     finished = [send_now(home(), cell.mlflow_run_id, records) for cell in cells]
     policies = [branch.agents.get("online") or branch.agents["offline"] for branch in branches]
-    options = [
-        word
-        for name, value in get_options(flow).items()
-        if value and name != "cell" and (name, value) != ("reuse", "none")  # which a report has no use for
-        for word in (name_option(name), value)
-    ]
+    options = {name: value for name, value in get_options(flow).items() if name != "cell"}
+    if options["reuse"] == "none":  # which a report has no use for
+        del options["reuse"]
     places = {
         "policy": [policy["path"] for policy in policies],
-        "report": [f"{get_command().replace(FLOW, REPORT_FLOW.name)} run {shlex.join(options)}"],
+        "report": [f"{get_command().replace(FLOW, REPORT_FLOW.name)} run {shlex.join(list_words(options))}"],
     }
     return FinishedReport("", "\n".join(describe_end(cells, places)), finished)
 
@@ -233,10 +229,9 @@ def _describe_origin(given: Mapping[str, str]) -> str:
     """Return date, commit and command of a report in words; `given` are the command's options by name."""
     from vdt.tracking import get_git_commit, is_code_changed
 
-    words = [word for name in OPTIONS if given.get(name) for word in (name_option(name), given[name])]
     commit, changed = get_git_commit(), ", with changes" if is_code_changed() else ""
     code = f", commit {commit[:7]}{changed}" if commit else ""
-    return f"{date.today().isoformat()}{code}, by `{get_command()} run {shlex.join(words)}`"
+    return f"{date.today().isoformat()}{code}, by `{get_command()} run {shlex.join(list_words(given))}`"
 
 
 def _name_report(study: Mapping[str, Any]) -> str:

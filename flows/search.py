@@ -29,7 +29,7 @@ from vdt.evaluation.records import CellRecord  # noqa: E402
 from vdt.evaluation.trials import find_best  # noqa: E402
 from vdt.experiments.cells import (  # noqa: E402
     get_reuse,
-    name_option,
+    list_words,
     resolve_cells,
     resolve_study,
     split_finished,
@@ -203,8 +203,7 @@ class Worker:
                 raise ConfigError(f"the run of the winner failed; the same command continues it, {found} names it")
         self.log.finish(found)
         words = {name: value for name, value in self.given.items() if name not in ("trial", "seeds")}
-        options = [word for name, value in words.items() for word in (name_option(name), value)]
-        code = run_flow([sys.executable, str(REPORT_FLOW), *self.command.before, "run", *options])
+        code = run_flow([sys.executable, str(REPORT_FLOW), *self.command.before, "run", *list_words(words)])
         if code == 0:
             self.store.count_report()
         return code

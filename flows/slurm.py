@@ -28,7 +28,7 @@ from flows.slurm_request import Request, parse_request  # noqa: E402
 from vdt.config.errors import ConfigError  # noqa: E402
 from vdt.experiments.cells import (  # noqa: E402
     get_reuse,
-    name_option,
+    list_words,
     resolve_cells,
     resolve_study,
     split_finished,
@@ -122,8 +122,7 @@ class Submission:
         return [f"--job-name={name_jobs(self.study)}", f"--comment={folder}", f"--chdir={Path.cwd()}", *dependency]
 
     def _list_options(self, without: Sequence[str] = ()) -> list[str]:
-        given = {name: value for name, value in self.options.items() if name not in without}
-        return [word for name, value in given.items() for word in (name_option(name), value)]
+        return list_words({name: value for name, value in self.options.items() if name not in without})
 
 
 def submit(request: Request) -> None:
@@ -223,8 +222,7 @@ def _say_nothing_is_missing(request: Request, study: Study, queued: int) -> None
     if queued:
         logger.info(f"all {queued} missing cells of {study.name} are in the queue already; nothing is submitted")
     else:
-        options = [word for name, value in request.options.items() for word in (name_option(name), value)]
-        report = shlex.join([sys.executable, str(REPORT_FLOW), "run", *options])
+        report = shlex.join([sys.executable, str(REPORT_FLOW), "run", *list_words(request.options)])
         logger.info(f"all cells of {study.name} are finished; nothing is submitted. A report: {report}")
 
 

@@ -55,7 +55,14 @@ logger = logging.getLogger(__name__)
 FILE = ("path", "md5", "key", "below_home")  # fields of a snapshot that describe its file
 PHASES = {"pretrain_critic": "critic", "train_actor": "actor", "tune_online": "online"}  # as metrics name them
 EVALUATION = "evaluate"  # the step in whose folder a run's policies are entered
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # caused by a folder, not by the program
+USER_ERRORS = (ConfigError, DeviceError, StoreError, FolderError, FloatingPointError)
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+)  # caused by a folder, not by the program
 NO_MEMORY = ("out of memory", "can't allocate memory")  # PyTorch's message
 SAVE_MEMORY = (
     "Run fewer cells at once (--max-workers 1), or smaller ones (--set actor.batch_size, policy.context_length, "
@@ -72,14 +79,7 @@ class UserError(MetaflowException):
 @contextlib.contextmanager
 def clear_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn errors that the user can correct, and those of the given kinds, into one line without a traceback."""
-    expected: tuple[type[Exception], ...] = (
-        ConfigError,
-        DeviceError,
-        StoreError,
-        FolderError,
-        FloatingPointError,
-        *kinds,
-    )
+    expected: tuple[type[Exception], ...] = (*USER_ERRORS, *kinds)
     try:
         yield
     except Exception as error:
@@ -92,7 +92,7 @@ def clear_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 def _explain(error: Exception) -> str | None:
     """Return advice on a machine's lack of disk space or memory; none for any other error."""
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
         return f"cannot write {error.filename or 'a file'} ({error.strerror}); make room and resume"
     text = str(error)
     lacks_memory = isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM

@@ -95,6 +95,7 @@ def show_runs(port: Annotated[int, typer.Option(help="Of the address.")] = 5000)
     page = describe_runs_page(home(), port)
     typer.echo(f"runs: {page.address}")
     if page.command:
+        typer.echo("MLflow's server starts, which takes some seconds; Ctrl-C ends it")
         serve_runs(home(), port)
 
 

@@ -142,6 +142,11 @@ def name_option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def list_words(options: Mapping[str, str]) -> list[str]:
+    """Return options of `OPTIONS` by name as the words of a command line, without the empty ones."""
+    return [word for name in OPTIONS if options.get(name) for word in (name_option(name), options[name])]
+
+
 def get_reuse(arguments: Mapping[str, str]) -> str:
     """Return which earlier results are reused: exact, settings (of any code), none."""
     return arguments.get("reuse") or DEFAULTS["reuse"]

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from vdt.evaluation.records import CellRecord
 from vdt.reporting.aggregates import Aggregate, collect_headlines, find_common_tasks
+from vdt.reporting.answer import WHEN
 from vdt.reporting.document import Table
 from vdt.reporting.frame import Labels, Result, Task, label_data
 from vdt.reporting.tables import name_source
 
-TITLES = {"offline": "Offline, without interaction", "online": "After online tuning"}
 COLUMNS = ("env", "data", "data's mean score", "preset")
 
 
@@ -23,9 +23,9 @@ def tabulate_comparison(
     interquartile mean over all runs of the data sets that every method has.
     """
     headlines = collect_headlines(records, results)
-    found = {policy: headlines[policy] for policy in TITLES if _is_comparison(headlines.get(policy, {}))}
+    found = {policy: headlines[policy] for policy in WHEN if _is_comparison(headlines.get(policy, {}))}
     return [
-        _tabulate(TITLES[policy] if len(found) > 1 else "", methods, records, _pick(aggregates, policy))
+        _tabulate(WHEN[policy].capitalize() if len(found) > 1 else "", methods, records, _pick(aggregates, policy))
         for policy, methods in found.items()
     ]
 
