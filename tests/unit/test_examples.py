@@ -119,7 +119,9 @@ def test_a_robot_without_gymnasium_acts_and_keeps_what_happened(tmp_path: Path) 
     steps = [int(word) for word in re.findall(r"(\d+) steps", said)]
     dataset = read(tmp_path / "logs")
     assert dataset.lengths.tolist() == steps and len(steps) == 3
-    assert all(end or count == 100 for end, count in zip(dataset.terminated, steps, strict=True)), "a fall, or 100 steps"
+    assert all(end or count == 100 for end, count in zip(dataset.terminated, steps, strict=True)), (
+        "a fall, or 100 steps"
+    )
     assert max(steps) <= 100
     actions = np.load(tmp_path / "logs" / "episode-00000000.npz")["actions"]
     assert np.abs(actions).max() <= 0.5 and np.unique(actions).size > 1, "raw actions, in the robot's range"

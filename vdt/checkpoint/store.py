@@ -233,6 +233,10 @@ class CheckpointStore:
         known = [(best["score"], folder / str(best["name"])) for folder, best in self._read_best()]
         return max((item for item in known if item[1].is_file()), key=lambda item: item[0], default=(0.0, None))[1]
 
+    def has_best(self, score: float) -> bool:
+        """Return whether a checkpoint of this score, or of a higher one, was recorded."""
+        return any(best["score"] >= score for _, best in self._read_best())
+
     def _read_best(self) -> list[tuple[Path, dict[str, Any]]]:
         return [(folder, best) for folder in (self.folder, *self.ancestors) if (best := _read_best(folder))]
 

@@ -93,6 +93,14 @@ def simulator_can_be_copied(config: Config) -> str | None:
 
 
 @rule
+def margin_has_two_critics(config: Config) -> str | None:
+    """Check that the critic's doubt, by which a candidate is left, is the disagreement of two networks or more."""
+    if config.planner.select != "margin" or config.planner.candidates == 1 or config.critic.members > 1:
+        return None
+    return "planner.select is margin, the disagreement of several Q, but critic.members is 1; accepted is 2 or more"
+
+
+@rule
 def online_phase_has_environment(config: Config) -> str | None:
     """Check that online tuning has an environment."""
     steps = config.online.environment_steps

@@ -52,7 +52,7 @@ class TaskConfig:
     )
     reward_shift: Number = Field(description="added to the critic's rewards")
     candidate_returns: Numbers = Field(
-        description="returns that the policy is asked for, the first while tuning online; who sets them sets planner.returns task"
+        description="returns asked for, the first planner.candidates of them; who sets them sets planner.returns task"
     )
     d4rl_url: Text = Field(description="where D4RL's file is; empty: there is none")
     d4rl_sha256: Text

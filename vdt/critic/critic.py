@@ -70,10 +70,9 @@ class Critic(nn.Module):
         return self.q.evaluate_first(observations, actions)
 
     def compute_doubt(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """Compute the disagreement |Q_1 - Q_2| of the target Qs: (..., S), (..., A) -> (...)."""
-        first, second = self.target_q(observations, actions)
-        difference: Tensor = first - second
-        return difference.abs()
+        """Compute the disagreement of the target Qs, largest minus smallest: (..., S), (..., A) -> (...)."""
+        q: Tensor = self.target_q(observations, actions)
+        return q.amax(0) - q.amin(0)
 
     @torch.no_grad()
     def compute_advantages(self, observations: Tensor, actions: Tensor, policy_actions: Tensor | None = None) -> Tensor:

@@ -268,7 +268,7 @@ class TrajectoryDataset:
         return {name: getattr(whole, name) for name in (*names, *extra)}
 
     def iterate_blocks(self, name: str, *, steps: bool = False) -> Iterator[FloatArray]:
-        """Yield the rows of an array in their order, block by block; blocks are views where all of their rows count.
+        """Yield the rows of an array in their order, block by block, none empty; blocks are views where all of their rows count.
 
         Args:
             name: "observations", "actions" or "rewards".
@@ -279,7 +279,9 @@ class TrajectoryDataset:
         for start, stop in self._iterate_runs():
             low, high = np.searchsorted(apart, (start, stop))
             block = array[start:stop]
-            yield np.delete(block, apart[low:high] - start, axis=0) if high > low else block
+            kept = np.delete(block, apart[low:high] - start, axis=0) if high > low else block
+            if len(kept):  # a block of one final observation may have none
+                yield kept
 
     def _iterate_runs(self) -> Iterator[tuple[int, int]]:
         """Yield first and last row (exclusive) of each block: at most `BLOCK_ROWS` rows that lie end to end."""

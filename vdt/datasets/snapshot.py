@@ -166,6 +166,11 @@ def _check(config: Config, dataset: TrajectoryDataset) -> None:
             f"{config.env}: none of the {dataset.steps} steps has an observation after it, so the critic has no target; "
             f"accepted is at least one (next_observations, a longer episode, or a real end)"
         )
+    if len(dataset) < 2 and config.data.held_out_fraction > 0:
+        raise DataError(
+            f"{config.env}: the data has one episode, and data.held_out_fraction {config.data.held_out_fraction:g} takes whole "
+            "episodes; accepted are 0, or at least 2 episodes"
+        )
     for name in LARGE:
         if not all(np.isfinite(block).all() for block in dataset.iterate_blocks(name)):
             raise DataError(f"{config.env}: {name} has values that are not finite; accepted are finite float32")

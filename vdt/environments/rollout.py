@@ -125,6 +125,21 @@ def _roll_out(
         if running and progress:
             progress.report(len(rewards[running[0]]), {f"episodes running of {len(seeds)}:": len(running)})
     return [
-        Trajectory(np.stack(o), np.stack(a), np.array(r, np.float32), t, s)
-        for o, a, r, t, s in zip(observations, actions, rewards, terminated, successes, strict=True)
+        make_trajectory(*parts) for parts in zip(observations, actions, rewards, terminated, successes, strict=True)
     ]
+
+
+def make_trajectory(
+    observations: Sequence[FloatArray],
+    actions: Sequence[FloatArray],
+    rewards: Sequence[float],
+    terminated: bool,
+    success: bool | None,
+) -> Trajectory:
+    """Make the trajectory of an episode (T+1, T, T); a final observation that is not finite counts as not observed."""
+    seen = bool(np.isfinite(observations[-1]).all())
+    rows = observations if seen else [*observations[:-1], observations[-2]]
+    missing = not seen and not terminated
+    return Trajectory(
+        np.stack(rows), np.stack(actions), np.array(rewards, np.float32), terminated, success, final_missing=missing
+    )

@@ -33,6 +33,9 @@ def check_cells(cells: Sequence[Cell], *, device: bool = True) -> None:
     for config in _pick(configs, _describe_environment):
         if config.has_environment:
             _check_environment(config)
+    simulated = [config for config in configs if config.has_environment and config.planner.env_model == "simulator"]
+    for config in _pick(simulated, _describe_environment):
+        _check_simulator(config)
 
 
 def check_source(source: str) -> None:
@@ -128,4 +131,22 @@ def _check_environment(config: Config) -> None:
             f"--env {config.env}: {task.environment_id} has {found} observations and actions; the data has "
             f"{task.observation_size} and {task.action_size}. Name the environment of the data (--set "
             f"task.environment_id=ID), or {WITHOUT}"
+        )
+
+
+def _check_simulator(config: Config) -> None:
+    """Check that a copy of the simulator's state steps as the environment itself; raise ConfigError if not."""
+    from vdt.environments import make_environment
+    from vdt.planning.env_model import find_difference
+
+    task = config.task
+    environment, scratch = make_environment(task), make_environment(task)
+    try:
+        found = find_difference(environment, scratch)
+    finally:
+        environment.close()
+        scratch.close()
+    if found:
+        raise ConfigError(
+            f"--env {config.env}: planner.env_model is simulator, but {task.environment_id} {found}; accepted are learned, none"
         )

@@ -11,6 +11,8 @@ from torch import Tensor
 from vdt.data.normalization import RETURN_SCALE_UNITS, Normalizer, RewardStatistics
 from vdt.planning.imagination import Imagination
 
+STEPS_BEFORE = 3  # before the step that is compared
+
 
 class EnvModel(Protocol):
     """Model that predicts one step for all candidates of all episodes together."""
@@ -60,6 +62,30 @@ def set_simulator_state(environment: Any, state: Any) -> None:
     inner = environment.unwrapped
     mujoco.mj_setState(inner.model, inner.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
     mujoco.mj_forward(inner.model, inner.data)
+
+
+def find_difference(environment: Any, scratch: Any) -> str:
+    """Return how a step of `scratch` from a copied state differs from the step of `environment`; empty where it does not.
+
+    Both are of one kind and are reset here, to different seeds: what the state of MuJoCo does not hold, as a goal, then
+    differs.
+    """
+    import numpy as np
+
+    from vdt.environments import get_action_bounds
+
+    if not hasattr(environment.unwrapped, "model") or not hasattr(environment.unwrapped, "data"):
+        return "is no MuJoCo simulator, whose state could be copied"
+    low, high = get_action_bounds(environment)
+    actions = np.random.default_rng(0).uniform(low, high, (STEPS_BEFORE + 1, len(low))).astype(np.float32)
+    environment.reset(seed=0)
+    scratch.reset(seed=1)
+    for action in actions[:-1]:
+        environment.step(action)
+    set_simulator_state(scratch, get_simulator_state(environment))
+    copied, real = scratch.step(actions[-1]), environment.step(actions[-1])
+    equal = np.allclose(copied[0], real[0], atol=1e-5) and np.isclose(copied[1], real[1], atol=1e-5)
+    return "" if equal and copied[2] == real[2] else "remembers what a copy of its MuJoCo state lacks"
 
 
 class SimulatorModel:

@@ -67,13 +67,15 @@ def compute_effective_sample_fraction(weights: Tensor) -> float:
 
 
 def compute_spread(values: Tensor, scale: str) -> float:
-    """Compute the standard deviation of values (N,), or one that tails do not move.
+    """Compute the standard deviation of values (N,), or one that tails do not move; 0 of a single value.
 
     Args:
         values: any numbers.
         scale: "std"; or "iqr", the distance of the quartiles over 1.349, which is the standard deviation of a normal
             distribution.
     """
+    if len(values) < 2:
+        return 0.0
     if scale == "std":
         return float(values.std())
     low, high = torch.quantile(values.double(), torch.tensor([0.25, 0.75], dtype=torch.float64, device=values.device))
@@ -111,7 +113,7 @@ def calibrate_advantage_weighting(
         return compute_effective_sample_fraction(compute_advantage_weights(advantages, eta, max_weight))
 
     eta = highest
-    if fraction(highest) < min_effective_sample_fraction:
+    if not fraction(highest) >= min_effective_sample_fraction:  # nor where every weight is rounded to 0
         low, high = 0.0, highest
         for _ in range(40):
             middle = (low + high) / 2

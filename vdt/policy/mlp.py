@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from vdt.config.schema import PolicyConfig
 from vdt.policy.decision_transformer import PolicyOutput
 from vdt.policy.gaussian import make_head
+from vdt.policy.precision import call_in_float32
 
 
 class MLPPolicy(nn.Module):
@@ -23,9 +24,9 @@ class MLPPolicy(nn.Module):
 
     def forward(self, observations: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> PolicyOutput:
         """Predict actions at every step; all inputs but the observations are ignored."""
-        features = self.network[:-2](observations)
-        means = self.network[-2](features)
-        distribution = None if self.gaussian is None else self.gaussian(features, means)
+        features = self.network[1:-2](call_in_float32(self.network[0], observations))
+        means = call_in_float32(self.network[-2], features)
+        distribution = None if self.gaussian is None else call_in_float32(self.gaussian, features, means)
         return PolicyOutput(actions=self.network[-1](means), distribution=distribution)
 
 

@@ -248,13 +248,19 @@ def tune_online(
     values: dict[str, float] = state["metrics"] if state else {}
     generator = tuner.sampler.generator
     curve = ScoreCurve("online", config, tuner.actor_critic, generator, tracker, start=tuner.learnt_steps, total=budget)
+
+    def save_best() -> None:
+        state, step = tuner.state_dict(), tuner.environment_steps
+        save_checkpoint("online-best", step, state, values, tracker, checkpoints, score=tuner.best_return)
+
+    recorded = tuner.best_return is None or checkpoints.has_best(tuner.best_return)
+    if tuner.pending_return is not None and not recorded:  # the run was killed between the file and its record
+        save_best()
     while tuner.pending_return is not None or tuner.environment_steps < budget:
         if tuner.pending_return is None:
             tuner.collect()
-            step = tuner.environment_steps
             if tuner.is_best_so_far():  # at once: the policy must be the one of these episodes
-                state = tuner.state_dict()
-                save_checkpoint("online-best", step, state, values, tracker, checkpoints, score=tuner.best_return)
+                save_best()
         assert tuner.pending_return is not None
         mean_return, step = tuner.pending_return, tuner.environment_steps
         values = read_metrics("online", step, tuner.update(), checkpoints, "environment step")

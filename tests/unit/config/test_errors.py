@@ -112,6 +112,10 @@ def test_sections_check_what_they_are_made_of() -> None:
             {"overrides": "planner.context_length=11"},
             r"planner.context_length \(11\) must not exceed what the policy is trained on, policy.context_length \(10\)",
         ),
+        (
+            {"overrides": "planner.select=margin planner.candidates=3 critic.members=1"},
+            r"planner.select is margin, .* but critic.members is 1; accepted is 2 or more",
+        ),
         ({"overrides": "critic.gradient_steps=0"}, r"critic.gradient_steps is 0, but .* uses the critic"),
         (
             {"overrides": "planner.return_quantiles=[0.9,90]"},

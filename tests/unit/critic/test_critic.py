@@ -195,3 +195,13 @@ def test_target_networks_start_equal_and_are_not_trained() -> None:
         assert torch.equal(a, b) and a is not b and not b.requires_grad
     trainable = {id(p) for p in critic.trainable_parameters()}
     assert trainable == {id(p) for p in [*critic.q.parameters(), *critic.value.parameters()]}
+
+
+@pytest.mark.parametrize("members", [2, 3])
+def test_doubt_is_the_distance_of_the_extreme_target_qs(members: int) -> None:
+    critic = make_critic(members=members)
+    observations, actions = torch.randn(5, 3), torch.randn(5, 2)
+    q = torch.stack([critic.target_q(observations[k : k + 1], actions[k : k + 1])[:, 0] for k in range(5)])
+    assert q.shape == (5, members)
+    expected = torch.tensor([max(row) - min(row) for row in q.tolist()])
+    torch.testing.assert_close(critic.compute_doubt(observations, actions), expected)

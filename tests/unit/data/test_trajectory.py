@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+import vdt.data.trajectory
 from support.builders import make_dataset, make_trajectory
+from vdt.data.normalization import RewardStatistics
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 
 
@@ -76,3 +78,16 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
             TrajectoryDataset(**{**good, **change})
     with pytest.raises(ValueError, match="at least one trajectory"):
         TrajectoryDataset.from_trajectories([])
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_no_block_is_empty_where_one_has_only_a_final_observation(
+    missing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vdt.data.trajectory, "BLOCK_ROWS", 4)  # of five rows, so that the last stands alone
+    episode = dataclasses.replace(make_trajectory(4), terminated=False, final_missing=missing)
+    dataset = TrajectoryDataset.from_trajectories([episode])
+    blocks = list(dataset.iterate_blocks("rewards", steps=True))
+    assert [block.tolist() for block in blocks] == [episode.rewards.tolist()]
+    assert all(len(block) for block in dataset.iterate_blocks("observations"))
+    assert RewardStatistics.fit(dataset, 1.0).mean == pytest.approx(float(episode.rewards.mean()))

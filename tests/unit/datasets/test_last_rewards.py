@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +113,9 @@ def test_data_from_which_no_critic_can_learn_is_refused(tmp_path: Path) -> None:
     config = make_small_config(f"path:{write_hdf5(tmp_path / 'one.hdf5', make_steps(1))}")
     with pytest.raises(DataError, match="none of the 1 steps has an observation after it"):
         make_snapshot(config, tmp_path / "home")
+
+
+def test_one_episode_cannot_be_held_out(tmp_path: Path) -> None:
+    config = make_small_config(f"path:{write_hdf5(tmp_path / 'one.hdf5', make_steps(4))}")
+    with pytest.raises(DataError, match=r"one episode, and data.held_out_fraction 0.1 takes whole episodes; accepted"):
+        make_snapshot(replace(config, data=replace(config.data, held_out_fraction=0.1)), tmp_path / "home")

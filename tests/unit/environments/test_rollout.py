@@ -11,7 +11,7 @@ from support.builders import LinearActor, make_config
 from support.environments import CONSTANT, CONSTANT_ENDING, COUNTDOWN, SUCCESS
 from vdt.data.trajectory import Trajectory
 from vdt.environments import make_environment, make_gymnasium_environment
-from vdt.environments.rollout import collect_trajectories, find_success
+from vdt.environments.rollout import collect_trajectories, find_success, make_trajectory
 
 
 def collect(
@@ -110,7 +110,8 @@ def test_an_observation_that_is_not_finite_ends_the_rollout_unless_the_episode_e
         return TransformObservation(plain, spoil, plain.observation_space)
 
     (trajectory,) = collect_trajectories(LinearActor(0.3), [make(2)], [0])
-    assert len(trajectory) == 2
+    assert len(trajectory) == 2 and trajectory.final_missing, "cut by its time limit: what followed was not observed"
+    np.testing.assert_array_equal(trajectory.observations[-1], trajectory.observations[-2])
     with pytest.raises(FloatingPointError, match=r"step 2 of the episode with seed 0 gave reward 1 and an observation"):
         collect_trajectories(LinearActor(0.3), [make(5)], [0])
 
@@ -160,3 +161,11 @@ def test_progress_says_share_done_and_time_left(
         "evaluate offline/single: step 2/3",
     ]
     assert all(" s left" in line and line.endswith("episodes running of 2: 2") for line in lines)
+
+
+def test_what_is_not_finite_after_a_real_end_is_the_observation_before_it() -> None:
+    observations = [np.float32([1.0]), np.float32([2.0]), np.float32([np.nan])]
+    ended = make_trajectory(observations, [np.float32([0.5])] * 2, [1.0, 2.0], True, None)
+    assert ended.observations.tolist() == [[1.0], [2.0], [2.0]] and ended.terminated and not ended.final_missing
+    whole = make_trajectory([*observations[:2], np.float32([3.0])], [np.float32([0.5])] * 2, [1.0, 2.0], False, True)
+    assert whole.observations.tolist() == [[1.0], [2.0], [3.0]] and not whole.final_missing and whole.success

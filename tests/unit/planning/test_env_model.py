@@ -1,12 +1,18 @@
 """The simulator as environment model: starts from now, disturbs nothing, counts its steps."""
 
+from contextlib import nullcontext
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from vdt.config.errors import ConfigError
 from vdt.data.normalization import Normalizer
 from vdt.environments import Environment, get_action_bounds, make_gymnasium_environment
-from vdt.planning.env_model import SimulatorModel
+from vdt.experiments.cells import resolve_cells
+from vdt.experiments.preflight import check_cells
+from vdt.planning.env_model import SimulatorModel, find_difference
 
 KINDS = [("InvertedPendulum-v5", 4, 1), ("Walker2d-v4", 17, 6)]
 
@@ -115,3 +121,33 @@ def test_a_fallen_candidate_is_stepped_no_more() -> None:
     assert model.environment_steps == counted + 1 and alive.tolist() == [0, 1]
     assert float(rewards[0]) == 0 and torch.equal(seen[0], FixedImagination([observation], actions[:1]).observations[0])
     environment.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("Walker2d-v4", ""),
+        ("PointMaze_UMaze-v3", "remembers what a copy of its MuJoCo state lacks"),
+        ("Pendulum-v1", "is no MuJoCo simulator"),
+    ],
+)
+def test_a_copy_that_steps_differently_is_found(kind: str, found: str) -> None:
+    said = find_difference(make_gymnasium_environment(kind, 100), make_gymnasium_environment(kind, 100))
+    assert said.startswith(found) and bool(said) == bool(found)
+
+
+def test_the_simulator_of_another_kind_is_refused_before_any_work(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for k in range(2):
+        np.savez(
+            tmp_path / f"{k}.npz",
+            observations=rng.normal(size=(5, 3)).astype(np.float32),
+            actions=rng.uniform(-2, 2, (4, 1)).astype(np.float32),
+            rewards=np.zeros(4, np.float32),
+            terminated=False,
+        )
+    settings = "task.environment_id=Pendulum-v1 planner.candidates=2 planner.planning_horizon=2 planner.env_model="
+    for model in ("learned", "simulator"):
+        cells, _ = resolve_cells({"env": f"data:{tmp_path}", "preset": "smoke", "set": settings + model})
+        with pytest.raises(ConfigError, match="Pendulum-v1 is no MuJoCo") if model == "simulator" else nullcontext():
+            check_cells(cells)

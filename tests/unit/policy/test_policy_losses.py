@@ -277,3 +277,11 @@ def test_head_losses_golden() -> None:
     assert float(compute_next_observation_loss(predicted, torch.zeros(1, 2, 2), mask)) == 5.0
     # rewards: 3^2
     assert float(compute_reward_loss(torch.tensor([[3.0, 50.0]]), torch.zeros(1, 2), mask)) == 9.0
+
+
+def test_weights_of_one_advantage_and_of_underflowing_ones_are_finite() -> None:
+    assert compute_spread(torch.tensor([3.0]), "std") == 0.0
+    assert calibrate_advantage_weighting(torch.tensor([0.0]), 1.0, 100.0, 0.5).compute_weights(torch.zeros(1)) == 1.0
+    far = torch.tensor([-200.0, -200.1, -199.9])  # exp of each, per deviation, is 0 in single precision
+    weights = calibrate_advantage_weighting(far, 1.0, 100.0, 0.5).compute_weights(far)
+    assert torch.isfinite(weights).all() and weights.max() > 0

@@ -12,6 +12,7 @@ from support.builders import make_config, make_dataset, make_store
 from vdt.agent.actor_critic import ActorCritic
 from vdt.checkpoint.store import load_state
 from vdt.policy.decision_transformer import DecisionTransformer
+from vdt.policy.mlp import MLPPolicy
 from vdt.policy.return_embedding import FREQUENCIES, FourierReturn, make_return_embedding
 from vdt.tracking import NullTracker
 from vdt.training.critic_pretraining import pretrain_critic
@@ -91,4 +92,18 @@ def test_bfloat16_leaves_returns_and_heads_in_float32(head: str, kind: str) -> N
     torch.testing.assert_close((second - first)[0, :1], exact, atol=1e-6, rtol=1e-2)
     outputs = (output.actions, output.next_observations, output.rewards)
     assert {part.dtype for part in outputs} == {torch.float32}
+    assert output.distribution is None or output.distribution.log_stds.dtype == torch.float32
+
+
+@pytest.mark.parametrize("head", ["deterministic", "gaussian"])
+def test_bfloat16_leaves_observations_and_heads_of_the_memoryless_policy_in_float32(head: str) -> None:
+    torch.manual_seed(0)
+    policy = MLPPolicy(3, 2, dataclasses.replace(CONFIG, kind="mlp", head=head, hidden_size=8))
+    seen: list[torch.dtype] = []
+    policy.network[0].register_forward_hook(lambda layer, given, out: seen.append(out.dtype))
+    policy.network[3].register_forward_hook(lambda layer, given, out: seen.append(out.dtype))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output = policy(torch.randn(2, 1, 3), torch.zeros(2, 1, 2), torch.zeros(2, 1), torch.zeros(2, 1))
+    assert seen == [torch.float32, torch.bfloat16], "the hidden layers alone are in lower precision"
+    assert output.actions.dtype == torch.float32
     assert output.distribution is None or output.distribution.log_stds.dtype == torch.float32

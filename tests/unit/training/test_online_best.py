@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import vdt.checkpoint.store
 import vdt.training.online
 from support.builders import (
     Interrupted,
@@ -110,3 +111,22 @@ def test_a_kill_before_an_update_costs_no_point_of_the_scores_curve(
         tune_online(config, *paths, before, make_store(tmp_path / "cut"))
     tune_online(config, *paths, after, make_store(tmp_path / "cut"))
     assert list_points(before, after) == list_points(whole)
+
+
+def test_a_kill_between_the_best_file_and_its_record_loses_no_best(
+    paths: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vdt.training.online, "BEST_OVER", 1)
+    config = make_config({"online.buffer_trajectories": 6, "online.environment_steps": 1})
+    tune_online(config, *paths, NullTracker(), make_store(tmp_path / "undisturbed"))
+
+    def stop(*_: object) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as killed, pytest.raises(Interrupted):
+        killed.setattr(vdt.checkpoint.store, "write_text", stop)
+        tune_online(config, *paths, NullTracker(), make_store(tmp_path / "killed"))
+    tune_online(config, *paths, NullTracker(), make_store(tmp_path / "killed"))
+    (expected, found) = (make_store(tmp_path / name).find_best() for name in ("undisturbed", "killed"))
+    assert expected is not None and found is not None
+    assert_identical(load_state(found)["actor_critic"], load_state(expected)["actor_critic"])

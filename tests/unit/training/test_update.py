@@ -102,7 +102,7 @@ def test_the_posters_loss_to_the_letter() -> None:
     eta, coefficient, size = 30.0, 0.7, 2
     given = {"actor.inverse_temperature": eta, "actor.q_coefficient": coefficient / size, "task.action_size": size}
     words = " ".join(f"{key}={value}" for key, value in {**settings, **given}.items())
-    resolve_config("walker2d-medium-v2", overrides=words)  # as a user gives them
+    [resolve_config("walker2d-medium-v2", preset=preset, overrides=words) for preset in ("laptop", "paper")]  # accepted
     config = make_config({**settings, **given, **IMAGINES_NOTHING, "policy.dropout": 0.0})
     dataset = make_dataset(action_size=size)
     sampler = make_tiny_sampler(make_buffer(dataset))
@@ -298,7 +298,9 @@ def test_weight_statistics_golden() -> None:
     assert float(statistics["weight_clipped_share"]) == pytest.approx(1 / 3)
     assert float(statistics["weight_mean"]) == pytest.approx(4 / 3)
     assert float(statistics["weight_max"]) == 2.0
-    assert float(statistics["weight_effective_fraction"]) == pytest.approx(16 / 18)
+    for factor, fraction in ((1.0, 16 / 18), (1e-30, 16 / 18), (0.0, 0.0)):  # of small weights the squares are 0
+        statistics = compute_weight_statistics(factor * weights, mask, AdvantageWeighting(1.0, 6.0, mean_weight=3.0))
+        assert float(statistics["weight_effective_fraction"]) == pytest.approx(fraction)
 
 
 def test_training_mode_is_restored_after_acting() -> None:
