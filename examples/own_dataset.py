@@ -36,7 +36,10 @@ def check_names(names: list[str]) -> None:
         [name for name in these if name not in those] for these, those in ((wanted, names), (names, wanted))
     )
     twice = sorted({name for name in names if names.count(name) > 1})
-    for what, found in (("missing", missing), ("of no kind, or out of turn", others), ("there twice", twice)):
+    if len(names) == 1:
+        raise ValueError(f"line 1: one column, {names[0]!r}; columns are separated by commas, and are {COLUMNS}")
+    unknown = "of no kind, or out of turn (remove them, or name them so)"
+    for what, found in (("missing", missing), (unknown, others), ("there twice", twice)):
         if found:
             raise ValueError(f"line 1: {what}: {', '.join(map(repr, found))}; the columns are {COLUMNS}")
 

@@ -25,7 +25,12 @@ class Robot:
         return self.state, 1.0 - abs(position), bool(abs(position) > 2)
 
 
-policy, writer, robot = vdt.load_policy(sys.argv[1]), vdt.EpisodeWriter(sys.argv[2]), Robot()
+policy, robot = vdt.load_policy(sys.argv[1]), Robot()
+if policy.spaces.observation_size != len(robot.reset()):
+    sys.exit(
+        f"{policy!r} does not fit this cart's two observations: put your robot's driver in the place of class Robot"
+    )
+writer = vdt.EpisodeWriter(sys.argv[2])
 for _ in range(int(sys.argv[3]) if len(sys.argv) > 3 else 10):
     policy.reset()
     observation, reward, path, steps = robot.reset(), None, None, 0

@@ -24,14 +24,15 @@ def get_unfinished_ancestors(flow: str, origin: str | None, step: str, cell_key:
         being run again on purpose and must not find its own result.
     """
     ancestors = []
-    for run_id in _walk_origins(flow, origin):
+    for run_id in walk_origins(flow, origin):
         if was_completed(flow, run_id, step, cell_key):
             break
         ancestors.append(run_id)
     return ancestors
 
 
-def _walk_origins(flow: str, origin: str | None) -> Iterator[str]:
+def walk_origins(flow: str, origin: str | None) -> Iterator[str]:
+    """Yield the runs that a run continues, nearest first: its origin, the origin's origin, …; none where it continues none."""
     seen: set[str] = set()
     while origin and origin not in seen:
         yield origin

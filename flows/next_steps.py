@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from flows.command_line import get_training_command
 from vdt.config.errors import ConfigError
+from vdt.config.presets import TRIAL
 from vdt.evaluation.records import CellRecord
 from vdt.experiments.cells import DEFAULTS, list_words, resolve_cells
 from vdt.experiments.ranges import format_numbers
 from vdt.experiments.resolve import DERIVED
 from vdt.system.home import make_vdt_command, name_home
 
-TRIAL = "smoke"  # preset that learns nothing
 COMPARISON = {"method": "vdt,dt", "seeds": "0,1,2"}
 MORE_SEEDS = 2
 TRAINED = ("method", "seeds")
@@ -29,8 +29,10 @@ def suggest_use(cell: CellRecord, run_id: str, *, choose: bool) -> str:
         choose: whether the run has several cells, so that the line must name one.
     """
     from vdt.reporting.aggregates import find_headline
+    from vdt.reporting.calibration import is_unguided
 
-    lookahead = find_headline(cell.config) != "single" and cell.config.get("planner.env_model") != "simulator"
+    chooses = find_headline(cell.config) != "single" and cell.config.get("planner.env_model") != "simulator"
+    lookahead = chooses and not is_unguided(cell)
     if cell.evaluation.policies:
         words = [f"--cell {shlex.quote(cell.key)}"] if choose else []
         return make_vdt_command(" ".join(["evaluate", run_id, *words, *(["--lookahead"] if lookahead else [])]))

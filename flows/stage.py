@@ -18,7 +18,7 @@ from metaflow.exception import MetaflowException
 
 from flows.cards import enter_cards_folder
 from flows.initial import find_initial
-from flows.lineage import get_unfinished_ancestors, was_completed
+from flows.lineage import get_unfinished_ancestors, walk_origins, was_completed
 from flows.live_card import LiveTracker, make_live_card
 from flows.options import get_options
 from flows.transfer import describe_file, fetch_file, keeps_files_here
@@ -79,11 +79,10 @@ class UserError(MetaflowException):
 @contextlib.contextmanager
 def clear_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn errors that the user can correct, and those of the given kinds, into one line without a traceback."""
-    expected: tuple[type[Exception], ...] = (*USER_ERRORS, *kinds)
     try:
         yield
     except Exception as error:
-        message = str(error) if isinstance(error, expected) else _explain(error)
+        message = str(error) if isinstance(error, (*USER_ERRORS, *kinds)) else _explain(error)
         if message is None:
             raise
         logger.error(message)
@@ -258,10 +257,11 @@ def _get_folder(run_id: str, key: str, step: str = "") -> Path:
 
 def enter_policies(branch: Any, record: CellRecord, config: Config) -> None:
     """Write a cell's policies under this run's id, unless that was done: a resumed run may not evaluate them again."""
-    from vdt.agent.policy_files import INDEX
+    from vdt.agent.policy_files import INDEX, write_origins
     from vdt.experiments.policies import keep_policies
 
     folder = _get_folder(str(current.run_id), record.key, EVALUATION)
+    write_origins(folder.parents[1], list(walk_origins(current.flow_name, current.origin_run_id)))
     if not (folder / INDEX).is_file():
         keep_policies(branch, record, config, folder, home())
 

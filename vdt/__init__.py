@@ -37,6 +37,7 @@ PLACES = {
     "evaluate_policy": "vdt.evaluation.evaluate",
     "load_policy": "vdt.agent.policy",
 }
+COMPUTE = ("Policy", "load_policy", "evaluate_policy")  # names of these that lead to torch's sums
 
 
 def __getattr__(name: str) -> Any:
@@ -48,6 +49,10 @@ def __getattr__(name: str) -> Any:
     if name in PLACES:
         import importlib
 
+        if name in COMPUTE:
+            from vdt.system.machine import steady_sums
+
+            steady_sums()  # before torch's first product, as flows and commands do
         return getattr(importlib.import_module(PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -36,13 +36,15 @@ def make_run(home: Path, *, key: str = KEY, run: str = RUN, best: bool = True) -
     return made
 
 
-def enter(home: Path, files: Mapping[str, Path], *, config: Config | None = None, shared_from: str = "") -> Path:
+def enter(
+    home: Path, files: Mapping[str, Path], *, config: Config | None = None, shared_from: str = "", run: str = RUN
+) -> Path:
     """Enter policies as the evaluation step does."""
     agents = {name: {"path": str(path), "sha256": compute_file_digest(path, "sha256")} for name, path in files.items()}
     reports = {name: {"single": make_evaluation([number, number + 2.0])} for number, name in enumerate(files)}
     record = make_record(0, reports, mlflow_run_id="f" * 32)
     branch = SimpleNamespace(agents=agents, actor_shared_from=shared_from)
-    folder = home / ".vdt" / "checkpoints" / "VDTFlow" / RUN / "evaluate" / KEY
+    folder = home / ".vdt" / "checkpoints" / "VDTFlow" / run / "evaluate" / KEY
     return keep_policies(branch, record, config or LIVELY.config, folder, home)
 
 

@@ -88,7 +88,8 @@ WRONG_LOGS = {  # log -> what the one line says
     f"{HEADER}\n0,0,1,true,3,0\n": "line 2, column action_0: 'true'; accepted are finite numbers",
     f"{HEADER}\n0,0,1,2,1e39,0\n": "line 2, column reward: '1e39'; accepted are finite numbers",
     f"{HEADER}\n\n0,0,1,2,3\n": "line 3, 5 values for 6 columns",
-    f"{HEADER},obs_2\n0,0,1,2,3,0,4\n": "line 1: of no kind, or out of turn: 'obs_2'; the columns are episode, obs",
+    f"{HEADER},obs_2\n0,0,1,2,3,0,4\n": "turn (remove them, or name them so): 'obs_2'; the columns are episode, obs",
+    "episode;reward\n0;1\n": "line 1: one column, 'episode;reward'; columns are separated by commas",
     f"{HEADER},observation_3\n0,0,1,2,3,0,4\n": "line 1: missing: 'observation_2'",
     f"{HEADER},reward\n0,0,1,2,3,0,4\n": "line 1: there twice: 'reward'",
     "episode,observation_0,action_0,reward\n0,0,1,2\n": "line 1: missing: 'terminated'",
@@ -125,3 +126,12 @@ def test_a_robot_without_gymnasium_acts_and_keeps_what_happened(tmp_path: Path) 
     assert max(steps) <= 100
     actions = np.load(tmp_path / "logs" / "episode-00000000.npz")["actions"]
     assert np.abs(actions).max() <= 0.5 and np.unique(actions).size > 1, "raw actions, in the robot's range"
+
+
+def test_the_cart_is_no_robot_of_other_sizes(tmp_path: Path) -> None:
+    actor_critic = make_lively_actor_critic({"task.observation_size": 3})
+    torch.save({"actor_critic": actor_critic.state_dict()}, tmp_path / "policy.pt")
+    ended = start_example("robot_loop.py", tmp_path / "policy.pt", tmp_path / "logs")
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 1 and "does not fit this cart's two observations" in line
+    assert not (tmp_path / "logs").exists()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from vdt.system.files import compute_file_digest, write_text
 logger = logging.getLogger(__name__)
 
 INDEX = "policies.json"
+ORIGINS = "ORIGINS"  # file in the folder of a resumed run: the ids of the runs that it continues, nearest first
 MAX_BYTES = 2**20
 NAMES = ("online", "offline", "online_best")  # of a cell's policies; without a choice the first that is there is taken
 TRAINING_STEPS = {"train_actor": "offline", "tune_online": "online"}  # -> name of what the step's last checkpoint holds
@@ -117,6 +118,32 @@ def list_policies(run: Path, home: Path) -> dict[str, dict[str, PolicyFile]]:
                     cells[folder.name][f"{name}_best"] = PolicyFile(best, f"{name}_best")
     for index in sorted(run.glob(f"evaluate/*/{INDEX}")):
         cells[index.parent.name] = _read_index(index, home)
+    return cells
+
+
+def write_origins(run: Path, origins: Sequence[str]) -> None:
+    """Write into the folder of a resumed run which ones it continues, nearest first."""
+    if origins and not (run / ORIGINS).is_file():
+        write_text(run / ORIGINS, "".join(f"{origin}\n" for origin in origins))
+
+
+def find_continued(run: Path) -> list[Path]:
+    """Return the folders of the runs that continued one, the newest first."""
+    noted = run.parent.glob(f"*/{ORIGINS}")
+    found = (path.parent for path in noted if run.name in path.read_text(encoding="utf-8").split())
+    return sorted(found, reverse=True)
+
+
+def list_continued_policies(run: Path, home: Path) -> dict[str, dict[str, PolicyFile]]:
+    """Return as `list_policies`, with the policies of later runs for the cells that this run left unfinished."""
+    cells = list_policies(run, home)
+    finished = {key for key, policies in cells.items() if any(policy.sha256 for policy in policies.values())}
+    for later in find_continued(run):
+        for key, policies in list_policies(later, home).items():
+            if key not in finished and any(policy.sha256 for policy in policies.values()):
+                logger.info(f"{key}: run {run.name} was continued by run {later.name}, whose policies are taken")
+                cells[key] = policies
+                finished.add(key)
     return cells
 
 

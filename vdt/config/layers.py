@@ -224,7 +224,11 @@ def parse_overrides(text: str) -> dict[str, Any]:
             raise ConfigError(f"--set: {item!r} is not of the form section.key=value")
         if key in overrides:
             raise ConfigError(f"--set gives {key} twice: {text!r}; leave one out")
-        overrides[key] = parse_yaml(value, f"--set: {value!r}")
+        try:
+            overrides[key] = parse_yaml(value, f"--set: {value!r}")
+        except ConfigError as error:
+            quoted = f"; a value with spaces is quoted: {key}='...'" if value.startswith(("{", "[")) else ""
+            raise ConfigError(f"{error}{quoted}") from None
     return overrides
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+TRIAL = "smoke"  # preset that learns nothing
+
 
 def format_preset(comment: str, values: Mapping[str, Any]) -> str:
     """Return a preset as YAML.

@@ -17,6 +17,16 @@ MIN_STD = 1e-6  # a constant dimension is only centred
 MIN_REWARD_STD = 1e-6  # share of the largest reward: below it rewards are constant but for rounding
 
 
+TINY = (
+    f"observation components that vary, but with a standard deviation below {MIN_STD:g}, are not scaled, so the networks "
+    "hardly see them; record them in a smaller unit, so that the numbers are larger. Counted from 0"
+)
+CONSTANT = (
+    "observation components never change, so the policy has learnt nothing about other values of them; leave them out, or "
+    "always give that value. Counted from 0"
+)
+
+
 @dataclass(frozen=True)
 class Normalizer:
     """Per-dimension centring and scaling, frozen after the offline phase.
@@ -53,19 +63,14 @@ class Normalizer:
 
 
 def describe_tiny_observations(dataset: TrajectoryDataset) -> list[str]:
-    """Return a warning of observation components that vary, but too little to be scaled, one sentence; empty without one."""
+    """Return a sentence on components that vary, but too little to be scaled, and one on those that never change, if any do."""
     tiny = _measure(dataset)[1] < MIN_STD
     if not tiny.any():
         return []
     blocks = [(block.min(axis=0), block.max(axis=0)) for block in dataset.iterate_blocks("observations") if len(block)]
     varies = np.min([low for low, _ in blocks], axis=0) < np.max([high for _, high in blocks], axis=0)
-    if not (tiny & varies).any():
-        return []
-    listed = ", ".join(map(str, np.flatnonzero(tiny & varies)))
-    return [
-        f"observation components that vary, but with a standard deviation below {MIN_STD:g} (counted from 0): {listed}; they "
-        f"are not scaled, so the networks hardly see them. Record them in a smaller unit, so that the numbers are larger"
-    ]
+    found = [(tiny & varies, TINY), (~varies, CONSTANT)]
+    return [f"{what}: {', '.join(map(str, np.flatnonzero(which)))}" for which, what in found if which.any()]
 
 
 def _measure(dataset: TrajectoryDataset) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -156,7 +156,8 @@ def _open(
     if not path.is_file():
         raise DataError(f"{path}: no such file; accepted is {ACCEPTED}")
     if path.suffix.lower() in OTHER_FORMATS:
-        raise DataError(f"{path}: one {path.suffix} file; accepted is {ACCEPTED}")
+        advice = "; examples/own_dataset.py makes one of a log" if path.suffix.lower() == ".csv" else ""
+        raise DataError(f"{path}: one {path.suffix} file; accepted is {ACCEPTED}{advice}")
     s, a = (task.observation_size, task.action_size) if task else (None, None)
     shapes = {
         "observations": (s,),

@@ -104,18 +104,23 @@ def read_folder(
     Raises:
         DataError: naming the file, the array, what was found and what is accepted.
     """
-    clipped = 0
+    clipped = longer = 0
 
     def read() -> Iterator[Trajectory]:
-        nonlocal clipped
+        nonlocal clipped, longer
         for path in files or list_episodes(folder):
             arrays = _read_episode(path, (task.observation_size, task.action_size))
             actions, outside = normalise_actions(arrays["actions"], task)
             clipped += outside
-            yield from _cut(_make_trajectory(arrays, actions), horizon)
+            parts = _cut(_make_trajectory(arrays, actions), horizon)
+            longer += len(parts) > 1
+            yield from parts
 
     dataset = gather_trajectories(read(), residence)
-    return LoadedData(dataset, dict(recipe), clipped)
+    cut = (
+        f"{longer} recordings were longer than {horizon} steps and were cut into episodes of that length (task.horizon)"
+    )
+    return LoadedData(dataset, dict(recipe), clipped, [cut] if longer else [])
 
 
 def _cut(whole: Trajectory, horizon: int | None) -> list[Trajectory]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vdt.config.convergence import UNFINISHED, estimate_fit_gap
+from vdt.config.presets import TRIAL
 from vdt.environments.scores import describe_cut, format_return
 from vdt.evaluation.records import CellRecord, HeldOutReport, ValueEstimates
 from vdt.reporting.aggregates import Aggregate, select_acting
@@ -38,7 +39,9 @@ def _describe_scores(records: Sequence[CellRecord], acting: Sequence[Result], ag
     tasks, methods = (list(dict.fromkeys(values)) for values in ((r.task for r in acting), (r.method for r in acting)))
     compared = _rank_methods(aggregates)
     if len(methods) > 1 and len(compared) > 1:
-        return _describe_comparison(compared, acting, len(tasks))
+        ranked = _describe_comparison(compared, acting, len(tasks))
+        trial = f"Preset {TRIAL} learns nothing, so this order says nothing of the methods. "
+        return f"{trial if {record.preset for record in records} == {TRIAL} else ''}{ranked}"
     if len(tasks) == 1 and len(methods) == 1:
         return _describe_one(records, acting)
     if len(methods) == 1 and compared:

@@ -170,8 +170,11 @@ def _describe_unfinished(cells: CellIndex, results: Sequence[Result]) -> list[st
 def _describe_unguided(cells: CellIndex, results: Sequence[Result]) -> list[str]:
     """Return a line that names the methods whose critics failed their test."""
     groups = {result.method: cells.select(result) for result in results}
-    named = [f"{method} {describe_guidance(group)}" for method, group in groups.items() if any(map(is_unguided, group))]
-    return [f"  critic guides: {', '.join(named)}; the others act as dt (docs/method.md)"] if named else []
+    found = {method: group for method, group in groups.items() if any(map(is_unguided, group))}
+    if any(len(group) > 1 for group in found.values()):
+        named = ", ".join(f"{method} {describe_guidance(group)}" for method, group in found.items())
+        return [f"  critic guides: {named}; the others act as dt (docs/method.md)"]
+    return [f"  {method}'s critic failed its test: trained and acts as dt (docs/method.md)" for method in found]
 
 
 def _describe_result(result: Result, *, returns: bool) -> str:

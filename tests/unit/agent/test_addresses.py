@@ -13,6 +13,7 @@ import vdt
 from support.builders import make_config
 from support.environments import COUNTDOWN
 from support.policies import DATA, KEY, LIVELY, RUN, enter, load, make_run, save
+from vdt.agent.policy_files import write_origins
 from vdt.checkpoint.store import CheckpointError
 from vdt.system.files import compute_file_digest
 
@@ -224,3 +225,14 @@ def test_networks_are_the_files(home: Path) -> None:
     again = vdt.load_policy(make_run(home)["online"])
     again.reset()
     assert (again.act([3.0, 1.0]) == first).all()
+
+
+def test_what_a_later_run_finished_is_found_by_the_first_ones_id(home: Path) -> None:
+    runs, later, last = home / ".vdt" / "checkpoints" / "VDTFlow", str(int(RUN) + 1), str(int(RUN) + 2)
+    first = save(runs / RUN / "train_actor" / KEY, 5)  # killed while it was tuned
+    assert load(RUN) == ("offline", 5)
+    enter(home, make_run(home, run=last), run=last)
+    write_origins(runs / last, [later, RUN])
+    assert load(RUN) == load(later) == ("online", 12), "by the second run's id too, which left no file"
+    enter(home, {"offline": first})
+    assert load(RUN) == ("offline", 5), "a run that evaluated its cell keeps its own"

@@ -313,3 +313,15 @@ def test_final_checkpoints_of_training_are_policies(tmp_path: Path) -> None:
         assert np.isfinite(policy.act([3.0, 1.0])).all()
     with pytest.raises(CheckpointError, match="it is not a checkpoint of train_actor or tune_online"):
         vdt.load_policy(critic)
+
+
+def test_sums_are_steady_before_a_policy_is_loaded_in_python() -> None:
+    program = (
+        "import os, vdt, vdt.system.machine as machine\n"
+        "machine.read_processor = lambda: 'GenuineIntel'\n"
+        "vdt.EpisodeWriter; before = 'MKL_CBWR' in os.environ\n"
+        "vdt.load_policy; print(before, os.environ.get('MKL_CBWR'))"
+    )
+    bare = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+    said = subprocess.run([sys.executable, "-c", program], env=bare, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["False", "AUTO,STRICT"]

@@ -103,6 +103,10 @@ def test_sections_check_what_they_are_made_of() -> None:
             r"policy.kind must be one of transformer, mlp, not 'transfomer'; did you",
         ),
         ({"overrides": "critic.n_step=[1"}, r"--set: '\[1' is not plain YAML"),
+        (
+            {"overrides": "task.environment_kwargs={wind: 0.1}"},
+            r"'{wind:' is not plain YAML: .*; a value with spaces is quoted: task.environment_kwargs='...'",
+        ),
         ({"overrides": "policy.heads=3"}, r"policy.embedding_size \(128\) must be a multiple of policy.heads \(3\)"),
         (
             {"overrides": "planner.planning_horizon=2 planner.env_model=none"},

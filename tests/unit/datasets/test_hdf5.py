@@ -218,13 +218,14 @@ def test_truncated_hdf5(tmp_path: Path, kept: float) -> None:
         read_recording(tmp_path / "cut.hdf5", TASK, {})
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".pkl"])
+@pytest.mark.parametrize("suffix", [".npz", ".pkl", ".csv"])
 def test_files_of_other_formats_are_told_what_is_accepted(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_bytes(b"PK")
     with pytest.raises(
         DataError, match=rf"one {suffix} file; accepted is an HDF5 file in D4RL's schema, or a folder of npz"
-    ):
+    ) as refused:
         read_recording(tmp_path / f"a{suffix}", TASK, {})
+    assert ("own_dataset.py" in str(refused.value)) == (suffix == ".csv")
 
 
 def test_a_file_that_is_being_written(tmp_path: Path) -> None:

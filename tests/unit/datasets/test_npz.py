@@ -263,3 +263,15 @@ def test_data_without_an_environment(tmp_path: Path) -> None:
     write_episode(folder, "2.npz", **{**make_arrays(5, 2), "actions": np.zeros((5, 2))})
     with pytest.raises(ConfigError, match="the files before have another size"):
         resolve_config(f"data:{folder}")
+
+
+def test_recordings_that_a_horizon_cuts_are_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    for number, steps in enumerate((3, 5, 2)):
+        write_episode(folder, f"{number}.npz", **make_arrays(steps, number))
+    cut = read_folder(folder, TASK, {}, horizon=2)
+    assert cut.dataset.lengths.tolist() == [2, 1, 2, 2, 1, 2]
+    assert cut.notes == [
+        "2 recordings were longer than 2 steps and were cut into episodes of that length (task.horizon)"
+    ]
+    assert read_folder(folder, TASK, {}, horizon=5).notes == []

@@ -1,5 +1,6 @@
 """The lines `use` and `next` of a run's last screen do what their reader expects."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from flows.next_steps import suggest_next, suggest_use
 from support.records import make_evaluation, make_record
 from vdt.data.episode_writer import EpisodeWriter
-from vdt.evaluation.records import CellRecord
+from vdt.evaluation.records import CellRecord, Diagnostics, ParameterCounts
 from vdt.experiments.cells import resolve_study
 
 SINGLE = {"planner.candidates": 1}
@@ -40,6 +41,15 @@ def test_use_evaluates_as_the_score_was_measured(config: dict[str, Any], option:
     assert suggest_use(cell, "1234", choose=False).endswith(f"vdt evaluate 1234{option}")
     named = suggest_use(cell, "1234", choose=True)
     assert named.endswith(f"vdt evaluate 1234 --cell walker2d-medium-v2-vdt--s0{option}")
+
+
+def test_use_has_no_choice_where_the_critic_failed_its_test() -> None:
+    cell = make_cell(**{"actor.max_history_correlation": 0.25})
+    for correlation, option in ((0.1, " --lookahead"), (0.3, "")):
+        tested = Diagnostics(ParameterCounts(1, 1), 0, history_correlation=correlation)
+        evaluation = replace(cell.evaluation, diagnostics={"offline": tested})
+        use = suggest_use(replace(cell, evaluation=evaluation), "1234", choose=False)
+        assert use.endswith(f"vdt evaluate 1234{option}")
 
 
 def test_use_of_a_policy_without_an_environment_is_to_load_it() -> None:

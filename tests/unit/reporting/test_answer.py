@@ -86,3 +86,17 @@ def test_a_value_is_given_if_its_fit_can_have_ended_and_errors_have_a_scale(step
         "data:logs, vdt, seed 0: offline action error 0.899 (a constant's 1.2)",
         "  actions of a range from -1.5 to 1.5",
     ], "on a line of its own: a path may fill the first"
+
+
+@pytest.mark.parametrize(("preset", "says"), [("smoke", True), ("laptop", False)])
+def test_an_order_of_trials_is_called_none(preset: str, says: bool) -> None:
+    single = {"planner.candidates": 1, "planner.planning_horizon": 1, "preset": preset}
+    records = [
+        make_record(seed, {"offline": {"single": make_evaluation([score])}}, config=single, method=method)
+        for seed in (0, 1)
+        for method, score in (("vdt", 1.0 + seed), ("dt", 5.0 + seed))
+    ]
+    results = collect_results(fill_best(make_frame(records)))
+    (said,) = describe_answer(records, results, compute_aggregates(collect_headlines(records, results)))
+    assert said.startswith("Preset smoke learns nothing, so this order says nothing of the methods. ") == says
+    assert "**dt** scores highest of 2 methods" in said
