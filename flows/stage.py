@@ -261,7 +261,7 @@ def enter_policies(branch: Any, record: CellRecord, config: Config) -> None:
     from vdt.experiments.policies import keep_policies
 
     folder = _get_folder(str(current.run_id), record.key, EVALUATION)
-    write_origins(folder.parents[1], list(walk_origins(current.flow_name, current.origin_run_id)))
+    write_origins(folder.parents[1], walk_origins(current.flow_name, current.origin_run_id))
     if not (folder / INDEX).is_file():
         keep_policies(branch, record, config, folder, home())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -121,10 +121,10 @@ def list_policies(run: Path, home: Path) -> dict[str, dict[str, PolicyFile]]:
     return cells
 
 
-def write_origins(run: Path, origins: Sequence[str]) -> None:
-    """Write into the folder of a resumed run which ones it continues, nearest first."""
-    if origins and not (run / ORIGINS).is_file():
-        write_text(run / ORIGINS, "".join(f"{origin}\n" for origin in origins))
+def write_origins(run: Path, origins: Iterable[str]) -> None:
+    """Write into the folder of a resumed run which ones it continues, nearest first; they are asked for once a run."""
+    if not (run / ORIGINS).is_file() and (found := list(origins)):
+        write_text(run / ORIGINS, "".join(f"{origin}\n" for origin in found))
 
 
 def find_continued(run: Path) -> list[Path]:
