@@ -43,7 +43,7 @@ def test_commands_of_a_searchs_flows_keep_its_options(tmp_path: Path) -> None:
     command = Command.parse([*given, "--max-workers", "1"])
     kept, file = ["--with", "retry", "--max-workers", "1"], tmp_path / "id.txt"
     run = command.make_run(file, trial="3", seeds="100")
-    options = ["--init-from", "p.pt", "--study", "two", "--trial", "3", "--seeds", "100"]
+    options = ["--seeds", "100", "--init-from", "p.pt", "--study", "two", "--trial", "3"]
     assert run[1:] == ["flow.py", "--no-pylint", "run", *options, *kept, "--run-id-file", str(file)]
     resume = command.make_resume(file, "77")
     assert resume[1:] == [
