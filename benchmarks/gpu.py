@@ -23,6 +23,7 @@ from benchmarks.speed import LARGE, SMALL, Setting
 from benchmarks.timing import describe_machine, format_table, time_in_turn
 from vdt.acceleration.capture import CapturedCriticUpdate
 from vdt.acceleration.convert import make_critic_update
+from vdt.config.layers import parse_overrides
 from vdt.critic.critic import CriticUpdate
 from vdt.training.update import PolicyUpdate
 
@@ -53,9 +54,8 @@ def make_step(setting: Setting, *, captured: bool) -> Callable[[], object]:
 
 def make_small(settings: str) -> str:
     """Return settings with batches of a few rows, for a run that only shows that all works."""
-    small = {"critic.batch_size": "32", "actor.batch_size": "2"}
-    given = dict(word.split("=", 1) for word in settings.split())
-    return " ".join(f"{key}={value}" for key, value in {**given, **small}.items())
+    small = {"critic.batch_size": 32, "actor.batch_size": 2}
+    return " ".join(f"{key}={value}" for key, value in {**parse_overrides(settings), **small}.items())
 
 
 def measure_rates(device: torch.device, seconds: float, steps: int, *, quick: bool) -> Iterator[str]:

@@ -14,7 +14,6 @@ from vdt.agent.policy_files import (
     NAMES,
     PolicyFile,
     Scores,
-    find_continued,
     find_last,
     list_continued_policies,
     read_scores,
@@ -109,9 +108,9 @@ def _find_in_folder(folder: Path) -> PolicyFile:
 def _find_in_flow(flow: str, run_id: str, name: str | None, cell: str | None) -> PolicyFile:
     """Return a policy of a Metaflow run, by the checkpoints below the home folder; Metaflow itself is not asked."""
     run, where = home() / ".vdt" / "checkpoints" / flow / run_id, f"Metaflow run {flow}/{run_id}"
-    if not run.is_dir() and not find_continued(run):
-        raise CheckpointError(f"no checkpoints of {where} in {run.parent}; VDT_HOME says where runs are kept")
     cells = list_continued_policies(run, home())
+    if not cells and not run.is_dir():
+        raise CheckpointError(f"no checkpoints of {where} in {run.parent}; VDT_HOME says where runs are kept")
     if not cells:
         raise CheckpointError(f"{where} has no finished policy yet ({run})")
     listed = "; ".join(f"{key}: {', '.join(policies)}" for key, policies in cells.items())

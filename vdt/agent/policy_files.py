@@ -137,14 +137,17 @@ def find_continued(run: Path) -> list[Path]:
 def list_continued_policies(run: Path, home: Path) -> dict[str, dict[str, PolicyFile]]:
     """Return as `list_policies`, with the policies of later runs for the cells that this run left unfinished."""
     cells = list_policies(run, home)
-    finished = {key for key, policies in cells.items() if any(policy.sha256 for policy in policies.values())}
     for later in find_continued(run):
         for key, policies in list_policies(later, home).items():
-            if key not in finished and any(policy.sha256 for policy in policies.values()):
+            if _is_evaluated(policies) and not _is_evaluated(cells.get(key, {})):
                 logger.info(f"{key}: run {run.name} was continued by run {later.name}, whose policies are taken")
                 cells[key] = policies
-                finished.add(key)
     return cells
+
+
+def _is_evaluated(policies: Mapping[str, PolicyFile]) -> bool:
+    """Return whether a cell's policies were entered by its evaluation, which records their digests."""
+    return any(policy.sha256 for policy in policies.values())
 
 
 def find_last(folder: Path) -> Path | None:

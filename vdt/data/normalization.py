@@ -67,7 +67,7 @@ def describe_tiny_observations(dataset: TrajectoryDataset) -> list[str]:
     tiny = _measure(dataset)[1] < MIN_STD
     if not tiny.any():
         return []
-    blocks = [(block.min(axis=0), block.max(axis=0)) for block in dataset.iterate_blocks("observations") if len(block)]
+    blocks = [(block.min(axis=0), block.max(axis=0)) for block in dataset.iterate_blocks("observations")]
     varies = np.min([low for low, _ in blocks], axis=0) < np.max([high for _, high in blocks], axis=0)
     found = [(tiny & varies, TINY), (~varies, CONSTANT)]
     return [f"{what}: {', '.join(map(str, np.flatnonzero(which)))}" for which, what in found if which.any()]

@@ -21,7 +21,7 @@ def make_card(env: str, task: TaskConfig, source: str, recording: LoadedData) ->
     """Return the card as plain values: the same data gives the same card."""
     dataset = recording.dataset
     scores = compute_normalized_score(dataset.episode_returns, task.reference_return_min, task.reference_return_max)
-    limits = [(block.min(), block.max()) for block in dataset.iterate_blocks("actions", steps=True) if len(block)]
+    limits = [(block.min(), block.max()) for block in dataset.iterate_blocks("actions", steps=True)]
     return {
         "env": env,
         "source": source,

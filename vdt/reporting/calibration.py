@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from vdt.config.convergence import estimate_convergence
 from vdt.config.guidance import may_guide
 from vdt.evaluation.records import Calibration, CellRecord
-from vdt.reporting.frame import Result
+from vdt.reporting.frame import Result, find_task
 
 HEADER = ("critic: bias", "critic: gap left", "critic guides")
 NOTE = (
@@ -26,8 +26,7 @@ class CellIndex:
         """Sort the cells."""
         self._cells: dict[tuple[object, ...], list[CellRecord]] = {}
         for cell in records:
-            task = (cell.env, cell.snapshot.source, cell.snapshot.md5, cell.preset)
-            self._cells.setdefault((cell.name, task, cell.seed), []).append(cell)
+            self._cells.setdefault((cell.name, find_task(cell), cell.seed), []).append(cell)
 
     def select(self, result: Result) -> list[CellRecord]:
         """Return the cells behind a result."""

@@ -203,12 +203,12 @@ class PolicyUpdate:
 def compute_weight_statistics(weights: Tensor, mask: Tensor, weighting: AdvantageWeighting) -> Metrics:
     """Compute mean, maximum, clipped share and effective sample fraction of the weights of real steps (B, K)."""
     real, count = weights * mask, mask.sum().clamp(min=1.0)  # no indexing by the mask: a GPU would have to wait
-    tiny = torch.finfo(real.dtype).tiny
-    share = real / real.amax().clamp(min=tiny)  # whose square is not rounded to 0
+    largest, tiny = real.amax(), torch.finfo(real.dtype).tiny
+    share = real / largest.clamp(min=tiny)  # whose square is not rounded to 0
     clipped = real >= 0.999 * weighting.max_weight / weighting.mean_weight
     return {
         "weight_mean": real.sum() / count,
-        "weight_max": real.amax(),
+        "weight_max": largest,
         "weight_clipped_share": clipped.sum() / count,
         "weight_effective_fraction": share.sum().square() / (count * share.square().sum()).clamp(min=tiny),
     }

@@ -44,6 +44,9 @@ def test_components_in_tiny_units_are_named() -> None:
     assert "never change" in still and still.endswith("Counted from 0: 1, 3")
     assert Normalizer.fit(dataset).std[2] == 1.0, "as ever"
     assert describe_tiny_observations(make_dataset()) == []
+    trajectory = Trajectory(np.float32([[0.1, 2.0]] * 3), np.zeros((2, 1), np.float32), np.zeros(2, np.float32), False)
+    (said,) = describe_tiny_observations(TrajectoryDataset.from_trajectories([trajectory]))
+    assert said == still.replace("1, 3", "0, 1"), "what never changes has no tiny unit"
 
 
 def test_observations_of_any_shape_are_normalised_by_their_last_dimension() -> None:
