@@ -17,7 +17,8 @@ from pathlib import Path
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.timing import format_table
-from vdt.checkpoint.store import DONE, CheckpointStore, load_state
+from vdt.checkpoint.names import DONE
+from vdt.checkpoint.store import CheckpointStore, load_state
 from vdt.experiments.resolve import resolve_config
 
 INTERVAL = resolve_config("walker2d-medium-v2").checkpoint.interval_seconds

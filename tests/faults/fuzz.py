@@ -30,7 +30,8 @@ import torch  # noqa: E402
 from support.builders import make_dataset  # noqa: E402
 from support.data import make_small_config, make_steps  # noqa: E402
 from vdt.behavior.policy import load_ladder  # noqa: E402
-from vdt.checkpoint.store import CheckpointError, load_state  # noqa: E402
+from vdt.checkpoint.names import CheckpointError  # noqa: E402
+from vdt.checkpoint.store import load_state  # noqa: E402
 from vdt.config.errors import ConfigError  # noqa: E402
 from vdt.config.layers import load_yaml  # noqa: E402
 from vdt.data.errors import DataError  # noqa: E402

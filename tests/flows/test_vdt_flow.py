@@ -18,7 +18,8 @@ import vdt
 from support.browser import DESKTOP, NARROW, find_faults, find_foreign, open_browser
 from support.cards import find_wide_tables, read_card
 from support.flow import ENV, FLOW, make_variables
-from vdt.checkpoint.store import CheckpointError, load_state
+from vdt.checkpoint.names import CheckpointError
+from vdt.checkpoint.store import load_state
 from vdt.evaluation.records import name_setting
 from vdt.experiments.resolve import resolve_config
 from vdt.system.files import compute_file_digest

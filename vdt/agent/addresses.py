@@ -18,7 +18,7 @@ from vdt.agent.policy_files import (
     list_continued_policies,
     read_scores,
 )
-from vdt.checkpoint.store import CheckpointError
+from vdt.checkpoint.names import CheckpointError
 from vdt.config.errors import suggest
 from vdt.config.layers import config_from_yaml
 from vdt.system.files import compute_file_digest

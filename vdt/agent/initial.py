@@ -18,7 +18,8 @@ from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.addresses import find_policy
 from vdt.agent.policy import load_policy
 from vdt.agent.spaces import Spaces
-from vdt.checkpoint.store import CheckpointError, load_state
+from vdt.checkpoint.names import CheckpointError
+from vdt.checkpoint.store import load_state
 from vdt.config.errors import ConfigError
 from vdt.config.rules import predicts_outcomes
 from vdt.config.schema import Config

@@ -20,7 +20,8 @@ from vdt.agent.input_limits import InputLimits
 from vdt.agent.policy_files import PolicyFile
 from vdt.agent.policy_metadata import describe_policy
 from vdt.agent.spaces import Spaces
-from vdt.checkpoint.store import UNREADABLE, CheckpointError, State, find_not_finite, load_state
+from vdt.checkpoint.names import CheckpointError
+from vdt.checkpoint.store import UNREADABLE, State, find_not_finite, load_state
 from vdt.config.schema import Config
 from vdt.data.action_range import scale_actions
 from vdt.data.numbers import expect_finite, read_numbers

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vdt.checkpoint.store import BEST, DONE, CheckpointError
+from vdt.checkpoint.names import BEST, DONE, CheckpointError
 from vdt.config.layers import config_from_mapping
 from vdt.config.schema import Config
 from vdt.system.files import compute_file_digest, write_text

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vdt.agent.policy_files import PolicyFile
-from vdt.checkpoint.store import CheckpointError, State
+from vdt.checkpoint.names import CheckpointError
+from vdt.checkpoint.store import State
 from vdt.system.files import compute_file_digest
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from vdt.checkpoint.names import BEST, DONE, CheckpointError
 from vdt.system.files import atomic_write, compute_file_digest, write_text
 from vdt.system.home import FolderError
 from vdt.system.machine import get_versions
@@ -34,18 +35,12 @@ logger = logging.getLogger(__name__)
 State = dict[str, Any]
 DIGEST_DIGITS = 16
 NAME = re.compile(rf"[0-9]{{9,}}\.([0-9a-f]{{{DIGEST_DIGITS}}})\.pt")  # others hold no digest
-DONE = "DONE"
-BEST = "BEST"
 WRITING_SHARE = 0.02  # largest share of the time spent on checkpoints
 ARCHIVE_BYTES_PER_BYTE = 4  # torch stores tensors uncompressed; a file that unpacks to more is not a checkpoint
 
 
 class DivergenceError(FloatingPointError):
     """Loss, gradient, weight or optimizer state that is not a finite number."""
-
-
-class CheckpointError(ValueError):
-    """Checkpoint file that is missing, damaged, or not a checkpoint."""
 
 
 # Exceptions of torch and zipfile on a foreign or corrupted file, found by fuzzing.

@@ -49,7 +49,7 @@ def _list_names(names: Sequence[str], most: int = 3) -> str:
 def _list_policies(run_id: str) -> bool:
     """Print the files of a run's policies, as far as they lie below VDT_HOME; return whether they are known."""
     from vdt.agent.policy_files import list_policies
-    from vdt.checkpoint.store import CheckpointError
+    from vdt.checkpoint.names import CheckpointError
 
     intact = True
     for folder in sorted((home() / ".vdt" / "checkpoints").glob(f"*/{run_id}")):

@@ -13,8 +13,8 @@ import numpy as np
 
 from vdt.config.schema import Config
 from vdt.data.errors import DataError
-from vdt.data.normalization import describe_tiny_observations
 from vdt.data.residence import NO_ROOM, Residence
+from vdt.data.statistics import describe_tiny_observations
 from vdt.data.storage import read_snapshot, write_trajectories
 from vdt.data.trajectory import LARGE, TrajectoryDataset
 from vdt.datasets.card import describe, describe_doubts, make_card

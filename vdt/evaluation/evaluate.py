@@ -29,6 +29,7 @@ from vdt.environments.scores import (
     score_episodes,
 )
 from vdt.evaluation.held_out import evaluate_held_out
+from vdt.evaluation.measurements import measure_policy
 from vdt.evaluation.records import Evaluation, EvaluationReport, HeldOutReport, Maze, Trace, name_setting
 from vdt.serving.model_files import looks_ahead, make_model
 from vdt.system.machine import choose_device, count_acting_threads
@@ -244,24 +245,3 @@ def _make_tags(config: Config, name: str, acting: str, metrics: Mapping[str, flo
     setting = acting if looks_ahead(config) else "single"
     score = f"eval/{name}_{setting}_normalized_score"
     return {"agent": name, "acts": setting, **({SCORE_METRIC: score} if score in metrics else {})}
-
-
-def measure_policy(
-    reports: Mapping[str, EvaluationReport], held_out: HeldOutReport | None = None
-) -> dict[str, dict[str, float]]:
-    """Return a policy's measurements by look-ahead setting, and those on held-out episodes as "held_out".
-
-    Episodes that were cut short have a return that says so in its name, and no score.
-    """
-    scores: dict[str, dict[str, float]] = {}
-    for setting, report in reports.items():
-        cut = "" if report.cut_at is None else f"_of_{report.cut_at}_steps"
-        numbers = {
-            "normalized_score": report.normalized_score_mean,
-            "success_rate": report.success_rate,
-            f"episode_return{cut}": float(np.mean(report.episode_returns)),
-        }
-        scores[setting] = {key: value for key, value in numbers.items() if value is not None}
-    if held_out is not None:
-        scores["held_out"] = {key: value for key, value in vars(held_out).items() if isinstance(value, float)}
-    return scores

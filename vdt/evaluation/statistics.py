@@ -14,9 +14,7 @@ def compute_correlation(one: npt.NDArray[np.floating], other: npt.NDArray[np.flo
     """Return Pearson's correlation of two (N,) arrays; none where one of them never changes."""
     if not np.ptp(one) or not np.ptp(other):
         return None
-    from scipy.stats import pearsonr  # here: half a second, and not every policy has a critic
-
-    return float(pearsonr(one, other).statistic)
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def compute_calibration(predicted: npt.NDArray[np.float64], earned: npt.NDArray[np.float64]) -> Calibration:

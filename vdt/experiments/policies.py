@@ -7,7 +7,7 @@ from typing import Any
 
 from vdt.agent.policy_files import PolicyFile, write_index, write_scores
 from vdt.config.schema import Config
-from vdt.evaluation.evaluate import measure_policy
+from vdt.evaluation.measurements import measure_policy
 from vdt.evaluation.records import CellRecord
 
 

@@ -13,7 +13,8 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from vdt.checkpoint.store import DONE, CheckpointError, CheckpointStore, load_state
+from vdt.checkpoint.names import DONE, CheckpointError
+from vdt.checkpoint.store import CheckpointStore, load_state
 from vdt.config.guidance import tests_critic, tries_second_critic
 from vdt.config.schema import Config
 from vdt.data.trajectory import TrajectoryDataset

@@ -14,7 +14,7 @@ from support.builders import make_config
 from support.environments import COUNTDOWN
 from support.policies import DATA, KEY, LIVELY, RUN, enter, load, make_run, save
 from vdt.agent.policy_files import write_origins
-from vdt.checkpoint.store import CheckpointError
+from vdt.checkpoint.names import CheckpointError
 from vdt.system.files import compute_file_digest
 
 ROOT = Path(__file__).resolve().parents[3]

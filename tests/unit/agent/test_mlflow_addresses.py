@@ -9,7 +9,7 @@ import vdt
 from support.builders import make_config
 from support.policies import DATA, RUN, load, make_run
 from support.server import find_free_port, serve
-from vdt.checkpoint.store import CheckpointError
+from vdt.checkpoint.names import CheckpointError
 from vdt.tracking import MLflowTracker, create_run, open_store
 
 

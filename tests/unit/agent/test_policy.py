@@ -16,7 +16,8 @@ from support.builders import make_config, make_dataset, make_lively_actor_critic
 from support.environments import COUNTDOWN
 from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
-from vdt.checkpoint.store import CheckpointError, load_state
+from vdt.checkpoint.names import CheckpointError
+from vdt.checkpoint.store import load_state
 from vdt.data.trajectory import Trajectory
 from vdt.environments import make_environment, make_raw_environment
 from vdt.environments.rollout import collect_trajectories

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from vdt.checkpoint.store import CheckpointError, CheckpointStore, DivergenceError, load_state
+from vdt.checkpoint.names import CheckpointError
+from vdt.checkpoint.store import CheckpointStore, DivergenceError, load_state
 from vdt.system.files import compute_file_digest
 from vdt.system.home import FolderError
 from vdt.system.processes import SAVE, save_request

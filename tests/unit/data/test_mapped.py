@@ -19,10 +19,11 @@ from vdt.data import residence as residences
 from vdt.data.errors import DataError
 from vdt.data.gathering import gather_trajectories
 from vdt.data.mapped_store import SPARE_ROWS, MappedTrajectoryStore, find_rows_file
-from vdt.data.normalization import Normalizer, RewardStatistics, _average_rows
+from vdt.data.normalization import Normalizer, RewardStatistics
 from vdt.data.replay_buffer import TrajectoryReplayBuffer
 from vdt.data.residence import MEMORY, Residence, map_array
 from vdt.data.sampling import Sampler
+from vdt.data.statistics import measure_observations
 from vdt.data.storage import ARRAYS, load_snapshot, write_trajectories
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.data.trajectory_store import StepRows, TrajectoryStore
@@ -73,7 +74,7 @@ def test_a_mapped_snapshot_has_the_same_numbers_and_takes_no_copy(path: Path) ->
 @pytest.mark.parametrize("size", [1, 3, 17])
 def test_statistics_by_blocks_equal_numpy_on_the_whole_to_the_bit(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdt.data.trajectory.BLOCK_ROWS", 4096)
-    monkeypatch.setattr("vdt.data.normalization.BLOCK_ROWS", 4096)
+    monkeypatch.setattr("vdt.data.statistics.BLOCK_ROWS", 4096)
     random = np.random.default_rng(size)
     offsets = np.concatenate([[0], np.cumsum(random.integers(2, 90, 700))])
     observations = (3 * random.standard_normal((offsets[-1], size)) + 1).astype(np.float32)
@@ -85,12 +86,11 @@ def test_statistics_by_blocks_equal_numpy_on_the_whole_to_the_bit(size: int, mon
     dataset = TrajectoryDataset(observations, actions, rewards, offsets, np.zeros(700, np.bool_), missing)
     recorded = np.delete(observations, offsets[1:][missing] - 1, axis=0)
     mean, std = (part(axis=0, dtype=np.float64) for part in (recorded.mean, recorded.std))
-    assert _average_rows(dataset.iterate_blocks("observations")).tolist() == mean.tolist(), "as double, too"
+    measured = measure_observations(dataset)
+    assert [part.tolist() for part in measured] == [mean.tolist(), std.tolist()], "as double, too"
     normalizer, statistics = Normalizer.fit(dataset), RewardStatistics.fit(dataset, 10.0)
     assert normalizer.mean.tolist() == mean.astype(np.float32).tolist()
     assert normalizer.std.tolist() == std.astype(np.float32).tolist()
-    squares = (np.square(block - mean) for block in dataset.iterate_blocks("observations"))
-    assert np.sqrt(_average_rows(squares)).tolist() == std.tolist(), "as double, too"
     steps = np.delete(rewards, offsets[1:] - 1).astype(np.float64) / 10.0
     assert (statistics.mean, statistics.std) == (float(steps.mean()), float(steps.std()))
     rewards[offsets[1:] - 1] = 0

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from support.builders import make_dataset
-from vdt.data.normalization import RETURN_SCALE_UNITS, Normalizer, RewardStatistics, describe_tiny_observations
+from vdt.data.normalization import RETURN_SCALE_UNITS, Normalizer, RewardStatistics
 from vdt.data.reward_scale import compute_reward_scale, describe_reward_scale
+from vdt.data.statistics import describe_tiny_observations
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 
 

@@ -47,7 +47,7 @@ def assert_mapped_copy(mapped: TrajectoryDataset, held: TrajectoryDataset) -> No
 @pytest.fixture
 def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes see three rows at once."""
-    for module in ("trajectory", "normalization"):
+    for module in ("trajectory", "statistics"):
         monkeypatch.setattr(f"vdt.data.{module}.BLOCK_ROWS", 3)
     for module in ("hdf5", "hdf5_arrays", "repairs"):
         monkeypatch.setattr(f"vdt.datasets.{module}.BLOCK_ROWS", 3)

@@ -183,6 +183,16 @@ def test_training_and_evaluating_import_no_more_than_they_use() -> None:
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def test_data_and_reports_are_made_without_torch() -> None:
+    code = (
+        "import sys; from vdt.datasets.snapshot import make_snapshot; from vdt.experiments.policies import keep_policies;"
+        "from vdt.reporting.report import write_report; from flows.report_step import make_report;"
+        "print([name for name in ('torch', 'scipy.stats') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folders.ROOT)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
 def test_threads_spin_briefly_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("OMP_WAIT_POLICY", *machine.SPINNING)
     for given, expected in (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vdt.agent.policy_files import INDEX
-from vdt.checkpoint.store import BEST, DONE
+from vdt.checkpoint.names import BEST, DONE
 from vdt.cli import run
 from vdt.experiments.resolve import resolve_config
 from vdt.system.home import make_resume_command, make_vdt_command

@@ -20,7 +20,8 @@ from support.builders import (
 from support.environments import COUNTDOWN
 from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
-from vdt.checkpoint.store import DONE, load_state
+from vdt.checkpoint.names import DONE
+from vdt.checkpoint.store import load_state
 from vdt.config.schema import Config
 from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
