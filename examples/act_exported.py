@@ -52,15 +52,17 @@ if __name__ == "__main__":
         sys.exit(f"usage: {sys.argv[0]} FILE.onnx [SEED]")
     session = onnxruntime.InferenceSession(sys.argv[1])
     about = json.loads(session.get_modelmeta().custom_metadata_map["vdt"])
-    name = about["policy"]["config"]["task.environment_id"]
-    if name is None:
+    config = about["policy"]["config"]
+    if config["task.environment_id"] is None or config["task.bridge"] != "none":
+        lacks = "has no environment" if config["task.environment_id"] is None else "is played through vdt alone"
         sys.exit(
-            f"error: {sys.argv[1]}: {about['policy']['env']} has no environment to play in; "
+            f"error: {sys.argv[1]}: {about['policy']['env']} {lacks}; "
             "docs/export.md shows a robot's own loop around the class Episode"
         )
     import gymnasium
 
-    environment = gymnasium.make(name)
+    settings = json.loads(config["task.environment_kwargs"])
+    environment = gymnasium.make(config["task.environment_id"], max_episode_steps=config["task.horizon"], **settings)
     observation, _ = environment.reset(seed=int(sys.argv[2]) if len(sys.argv) > 2 else 0)
     episode = Episode(lambda window: session.run(["action"], window)[0][0], about)
     reward, episode_return, running = 0.0, 0.0, True

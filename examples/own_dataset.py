@@ -1,11 +1,11 @@
 """Turn a log into data to train on: `.venv/bin/python examples/own_dataset.py LOG.csv FOLDER [--append]`.
 
 The log has a row for each step, and these columns alone: episode, observation_0, observation_1, ..., action_0, ...,
-reward, terminated. `terminated` is true or false, in any case, or 1 or 0: whether the task ended with that step. An
-episode whose last row says false was cut. All other values are finite numbers.
+reward, terminated. Rows of an episode stand together. `terminated` is true or false, in any case, or 1 or 0: whether the
+task ended with that step. An episode whose last row says false was cut. All other values are finite numbers.
 
-The whole log is read before anything is written. A folder that holds episodes is refused, so that a log is not added
-twice; with `--append` they stay, and the log's come after them.
+The whole log is read before anything is written, and nothing of it stays where it cannot be written whole. A folder that
+holds episodes is refused, so that a log is not added twice; with `--append` they stay, and the log's come after them.
 """
 
 import csv
@@ -21,6 +21,7 @@ import vdt
 COLUMNS = "episode, observation_0, observation_1, ..., action_0, ..., reward, terminated"
 FLAGS = {"true": 1.0, "false": 0.0}
 LARGEST = float(np.finfo(np.float32).max)
+LAST_EPISODE = 2.0**53  # beyond it a float no longer tells numbers apart
 
 
 def list_columns(names: list[str], kind: str) -> list[str]:
@@ -51,9 +52,12 @@ def read_value(name: str, text: str) -> float:
         value = FLAGS[word] if name == "terminated" and word in FLAGS else float(word)
     except ValueError:
         value = np.nan
-    accepted = value in (0, 1) if name == "terminated" else abs(value) <= LARGEST
+    accepted = (
+        value in (0, 1) if name == "terminated" else abs(value) <= (LAST_EPISODE if name == "episode" else LARGEST)
+    )
     if not accepted:
         what = "true, false, 1 and 0" if name == "terminated" else "finite numbers (float32)"
+        what = "numbers up to 2^53" if name == "episode" else what
         raise ValueError(f"column {name}: {text!r}; accepted are {what}")
     return value
 
@@ -84,14 +88,27 @@ def write_episodes(path: str, folder: str) -> str:
     observations, actions, reward, terminated, number = (
         values[:, [names.index(name) for name in kind]] for kind in kinds
     )
-    episodes = [np.flatnonzero(number[:, 0] == episode) for episode in np.unique(number)]
+    episodes = np.split(np.arange(len(number)), np.flatnonzero(np.diff(number[:, 0])) + 1)
+    known = set()
     for rows in episodes:
+        if (episode := number[rows[0], 0]) in known:
+            raise ValueError(
+                f"line {lines[rows[0]]}, column episode: {episode:g} comes again after another; the rows of an episode "
+                "stand together, and no two episodes have the same number"
+            )
+        known.add(episode)
         early = rows[:-1][terminated[rows[:-1], 0] == 1]
         if early.size:
             raise ValueError(f"line {lines[early[0]]}, column terminated: true, but its episode goes on after it")
-    writer = vdt.EpisodeWriter(folder)
-    for rows in episodes:
-        writer.write(observations[rows], actions[rows], reward[rows, 0], terminated=bool(terminated[rows[-1], 0]))
+    writer, written = vdt.EpisodeWriter(folder), []
+    try:
+        for rows in episodes:
+            ended = bool(terminated[rows[-1], 0])
+            written.append(writer.write(observations[rows], actions[rows], reward[rows, 0], terminated=ended))
+    except BaseException:
+        for file in written:  # else the same log could not be written again
+            file.unlink()
+        raise
     counts = (
         (len(kinds[0]), "observation"),
         (len(kinds[1]), "action"),
@@ -110,13 +127,15 @@ def describe_folder(folder: str) -> str:
 if len(sys.argv) < 3 or sys.argv[3:] not in ([], ["--append"]):
     sys.exit(f"usage: {sys.argv[0]} LOG.csv FOLDER [--append]")
 log, folder = sys.argv[1:3]
+if "," in folder:
+    sys.exit(f"error: {folder}: accepted is a name without a comma, by which --env tells data sets apart")
 try:
     if (held := describe_folder(folder)) and len(sys.argv) == 3:
         sys.exit(f"error: {held}; accepted is a folder without any, or --append, which adds the log's to them")
     print(write_episodes(log, folder))
     print(describe_folder(folder))
 except OSError as error:
-    sys.exit(f"error: {error.filename}: {error.strerror}")
+    sys.exit(f"error: {error.filename or folder}: {error.strerror}")
 except (ValueError, csv.Error) as error:
     sys.exit(f"error: {log}: {error}")
 print(f".venv/bin/python flows/vdt_flow.py run --env {shlex.quote(f'data:{folder}')}")

@@ -25,12 +25,19 @@ class Robot:
         return self.state, 1.0 - abs(position), bool(abs(position) > 2)
 
 
+if len(sys.argv) not in (3, 4):
+    sys.exit(f"usage: {sys.argv[0]} POLICY.pt FOLDER [EPISODES]")
 policy, robot = vdt.load_policy(sys.argv[1]), Robot()
 if policy.spaces.observation_size != len(robot.reset()):
     sys.exit(
         f"{policy!r} does not fit this cart's two observations: put your robot's driver in the place of class Robot"
     )
 writer = vdt.EpisodeWriter(sys.argv[2])
+sizes = (policy.spaces.observation_size, policy.spaces.action_size)
+if writer.action_size and (writer.observation_size, writer.action_size) != sizes:
+    sys.exit(
+        f"{sys.argv[2]} holds episodes of another robot; accepted are {sizes[0]} observations and {sizes[1]} actions"
+    )
 for _ in range(int(sys.argv[3]) if len(sys.argv) > 3 else 10):
     policy.reset()
     observation, reward, path, steps = robot.reset(), None, None, 0

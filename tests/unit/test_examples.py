@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from support.builders import make_lively_actor_critic
+from vdt.data.episode_writer import EpisodeWriter
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.npz import read_folder
 from vdt.experiments.resolve import resolve_config
@@ -84,7 +85,9 @@ WRONG_LOGS = {  # log -> what the one line says
     f"{HEADER}\n0,0,1,2,3,1\n0,0,1,2,3,0\n": "line 2, column terminated: true, but its episode goes on after it",
     f"{HEADER}\n0,0,nan,2,3,0\n": "line 2, column observation_1: 'nan'; accepted are finite numbers",
     f"{HEADER}\n0,0,1,,3,0\n": "line 2, column action_0: ''; accepted are finite numbers",
-    f"{HEADER}\nx,0,1,2,3,0\n": "line 2, column episode: 'x'; accepted are finite numbers",
+    f"{HEADER}\nx,0,1,2,3,0\n": "line 2, column episode: 'x'; accepted are numbers up to 2^53",
+    f"{HEADER}\n1732000000000000001,0,1,2,3,0\n": "column episode: '1732000000000000001'; accepted are numbers up to 2^53",
+    f"{HEADER}\n0,0,1,2,3,0\n1,0,1,2,3,0\n0,0,1,2,3,0\n": "line 4, column episode: 0 comes again after another; the rows",
     f"{HEADER}\n0,0,1,true,3,0\n": "line 2, column action_0: 'true'; accepted are finite numbers",
     f"{HEADER}\n0,0,1,2,1e39,0\n": "line 2, column reward: '1e39'; accepted are finite numbers",
     f"{HEADER}\n\n0,0,1,2,3\n": "line 3, 5 values for 6 columns",
@@ -113,6 +116,41 @@ def test_a_log_that_is_not_there_or_not_named_is_said_in_one_line(tmp_path: Path
     assert start_example("own_dataset.py", "log.csv", "mine", "--apend").stderr.startswith("usage: ")
 
 
+def test_a_log_that_cannot_be_written_whole_leaves_nothing(tmp_path: Path) -> None:
+    rows = [(0, 1, 2, 0.5, 1, 0), *((1, k, 2, 0.5, 1, 0) for k in range(2000))]
+    np.savetxt(tmp_path / "log.csv", rows, delimiter=",", header=HEADER, comments="")
+    words = [
+        sys.executable,
+        str(ROOT / "examples" / "own_dataset.py"),
+        str(tmp_path / "log.csv"),
+        str(tmp_path / "mine"),
+    ]
+    code = (
+        "import resource, signal, runpy, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
+    )
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    full = subprocess.run(
+        [sys.executable, "-c", code, *words[1:]],
+        check=False,
+        env=variables,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+    assert full.returncode == 1 and full.stderr == f"error: {tmp_path / 'mine'}: File too large\n"
+    assert "2 episodes" in run_example("own_dataset.py", tmp_path / "log.csv", tmp_path / "mine"), (
+        "the same line does it"
+    )
+
+
+def test_a_folder_with_a_comma_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(f"{HEADER}\n0,0,1,0.2,3,0\n")
+    ended = start_example("own_dataset.py", tmp_path / "log.csv", tmp_path / "a,b")
+    assert ended.returncode == 1 and "accepted is a name without a comma" in ended.stderr
+    assert not (tmp_path / "a,b").exists()
+
+
 def test_a_robot_without_gymnasium_acts_and_keeps_what_happened(tmp_path: Path) -> None:
     actor_critic = make_lively_actor_critic({"task.action_low": [-0.5], "task.action_high": [0.5]})
     torch.save({"actor_critic": actor_critic.state_dict()}, tmp_path / "policy.pt")
@@ -135,3 +173,15 @@ def test_the_cart_is_no_robot_of_other_sizes(tmp_path: Path) -> None:
     (line,) = ended.stderr.splitlines()
     assert ended.returncode == 1 and "does not fit this cart's two observations" in line
     assert not (tmp_path / "logs").exists()
+    assert start_example("robot_loop.py").stderr.startswith("usage: ")
+
+
+def test_episodes_of_another_robot_are_seen_before_the_cart_moves(tmp_path: Path) -> None:
+    torch.save({"actor_critic": make_lively_actor_critic().state_dict()}, tmp_path / "policy.pt")
+    EpisodeWriter(tmp_path / "logs").write([[0.0, 0.0]] * 3, [[0.0, 0.0]] * 2, [0.0, 0.0], terminated=True)
+    ended = start_example("robot_loop.py", tmp_path / "policy.pt", tmp_path / "logs")
+    assert ended.returncode == 1 and not ended.stdout
+    assert (
+        ended.stderr
+        == f"{tmp_path / 'logs'} holds episodes of another robot; accepted are 2 observations and 1 actions\n"
+    )

@@ -51,6 +51,7 @@ class EpisodeWriter:
         self._observations: list[FloatArray] = []
         self._actions: list[FloatArray] = []
         self._rewards: list[float] = []
+        self._renamed = False  # whether the file of the last episode has its name
         self._read_sizes()
 
     def __repr__(self) -> str:
@@ -116,7 +117,7 @@ class EpisodeWriter:
         try:
             return self._finish(terminated=flags[0])
         except BaseException:  # the caller gives the step again, or ends without it
-            for column in (self._observations, self._actions, self._rewards):
+            for column in (self._observations, self._actions, self._rewards) if self._rewards else ():
                 column.pop()
             raise
 
@@ -162,8 +163,13 @@ class EpisodeWriter:
         return path
 
     def _finish(self, *, terminated: bool) -> Path:
-        path = self.write(np.stack(self._observations), np.stack(self._actions), self._rewards, terminated=terminated)
-        self.discard()
+        self._renamed = False
+        try:
+            columns = (np.stack(self._observations), np.stack(self._actions), self._rewards)
+            path = self.write(*columns, terminated=terminated)
+        finally:
+            if self._renamed:  # also where Ctrl-C came afterwards: kept, the steps would be written twice
+                self.discard()
         return path
 
     def _read_vector(self, value: npt.ArrayLike, what: str, size: int | None) -> FloatArray:
@@ -219,6 +225,7 @@ class EpisodeWriter:
                 file.flush()
                 os.fsync(file.fileno())
             os.rename(temporary, path)
+            self._renamed = True
         except BaseException:
             os.unlink(temporary)
             raise

@@ -17,8 +17,8 @@ TINY = (
     "hardly see them; record them in a smaller unit, so that the numbers are larger. Counted from 0"
 )
 CONSTANT = (
-    "observation components never change, so the policy has learnt nothing about other values of them; leave them out, or "
-    "always give that value. Counted from 0"
+    "observation components never change, as far as float32 tells (7 digits), so the policy has learnt nothing about other "
+    "values of them; leave them out, always give that value, or record the difference from a start. Counted from 0"
 )
 
 

@@ -20,21 +20,18 @@ QUANTILES = {"min": 0.0, "10%": 0.1, "25%": 0.25, "50%": 0.5, "75%": 0.75, "90%"
 def make_card(env: str, task: TaskConfig, source: str, recording: LoadedData) -> dict[str, Any]:
     """Return the card as plain values: the same data gives the same card."""
     dataset = recording.dataset
-    scores = compute_normalized_score(dataset.episode_returns, task.reference_return_min, task.reference_return_max)
     limits = [(block.min(), block.max()) for block in dataset.iterate_blocks("actions", steps=True)]
     return {
         "env": env,
         "source": source,
         "licence": "that of the file given" if source == "path" else task.licence,
-        "reference": task.reference,
         "episodes": len(dataset),
         "steps": dataset.steps,
         "observation_size": dataset.observation_size,
         "action_size": dataset.action_size,
         "return_mean": float(dataset.episode_returns.mean()),
         "return_quantiles": _compute_quantiles(dataset.episode_returns),
-        "normalized_score_mean": float(scores.mean()),
-        "normalized_score_standard_error": compute_standard_error(scores) or 0.0,
+        **measure_scores(dataset, task),
         "length_quantiles": _compute_quantiles(dataset.lengths),
         "terminated_share": float(dataset.terminated.mean()),
         "action_min": float(min(low for low, _ in limits)),
@@ -43,6 +40,16 @@ def make_card(env: str, task: TaskConfig, source: str, recording: LoadedData) ->
         "clipped_share": recording.clipped_actions / (dataset.steps * dataset.action_size),
         "notes": [*recording.notes, *describe_doubts(dataset, task)],
         "recipe": recording.recipe,
+    }
+
+
+def measure_scores(dataset: TrajectoryDataset, task: TaskConfig) -> dict[str, Any]:
+    """Return the entries of a card that the task's reference returns decide: two runs of one snapshot may have others."""
+    scores = compute_normalized_score(dataset.episode_returns, task.reference_return_min, task.reference_return_max)
+    return {
+        "reference": task.reference,
+        "normalized_score_mean": float(scores.mean()),
+        "normalized_score_standard_error": compute_standard_error(scores) or 0.0,
     }
 
 

@@ -41,7 +41,7 @@ def list_episodes(folder: Path) -> list[Path]:
     Raises:
         DataError: if there is none.
     """
-    files = sorted(folder.glob("*.npz"))
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".npz")
     if not files:
         raise DataError(f"{folder}: holds no .npz file; accepted is a folder of {SCHEMA}")
     return files

@@ -17,7 +17,7 @@ from vdt.data.residence import NO_ROOM, Residence
 from vdt.data.statistics import describe_tiny_observations
 from vdt.data.storage import read_snapshot, write_trajectories
 from vdt.data.trajectory import LARGE, TrajectoryDataset
-from vdt.datasets.card import describe, describe_doubts, make_card
+from vdt.datasets.card import describe, describe_doubts, make_card, measure_scores
 from vdt.datasets.checksums import compare_checksum, describe_missing_checksum
 from vdt.datasets.choose import choose_source, get_snapshot_path
 from vdt.datasets.loaded_data import DataChoice, LoadedData, make_label
@@ -82,12 +82,12 @@ def make_snapshot(config: Config, home: Path, given: Collection[str] = ()) -> Sn
         dataset, card = read_snapshot(path, Residence(config.data.residence))
         _check_version(path, card)
         md5, size = find_version(path) or add_version(home, path)
+    card = {**card, **measure_scores(dataset, config.task), "reason": choice.reason}
     logger.info(f"data: {describe(dataset, card)}, md5 {md5}")
     for sentence in describe_doubts(dataset, config.task):
         logger.info(f"data: {sentence}")
     for sentence in describe_tiny_observations(dataset) if choice.source in ("path", "minari") else ():
         logger.warning(f"data: {sentence}")  # here alone: in the card it would change the md5
-    card = {**card, "reason": choice.reason}
     if choice.source == "collected":
         _compare(choice.key, md5, card)
     return Snapshot(

@@ -135,7 +135,7 @@ def make_gymnasium_environment(
                 environment_id, max_episode_steps=horizon, disable_env_checker=bridge is not None, **(settings or {})
             )
             environment = _flatten(bridge(made) if bridge else made)
-    except (gymnasium.error.Error, TypeError) as error:
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise ValueError(f"task.environment_id: Gymnasium cannot make {environment_id!r}: {error}") from error
     for name in ("observation_space", "action_space"):
         space = getattr(environment, name)

@@ -49,9 +49,12 @@ def draw(environment: Environment) -> Any:
     """Draw the present state, (height, width, 3) uint8.
 
     Raises:
-        RendererError: if the environment draws none.
+        RendererError: if the environment draws none, or lacks a library for it.
     """
-    frame: Any = environment.render()
+    try:
+        frame: Any = environment.render()
+    except (gymnasium.error.Error, ImportError) as error:
+        raise RendererError(f"{environment.spec.id if environment.spec else environment}: {error}") from None
     if getattr(frame, "ndim", 0) != 3:
         raise RendererError(f"{environment.spec.id if environment.spec else environment} draws no pictures")
     return frame

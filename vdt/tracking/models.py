@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 FACTS = (
     "env",
+    "scored_in",
     "method",
     "patch",
     "preset",

@@ -24,7 +24,11 @@ logger = logging.getLogger(__name__)
 CHAMPION = "champion"
 VERSIONS = "mlflow.modelVersions"  # MLflow's tag of a model
 SCORE = "score"  # tag of a version
-COMPARED = {"env": "another env", "data_md5": "other data"}  # tags that must agree -> how it is said that they do not
+COMPARED = {  # tags that must agree -> how it is said that they do not
+    "env": "another env",
+    "scored_in": "another environment or another scale of scores",
+    "data_md5": "other data",
+}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\- ]{0,199}")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from vdt.config.convergence import estimate_convergence
 from vdt.config.schema import Config
+from vdt.config.task import TaskConfig
 from vdt.system.home import ROOT
 from vdt.system.processes import describe_process, is_gone
 from vdt.tracking.errors import StoreError, describe_failure, get_first_line, get_store_errors, is_refusal
@@ -151,6 +152,7 @@ def create_run(
     tags = {
         **(more_tags or {}),
         "env": config.env,
+        "scored_in": _describe_scores(config.task),
         "method": config.method,
         "patch": patch,
         "preset": config.preset,
@@ -166,6 +168,12 @@ def create_run(
     return create_named_run(
         base, name, tags, config.flatten(), flow_run, command, files, records=more, local_id=local_id
     )
+
+
+def _describe_scores(task: TaskConfig) -> str:
+    """Return what decides a score beside the policy: the environment, its settings and length, and the scale."""
+    made = f"{task.environment_id} {task.environment_kwargs}, {task.horizon} steps"
+    return f"{made}, 0 and 100 are {task.reference_return_min:g} and {task.reference_return_max:g}"
 
 
 def create_named_run(

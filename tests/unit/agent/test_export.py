@@ -20,6 +20,7 @@ import vdt
 import vdt.agent.export
 from support.builders import make_lively_actor_critic
 from support.documents import find_blocks
+from support.environments import CONSTANT
 from vdt.agent.export import ABOUT, ABOUT_FILE, export_policy
 from vdt.agent.tensor_policy import INPUTS, TensorPolicy
 from vdt.cli import run
@@ -202,8 +203,12 @@ def test_without_the_extra_one_line_names_it(
     )
 
 
-def test_the_example_plays_an_episode_without_vdt(tmp_path: Path) -> None:
-    actor_critic = make_lively_actor_critic({"planner.forget_steps": 3})
+ENDLESS = {"task.environment_id": CONSTANT, "task.environment_kwargs": '{"ends_after": 4}'}
+
+
+@pytest.mark.parametrize("task", [{}, ENDLESS, {**ENDLESS, "task.horizon": 3}], ids=["own", "arguments", "horizon"])
+def test_the_example_plays_an_episode_of_the_task_without_vdt(tmp_path: Path, task: dict[str, Any]) -> None:
+    actor_critic = make_lively_actor_critic({"planner.forget_steps": 3, **task})
     policy = vdt.Policy(actor_critic)
     (tmp_path / "policy.onnx").write_bytes(export_policy(policy, "onnx").content)
     environment = make_raw_environment(policy.config.task)
@@ -237,9 +242,13 @@ def test_a_policy_of_own_data_acts_in_ones_own_loop(
     (tmp_path / "policy.onnx").write_bytes(export_policy(policy, "onnx").content)
     done = subprocess.run([sys.executable, EXAMPLE, "policy.onnx"], text=True, capture_output=True, timeout=120)
     assert done.returncode == 1 and done.stderr == (
-        "error: policy.onnx: walker2d-medium-v2 has no environment to play in; "
+        "error: policy.onnx: walker2d-medium-v2 has no environment; "
         "docs/export.md shows a robot's own loop around the class Episode\n"
     )
+    bridged = vdt.Policy(make_lively_actor_critic({"task.bridge": "maze2d"}))
+    (tmp_path / "bridged.onnx").write_bytes(export_policy(bridged, "onnx").content)
+    done = subprocess.run([sys.executable, EXAMPLE, "bridged.onnx"], text=True, capture_output=True, timeout=120)
+    assert done.returncode == 1 and "walker2d-medium-v2 is played through vdt alone; " in done.stderr
     (block,) = [block for block in find_blocks("run", "python") if "class Robot" in block.text]
     monkeypatch.syspath_prepend(ROOT)
     names: dict[str, Any] = {}

@@ -191,6 +191,25 @@ def test_a_folder_that_cannot_be_synced_has_its_episode_once(
     assert play(writer, 3, truncated=True) is not None and read_lengths(tmp_path) == [2, 3]
 
 
+def test_ctrl_c_after_an_episode_is_there_keeps_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal comes while the folder is synced; `end` in a `finally` must not write the same steps again."""
+    sync = os.fsync
+
+    def interrupt_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise KeyboardInterrupt
+        sync(descriptor)
+
+    writer = vdt.EpisodeWriter(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupt_folders)
+        with pytest.raises(KeyboardInterrupt):
+            play(writer, 3, terminated=True)
+    with pytest.raises(RuntimeError, match="there is no step to keep"):
+        writer.end()
+    assert read_lengths(tmp_path) == [3]
+
+
 def read_lengths(folder: Path) -> list[int]:
     return [len(np.load(path)["rewards"]) for path in sorted(folder.glob("*.npz"))]
 

@@ -13,7 +13,7 @@ from vdt.config.errors import ConfigError
 from vdt.data.errors import DataError
 from vdt.data.storage import load_snapshot
 from vdt.datasets.choose import choose_source
-from vdt.datasets.npz import MAX_BYTES, read_folder
+from vdt.datasets.npz import MAX_BYTES, list_episodes, read_folder
 from vdt.datasets.snapshot import make_snapshot
 from vdt.experiments.resolve import resolve_config
 
@@ -140,6 +140,14 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     ):
         read_folder(tmp_path, TASK, {})
     assert MAX_BYTES == 2**30
+
+
+def test_an_extension_in_capitals_is_an_episode_too(tmp_path: Path) -> None:
+    for name in ("a.npz", "b.NPZ"):
+        with (tmp_path / name).open("wb") as file:
+            np.savez(file, **make_arrays(2))
+    (tmp_path / "notes.txt").write_text("none")
+    assert [path.name for path in list_episodes(tmp_path)] == ["a.npz", "b.NPZ"]
 
 
 def test_arrays_of_other_names_are_listed(tmp_path: Path) -> None:

@@ -117,6 +117,17 @@ def test_card(tmp_path: Path) -> None:
         assert part in text
 
 
+def test_scores_are_on_the_scale_of_the_run_not_of_the_one_that_made_the_snapshot(tmp_path: Path) -> None:
+    """The file stays as it is; mean return 14, as in `test_card`."""
+    config = make_file_config(tmp_path)
+    first = make_snapshot(config, tmp_path / "home")
+    task = dataclasses.replace(config.task, reference_return_min=10.0, reference_return_max=15.0, reference="own")
+    second = make_snapshot(dataclasses.replace(config, task=task), tmp_path / "home")
+    assert (second.path, second.md5) == (first.path, first.md5)
+    assert second.card["normalized_score_mean"] == pytest.approx(80.0) and second.card["reference"] == "own"
+    assert second.card["normalized_score_standard_error"] == pytest.approx(100 * 8 / 5)  # returns 6 and 22
+
+
 def make_constant_dataset(rewards: list[float], actions: list[list[float]]) -> TrajectoryDataset:
     """Two episodes of two steps; their last rows, which do not count, hold other numbers."""
     return TrajectoryDataset(

@@ -148,6 +148,10 @@ def test_environment_of_a_task_gets_its_arguments() -> None:
         assert environment.unwrapped._ctrl_cost_weight == weight  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"Gymnasium cannot make 'Hopper-v4': .*no_such_argument"):
         make_environment(make_config({**settings, "task.environment_kwargs": '{"no_such_argument": 1}'}).task)
+    with pytest.raises(
+        ValueError, match=r"Gymnasium cannot make 'absent_module:Arm-v0': No module named 'absent_module'"
+    ):
+        make_environment(make_config({"task.environment_id": "absent_module:Arm-v0"}).task)
 
 
 def test_progress_says_share_done_and_time_left(

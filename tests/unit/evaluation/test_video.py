@@ -1,8 +1,10 @@
 """Videos of episodes: whole files with the right frames; one line where nothing can be drawn."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import imageio.v2
 import numpy as np
 import pytest
@@ -153,3 +155,11 @@ def test_the_camera_follows_what_walks() -> None:
 def test_a_picture_is_needed() -> None:
     with pytest.raises(RendererError, match="draws no pictures"):
         draw(type("Blind", (), {"render": lambda self: None, "spec": None})())  # type: ignore[arg-type]
+
+
+def test_a_library_that_drawing_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    environment = gymnasium.make("Pendulum-v1", render_mode="rgb_array")
+    environment.reset(seed=0)
+    with pytest.raises(RendererError, match="Pendulum-v1: pygame is not installed"):
+        draw(environment)

@@ -44,6 +44,7 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str, flow: Path = FLOW) -
         (["--env", ENV, "--set", "critic.expectile=1.5"], "critic.expectile must be between 0.0 and 1.0"),
         (["--env", ENV, "--seeds", "0,one"], "--seeds takes whole numbers"),
         (["--env", ENV, "--seeds", "1,1"], "--seeds names something twice"),
+        (["--env", "data:a,b"], "--env data:a,b: accepted is a name without a comma"),
         (["--env", ENV, "--source", "minarii"], "--source must be"),
         (["--env", ENV, "--source", "path:/nowhere/data.hdf5"], "there is no file or folder /nowhere/data.hdf5"),
         ([], "--env needs at least one name"),
@@ -86,6 +87,7 @@ def test_wrong_configuration(
 ) -> None:
     Path("notes.txt").write_text("no data")
     Path("folder").mkdir()
+    Path("a,b").mkdir()
     torch.save({"actor_critic": make_lively_actor_critic().state_dict()}, "policy.pt")
     Path("folder", "a.npz").write_text("no episode")
     with h5py.File("small.hdf5", "w") as target:

@@ -52,8 +52,9 @@ def digest(path: Path) -> str:
 def train(store: Path, path: Path) -> Callable[..., str]:
     """Make a run whose policy has a score, and return its id."""
 
-    def make(score: float | None, env: str = ACTOR_CRITIC.config.env, md5: str = "a" * 32) -> str:
+    def make(score: float | None, env: str = ACTOR_CRITIC.config.env, md5: str = "a" * 32, **task: str | float) -> str:
         config = dataclasses.replace(ACTOR_CRITIC.config, env=env)
+        config = dataclasses.replace(config, task=dataclasses.replace(config.task, **task))
         run_id = create_run(store, config, "1", "command")
         tracker = MLflowTracker(store, run_id, interval=60)
         tracker.put(make_dataset_record(config, {**SNAPSHOT, "md5": md5}))
@@ -109,13 +110,19 @@ def test_registering_again_makes_no_second_version(
 
 @pytest.mark.parametrize(
     ("other", "reason"),
-    [({"env": OTHER_ENV}, "another env"), ({"md5": "b" * 32}, "other data"), ({"score": None}, "has no score")],
+    [
+        ({"env": OTHER_ENV}, "another env"),
+        ({"environment_kwargs": '{"g": 0.0}'}, "another environment or another scale"),
+        ({"reference_return_min": -1e5}, "another environment or another scale"),
+        ({"md5": "b" * 32}, "other data"),
+        ({"score": None}, "has no score"),
+    ],
     ids=str,
 )
 def test_what_cannot_be_compared_leaves_the_champion(
     store: Path, client: MlflowClient, train: Callable[..., str], digest: str, other: dict[str, Any], reason: str
 ) -> None:
-    name = f"fair-{reason.replace(' ', '-')}"
+    name = f"fair-{next(iter(other))}"
     first = train(1.0)
     register_policy(store, first, digest, name)
     done = register_policy(store, train(**{"score": 99.0, **other}), digest, name)
