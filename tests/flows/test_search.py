@@ -17,6 +17,7 @@ from vdt.experiments.cells import resolve_study
 from vdt.experiments.search_trials import load_trials
 from vdt.tracking import open_store
 
+TRIALS = 3
 STUDY = f"""
 title: Two settings
 preset: smoke
@@ -30,7 +31,7 @@ search:
   space:
     actor.q_coefficient: {{low: 0.03, high: 1, log: true}}
     actor.inverse_temperature: [0.3, 1, 3]
-  trials: 4
+  trials: {TRIALS}
   sampler: random
   seeds: [100]
   report: {{seeds: [0]}}
@@ -86,9 +87,9 @@ def check_trials(folder: Path) -> None:
     """Each trial has ended once, with a score of the tuning seed."""
     trials = load_trials(resolve_study({"study": str(folder / "two.yaml")}))
     assert [(trial.number, trial.state, list(trial.scores_by_seed)) for trial in trials] == [
-        (number, COMPLETE, [100]) for number in range(4)
+        (number, COMPLETE, [100]) for number in range(TRIALS)
     ]
-    assert len({repr(trial.settings) for trial in trials}) == 4
+    assert len({repr(trial.settings) for trial in trials}) == TRIALS
 
 
 def check_runs(folder: Path, taken: int) -> None:
@@ -99,16 +100,16 @@ def check_runs(folder: Path, taken: int) -> None:
     found = client.search_runs([experiment.experiment_id])
     (parent,) = (run for run in found if run.info.run_name == "search-two")
     trials: dict[int, Any] = {int(run.data.tags["trial"]): run for run in found if "trial" in run.data.tags}
-    assert len([run for run in found if "trial" in run.data.tags]) == len(trials) == 4, "none is run twice"
+    assert len([run for run in found if "trial" in run.data.tags]) == len(trials) == TRIALS, "none is run twice"
     for number, run in trials.items():
         tags = run.data.tags
         assert (run.info.status, tags["trial_state"], tags["study"]) == ("FINISHED", "complete", "two")
         assert tags["mlflow.parentRunId"] == parent.info.run_id
         assert (tags["metaflow.first_run_id"] != tags["metaflow.run_id"]) == (number == taken)
-    assert parent.info.status == "FINISHED" and parent.data.metrics["search/complete"] == 4
+    assert parent.info.status == "FINISHED" and parent.data.metrics["search/complete"] == TRIALS
     points = client.get_metric_history(parent.info.run_id, "search/best_score")
     values = [point.value for point in points]
-    assert [point.step for point in points] == [1, 2, 3, 4] and values == sorted(values)
+    assert [point.step for point in points] == list(range(1, TRIALS + 1)) and values == sorted(values)
 
 
 def check_the_winner(folder: Path) -> None:
@@ -119,5 +120,5 @@ def check_the_winner(folder: Path) -> None:
     winner = json.loads((folder / "home" / "reports" / "winner-two" / "report.json").read_text())
     assert [cell["config"]["seed"] for cell in winner["cells"]] == [0]
     report = json.loads((folder / "home" / "reports" / "search-two" / "report.json").read_text())
-    assert [cell["patch"] for cell in report["cells"]] == [f"t00{number}" for number in range(4)]
+    assert [cell["patch"] for cell in report["cells"]] == [f"t00{number}" for number in range(TRIALS)]
     assert len(report["rankings"]) == 1, "the trials' ranking, heat map and winner stand in the report"
