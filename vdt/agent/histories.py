@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ from vdt.agent.input_limits import InputLimits
 from vdt.agent.spaces import Spaces
 from vdt.data.numbers import LARGEST_FLOAT, expect_finite, read_numbers
 from vdt.data.trajectory import FloatArray
+from vdt.system.machine import use_threads
 
 Target = float | Sequence[float] | None
 
@@ -38,7 +41,7 @@ class EpisodeHistory:
 
 @dataclass(frozen=True)
 class CheckedHistory:
-    """History as arrays that fit together.
+    """History as arrays that fit together; for a policy without memory, the last observation as if it were the first.
 
     Attributes:
         observations: (L, S).
@@ -54,20 +57,45 @@ class CheckedHistory:
 
 
 class Recaller:
-    """Actor that takes up episodes at their present step, each from its history."""
+    """Actor that takes up episodes at their present step, each from its history. Threads may share it."""
 
     def __init__(
-        self, make_agent: Callable[[Target], Agent], spaces: Spaces, limits: InputLimits, *, ignores_returns: bool
+        self,
+        make_agent: Callable[[Target], Agent],
+        spaces: Spaces,
+        limits: InputLimits,
+        *,
+        ignores_returns: bool,
+        threads: int,
     ) -> None:
-        """Act with the agents that `Policy.make_agent` returns; a policy without memory ignores returns."""
-        self._make_agent, self._ignores_returns = make_agent, ignores_returns
+        """Act with the agents that `Policy.make_agent` returns.
+
+        Args:
+            make_agent: returns an agent for a target return.
+            spaces: of the policy.
+            limits: of the policy.
+            ignores_returns: whether it is a policy without memory.
+            threads: that torch computes a decision with.
+        """
+        self._make_agent, self._ignores_returns, self._threads = make_agent, ignores_returns, threads
         self._spaces, self._limits = spaces, limits
         self._agents: dict[int, Agent] = {}  # by number of candidate returns: an agent with the weights for acting
+        self._one_at_a_time = threading.Lock()  # an agent holds the episodes of one call
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_one_at_a_time"}  # a lock has no copy
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _one_at_a_time=threading.Lock())
 
     def act(self, histories: Sequence[EpisodeHistory]) -> FloatArray:
         """Return the networks' actions (N, A), from -1 to 1; see `Policy.act_after`."""
         if not histories:
             raise ValueError("there is no history: at least one episode is needed")
+        with self._one_at_a_time, use_threads(self._threads):
+            return self._act(histories)
+
+    def _act(self, histories: Sequence[EpisodeHistory]) -> FloatArray:
         checked = [self._check(history, f"of episode {i}") for i, history in enumerate(histories)]
         actions = np.zeros((len(checked), self._spaces.action_size), np.float32)
         for places in _group_alike([(len(episode.rewards), len(episode.returns)) for episode in checked]):
@@ -128,7 +156,7 @@ def check_history(
         spaces: of the policy.
         limits: of the policy.
         returns: (M,) returns to reach.
-        ignores_returns: whether rewards do not matter and may be missing.
+        ignores_returns: whether the last observation alone matters, and rewards may be missing.
 
     Raises:
         ValueError: if a size is wrong, a number is not finite or too large, or lengths do not fit together.
@@ -147,14 +175,12 @@ def check_history(
     skipped, rewards = history.skipped_steps, _read_rewards(history.rewards, f"rewards {place}", limits.returns)
     if isinstance(skipped, bool) or not isinstance(skipped, int | np.integer) or skipped < 0:
         raise ValueError(f"skipped_steps {place} must be a whole number of at least 0, not {skipped!r}")
-    if ignores_returns and len(rewards) == 0:
-        rewards = np.zeros(len(actions) + skipped, np.float32)
-    if len(rewards) != len(actions) + skipped:
+    steps = len(actions) + int(skipped)
+    if len(rewards) != steps and not (ignores_returns and len(rewards) == 0):
         left_out = f" and {skipped} skipped steps" if skipped else ""
-        raise ValueError(
-            f"rewards {place}: {len(actions)} actions{left_out} have {len(actions) + skipped} rewards, "
-            f"not {len(rewards)}"
-        )
+        raise ValueError(f"rewards {place}: {len(actions)} actions{left_out} have {steps} rewards, not {len(rewards)}")
+    if ignores_returns:
+        return CheckedHistory(observations[-1:], actions[:0], rewards[:0], returns)
     return CheckedHistory(observations, _scale_back(actions, spaces), rewards, returns)
 
 

@@ -68,7 +68,9 @@ class Policy:
         self._threads = count_acting_threads(config.runtime.threads)
         self._ignores_returns, self._limits = config.policy.kind == "mlp", InputLimits.from_actor_critic(actor_critic)
         self._agent: Agent | None = None
-        self._recaller: Recaller | None = None
+        self._recaller = Recaller(
+            self.make_agent, self.spaces, self._limits, ignores_returns=self._ignores_returns, threads=self._threads
+        )
         self._running = np.zeros(0, np.bool_)  # (N,)
         self._executed: FloatArray | None = None  # (N, A) from -1 to 1, of the last step
 
@@ -117,7 +119,9 @@ class Policy:
     def act(
         self, observation: npt.ArrayLike, reward: npt.ArrayLike | None = None, terminated: Any = None
     ) -> FloatArray:
-        """Choose the next action of each episode. An error leaves the episodes as they were.
+        """Choose the next action of each episode.
+
+        A `ValueError` leaves the episodes as they were. What interrupts the decision itself, such as Ctrl-C, ends them.
 
         Args:
             observation: raw, (S,) for one episode or (N, S).
@@ -129,28 +133,32 @@ class Policy:
             Actions (A,) or (N, A) in the environment's range; zeros for ended episodes, whose input is ignored.
 
         Raises:
-            RuntimeError: before `reset`.
+            RuntimeError: before `reset`, and after an interruption until the next `reset`.
             ValueError: if a size is wrong, a number is not finite or too large, or the reward is missing.
         """
         if self._agent is None:
-            raise RuntimeError("call reset() before act(): it begins the episodes")
+            raise RuntimeError("call reset() before act(): no episode has begun, or an interrupted act() ended it")
         active = self._running & ~self._read_ended(terminated)
         observations = self._read_observations(observation, active)
         rewards = self._read_rewards(reward, active)
         actions = np.zeros((len(active), self.spaces.action_size), np.float32)
+        agent, self._agent = self._agent, None  # until the step is whole: half of one cannot be taken again
         with use_threads(self._threads):
             if self._executed is not None and self._running.any():
                 were = self._running
-                self._agent.observe(self._executed[were], rewards[were], active[were])
+                agent.observe(self._executed[were], rewards[were], active[were])
             self._running = active
             if active.any():
                 self._executed = np.zeros_like(actions)
-                self._executed[active] = self._agent.act(observations[active])
+                self._executed[active] = agent.act(observations[active])
                 actions[active] = self._to_range(self._executed[active])
+        self._agent = agent
         return actions[0] if np.ndim(observation) == 1 else actions
 
     def act_after(self, histories: Sequence[EpisodeHistory]) -> FloatArray:
         """Choose the next action of each episode from its history alone; the episodes of `reset` go on undisturbed.
+
+        Threads may share a policy for this: one call is answered at a time.
 
         An action is the one that `act` returns after that history. It is so to the last bit where the range of
         actions is -1 to 1, and as many episodes of one length are given as acted together.
@@ -165,10 +173,7 @@ class Policy:
             ValueError: if there is no history, a size is wrong, or a number is not finite or too large; or if several
                 returns are chosen among and `planner.select` is not per_step.
         """
-        if self._recaller is None:
-            self._recaller = Recaller(self.make_agent, self.spaces, self._limits, ignores_returns=self._ignores_returns)
-        with use_threads(self._threads):
-            return self._to_range(self._recaller.act(histories))
+        return self._to_range(self._recaller.act(histories))
 
     def _to_range(self, actions: FloatArray) -> FloatArray:
         """Map the networks' actions (N, A) to the environment's range."""

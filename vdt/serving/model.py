@@ -1,7 +1,6 @@
 """Policy as an MLflow model: tables in, actions out. Loading it runs no code but this package's."""
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,6 @@ class PolicyModel(PythonModel):
         self._policy: Policy = load_policy(
             context.artifacts[POLICY], lookahead=bool(settings.get(LOOKAHEAD)), config=config
         )
-        self._one_at_a_time = threading.Lock()  # a server answers from several threads
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -59,7 +57,6 @@ class PolicyModel(PythonModel):
         """
         try:
             histories = read_histories(model_input.to_dict("records"))
-            with self._one_at_a_time:
-                return self._policy.act_after(histories)
+            return self._policy.act_after(histories)
         except ValueError as error:
             raise RefusedRequest(str(error)) from None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vdt.agent.histories import EpisodeHistory
@@ -17,6 +18,7 @@ OPTIONAL = ("actions", "rewards", "target_return", "skipped_steps")
 COLUMNS = (REQUIRED, *OPTIONAL)
 FORMS = ("dataframe_records", "dataframe_split", "inputs")  # of MLflow's; its "instances" are turned around on the way
 MOST_EPISODES = 1000  # in one request
+MOST_RETURNS = 10_000  # to choose among, of all its episodes: each costs as much memory as an episode
 
 
 class RequestError(ValueError):
@@ -29,32 +31,47 @@ def decode(body: bytes) -> dict[str, Any]:
     Raises:
         RequestError: if it is no such request.
     """
+    decoded = _read_json(body)
+    forms = [name for name in FORMS if isinstance(decoded, dict) and name in decoded]
+    if len(forms) != 1 or len(decoded) != 1:
+        raise RequestError(f"a request is one JSON object with one of the names {', '.join(FORMS)}, and nothing else")
+    _check_names(_list_names(forms[0], decoded[forms[0]]))
+    return dict(decoded)
+
+
+def _read_json(body: bytes) -> Any:
     try:
-        decoded = json.loads(body, parse_constant=_refuse_constant)
+        return json.loads(body, parse_constant=_refuse_constant)
+    except RequestError:
+        raise
     except RecursionError:
         raise RequestError("the lists of the request are nested too deeply") from None
     except UnicodeDecodeError:
         raise RequestError("the request is not in UTF-8") from None
     except json.JSONDecodeError as error:
         raise RequestError(f"the request is no JSON: {error}") from None
-    forms = [name for name in FORMS if isinstance(decoded, dict) and name in decoded]
-    if len(forms) != 1 or len(decoded) != 1:
-        raise RequestError(f"a request is one JSON object with one of the names {', '.join(FORMS)}, and nothing else")
-    rows = decoded[forms[0]] if forms[0] != "dataframe_split" else []
-    for row in rows if isinstance(rows, list) else [rows]:
-        if isinstance(row, dict):
-            _check_names(row)
-    return dict(decoded)
+    except ValueError:
+        raise RequestError(f"a number of the request has more than {sys.get_int_max_str_digits()} digits") from None
 
 
 def _refuse_constant(name: str) -> None:
     raise RequestError(f"{name} is no number of JSON, and no policy can use it")
 
 
-def _check_names(row: Mapping[str, Any]) -> None:
-    unknown = [str(name) for name in row if name not in COLUMNS]
-    if unknown:
-        raise RequestError(f"{unknown[0][:50]!r} is no column of a request; accepted are {', '.join(COLUMNS)}")
+def _list_names(form: str, given: Any) -> Iterator[Any]:
+    """Yield all names of columns, whatever they are; MLflow refuses what has no such names."""
+    if form == "dataframe_split":
+        columns = given.get("columns") if isinstance(given, dict) else None
+        yield from columns if isinstance(columns, list | dict) else []
+        return
+    for row in given if isinstance(given, list) else [given]:
+        yield from row if isinstance(row, dict) else []
+
+
+def _check_names(names: Iterable[Any]) -> None:
+    for name in names:
+        if name not in COLUMNS:
+            raise RequestError(f"{str(name)[:50]!r} is no column of a request; accepted are {', '.join(COLUMNS)}")
 
 
 def read_histories(rows: Sequence[Mapping[str, Any]]) -> list[EpisodeHistory]:
@@ -64,10 +81,14 @@ def read_histories(rows: Sequence[Mapping[str, Any]]) -> list[EpisodeHistory]:
         rows: a mapping for each episode, with the names of `COLUMNS`. What is absent or None has its default.
 
     Raises:
-        RequestError: if there is no episode or there are too many, a name is unknown, or observations are missing.
+        RequestError: if there is no episode or there are too many episodes or target returns, a name is unknown, or
+            observations are missing.
     """
     if not 0 < len(rows) <= MOST_EPISODES:
         raise RequestError(f"a request holds 1 to {MOST_EPISODES} episodes, not {len(rows)}")
+    lists = [row["target_return"] for row in rows if isinstance(row.get("target_return"), list)]
+    if (returns := sum(map(len, lists))) > MOST_RETURNS:
+        raise RequestError(f"a request holds at most {MOST_RETURNS} target returns to choose among, not {returns}")
     return [_read_history(row, f"of episode {i}") for i, row in enumerate(rows)]
 
 

@@ -117,7 +117,7 @@ def make_folder(path: Path, config: Config, *, lookahead: bool) -> Iterator[Path
 
 
 def serve(path: Path, policy: Policy, port: int, *, lookahead: bool) -> None:
-    """Serve a checkpoint until Ctrl-C, in this process alone.
+    """Serve a checkpoint in this process alone, until a signal that raises KeyboardInterrupt.
 
     Args:
         path: of the file.
@@ -150,6 +150,7 @@ def listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen()  # until then another program may take the port as well
     except (OSError, OverflowError) as error:
         listening.close()
         raise ValueError(f"cannot serve at {HOST}:{port} ({error}); choose another port with --port") from None

@@ -1,5 +1,8 @@
 """A policy without a memory, given the history, acts as the one that remembers; histories that do not fit are refused."""
 
+import copy
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -8,6 +11,8 @@ import pytest
 from support.builders import make_lively_actor_critic
 from vdt import EpisodeHistory, Policy
 from vdt.agent.actor_critic import ActorCritic
+from vdt.agent.agent import Agent
+from vdt.planning.planner import Plan
 
 SIZE, STEPS = 2, 23  # several contexts of 4 steps
 RANGE = {"task.action_low": [-2.0], "task.action_high": [1.0]}
@@ -110,6 +115,44 @@ def test_a_policy_without_memory_needs_no_rewards() -> None:
     assert (bare == policy.act_after([ONE])).all()
     last = EpisodeHistory([[1.0, 1.0]], skipped_steps=1)
     assert (bare == policy.act_after([last])).all()
+
+
+@pytest.mark.parametrize("skipped", [10**13, 10**30])
+def test_a_policy_without_memory_makes_nothing_for_steps_that_are_left_out(skipped: int) -> None:
+    """A number for each of them would not fit into any memory."""
+    policy = Policy(make_lively_actor_critic(MLP))
+    alone, after = (EpisodeHistory([[1.0, 1.0]], skipped_steps=count) for count in (0, skipped))
+    assert (policy.act_after([after]) == policy.act_after([alone])).all()
+    with pytest.raises(ValueError, match=r"skipped steps have .* rewards, not 1"):
+        policy.act_after([EpisodeHistory([[1.0, 1.0]], rewards=[1.0], skipped_steps=skipped)])
+
+
+@pytest.mark.parametrize("lookahead", [False, True])
+def test_threads_share_a_policy(lookahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has an episode of its own; the first calls come together, too."""
+    actor_critic, rng, decide = make_lively_actor_critic(), np.random.default_rng(3), Agent.decide
+    histories = [
+        EpisodeHistory(rng.normal(size=(t + 1, SIZE)), rng.uniform(-1, 1, (t, 1)), rng.normal(size=t))
+        for t in (0, 3, 7, 12)
+    ]
+    alone, shared = (Policy(actor_critic, lookahead=lookahead) for _ in range(2))
+    expected = [alone.act_after([history]) for history in histories]
+
+    def decide_later(agent: Agent) -> Plan:
+        time.sleep(0.005)  # the other threads are at work meanwhile
+        return decide(agent)
+
+    def count_wrong(place: int) -> int:
+        return sum(bool((shared.act_after([histories[place]]) != expected[place]).any()) for _ in range(5))
+
+    monkeypatch.setattr(Agent, "decide", decide_later)
+    with ThreadPoolExecutor(len(histories)) as threads:
+        assert list(threads.map(count_wrong, range(len(histories)))) == [0] * len(histories)
+
+
+def test_a_policy_that_has_acted_can_be_copied(policy: Policy) -> None:
+    action = policy.act_after([ONE])
+    assert (copy.deepcopy(policy).act_after([ONE]) == action).all()
 
 
 def test_actions_beyond_the_range_count_as_its_end(policy: Policy) -> None:

@@ -52,6 +52,13 @@ def test_requests_without_an_answer_are_refused(rows: list[Any], message: str) -
         read_histories(rows)
 
 
+def test_target_returns_are_counted_over_all_episodes() -> None:
+    row = {"observations": SEEN, "target_return": [1.0] * 5000}
+    assert len(read_histories([row, row, {"observations": SEEN, "target_return": 1.0}])) == 3
+    with pytest.raises(RequestError, match="at most 10000 target returns to choose among, not 10001"):
+        read_histories([row, row, {"observations": SEEN, "target_return": [1.0]}])
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -67,6 +74,13 @@ def test_requests_without_an_answer_are_refused(rows: list[Any], message: str) -
         (b'{"inputs": [], "params": {}}', "and nothing else"),
         (b'{"inputs": [{"observations": []}, {"target_returns": 1}]}', "'target_returns' is no column of a request"),
         (b'{"inputs": {"skiped_steps": 1}}', "'skiped_steps' is no column of a request"),
+        (b'{"dataframe_split": {"columns": ["observations", "target"], "data": []}}', "'target' is no column of a"),
+        (b'{"dataframe_split": {"columns": ["observations", ["a"]], "data": []}}', "is no column of a request"),
+        (b'{"dataframe_split": {"columns": {"target": 0}, "data": []}}', "'target' is no column of a request"),
+        (
+            b'{"inputs": [{"observations": [[' + b"1" * 5000 + b"]]}]}",
+            "a number of the request has more than 4300 digi",
+        ),
     ],
     ids=lambda value: str(value)[:40],
 )
