@@ -168,9 +168,9 @@ def test_fair_budgets_are_those_of_flat_curves() -> None:
     steps = {m: resolve_config(ENV, preset="fair", method=m) for m in METHODS}
     found = {m: (c.critic.gradient_steps, c.actor.gradient_steps, c.actor.batch_size) for m, c in steps.items()}
     wanted = {
-        **{"bc": (0, 50_000, 256), "bc-10": (0, 50_000, 256), "dt": (0, 10_000, 64), "odt": (0, 5_000, 256)},
+        **{"bc": (0, 50_000, 256), "bc-10": (0, 50_000, 256), "dt": (0, 3_200, 64), "odt": (0, 2_000, 256)},
         **{"iql": (100_000, 50_000, 256), "td3bc": (100_000, 50_000, 256), "awac": (100_000, 100_000, 256)},
-        **{"cql": (100_000, 100_000, 256), "qt": (50_000, 10_000, 64), "vdt": (50_000, 10_000, 64)},
+        **{"cql": (100_000, 100_000, 256), "qt": (50_000, 10_000, 64), "vdt": (50_000, 3_200, 64)},
     }
     assert {m: found[m] for m in wanted} == wanted  # a method that is added has its kind's, unless the preset names it
     assert {c.evaluation.curve_points for c in steps.values()} == {9}
