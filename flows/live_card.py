@@ -77,21 +77,31 @@ class LiveCard:
         if not self.works:
             return
         seconds = f"{time.monotonic() - self.began:,.0f} s"
-        trained = f"ended at {self.unit} {self.step:,} of {self.total:,}, after {seconds}"
+        trained = f"ended at {self._describe_place()}, after {seconds}"
         self._show(trained if self.curves else "nothing was trained in this step", refresh=False)
 
     def _describe_pace(self) -> str:
         assert self.pace is not None
-        rate, left = self.pace.report(self.step, self.total)
+        number, _ = self._find_place()
+        rate, left = self.pace.report(self.step, self.total * (1 + number))
         minutes, seconds = divmod(round(left), 60)
-        return f"{self.unit} {self.step:,} of {self.total:,}, {rate:,.1f} per second, **{minutes}:{seconds:02} left**"
+        return f"{self._describe_place()}, {rate:,.1f} per second, **{minutes}:{seconds:02} left**"
+
+    def _find_place(self) -> tuple[int, int]:
+        """Return which network is trained, 0 or 1, and its step: a second critic follows a first that fails its test."""
+        number = max(0, self.step - 1) // self.total if self.total else 0
+        return number, self.step - number * self.total
+
+    def _describe_place(self) -> str:
+        number, step = self._find_place()
+        return f"{self.unit} {step:,} of {self.total:,}{' of a second critic' if number else ''}"
 
     def _show(self, state: str, *, refresh: bool) -> None:
         try:
             if not self.parts:
                 self.parts = self._lay_out()
             self.parts["state"].update(state)
-            self.parts["bar"].update(min(self.step, self.total))
+            self.parts["bar"].update(self._find_place()[1])
             for key in PANELS[self.phase].keys() & self.parts.keys():
                 self.parts[key].update(draw_curve(self.curves.get(key, ()), PANELS[self.phase][key], self.unit))
             if refresh:

@@ -19,7 +19,6 @@ from flows.command_line import FLOW, REPORT_FLOW, get_command, get_training_comm
 from flows.next_steps import suggest_next, suggest_use
 from flows.options import get_options
 from flows.stage import enter_policies
-from flows.transfer import describe_file
 from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_mapping
 from vdt.evaluation.records import CellRecord
@@ -50,13 +49,11 @@ class FinishedReport:
         path: of its Markdown file.
         summary: the last screen of the run.
         mlflow_run_ids: of this flow's cells.
-        files: the report's files, as artifacts (`describe_file`).
     """
 
     path: str
     summary: str
     mlflow_run_ids: Sequence[str] = ()
-    files: Sequence[Mapping[str, str]] = ()
 
 
 def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
@@ -100,7 +97,7 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
     paths = {cell.key: policy["path"] for cell, policy in zip(own, policies, strict=True)}
     summary = _summarise(cells, path, paths, get_options(flow))
     enter_cards_folder()  # at last: the summary's paths are relative to the caller's folder
-    return FinishedReport(str(path), summary, run_ids, [describe_file(flow, file) for file in files])
+    return FinishedReport(str(path), summary, run_ids)
 
 
 def finish_trial(branches: Sequence[Any]) -> FinishedReport:

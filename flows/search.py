@@ -145,7 +145,10 @@ class Worker:
         cells, _ = resolve_cells({**self.given, **self._name_cells(number, seeds)})
         missing, finished = split_finished(cells, get_reuse(self.given))
         if missing:
-            raise ConfigError(f"trial {number}: {missing[0].key} has no result, though its flow ended well")
+            raise ConfigError(
+                f"trial {number}: {missing[0].key} has no result, though its flow ended well; if vdt/ was "
+                "edited meanwhile, start the search again"
+            )
         return finished, [cell.config for cell in cells]
 
     def _run_cells(self, number: int, seeds: Sequence[int]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import gc
 import logging
 import os
@@ -26,6 +27,7 @@ from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_mapping, parse_overrides
 from vdt.config.schema import CheckpointConfig, Config
 from vdt.experiments.cells import describe_cell, keep_result
+from vdt.experiments.results_store import began_with_this_code
 from vdt.system.home import FolderError, home
 from vdt.system.locks import hold_lock
 from vdt.system.log import configure_logging
@@ -56,13 +58,8 @@ FILE = ("path", "md5", "key", "below_home")  # fields of a snapshot that describ
 PHASES = {"pretrain_critic": "critic", "train_actor": "actor", "tune_online": "online"}  # as metrics name them
 EVALUATION = "evaluate"  # the step in whose folder a run's policies are entered
 USER_ERRORS = (ConfigError, DeviceError, StoreError, FolderError, FloatingPointError)
-UNWRITABLE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-)  # caused by a folder, not by the program
+# Caused by a folder, not by the program.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 NO_MEMORY = ("out of memory", "can't allocate memory")  # PyTorch's message
 SAVE_MEMORY = (
     "Run fewer cells at once (--max-workers 1), or smaller ones (--set actor.batch_size, policy.context_length, "
@@ -114,7 +111,7 @@ class Stage:
         """Return the folder that this step of this cell writes to."""
         return _get_folder(str(current.run_id), self.flow.cell["key"])
 
-    @property
+    @functools.cached_property
     def checkpoints(self) -> CheckpointStore:
         """Return this step's checkpoints, with those of the runs that it continues."""
         return open_checkpoints(self.flow.cell["key"], self.config.checkpoint, self._describe_data())
@@ -178,7 +175,7 @@ class Stage:
         """Return the place where cells with the same training find each other; none if this cell trains alone."""
         from vdt.experiments.sharing import Sharing
 
-        if not self.flow.cell["shares_training"]:
+        if not (self.flow.cell["shares_training"] and began_with_this_code(self.flow.cell)):
             return None
         if not keeps_files_here(self.flow):
             logger.info(f"{part}: shared with cells that see the same VDT_HOME; on other machines each trains its own")
@@ -188,7 +185,7 @@ class Stage:
         """Store the result of the cell that has just been evaluated, and enter its policies."""
         self.tracker.flush()  # a result counts as finished, so its metrics must be delivered or in the backlog
         record = describe_cell(self.flow, self.config)
-        keep_result(record, self.config, Path(self.flow.snapshot["path"]))
+        keep_result(record, self.config, Path(self.flow.snapshot["path"]), self.flow.cell)
         enter_policies(self.flow, record, self.config)
 
     def load_dataset(self) -> TrajectoryDataset:

@@ -158,7 +158,7 @@ class VDTFlow(FlowSpec):
 
         with clear_errors():
             made = make_report(self, inputs)
-        self.report_path, self.report_files = made.path, made.files
+        self.report_path = made.path
         self.mlflow_run_ids, self.summary = made.mlflow_run_ids, made.summary
         self.next(self.end)
 

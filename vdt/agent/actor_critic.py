@@ -235,20 +235,18 @@ class ActorCritic:
         critic.load_state_dict(state["critic"])
         held = {name: held.clone() for name, held in state["normalizer"].items()}
         normalizer = Normalizer(**held, clip=config.data.observation_clip).to(device)
-        weighting = AdvantageWeighting(**state["weighting"])
         reward_statistics, return_percentiles = _read_statistics(state)
-        numbers = (
-            normalizer,
-            state["reward_scale"],
-            weighting,
-            state["gradient_steps"],
-            reward_statistics,
-            state.get("critic_steps", 0),
-            return_percentiles,
-            state.get("history_correlation"),
-            state.get("critic_weighting", ""),
+        actor_critic = cls(
+            *(config, policy, critic, normalizer),
+            reward_scale=state["reward_scale"],
+            weighting=AdvantageWeighting(**state["weighting"]),
+            gradient_steps=state["gradient_steps"],
+            reward_statistics=reward_statistics,
+            critic_steps=state.get("critic_steps", 0),
+            return_percentiles=return_percentiles,
+            history_correlation=state.get("history_correlation"),
+            critic_weighting=state.get("critic_weighting", ""),
         )
-        actor_critic = cls(config, policy, critic, *numbers)
         if "target_policy" in state:
             actor_critic.add_target_policy(state["target_policy"])
         return actor_critic

@@ -52,7 +52,7 @@ class PlannerSettings:
 
     @classmethod
     def from_config(cls, config: Config, return_percentiles: Sequence[float] = ()) -> PlannerSettings:
-        """Read the settings of acting during online tuning.
+        """Read the settings by which a policy of this configuration acts.
 
         Args:
             config: with the planner's settings.

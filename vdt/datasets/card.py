@@ -128,7 +128,7 @@ def format_card(card: dict[str, Any]) -> str:
             f"± {card['normalized_score_standard_error']:.1f} (standard error over episodes)",
             f"- score 0 and 100 are {card['reference']}",
             f"- {card['terminated_share']:.1%} of the episodes really ended, the others were cut",
-            f"- actions from {card['action_min']:.3f} to {card['action_max']:.3f}; "
+            f"- actions as the networks see them from {card['action_min']:.3f} to {card['action_max']:.3f}; "
             f"{card['clipped_actions']:,} components ({card['clipped_share']:.3%}) were clipped to [-1, 1]",
             f"- licence: {card['licence']}",
             "",

@@ -20,8 +20,6 @@ logger = logging.getLogger(__name__)
 ID = re.compile(r"(?:[-\w]+/)*[-\w]+?-v\d+", re.ASCII)
 REMOTES = {"hf": "{endpoint}/api/datasets/{name}/{first}", "gcp": "https://storage.googleapis.com/{name}"}
 
-logger = logging.getLogger(__name__)
-
 
 def get_root() -> Path:
     """Return `$MINARI_DATASETS_PATH` or `~/.minari/datasets`."""

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from vdt.agent.actor_critic import ActorCritic, make_buffer_sampler
 from vdt.agent.agent import Agent, PlannerSettings, find_candidate_returns
-from vdt.checkpoint.store import load_state
 from vdt.config.schema import Config
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import describe_cut, score_episodes
+from vdt.evaluation.agents import load_agent
 from vdt.evaluation.monte_carlo import compute_followed_returns, make_return_sampler
 from vdt.evaluation.records import Calibration, Diagnostics, ParameterCounts, RequestedReturn, WeightHistogram
 from vdt.evaluation.statistics import compute_calibration
-from vdt.system.machine import choose_device, count_acting_threads
+from vdt.system.machine import count_acting_threads
 from vdt.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -49,13 +49,13 @@ def diagnose(
     """
     found: dict[str, Diagnostics] = {}
     for name, path in agents.items():
-        state = load_state(path)
-        actor_critic = ActorCritic.from_state(state["actor_critic"], choose_device(config.runtime.device))
+        actor_critic, state = load_agent(path, config)
         requested = calibration = weights = None
         if config.has_environment and config.evaluation.requested_episodes > 0:
             requested, trajectories = measure_requested(actor_critic, config, name)
             if config.has_trained_critic:
                 calibration = measure_calibration(actor_critic, trajectories)
+            if calibration is not None:
                 numbers = {"bias": calibration.bias, "correlation": calibration.correlation}
                 shown = {f"eval/{name}_critic_{key}": value for key, value in numbers.items() if value is not None}
                 tracker.log(actor_critic.gradient_steps, shown)
@@ -108,13 +108,18 @@ def measure_requested(
 
 
 @torch.no_grad()
-def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory]) -> Calibration:
+def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory]) -> Calibration | None:
     """Compare the critic's min_i target Q of the steps taken with the discounted return that followed.
 
-    After a cut the return continues with the value of the final observation.
+    After a cut the return continues with the value of the final observation; a step without one is left out. Returns none
+    if no step has one.
     """
     sampler = make_return_sampler(actor_critic, episodes)
-    column, rows = sampler.buffer.column, sampler.buffer.list_step_rows()
+    try:
+        with_target = sampler.buffer.index_targets()
+    except ValueError:
+        return None
+    column, rows = sampler.buffer.column, sampler.buffer.list_step_rows(with_target)
     taken = sampler.buffer.take(rows)
     chunks = rows.tensor_split(1 + len(rows) // CHUNK)
     followed = torch.cat([compute_followed_returns(actor_critic, sampler, chunk) for chunk in chunks])

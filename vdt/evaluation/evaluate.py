@@ -14,7 +14,6 @@ import numpy as np
 from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
 from vdt.agent.policy import Policy, read_count
-from vdt.checkpoint.store import load_state
 from vdt.config.schema import Config
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import Environment, make_environment
@@ -28,11 +27,12 @@ from vdt.environments.scores import (
     format_success,
     score_episodes,
 )
+from vdt.evaluation.agents import load_agent
 from vdt.evaluation.held_out import evaluate_held_out
 from vdt.evaluation.measurements import measure_policy
 from vdt.evaluation.records import Evaluation, EvaluationReport, HeldOutReport, Maze, Trace, name_setting
 from vdt.serving.model_files import looks_ahead, make_model
-from vdt.system.machine import choose_device, count_acting_threads
+from vdt.system.machine import count_acting_threads
 from vdt.tracking import SCORE_METRIC, Tracker
 
 logger = logging.getLogger(__name__)
@@ -218,8 +218,7 @@ def evaluate_agents(
     if not config.has_environment:
         logger.info(f"evaluate: {config.env} has no environment, so there are no returns, only held-out episodes")
     for name, path in agents.items():
-        state = load_state(path)
-        actor_critic = ActorCritic.from_state(state["actor_critic"], choose_device(config.runtime.device))
+        actor_critic, state = load_agent(path, config)
         percentiles = actor_critic.return_percentiles
         settings = make_evaluation_settings(config, percentiles) if config.has_environment else {}
         reports = evaluate_settings(actor_critic, settings, config, name)

@@ -26,7 +26,6 @@ from torch import Tensor
 from vdt.acceleration.convert import make_critic_update
 from vdt.agent.actor_critic import ActorCritic, make_critic, make_store
 from vdt.agent.agent import PlannerSettings
-from vdt.checkpoint.store import load_state
 from vdt.config.convergence import FIT_DISCOUNT, FIT_RATE
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
@@ -34,8 +33,8 @@ from vdt.critic.losses import compute_q_loss, compute_q_targets
 from vdt.data.sampling import Sampler, find_bootstrap_rows
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.data.trajectory_store import TrajectoryStore
+from vdt.evaluation.agents import load_agent
 from vdt.evaluation.records import ValueEstimates
-from vdt.system.machine import choose_device
 from vdt.system.progress import Progress
 from vdt.tracking import Tracker
 
@@ -75,9 +74,7 @@ def estimate_values(
     """
     if config.evaluation.fitted_q_steps == 0 or "offline" not in agents:
         return {}
-    state = load_state(agents["offline"])
-    actor_critic = ActorCritic.from_state(state["actor_critic"], choose_device(config.runtime.device))
-    actor_critic.config = config  # a shared actor's own may ask for another length of the fit
+    actor_critic, _ = load_agent(agents["offline"], config)
     estimates = estimate_value(actor_critic, dataset, held_out, "offline")
     numbers = {"critic": estimates.critic, "fitted_q": estimates.fitted_q}
     shown = {f"eval/offline_value_{key}": value for key, value in numbers.items() if value is not None}
@@ -149,8 +146,7 @@ def take_episodes(dataset: TrajectoryDataset, steps: int, seed: int) -> Trajecto
         return dataset
     order = np.random.default_rng(seed).permutation(len(dataset))
     count = max(1, int(np.searchsorted(np.cumsum(dataset.lengths[order]), steps, side="right")))
-    chosen = set(order[:count].tolist())
-    return TrajectoryDataset.from_trajectories(e for number, e in enumerate(dataset) if number in chosen)
+    return dataset.choose(np.sort(order[:count]))
 
 
 def make_judge_config(config: Config) -> Config:

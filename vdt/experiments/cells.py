@@ -17,7 +17,13 @@ from vdt.experiments.grid import name_sweep, parse_sweep
 from vdt.experiments.opened import open_cells
 from vdt.experiments.preflight import check_cells, check_source
 from vdt.experiments.ranges import parse_numbers, split_words
-from vdt.experiments.results_store import compute_identity, find_result, list_identities, save_result
+from vdt.experiments.results_store import (
+    began_with_this_code,
+    compute_identity,
+    find_result,
+    list_identities,
+    save_result,
+)
 from vdt.experiments.search_trials import (
     add_trials,
     choose_trial,
@@ -301,7 +307,12 @@ def describe_cell(branch: Any, config: Config) -> CellRecord:
     )  # the same values whether they come from this flow or from a file
 
 
-def keep_result(record: CellRecord, config: Config, data: Path) -> None:
-    """Store the result of a finished cell, which was trained on the snapshot at `data`."""
+def keep_result(record: CellRecord, config: Config, data: Path, cell: Mapping[str, Any]) -> None:
+    """Store the result of a finished `OpenedCell`, which was trained on the snapshot at `data`, unless the code has changed."""
+    if not began_with_this_code(cell):
+        logger.warning(
+            f"vdt/ has changed since {record.key} began, so no study takes its result; run it again for that"
+        )
+        return
     key = make_data_key(record.snapshot.source, data.parent.name)
     save_result(home(), compute_identity(config, key), record.to_json())

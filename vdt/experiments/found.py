@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
 import shlex
-import statistics
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdt.config.errors import ConfigError
 from vdt.config.layers import format_yaml
+from vdt.environments.scores import compute_standard_error
 from vdt.evaluation.records import CellRecord
 from vdt.evaluation.trials import Trial
 from vdt.experiments.cells import resolve_cells, resolve_study, split_finished
@@ -93,9 +92,8 @@ def make_found_file(
 
 def _format_score(best: Trial) -> str:
     """Return the mean score, with its standard error over seeds if there are several."""
-    scores = list(best.scores_by_seed.values())
-    error = f" ± {statistics.stdev(scores) / math.sqrt(len(scores)):.2g}" if len(scores) > 1 else ""
-    return f"{best.score:.4g}{error}"
+    error = compute_standard_error(list(best.scores_by_seed.values()))
+    return f"{best.score:.4g}{'' if error is None else f' ± {error:.2g}'}"
 
 
 def _make_plain(settings: Mapping[str, Any]) -> dict[str, Any]:

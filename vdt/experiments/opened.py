@@ -32,6 +32,7 @@ class OpenedCell:
         shown: what the name of its MLflow run tells beside method and data: patch, and settings of `--set`.
         label: distinguishes it from the flow's other cells; empty if there is none.
         trial: number of the search's trial that it belongs to; none outside a search.
+        code: digest of the code with which the run began.
         search: journal to which its scores are reported while it trains: `folder`, `pruner`, `first_rung`; empty for none.
     """
 
@@ -45,6 +46,7 @@ class OpenedCell:
     tunes_online: bool = True
     label: str = ""
     trial: int | None = None
+    code: str = ""
     search: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -98,6 +100,7 @@ def open_cells(
             tunes_online=config.online.environment_steps > 0,
             label=label,
             trial=trial,
+            code=tags["code"],
             search=describe_journal(study, config) if study else {},
         )
         opened.append(asdict(one))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -18,13 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from vdt.config.schema import Config
-from vdt.system.files import write_text
+from vdt.system.files import atomic_write, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 # Settings that are no part of an identity.
 APART = ("checkpoint.", "runtime.device", "runtime.threads", "data.source", "data.residence", "init.policy")
-# Modules that show, store or name results without computing them: a change here leaves finished cells valid.
-SHOWING = frozenset(["reporting", "tracking", "experiments", "cli", "config/reference.py"])
+# Modules that show, store, name or serve results without computing them: a change here leaves finished cells valid.
+SHOWING = frozenset(
+    [
+        *("reporting", "tracking", "experiments", "cli", "serving", "config/reference.py", "agent/export.py"),
+        *("agent/tensor_policy.py", "datasets/export.py", "environments/drawing.py", "evaluation/video.py"),
+        *("system/renderer.py", "system/slurm.py"),
+    ]
+)
+COMPUTING = frozenset(["experiments/sharing.py"])  # counted all the same: it decides which training a cell takes
 DIGITS = 16
 LOCAL_RUN = re.compile(r"\blocal-[0-9a-f]{32}\b")  # id of a run until it is in the tracking store
 
@@ -35,9 +43,14 @@ def compute_code_digest() -> str:
     digest = hashlib.sha256()
     for path in sorted(ROOT.rglob("*.py")):
         name = path.relative_to(ROOT)
-        if not {name.parts[0], name.as_posix()} & SHOWING:
+        if name.as_posix() in COMPUTING or not {name.parts[0], name.as_posix()} & SHOWING:
             digest.update(f"{name}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:DIGITS]
+
+
+def began_with_this_code(cell: Mapping[str, Any]) -> bool:
+    """Return whether the code is the one with which a cell's run began (`OpenedCell`); runs of release 0.2 do not say."""
+    return cell.get("code") in (None, "", compute_code_digest())
 
 
 def compute_identity(config: Config, data_key: str) -> str:
@@ -90,21 +103,25 @@ def list_identities(home: Path) -> set[str]:
 def name_delivered_runs(home: Path, find_ids: Callable[[], Mapping[str, str]]) -> int:
     """Replace local ids of runs in kept results, and beside the policies, by MLflow's; return how many files changed.
 
+    A file keeps its time, by which `find_result` takes the newest.
+
     Args:
         home: the home folder.
         find_ids: returns MLflow's ids by local ones; called only where a file holds one.
     """
-    from vdt.agent.policy_files import INDEX
-
     folder = home / ".vdt"
-    files = (*folder.glob("results/*.json"), *folder.glob(f"checkpoints/*/*/*/*/{INDEX}"))
+    places = ("results/*.json", "checkpoints/*/*/*/*/*.json", "shared/*/*.json")
+    files = (path for place in places for path in folder.glob(place))
     late = [path for path in files if LOCAL_RUN.search(path.read_text())]
     known, changed = find_ids() if late else {}, 0
     for path in late:
-        text = path.read_text()
+        text, times = path.read_text(), path.stat()
         named = LOCAL_RUN.sub(lambda match: known.get(match[0], match[0]), text)
         if named != text:
-            write_text(path, named)
+            with atomic_write(path) as file:
+                file.write(named.encode())
+                file.flush()  # what is written after the next line would change the time
+                os.utime(file.fileno(), ns=(times.st_atime_ns, times.st_mtime_ns))
             changed += 1
     return changed
 

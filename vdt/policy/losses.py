@@ -5,6 +5,7 @@ Terms that other methods have in its place are in `baseline_losses.py`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +58,7 @@ class PolicyLosses:
 
 def compute_advantage_weights(advantages: Tensor, inverse_temperature: float, max_weight: float) -> Tensor:
     """Return min(exp(eta A), w_max), of the shape of `advantages` (M3), computed without overflow."""
-    return (inverse_temperature * advantages).clamp(max=torch.log(torch.tensor(max_weight)).item()).exp()
+    return (inverse_temperature * advantages).clamp(max=math.log(max_weight)).exp()
 
 
 def compute_effective_sample_fraction(weights: Tensor) -> float:

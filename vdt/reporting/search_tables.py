@@ -186,10 +186,3 @@ def make_document(ranking: Ranking, importances: Importances | None) -> dict[str
         "shrunk_best": ranking.shrink_best(),
         "importances": None if importances is None else vars(importances),
     }
-
-
-def describe_deviation(ranking: Ranking) -> str:
-    """Return ± of the winner's mean, empty with one seed."""
-    if ranking.deviation is None:
-        return ""
-    return f" ± {format_score(ranking.deviation[0] / math.sqrt(len(ranking.best.scores)), ranking.score)}"

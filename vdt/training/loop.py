@@ -13,7 +13,7 @@ from vdt.checkpoint.store import CheckpointStore, DivergenceError, State
 from vdt.system.progress import Progress
 from vdt.tracking import LoadableModel, Tracker
 
-METRIC_POINTS = 400  # points of a curve, whatever the number of steps
+METRIC_POINTS = 400  # of a curve, at most
 
 
 def read_metrics(
@@ -93,7 +93,7 @@ def run_gradient_steps(
     start: int = state["step"] if state else 0
     values: dict[str, float] = state["metrics"] if state else {}
     progress, began = Progress(name, start, total), time.monotonic()
-    every = max(1, total // METRIC_POINTS)
+    every = max(1, -(-total // METRIC_POINTS))
     for step in range(start + 1, total + 1):
         metrics = update(step)
         due = checkpoints.due(step)

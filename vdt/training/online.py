@@ -103,10 +103,10 @@ class OnlineTuner:
         return True
 
     def update(self) -> dict[str, Tensor]:
-        """Take the gradient steps of one iteration: critic, then the weights' calibration, then the policy."""
+        """Take the gradient steps of one iteration in the order of `critic.order`, after a calibration of the weights."""
         config, online = self.config, self.config.online
         metrics: dict[str, Tensor] = {}
-        joint = self.actor_critic.target_policy is not None
+        joint = config.trains_together
         before, between = split_critic_steps(
             online.critic_steps_per_iteration, online.actor_steps_per_iteration, joint=joint
         )

@@ -51,6 +51,18 @@ def test_calibration_by_hand() -> None:
     assert ended.earned == [4.0, 4.0] and ended.correlation is None
 
 
+def test_calibration_leaves_out_steps_whose_next_observation_is_unknown() -> None:
+    """A simulator gave a final observation that is not finite: what followed the last step is not known."""
+    actor_critic = make_known(make_actor_critic(make_config({"critic.discount": 0.5}), make_dataset()))
+    observations = np.array([[8.0, 0.0], [4.0, 0.0], [4.0, 0.0]], np.float32)
+    actions, rewards = np.zeros((2, 1), np.float32), np.array([1.0, 3.0], np.float32)
+    broken = Trajectory(observations, actions, rewards, False, final_missing=True)
+    found = measure_calibration(actor_critic, [broken])
+    assert found is not None and found.steps == 1 and found.predicted == [8.0]
+    alone = Trajectory(observations[1:], actions[1:], rewards[1:], False, final_missing=True)
+    assert measure_calibration(actor_critic, [alone]) is None
+
+
 def test_calibration_after_a_cut_follows_what_the_critic_bootstraps_from() -> None:
     """A critic that values the policy has no trained V: after a cut the target policy's Q follows, as in its targets."""
     actor_critic = make_actor_critic(make_config({"critic.discount": 0.5}, method="qt"), make_dataset())

@@ -1,5 +1,6 @@
 """Cells: what tells them apart in log lines, and MLflow runs of finished ones that are put right."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import pytest
 
 from support.builders import make_config
+from support.records import WALKER, make_record
 from vdt.datasets.choose import choose_source
-from vdt.experiments.cells import describe_other_code, make_data_key, split_finished, tag_finished_runs
+from vdt.experiments.cells import describe_other_code, keep_result, make_data_key, split_finished, tag_finished_runs
 from vdt.experiments.opened import make_labels
 from vdt.experiments.resolve import resolve_config
-from vdt.experiments.results_store import compute_identity, save_result
+from vdt.experiments.results_store import compute_code_digest, compute_identity, save_result
 from vdt.experiments.study import Cell, Study
 from vdt.tracking import create_run, finish_runs, open_store
 
@@ -58,3 +60,16 @@ def test_results_of_other_code_are_named(home: Path, monkeypatch: pytest.MonkeyP
         describe_other_code(cells, "exact") == "; 1 of these have results of other code, which --reuse settings takes"
     )
     assert describe_other_code(cells, "none") == ""
+
+
+def test_a_result_is_kept_unless_the_code_was_edited_while_it_came(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, data = resolve_config(WALKER, preset="smoke"), home / "data" / "collected-1" / "data.hdf5"
+    results = home / ".vdt" / "results"
+    keep_result(make_record(0, {}), config, data, {"code": "edited since"})
+    assert not results.exists() and "vdt/ has changed since" in caplog.text
+    keep_result(make_record(0, {}), config, data, {"code": compute_code_digest()})
+    assert len(list(results.glob("*.json"))) == 1
+    keep_result(make_record(1, {}), dataclasses.replace(config, seed=1), data, {})
+    assert len(list(results.glob("*.json"))) == 2, "a run of an earlier release does not say"

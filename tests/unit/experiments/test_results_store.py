@@ -17,11 +17,21 @@ from support.builders import (
     make_dataset,
     make_store,
 )
+from vdt.agent.policy_files import PolicyFile, read_scores, write_scores
 from vdt.checkpoint.store import CheckpointStore, load_state
 from vdt.config.schema import Config
 from vdt.data.trajectory import TrajectoryDataset
-from vdt.experiments.results_store import SHOWING, compute_code_digest, compute_identity, find_result, save_result
+from vdt.experiments.results_store import (
+    COMPUTING,
+    SHOWING,
+    compute_code_digest,
+    compute_identity,
+    find_result,
+    name_delivered_runs,
+    save_result,
+)
 from vdt.experiments.sharing import Sharing, compute_actor_key, compute_critic_key, share_training
+from vdt.system.files import compute_file_digest
 from vdt.tracking import Tracker
 from vdt.training.critic_pretraining import pretrain_critic
 from vdt.training.offline import train_actor
@@ -85,10 +95,35 @@ def test_results_are_found_by_identity_and_code(home: Path, monkeypatch: pytest.
     assert latest is not None and (latest["score"], latest["code"]) == (2.5, "another"), "the newest of several"
 
 
+def test_delivered_runs_are_named_beside_each_policy(home: Path) -> None:
+    local, known = f"local-{'0' * 32}", "f" * 32
+    places = ("checkpoints/VDTFlow/1/tune_online/cell/12.0a.pt", "shared/actor-0123/10.0b.pt")
+    paths = [home / ".vdt" / place for place in places]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"weights")
+        write_scores(PolicyFile(path, "online", compute_file_digest(path, "sha256"), {}, local))
+    assert name_delivered_runs(home, lambda: {local: known}) == 2
+    assert [read_scores(path).mlflow_run_id for path in paths] == [known, known]
+
+
+def test_a_result_whose_run_is_named_is_no_newer_than_before(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = f"local-{'0' * 32}"
+    for seconds, run_id, code in ((1.0e9, local, "an older"), (1.1e9, "e" * 32, "a newer")):
+        monkeypatch.setattr(vdt.experiments.results_store, "compute_code_digest", lambda code=code: code)
+        os.utime(save_result(home, "abc", {"mlflow_run_id": run_id}), (seconds, seconds))
+    assert name_delivered_runs(home, lambda: {local: "f" * 32}) == 1
+    monkeypatch.setattr(vdt.experiments.results_store, "compute_code_digest", lambda: "a third")
+    found = find_result(home, "abc", any_code=True)
+    assert found is not None and (found["code"], found["mlflow_run_id"]) == ("a newer", "e" * 32)
+    older = home / ".vdt" / "results" / "abc-an older.json"
+    assert older.stat().st_mtime == 1.0e9 and "f" * 32 in older.read_text()
+
+
 def test_code_that_only_shows_is_left_out() -> None:
     """Every name is a module, and the ones that compute are not among them."""
     root = Path(vdt.experiments.results_store.__file__).parents[1]
-    assert all((root / name).exists() for name in SHOWING)
+    assert all((root / name).exists() for name in SHOWING | COMPUTING)
     assert (
         not {"agent", "evaluation", "environments", "training", "critic", "policy", "data", "datasets", "acceleration"}
         & SHOWING
@@ -105,7 +140,8 @@ def test_only_code_that_computes_changes_the_digest(tmp_path: Path, monkeypatch:
 
     before = edit("config/schema.py")
     assert {edit(name) for name in ("cli/data.py", "config/reference.py", "reporting/report.py")} == {before}
-    assert edit("training/cli.py") != before
+    assert {edit(name) for name in ("serving/server.py", "agent/export.py", "experiments/cells.py")} == {before}
+    assert len({before, edit("training/cli.py"), edit("experiments/sharing.py"), edit("agent/agent.py")}) == 4
 
 
 def test_the_critic_is_trained_once(home: Path, dataset: TrajectoryDataset) -> None:

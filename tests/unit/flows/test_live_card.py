@@ -79,6 +79,19 @@ def test_state_bar_and_curves(clock: list[float], card: Any) -> None:
     assert last["actor-score"]["spec"]["data"]["values"] == [{"step": 501, "value": 7.0}]
 
 
+def test_a_second_critic_has_a_bar_of_its_own(clock: list[float], card: Any) -> None:
+    live = LiveCard("critic", 1000, scores=False)
+    for step in (500, 1000, 1250):
+        clock[0] += 20.0
+        live.add(step, {"critic/q_loss": 1.0})
+    shown = read(card)
+    assert shown["state"]["source"].startswith("gradient step 250 of 1,000 of a second critic, ")
+    assert shown["state"]["source"].endswith("**0:40 left**"), "750 steps at the pace of the last ones"
+    assert shown["bar"]["value"] == 250
+    live.finish()
+    assert read(card)["state"]["source"].startswith("ended at gradient step 250 of 1,000 of a second critic, after ")
+
+
 def test_a_step_that_trained_nothing_says_so(card: Any) -> None:
     live = LiveCard("critic", 0, scores=False)
     live.add(1, {"seconds/critic": 1.0})

@@ -125,6 +125,30 @@ def test_update_trains_policy_and_critic_but_not_what_is_frozen(paths: Inputs) -
     assert {"q_loss", "value_loss", "behavior_loss", "q_term"} <= set(metrics)
 
 
+@pytest.mark.parametrize(("order", "turns"), [("first", "cccccaa"), ("together", "ccaccca")])
+def test_critic_and_policy_take_turns_as_offline(
+    paths: Inputs, monkeypatch: pytest.MonkeyPatch, order: str, turns: str
+) -> None:
+    config = make_config(
+        {
+            **{"critic.order": order, "actor.advantage_unit": "reward", "actor.min_effective_sample_fraction": 0},
+            "actor.max_history_correlation": 1,
+            **{"online.critic_steps_per_iteration": 5, "online.actor_steps_per_iteration": 2},
+        }
+    )
+    tuner, taken = make_tuner(config, *paths, None), ""
+
+    def take(letter: str) -> dict[str, torch.Tensor]:
+        nonlocal taken
+        taken += letter
+        return {}
+
+    monkeypatch.setattr(tuner, "take_critic_step", lambda: take("c"))
+    monkeypatch.setattr(tuner, "take_policy_step", lambda: take("a"))
+    tuner.update()
+    assert taken == turns
+
+
 def test_policy_update_leaves_no_gradient_in_the_critic(paths: Inputs) -> None:
     tuner = make(paths, critic_steps_per_iteration=0)
     before = clone_state(tuner.actor_critic.critic)
