@@ -89,7 +89,7 @@ class LiveCard:
 
     def _find_place(self) -> tuple[int, int]:
         """Return which network is trained, 0 or 1, and its step: a second critic follows a first that fails its test."""
-        number = max(0, self.step - 1) // self.total if self.total else 0
+        number = max(0, self.step - 1) // self.total if self.total and self.phase == "critic" else 0
         return number, self.step - number * self.total
 
     def _describe_place(self) -> str:
@@ -101,7 +101,7 @@ class LiveCard:
             if not self.parts:
                 self.parts = self._lay_out()
             self.parts["state"].update(state)
-            self.parts["bar"].update(self._find_place()[1])
+            self.parts["bar"].update(min(self._find_place()[1], self.total))  # the last episodes online go beyond it
             for key in PANELS[self.phase].keys() & self.parts.keys():
                 self.parts[key].update(draw_curve(self.curves.get(key, ()), PANELS[self.phase][key], self.unit))
             if refresh:

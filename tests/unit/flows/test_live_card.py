@@ -92,6 +92,15 @@ def test_a_second_critic_has_a_bar_of_its_own(clock: list[float], card: Any) -> 
     assert read(card)["state"]["source"].startswith("ended at gradient step 250 of 1,000 of a second critic, after ")
 
 
+def test_the_last_episodes_online_go_beyond_the_end(card: Any) -> None:
+    live = LiveCard("online", 100, scores=False)
+    live.add(149, {"online/normalized_score": 1.0})
+    live.finish()
+    shown = read(card)
+    assert shown["state"]["source"].startswith("ended at environment step 149 of 100, after ")
+    assert shown["bar"]["value"] == 100
+
+
 def test_a_step_that_trained_nothing_says_so(card: Any) -> None:
     live = LiveCard("critic", 0, scores=False)
     live.add(1, {"seconds/critic": 1.0})
