@@ -47,10 +47,6 @@ class CopyingTracker:
         """Record a speed; see `Tracker`."""
         self._tracker.log_rate(phase, step, steps, seconds)
 
-    def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Keep a copy of a file; see `Tracker`."""
-        self._tracker.log_artifact(path, folder)
-
     def put(self, record: Record) -> None:
         """Record any other record; see `Tracker`."""
         self._tracker.put(record)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vdt.tracking.errors import StoreError, describe_failure, get_store_errors, is_refusal
 from vdt.tracking.mlflow_run import LOCAL_ID, RUN_TAGS, RunSender
 from vdt.tracking.outbox import deliver_backlog, is_waiting
 from vdt.tracking.runs import settle_abandoned
-from vdt.tracking.store import get_experiment_id, open_store
+from vdt.tracking.store import open_store, search_runs
 from vdt.tracking.waiting import LOCAL, backlog_of, find_undelivered
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
-
-PAGE = 1000  # runs per request
 
 
 def deliver(base: Path, files: Sequence[Path] = ()) -> int:
@@ -38,7 +35,7 @@ def deliver(base: Path, files: Sequence[Path] = ()) -> int:
     if missing:
         raise ValueError(f"there is no file {missing[0]}")
     failed = _deliver_files(base, files or find_undelivered(base))
-    if not failed:
+    if not find_undelivered(base):
         settle_abandoned(base)
         _replace_local_tags(base)
     return failed
@@ -65,28 +62,20 @@ def _deliver_files(base: Path, files: Sequence[Path]) -> int:
 
 def find_local_ids(base: Path) -> dict[str, str]:
     """Return MLflow's ids of all runs in the store by their local ones."""
-    client = open_store(base)
-    return {run.data.tags[LOCAL_ID]: str(run.info.run_id) for run in _search(client, LOCAL_ID)}
+    found = search_runs(open_store(base), _holds_local_id(LOCAL_ID))
+    return {run.data.tags[LOCAL_ID]: str(run.info.run_id) for run in found}
 
 
 def _replace_local_tags(base: Path) -> None:
     """Replace the local ids of other runs in tags: a run may have reached the store before the one that it names."""
     client = open_store(base)
-    late = [(run, tag) for tag in RUN_TAGS for run in _search(client, tag)]
+    late = [(run, tag) for tag in RUN_TAGS for run in search_runs(client, _holds_local_id(tag))]
     known = find_local_ids(base) if late else {}
     for run, tag in late:
         if run.data.tags[tag] in known:
             client.set_tag(run.info.run_id, tag, known[run.data.tags[tag]])
 
 
-def _search(client: MlflowClient, tag: str) -> Iterator[Run]:
-    """Find the runs whose tag holds a local id."""
-    page: Any = None
-    while True:
-        found = client.search_runs(
-            [get_experiment_id(client)], f"tags.`{tag}` LIKE '{LOCAL}%'", max_results=PAGE, page_token=page
-        )
-        yield from found
-        page = found.token
-        if not page:
-            return
+def _holds_local_id(tag: str) -> str:
+    """Return the condition that a run's tag holds a local id."""
+    return f"tags.`{tag}` LIKE '{LOCAL}%'"

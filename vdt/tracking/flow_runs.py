@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from vdt.system.processes import is_gone
 from vdt.tracking.mlflow_run import BY_USER, ENDED, FLOW_RUN, PROCESS
-from vdt.tracking.store import get_experiment_id, open_store
+from vdt.tracking.store import open_store, search_runs
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 COMMAND = "mlflow.source.name"  # tag: how the flow was called
-PAGE = 1000  # runs per request
 NO_PROCESS = "::"
 
 RunState = Literal["running", "failed", "stopped", "finished"]
@@ -48,17 +47,10 @@ def list_flow_runs(base: Path) -> list[FlowRun]:
     Raises:
         StoreError: if there is no store, or it cannot be used.
     """
-    client = open_store(base, make=False)
     flows: dict[str, list[Run]] = {}
-    page: Any = None
-    while True:
-        found = client.search_runs([get_experiment_id(client)], max_results=PAGE, page_token=page)
-        for run in found:
-            if FLOW_RUN in run.data.tags:
-                flows.setdefault(run.data.tags[FLOW_RUN], []).append(run)
-        page = found.token
-        if not page:
-            break
+    for run in search_runs(open_store(base, make=False)):
+        if FLOW_RUN in run.data.tags:
+            flows.setdefault(run.data.tags[FLOW_RUN], []).append(run)
     described = [_describe(run_id, sorted(cells, key=lambda run: run.info.run_name)) for run_id, cells in flows.items()]
     return sorted(described, key=lambda run: run.started, reverse=True)
 

@@ -31,7 +31,7 @@ BATCH = 200  # records per call of `send`
 LONGEST_PAUSE = 60.0  # seconds between two tries
 DELIVERY_SECONDS = 2.0  # between two deliveries
 FLUSH_SECONDS = 0.5  # that training waits for a store before its records go to the backlog
-CLOSING_SECONDS = 20.0
+CLOSING_SECONDS = 20.0  # that the last try may take
 
 
 def read_records(path: Path) -> list[Mapped]:
@@ -120,13 +120,13 @@ class Outbox:
             self._queue.append(record)
             self._put += 1
 
-    def flush(self, timeout: float = 0.0) -> bool:
+    def flush(self) -> bool:
         """Write all records that were put so far to the file; return whether everything is delivered."""
         with self._changed:
             self._write_backlog()
             return not is_waiting(self.backlog)
 
-    def close(self, timeout: float = 0.0) -> bool:
+    def close(self) -> bool:
         """Write the rest; return whether everything is delivered."""
         return self.flush()
 
@@ -186,12 +186,12 @@ class Delivery(Outbox):
                 self._write_backlog()
             return not self._failures and not is_waiting(self.backlog)
 
-    def close(self, timeout: float = CLOSING_SECONDS) -> bool:
+    def close(self) -> bool:
         """Try once more, end the thread, and log where the rest is if the store did not take everything."""
         with self._changed:
             self._retry_at, self._stopping = 0.0, True
             self._changed.notify_all()
-        self._thread.join(timeout)
+        self._thread.join(CLOSING_SECONDS)
         with self._changed:
             self._write_backlog()
             delivered = not self._failures and not is_waiting(self.backlog)

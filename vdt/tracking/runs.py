@@ -9,7 +9,7 @@ import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vdt.config.convergence import estimate_convergence
 from vdt.config.schema import Config
@@ -17,7 +17,7 @@ from vdt.config.task import TaskConfig
 from vdt.system.home import ROOT
 from vdt.system.processes import describe_process, is_gone
 from vdt.tracking.errors import StoreError, describe_failure, get_first_line, get_store_errors, is_refusal
-from vdt.tracking.mlflow_run import ENDED, FLOW_RUN, PARENT, PROCESS, STUDY, RunSender
+from vdt.tracking.mlflow_run import ENDED, FLOW_RUN, LOCAL_ID, PARENT, PROCESS, STUDY, RunSender
 from vdt.tracking.outbox import append_records, deliver_backlog, remove_backlog
 from vdt.tracking.records import (
     Artifact,
@@ -31,8 +31,11 @@ from vdt.tracking.records import (
     to_mapping,
 )
 from vdt.tracking.run_names import choose_color, make_run_name
-from vdt.tracking.store import get_experiment_id, open_store
-from vdt.tracking.waiting import LOCAL, backlog_of, delivers_later
+from vdt.tracking.store import open_store, search_runs
+from vdt.tracking.waiting import LOCAL, backlog_of, delivers_later, find_undelivered
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
 
@@ -259,8 +262,7 @@ def make_artifact_records(files: Sequence[Path], folder: str) -> list[Record]:
 
 def find_runs(base: Path, flow_run: str) -> list[str]:
     """Find the ids of the runs that a flow run has written to."""
-    client = open_store(base)
-    found = client.search_runs([get_experiment_id(client)], f"tags.`{FLOW_RUN}` = '{flow_run}'", max_results=1000)
+    found = search_runs(open_store(base), f"tags.`{FLOW_RUN}` = '{flow_run}'")
     return [str(run.info.run_id) for run in found]
 
 
@@ -281,13 +283,25 @@ def finish_runs(base: Path, run_ids: Sequence[str], status: str, *, ended: str =
 def settle_abandoned(base: Path) -> list[str]:
     """Mark as failed the runs whose flow was killed before it could do so; return their ids.
 
-    Only flows that ended on this machine are known: a run of another machine is not changed.
+    Only flows that ended on this machine are known: a run of another machine is not changed. Nor is one whose records wait
+    in this home folder, for its final status may be among them.
     """
     client = open_store(base)
-    running = client.search_runs([get_experiment_id(client)], "attributes.status = 'RUNNING'", max_results=1000)
-    gone = [str(run.info.run_id) for run in running if is_gone(run.data.tags.get(PROCESS, "::"))]
-    for run_id in gone:
-        client.set_tag(run_id, ENDED, "its process was killed; noticed later")
-        client.set_terminated(run_id, "FAILED")
-        logger.info(f"tracking: MLflow run {run_id} was left by a killed process; it is FAILED until it is resumed")
-    return gone
+    left = [run for run in search_runs(client, "attributes.status = 'RUNNING'") if _is_left(run)]
+    waiting = {path.stem for path in find_undelivered(base)}  # by MLflow's id, or by the local one
+    settled = []
+    for run in left:
+        run_id = str(run.info.run_id)
+        if waiting & {run_id, run.data.tags.get(LOCAL_ID)}:
+            continue
+        if _is_left(client.get_run(run_id)):  # not if its records have arrived, or it was resumed, since the search
+            client.set_tag(run_id, ENDED, "its process was killed; noticed later")
+            client.set_terminated(run_id, "FAILED")
+            logger.info(f"tracking: MLflow run {run_id} was left by a killed process; it is FAILED until it is resumed")
+            settled.append(run_id)
+    return settled
+
+
+def _is_left(run: Run) -> bool:
+    """Return whether a run is unfinished and its process has ended."""
+    return run.info.status == "RUNNING" and is_gone(run.data.tags.get(PROCESS, "::"))

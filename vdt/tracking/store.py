@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,10 @@ from vdt.tracking.errors import StoreError, hide_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment, Run
 
 EXPERIMENT = "vdt"
+PAGE = 1000  # runs per request
 PATIENCE = {  # this package's retries replace MLflow's, which would block a caller for minutes
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -133,6 +135,20 @@ def get_experiment_id(client: MlflowClient) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     return str(experiment.experiment_id)
+
+
+def search_runs(client: MlflowClient, condition: str = "") -> Iterator[Run]:
+    """Yield the runs of the experiment that meet a condition, in as many requests as it takes.
+
+    Make a list of them before changing what the condition asks for: a page begins at a number, and runs would be left out.
+    """
+    experiment, token = get_experiment_id(client), None
+    while True:
+        page = client.search_runs([experiment], condition, max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def hold_store(base: Path) -> contextlib.AbstractContextManager[None]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from vdt.checkpoint.names import DONE
 from vdt.system.files import compute_file_digest
 from vdt.tracking.mlflow_run import RunSender
 from vdt.tracking.outbox import DELIVERY_SECONDS, Delivery, Outbox
 from vdt.tracking.records import Checkpoint, Metrics, ModelFiles, Record, to_mapping
-from vdt.tracking.runs import make_artifact_records
 from vdt.tracking.waiting import backlog_of, delivers_later
 
 logger = logging.getLogger(__name__)
@@ -64,9 +64,6 @@ class Tracker(Protocol):
     def log_rate(self, phase: str, step: int, steps: int, seconds: float) -> None:
         """Record the speed of a training phase, at its last step."""
 
-    def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Keep a copy of a file with the run."""
-
     def put(self, record: Record) -> None:
         """Record any other record of `vdt.tracking.runs`."""
 
@@ -100,9 +97,6 @@ class NullTracker:
         """Do nothing."""
 
     def log_rate(self, phase: str, step: int, steps: int, seconds: float) -> None:
-        """Do nothing."""
-
-    def log_artifact(self, path: Path, folder: str = "") -> None:
         """Do nothing."""
 
     def put(self, record: Record) -> None:
@@ -217,10 +211,6 @@ class MLflowTracker:
             )
         )
 
-    def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Keep a copy of a file with the run; see `Tracker`."""
-        self.put(*make_artifact_records([path], folder))
-
     def flush(self) -> None:
         """Make everything logged so far survive a kill; see `Tracker`."""
         self._delivery.flush()
@@ -247,6 +237,6 @@ def _now() -> int:
 
 
 def is_final(path: Path) -> bool:
-    """Return whether a checkpoint is the last of a finished training step (named by the DONE file beside it)."""
-    marker = path.parent / "DONE"
+    """Return whether a checkpoint is the last of a finished training step (named by the file `DONE` beside it)."""
+    marker = path.parent / DONE
     return path.exists() and marker.exists() and marker.read_text().strip() == path.name

@@ -1,10 +1,12 @@
-"""A real tracking store."""
+"""A real tracking store, and a process that has ended."""
 
+import os
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from vdt.system.processes import describe_process
 from vdt.tracking.store import open_store
 
 
@@ -19,3 +21,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def client(store: Path) -> MlflowClient:
     return open_store(store)
+
+
+@pytest.fixture
+def gone() -> str:
+    """A process with this one's id and another start: it has ended."""
+    host, pid, start = describe_process(os.getpid()).rsplit(":", 2)
+    return f"{host}:{pid}:{start}0"

@@ -35,17 +35,13 @@ def begin(home: Path, flow_run: str, *, seed: int = 0, status: str = "", process
     return run_id
 
 
-def make_gone() -> str:
-    """A process with this one's id and another start: it has ended."""
-    host, pid, start = describe_process(os.getpid()).rsplit(":", 2)
-    return f"{host}:{pid}:{start}0"
-
-
-def test_failed_and_killed_runs_are_listed_with_their_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_and_killed_runs_are_listed_with_their_command(
+    home: Path, capsys: pytest.CaptureFixture[str], gone: str
+) -> None:
     begin(home, "101", status="FINISHED")
     begin(home, "102", status="FAILED")
     begin(home, "102", seed=1, status="FINISHED")
-    begin(home, "103", process=make_gone())
+    begin(home, "103", process=gone)
     begin(home, "104", process=describe_process(os.getpid()))
     begin(home, "104", seed=1, status="FAILED")  # the other cell goes on
     known = {flow.run_id: (flow.state, flow.finished, len(flow.cells)) for flow in list_flow_runs(home)}

@@ -12,9 +12,14 @@ from mlflow.entities import Run
 
 from flows.hooks import on_error
 from flows.stage import finish_cells
+from support.builders import make_config
+from support.policies import RUN, make_run
+from vdt.agent.policy_files import PolicyFile, write_scores
 from vdt.cli import run
 from vdt.experiments.resolve import resolve_config
 from vdt.experiments.results_store import find_result, save_result
+from vdt.serving.model_files import make_model
+from vdt.system.files import compute_file_digest
 from vdt.tracking import (
     REPORT_OF,
     SHARED_FROM,
@@ -32,6 +37,7 @@ from vdt.tracking import (
     resolve_run_ids,
     send_now,
 )
+from vdt.tracking.deliver import deliver
 from vdt.tracking.mlflow_run import FORKED_FROM, LOCAL_ID, PARENT
 from vdt.tracking.outbox import deliver_backlog, is_waiting
 from vdt.tracking.waiting import backlog_of, find_undelivered
@@ -196,6 +202,28 @@ def test_runs_that_name_each_other_get_their_ids_whichever_comes_first(home: Pat
     for cell, other in (cells, cells[::-1]):
         tags = stored[cell].data.tags
         assert (tags[PARENT], tags["critic_shared_from"]) == (ids[search], ids[other])
+
+
+def test_no_run_is_settled_while_records_wait(home: Path, gone: str) -> None:
+    first, second = (create_named_run(home, name, {}, {}, "1", "run", process=gone) for name in "ab")
+    assert deliver(home, [backlog_of(home, first)]) == 0
+    assert find_runs_by_local_id(home)[first].info.status == "RUNNING"
+    assert deliver(home) == 0
+    stored = find_runs_by_local_id(home)
+    assert [stored[run_id].info.status for run_id in (first, second)] == ["FAILED", "FAILED"]
+
+
+def test_a_checkpoint_can_be_registered_after_its_delivery(home: Path) -> None:
+    config, path = make_config(), make_run(home, best=False)["online"]
+    run_id = create_run(home, config, RUN, "run")
+    tracker = MLflowTracker(home, run_id)
+    tracker.log_evaluation("online", path, 12, {}, make_model(config, "online"))
+    tracker.close()
+    write_scores(PolicyFile(path, "online", compute_file_digest(path, "sha256"), {}, run_id))
+    assert run(["deliver"]) == 0
+    assert run(["register", str(path), "walker"]) == 0
+    (version,) = open_store(home).search_model_versions("name = 'walker'")
+    assert version.run_id == find_runs_by_local_id(home)[run_id].info.run_id
 
 
 def test_the_reports_of_a_study_share_a_run(home: Path) -> None:

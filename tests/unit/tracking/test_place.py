@@ -11,7 +11,14 @@ import pytest
 
 from vdt.experiments.resolve import resolve_config
 from vdt.system.home import ROOT
-from vdt.tracking import MLflowTracker, StoreError, create_run, describe_runs_page, open_store
+from vdt.tracking import (
+    MLflowTracker,
+    StoreError,
+    create_run,
+    describe_runs_page,
+    make_artifact_records,
+    open_store,
+)
 from vdt.tracking.store import get_tracking_uri, hold_store
 
 CONFIG = resolve_config("walker2d-medium-v2", preset="smoke")
@@ -56,7 +63,7 @@ def test_a_group_may_write_what_its_members_make(home: Path, shared_umask: None,
     run_id = create_run(home, CONFIG, "1", "run")
     connection = open_store(home)  # its companions -wal and -shm are there while it is open
     tracker = MLflowTracker(home, run_id, interval=60)
-    tracker.log_artifact(file)
+    tracker.put(*make_artifact_records([file], ""))
     tracker.flush()
     tracker.close()
     files = [path for path in (home / ".vdt").rglob("*") if path.is_file()]
@@ -83,7 +90,7 @@ def test_artifacts_follow_a_home_that_moves(home: Path, tmp_path: Path, caplog: 
     assert (moved / ".vdt" / "mlartifacts").as_uri() in caplog.text
     assert Path(client.download_artifacts(run_id, "table.md")).read_text() == "| a |"
     tracker = MLflowTracker(moved, run_id)
-    tracker.log_artifact(file, "later")
+    tracker.put(*make_artifact_records([file], "later"))
     tracker.close()
     assert not home.exists(), "nothing goes to the old place"
     assert Path(client.download_artifacts(run_id, "later/table.md")).read_text() == "| a |"

@@ -18,18 +18,22 @@ from vdt.system.home import ROOT
 from vdt.system.processes import describe_process
 from vdt.tracking import (
     MLflowTracker,
+    Record,
     Status,
     StoreError,
     create_run,
+    find_runs,
     finish_runs,
+    list_flow_runs,
     make_continue_record,
+    make_local_id,
     open_store,
     send_now,
     settle_abandoned,
     upgrade_store,
 )
-from vdt.tracking.deliver import deliver
-from vdt.tracking.mlflow_run import PROCESS
+from vdt.tracking.deliver import deliver, find_local_ids
+from vdt.tracking.mlflow_run import ENDED, PROCESS
 from vdt.tracking.waiting import find_undelivered
 
 CONFIG = resolve_config("walker2d-medium-v2", preset="smoke")
@@ -91,6 +95,58 @@ def test_runs_of_killed_processes_are_settled_and_others_left_alone(home: Path) 
     ]
     finish_runs(home, [running], "FINISHED")
     assert settle_abandoned(home) == []
+
+
+def test_runs_on_every_page_are_found_and_settled(home: Path, gone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdt.tracking.store.PAGE", 2)
+    run_ids = {create_run(home, CONFIG.with_seed(seed), "1", "run") for seed in range(5)}
+    client = open_store(home)
+    for run_id in run_ids:
+        client.set_tag(run_id, PROCESS, gone)
+    assert set(find_runs(home, "1")) == set(find_local_ids(home).values()) == run_ids
+    assert [len(flow.cells) for flow in list_flow_runs(home)] == [5]
+    assert set(settle_abandoned(home)) == run_ids
+    assert {client.get_run(run_id).info.status for run_id in run_ids} == {"FAILED"}
+
+
+def finish_later(home: Path, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finish a run while the store is not to be asked: its status waits."""
+    with monkeypatch.context() as patch:
+        patch.setenv("VDT_TRACKING", "later")
+        finish_runs(home, [run_id], "FINISHED")
+
+
+def test_a_run_whose_status_waits_is_left_alone(home: Path, gone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    local, client = make_local_id(), open_store(home)
+    killed, finished = (create_run(home, CONFIG.with_seed(seed), "1", "run") for seed in range(2))
+    named = create_run(home, CONFIG.with_seed(2), "1", "run", local_id=local)
+    for run_id in (killed, finished, named):
+        client.set_tag(run_id, PROCESS, gone)
+    for name in (finished, local):
+        finish_later(home, name, monkeypatch)
+    assert settle_abandoned(home) == [killed]
+    assert deliver(home) == 0
+    for run_id in (finished, named):
+        run = client.get_run(run_id)
+        assert run.info.status == "FINISHED" and ENDED not in run.data.tags
+
+
+@pytest.mark.parametrize(
+    ("record", "status"), [(Status(status="FINISHED"), "FINISHED"), (make_continue_record("2"), "RUNNING")]
+)
+def test_what_another_process_sends_meanwhile_counts(
+    home: Path, gone: str, monkeypatch: pytest.MonkeyPatch, record: Record, status: str
+) -> None:
+    run_id, client = create_run(home, CONFIG, "1", "run"), open_store(home)
+    client.set_tag(run_id, PROCESS, gone)
+
+    def send_and_answer(process: str) -> bool:
+        send_now(home, run_id, [record])
+        return process == gone
+
+    monkeypatch.setattr("vdt.tracking.runs.is_gone", send_and_answer)  # asked after the search for running ones
+    assert settle_abandoned(home) == []
+    assert client.get_run(run_id).info.status == status
 
 
 def test_a_step_finished_before_a_failure_is_repeated_in_a_run_of_its_own(home: Path) -> None:

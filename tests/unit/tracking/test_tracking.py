@@ -61,7 +61,7 @@ def test_null_tracker_does_nothing(tmp_path: Path) -> None:
     tracker = NullTracker()
     tracker.log(1, {"a/b": 1.0})
     tracker.log_checkpoint("a", tmp_path / "absent", 1, {})
-    tracker.log_artifact(tmp_path / "absent")
+    tracker.put(*make_artifact_records([tmp_path / "absent"], ""))
     tracker.flush()
     tracker.close()
 
@@ -242,8 +242,8 @@ def test_artifacts_are_copied(store: Path, client: MlflowClient, tmp_path: Path)
     file = tmp_path / "table.md"
     file.write_text("| a |")
     tracker = MLflowTracker(store, run_id)
-    tracker.log_artifact(file)
-    tracker.log_artifact(file, "folder")
+    for folder in ("", "folder"):
+        tracker.put(*make_artifact_records([file], folder))
     tracker.close()
     send_now(store, run_id, make_artifact_records([file], "report"))
     for path in ("table.md", "folder/table.md", "report/table.md"):
