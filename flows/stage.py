@@ -28,10 +28,11 @@ from vdt.config.layers import config_from_mapping, parse_overrides
 from vdt.config.schema import CheckpointConfig, Config
 from vdt.experiments.cells import describe_cell, keep_result
 from vdt.experiments.results_store import began_with_this_code
+from vdt.system.gpus import claim_gpu
 from vdt.system.home import FolderError, home
 from vdt.system.locks import hold_lock
 from vdt.system.log import configure_logging
-from vdt.system.machine import DeviceError, claim_gpu, count_cells_in_parallel, measure_peak_memory, set_threads
+from vdt.system.machine import DeviceError, count_cells_in_parallel, measure_peak_memory, set_threads
 from vdt.system.processes import Terminated, terminate_cleanly
 from vdt.tracking import (
     MLflowTracker,
@@ -293,10 +294,10 @@ def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
     configure_logging(flow.cell.get("label", ""))
     with clear_errors():
         config = config_from_mapping(flow.cell.get("config", {}))
-    claim_gpu(flow.cell["number"])
     set_threads(count_cells_in_parallel(len(flow.cells)), config.runtime.threads)
     lock = home() / ".vdt" / "locks" / f"cell-{flow.mlflow_run_id}.lock"
     with clear_errors(), hold_lock(lock, f"this step of {flow.cell['key']}"), _stop_when_told(flow) as stack:
+        claim_gpu(flow.cell["number"], lock.parent, stack)
         tracker = stack.enter_context(contextlib.closing(open_tracker(flow, config))) if track else NullTracker()
         yield Stage(flow, tracker, config)
         tracker.log(0, _measure_cost(step, time.monotonic() - began))

@@ -42,21 +42,17 @@ def count_cores() -> int:
     return cores if limit is None else max(1, min(cores, round(limit)))
 
 
-def count_gpus() -> int:
-    """Count the NVIDIA GPUs of this machine, by device file: no driver is loaded."""
+def list_gpus() -> list[str]:
+    """Return the names of the NVIDIA GPUs that this process may use, as CUDA has them; no driver is loaded."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in NO_GPU])
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+        return [name.strip() for name in visible.split(",") if name.strip() not in NO_GPU]
+    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
 
 
-def claim_gpu(index: int) -> None:
-    """Restrict this process to the GPU of cell number `index`, with several GPUs. Must run before CUDA starts."""
-    gpus = count_gpus()
-    if gpus > 1:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = [n.strip() for n in visible.split(",")] if visible is not None else [str(i) for i in range(gpus)]
-        os.environ["CUDA_VISIBLE_DEVICES"] = names[index % gpus]
+def count_gpus() -> int:
+    """Count the NVIDIA GPUs that this process may use."""
+    return len(list_gpus())
 
 
 def read_processor() -> str:

@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import os
 import signal
@@ -13,6 +14,7 @@ from vdt.experiments.resolve import resolve_config
 from vdt.system import home as folders
 from vdt.system import machine
 from vdt.system.files import check_folders
+from vdt.system.gpus import claim_gpu
 
 ENV = "walker2d-medium-v2"
 
@@ -137,11 +139,28 @@ def test_steps_and_metaflow_have_one_default_of_workers(monkeypatch: pytest.Monk
         assert os.environ["METAFLOW_RUN_MAX_WORKERS"] == str(workers)
 
 
-def test_each_cell_sees_one_of_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cell, gpu in ((0, "4"), (1, "6"), (2, "4")):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-        machine.claim_gpu(cell)
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
+def test_cells_that_train_at_once_see_a_gpu_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two flows begin with their cells number 0; a third process finds no free GPU and shares the one of its number."""
+
+    def claim(cell: int, stack: contextlib.ExitStack) -> str:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-0a/1")
+        claim_gpu(cell, tmp_path, stack)
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second, contextlib.ExitStack() as third:
+        assert [claim(0, first), claim(0, second), claim(1, third)] == ["4", "GPU-0a/1", "GPU-0a/1"]
+        first.close()
+        assert claim(1, third) == "4", "it is free again"
+    with contextlib.ExitStack() as alone:
+        assert claim(3, alone) == "GPU-0a/1"
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+        claim_gpu(1, tmp_path, alone)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+
+
+def test_gpus_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert machine.count_gpus() == 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert machine.count_gpus() == 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "NoDevFiles")
