@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import vdt.policy.mlp
 from vdt.acceleration.convert import accelerate
 from vdt.config.guidance import may_guide
 from vdt.config.layers import config_from_yaml
@@ -27,6 +26,7 @@ from vdt.data.trajectory_store import TrajectoryStore
 from vdt.policy.decision_transformer import PolicyOutput
 from vdt.policy.gaussian import Gaussian
 from vdt.policy.losses import AdvantageWeighting
+from vdt.policy.networks import make_policy_network
 
 
 def make_critic(config: Config, device: torch.device) -> Critic:
@@ -38,7 +38,7 @@ def make_critic(config: Config, device: torch.device) -> Critic:
 def make_policy(config: Config, device: torch.device) -> nn.Module:
     """Make an untrained policy on `device`, as fast as `runtime` allows."""
     task = config.task
-    policy = vdt.policy.mlp.make_policy(task.observation_size, task.action_size, task.horizon, config.policy).to(device)
+    policy = make_policy_network(task.observation_size, task.action_size, task.horizon, config.policy).to(device)
     return accelerate(policy, config.runtime)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-import vdt.policy.mlp
 from vdt.agent.agent import Agent
 from vdt.agent.spaces import Spaces
 from vdt.data.action_range import scale_actions
 from vdt.policy.decision_transformer import DecisionTransformer
+from vdt.policy.networks import make_policy_network
 
 INPUTS = ("observations", "actions", "returns_to_go", "timesteps", "mask")
 OUTPUT = "action"
@@ -32,7 +32,7 @@ class TensorPolicy(nn.Module):
         super().__init__()
         actor_critic = agent.actor_critic
         config, task = actor_critic.config, actor_critic.config.task
-        self.policy = vdt.policy.mlp.make_policy(task.observation_size, task.action_size, task.horizon, config.policy)
+        self.policy = make_policy_network(task.observation_size, task.action_size, task.horizon, config.policy)
         self.policy.load_state_dict(actor_critic.policy.state_dict())
         spaces, normalizer = Spaces.from_config(config), actor_critic.normalizer.to(torch.device("cpu"))
         self.register_buffer("mean", normalizer.mean)

@@ -28,12 +28,3 @@ class MLPPolicy(nn.Module):
         means = call_in_float32(self.network[-2], features)
         distribution = None if self.gaussian is None else call_in_float32(self.gaussian, features, means)
         return PolicyOutput(actions=self.network[-1](means), distribution=distribution)
-
-
-def make_policy(observation_size: int, action_size: int, horizon: int, config: PolicyConfig) -> nn.Module:
-    """Make the network that `policy.kind` names."""
-    from vdt.policy.decision_transformer import DecisionTransformer
-
-    if config.kind == "mlp":
-        return MLPPolicy(observation_size, action_size, config)
-    return DecisionTransformer(observation_size, action_size, horizon, config)

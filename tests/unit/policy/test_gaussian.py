@@ -13,7 +13,7 @@ from vdt.agent.agent import Agent, PlannerSettings
 from vdt.environments import make_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.policy.gaussian import GaussianHead, NormalGaussian, SquashedGaussian, choose_actions
-from vdt.policy.mlp import make_policy
+from vdt.policy.networks import make_policy_network
 
 CONFIG = make_config(method="odt")
 
@@ -96,7 +96,7 @@ def test_normal_density_equals_the_formula_and_draws_are_clipped() -> None:
 @pytest.mark.parametrize("kind", ["transformer", "mlp"])
 def test_a_normal_heads_middle_is_its_action_and_its_deviations_are_free(kind: str) -> None:
     torch.manual_seed(0)
-    policy = make_policy(2, 3, 8, dataclasses.replace(CONFIG.policy, kind=kind, head="normal")).eval()
+    policy = make_policy_network(2, 3, 8, dataclasses.replace(CONFIG.policy, kind=kind, head="normal")).eval()
     output = policy(torch.randn(3, 4, 2), torch.randn(3, 4, 3), torch.randn(3, 4), torch.arange(4).expand(3, 4))
     assert torch.equal(output.actions, output.distribution.means)
     assert torch.equal(output.distribution.log_stds, torch.zeros(3, 4, 3))  # 1 at the start, whatever is observed
@@ -106,12 +106,12 @@ def test_a_normal_heads_middle_is_its_action_and_its_deviations_are_free(kind: s
 @pytest.mark.parametrize("kind", ["transformer", "mlp"])
 def test_the_deterministic_action_is_the_middle(kind: str) -> None:
     torch.manual_seed(0)
-    policy = make_policy(2, 1, 8, dataclasses.replace(CONFIG.policy, kind=kind)).eval()
+    policy = make_policy_network(2, 1, 8, dataclasses.replace(CONFIG.policy, kind=kind)).eval()
     inputs = (torch.randn(3, 4, 2), torch.randn(3, 4, 1), torch.randn(3, 4), torch.arange(4).expand(3, 4))
     output = policy(*inputs)
     torch.testing.assert_close(output.actions, torch.tanh(output.distribution.means))
     assert output.distribution.temperature.item() == pytest.approx(0.1)
-    plain = make_policy(2, 1, 8, dataclasses.replace(CONFIG.policy, kind=kind, head="deterministic"))
+    plain = make_policy_network(2, 1, 8, dataclasses.replace(CONFIG.policy, kind=kind, head="deterministic"))
     assert plain(*inputs).distribution is None and plain.gaussian is None
     drawn = choose_actions(output.actions, output.distribution, explore=True)
     assert not torch.equal(drawn, output.actions) and drawn.shape == output.actions.shape

@@ -10,7 +10,8 @@ from reference.networks import attend_explicitly
 from support.builders import make_config
 from vdt.config.schema import PolicyConfig
 from vdt.policy.decision_transformer import DecisionTransformer
-from vdt.policy.mlp import MLPPolicy, make_policy
+from vdt.policy.mlp import MLPPolicy
+from vdt.policy.networks import make_policy_network
 from vdt.policy.transformer import Block, CausalSelfAttention, CausalTransformer
 
 CONFIG = dataclasses.replace(make_config().policy, context_length=5, embedding_size=16, layers=2, heads=2, dropout=0.0)
@@ -145,6 +146,6 @@ def test_memoryless_policy_sees_the_observation_alone() -> None:
 
 
 def test_kind_names_the_network() -> None:
-    assert isinstance(make_policy(3, 2, 9, CONFIG), DecisionTransformer)
-    assert isinstance(make_policy(3, 2, 9, dataclasses.replace(CONFIG, kind="mlp")), MLPPolicy)
-    assert make_policy(3, 2, 9, CONFIG).horizon == 9
+    assert isinstance(make_policy_network(3, 2, 9, CONFIG), DecisionTransformer)
+    assert isinstance(make_policy_network(3, 2, 9, dataclasses.replace(CONFIG, kind="mlp")), MLPPolicy)
+    assert make_policy_network(3, 2, 9, CONFIG).horizon == 9
