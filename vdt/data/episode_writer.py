@@ -227,7 +227,7 @@ class EpisodeWriter:
             os.rename(temporary, path)
             self._renamed = True
         except BaseException:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
             raise
         try:
             sync_folder(self.folder)

@@ -112,7 +112,7 @@ def _read_changes(given: Mapping[str, str], *, is_named: bool) -> dict[str, Any]
         changes["data_seeds"] = parse_numbers(given["data_seeds"], "--data-seeds")
     for option, name in (("env", "envs"), ("method", "methods")):
         if option in given:
-            _refuse_comma(given[option])
+            _refuse_comma(option, given[option])
             changes[name] = tuple(split_words(given[option], f"--{option}"))
     if "sweep" in given:
         changes["grid"] = parse_sweep(given["sweep"])
@@ -121,7 +121,7 @@ def _read_changes(given: Mapping[str, str], *, is_named: bool) -> dict[str, Any]
     return changes
 
 
-def _refuse_comma(text: str) -> None:
+def _refuse_comma(option: str, text: str) -> None:
     """Refuse an address of data that holds a comma, which would be read as several.
 
     Raises:
@@ -130,7 +130,7 @@ def _refuse_comma(text: str) -> None:
     place = Path(text.removeprefix("data:")).expanduser()
     if text.startswith("data:") and "," in text and place.exists():
         raise ConfigError(
-            f"--env {text}: accepted is a name without a comma, which separates data sets; rename {place}"
+            f"--{option} {text}: accepted is a name without a comma, which separates data sets; rename {place}"
         )
 
 
