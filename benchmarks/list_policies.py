@@ -3,7 +3,7 @@
     python benchmarks/list_policies.py HOME … --output FILE
 
 A column of settings is a key of the configuration in which the policies differ, those of the task left out. `curve` has
-the scores along the training, as `gradient steps:score`. A cell that two homes hold is listed once.
+an offline policy's scores along its training, as `gradient steps:score`. A cell that two homes hold is listed once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import pandas as pd
 from vdt.tracking.curves import read_curves
 
 FIRST = ["env", "method", "preset", "patch", "data.seed", "seed"]  # these columns first, whether they differ or not
-CURVES = {"offline": "actor/score", "online": "online/score"}
 
 
 def list_policies(home: Path) -> Iterator[dict[str, Any]]:
@@ -33,7 +32,7 @@ def list_policies(home: Path) -> Iterator[dict[str, Any]]:
         settings = {**cell["config"], "patch": cell["patch"], "data": cell["snapshot"]["label"]}
         seconds = sum(cell["seconds"].get(step, 0) for step in ("pretrain_critic", "train_actor"))
         for policy, reports in cell["evaluation"]["policies"].items():
-            curve = curves.get(cell["mlflow_run_id"], {}).get(CURVES.get(policy, ""), [])
+            curve = curves.get(cell["mlflow_run_id"], {}).get("actor/score", []) if policy == "offline" else []
             for setting, report in reports.items():
                 yield {
                     **settings,

@@ -22,6 +22,7 @@ COLUMNS = "episode, observation_0, observation_1, ..., action_0, ..., reward, te
 FLAGS = {"true": 1.0, "false": 0.0}
 LARGEST = float(np.finfo(np.float32).max)
 LAST_EPISODE = 2.0**53  # beyond it a float no longer tells numbers apart
+ACCEPTED = {"terminated": "true, false, 1 and 0", "episode": "numbers up to 2^53"}  # of the others finite numbers
 
 
 def list_columns(names: list[str], kind: str) -> list[str]:
@@ -52,13 +53,9 @@ def read_value(name: str, text: str) -> float:
         value = FLAGS[word] if name == "terminated" and word in FLAGS else float(word)
     except ValueError:
         value = np.nan
-    accepted = (
-        value in (0, 1) if name == "terminated" else abs(value) <= (LAST_EPISODE if name == "episode" else LARGEST)
-    )
-    if not accepted:
-        what = "true, false, 1 and 0" if name == "terminated" else "finite numbers (float32)"
-        what = "numbers up to 2^53" if name == "episode" else what
-        raise ValueError(f"column {name}: {text!r}; accepted are {what}")
+    largest = LAST_EPISODE if name == "episode" else LARGEST
+    if not (value in (0, 1) if name == "terminated" else abs(value) <= largest):
+        raise ValueError(f"column {name}: {text!r}; accepted are {ACCEPTED.get(name, 'finite numbers (float32)')}")
     return value
 
 

@@ -51,7 +51,6 @@ class EpisodeWriter:
         self._observations: list[FloatArray] = []
         self._actions: list[FloatArray] = []
         self._rewards: list[float] = []
-        self._renamed = False  # whether the file of the last episode has its name
         self._read_sizes()
 
     def __repr__(self) -> str:
@@ -149,6 +148,13 @@ class EpisodeWriter:
         Raises:
             ValueError: if a shape is wrong, a number is not finite, or `terminated` is neither true nor false.
         """
+        path = self._write(observations, actions, rewards, terminated)
+        self._sync(path)
+        return path
+
+    def _write(
+        self, observations: npt.ArrayLike, actions: npt.ArrayLike, rewards: npt.ArrayLike, terminated: object
+    ) -> Path:
         ended = _read_flag(terminated, "terminated")
         arrays = {
             "observations": read_numbers(observations, "observations"),
@@ -163,13 +169,9 @@ class EpisodeWriter:
         return path
 
     def _finish(self, *, terminated: bool) -> Path:
-        self._renamed = False
-        try:
-            columns = (np.stack(self._observations), np.stack(self._actions), self._rewards)
-            path = self.write(*columns, terminated=terminated)
-        finally:
-            if self._renamed:  # also where Ctrl-C came afterwards: kept, the steps would be written twice
-                self.discard()
+        path = self._write(np.stack(self._observations), np.stack(self._actions), self._rewards, terminated)
+        self.discard()  # at once: after a Ctrl-C in what follows, they would be written twice
+        self._sync(path)
         return path
 
     def _read_vector(self, value: npt.ArrayLike, what: str, size: int | None) -> FloatArray:
@@ -216,7 +218,7 @@ class EpisodeWriter:
             raise ValueError(f"{path} is no episode that can be read ({error}); write into another folder") from None
 
     def _write_new(self, arrays: dict[str, Any]) -> Path:
-        """Write a file under the next free number: whole, on disk, and never over another."""
+        """Write a file under the next free number: whole, and never over another."""
         path, descriptor = self._take_number()
         temporary = _get_temporary(path)
         try:
@@ -225,15 +227,17 @@ class EpisodeWriter:
                 file.flush()
                 os.fsync(file.fileno())
             os.rename(temporary, path)
-            self._renamed = True
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            os.unlink(temporary)
             raise
+        return path
+
+    def _sync(self, path: Path) -> None:
+        """Make a new file's name last through a power loss, where the folder can be synced."""
         try:
             sync_folder(self.folder)
         except OSError as error:  # the episode is there: written again, it would be there twice
             logger.warning(f"{path} is written, but a power loss may undo it: its folder cannot be synced ({error})")
-        return path
 
     def _take_number(self) -> tuple[Path, int]:
         """Return the next free file, and the descriptor of the temporary one, which keeps others from that number."""

@@ -51,10 +51,11 @@ def draw(environment: Environment) -> Any:
     Raises:
         RendererError: if the environment draws none, or lacks a library for it.
     """
+    name = environment.spec.id if environment.spec else environment
     try:
         frame: Any = environment.render()
     except (gymnasium.error.Error, ImportError) as error:
-        raise RendererError(f"{environment.spec.id if environment.spec else environment}: {error}") from None
+        raise RendererError(f"{name}: {error}") from None
     if getattr(frame, "ndim", 0) != 3:
-        raise RendererError(f"{environment.spec.id if environment.spec else environment} draws no pictures")
+        raise RendererError(f"{name} draws no pictures")
     return frame
