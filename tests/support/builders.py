@@ -39,6 +39,7 @@ TINY: dict[str, Any] = {  # all settings that a tiny run depends on, so that pre
     "data.trajectory_weighting": "length",
     "critic.gradient_steps": 30,
     "critic.second_weighting": "none",
+    "critic.window_steps": 1,
     "critic.batch_size": 32,
     "critic.hidden_size": 16,
     "critic.hidden_layers": 2,

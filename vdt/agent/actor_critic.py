@@ -137,8 +137,7 @@ class ActorCritic:
     @property
     def acting_context(self) -> int:
         """Return the number of steps of history that the acting policy reads."""
-        policy = self.config.policy
-        return 1 if policy.kind == "mlp" else self.config.planner.context_length or policy.context_length
+        return self.config.acting_context
 
     @property
     def is_guided(self) -> bool:
@@ -176,7 +175,8 @@ class ActorCritic:
         """Return the target policy's present action, (B, A), and its distribution if it is stochastic."""
         assert self.target_policy is not None
         inputs = (contexts.observations, contexts.actions, contexts.returns_to_go, contexts.timesteps)
-        output: PolicyOutput = self.target_policy(*inputs)
+        with torch.autocast(contexts.actions.device.type, torch.bfloat16, self.config.runtime.precision == "bfloat16"):
+            output: PolicyOutput = self.target_policy(*inputs).to_float32()
         gaussian = output.distribution
         if gaussian is not None:
             means, log_stds = contexts.at_present(gaussian.means), contexts.at_present(gaussian.log_stds)

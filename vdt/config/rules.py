@@ -143,10 +143,7 @@ def acting_context_was_trained(config: Config) -> str | None:
     acted, trained = config.planner.context_length, config.policy.context_length
     if acted <= trained:
         return None
-    return (
-        f"planner.context_length ({acted}) must not exceed what the policy is trained on, "
-        f"policy.context_length ({trained})"
-    )
+    return f"planner.context_length ({acted}) must not exceed what the policy is trained on, policy.context_length ({trained})"
 
 
 @rule
@@ -163,10 +160,8 @@ def mlp_predicts_actions_alone(config: Config) -> str | None:
     actor = config.actor
     if config.policy.kind != "mlp" or actor.next_observation_coefficient == actor.reward_coefficient == 0:
         return None
-    return (
-        "policy.kind mlp predicts no observations or rewards: "
-        "set actor.next_observation_coefficient=0 actor.reward_coefficient=0"
-    )
+    predicts = "actor.next_observation_coefficient=0 actor.reward_coefficient=0"
+    return f"policy.kind mlp predicts no observations or rewards: set {predicts}"
 
 
 @rule
@@ -200,6 +195,18 @@ def targets_wait_for_policy(config: Config) -> str | None:
     if every == 1 or bootstrap == "policy":
         return None
     return f"critic.target_every ({every}) needs critic.bootstrap policy, not {bootstrap}; accepted is 1"
+
+
+@rule
+def windows_fill_batch(config: Config) -> str | None:
+    """Check that transitions which share a pass of the policy belong to a critic of the policy, and fill its batch."""
+    critic, count = config.critic, config.critic_window
+    if critic.window_steps == 1 or (critic.bootstrap == "policy" and critic.batch_size % count == 0):
+        return None
+    return (
+        f"critic.window_steps ({critic.window_steps}) needs critic.bootstrap policy and critic.batch_size in whole windows "
+        f"of {count}, not {critic.bootstrap} and {critic.batch_size}; accepted is 1"
+    )
 
 
 @rule
@@ -270,10 +277,7 @@ def reward_unit_keeps_temperature(config: Config) -> str | None:
     weighted = actor.inverse_temperature > 0 and actor.advantage_unit == "reward"
     if not weighted or actor.min_effective_sample_fraction == 0:
         return None
-    return (
-        "actor.advantage_unit reward takes actor.inverse_temperature as it is: "
-        "set actor.min_effective_sample_fraction=0"
-    )
+    return "actor.advantage_unit reward takes actor.inverse_temperature as it is: set actor.min_effective_sample_fraction=0"
 
 
 @rule

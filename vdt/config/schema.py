@@ -73,6 +73,7 @@ class CriticConfig:
     members: Whole = Field(default=2, ge=1, le=100)
     layer_norm: Flag = False
     second_weighting: Literal["none", "return"] = "none"
+    window_steps: Whole = Field(default=1, ge=1, le=1000)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -205,6 +206,16 @@ class Config:
     def trains_together(self) -> bool:
         """Return whether critic and actor take turns, instead of the critic first."""
         return self.critic.bootstrap == "policy" or self.critic.order == "together"
+
+    @property
+    def acting_context(self) -> int:
+        """Return the number of steps of history that the acting policy reads."""
+        return 1 if self.policy.kind == "mlp" else self.planner.context_length or self.policy.context_length
+
+    @property
+    def critic_window(self) -> int:
+        """Return the number of successive transitions that share a pass of the policy: no more than it acts upon."""
+        return min(self.critic.window_steps, self.acting_context)
 
     @property
     def file_name(self) -> str:

@@ -38,7 +38,7 @@ class ContextBatch:
         actions: (B, K, A); the value at the present step is no part of the context.
         returns_to_go: (B, K), undiscounted, divided by the policy's return scale.
         timesteps: (B, K) int64, steps since the start of the episode.
-        present: (B,) int64, index of the present step.
+        present: (B,) int64, index of the present step; or (B, W), indices of W present steps that share one context.
     """
 
     observations: Tensor
@@ -48,8 +48,11 @@ class ContextBatch:
     present: Tensor
 
     def at_present(self, values: Tensor) -> Tensor:
-        """Select the present step: (B, K, ...) -> (B, ...)."""
-        return values[torch.arange(len(values), device=values.device), self.present]
+        """Select the present steps: (B, K, ...) -> (B, ...), or (B * W, ...) in the order of contexts."""
+        contexts = torch.arange(len(values), device=values.device)
+        if self.present.dim() == 1:
+            return values[contexts, self.present]
+        return values[contexts[:, None], self.present].flatten(0, 1)
 
 
 @dataclass(frozen=True)

@@ -127,13 +127,32 @@ class Sampler:
         return self.gather_transitions(self.sample_rows(batch_size, with_target=True))
 
     def sample_transitions_in_context(
-        self, batch_size: int, context_length: int, *, present: bool
+        self, batch_size: int, context_length: int, *, present: bool, window_steps: int = 1
     ) -> tuple[TransitionBatch, ContextBatch, ContextBatch | None]:
-        """Draw transitions, the contexts of a policy after them, and, if `present`, those at their beginning."""
-        buffer, rows = self.buffer, self.sample_rows(batch_size, with_target=True)
+        """Draw transitions, the contexts of a policy after them, and, if `present`, those at their beginning.
+
+        Args:
+            batch_size: B, of the transitions.
+            context_length: K, steps of a context.
+            present: whether the contexts at the beginning are wanted too.
+            window_steps: W, successive transitions that share a context, at most K; B is a multiple of it. The first of
+                them has at least K - W steps before it, where the trajectory does. All transitions are drawn as often
+                but for the W - 1 at either end of a trajectory: the outermost (W + 1)(W + 2) / 6W times as often.
+        """
+        buffer, rows = self.buffer, self.sample_rows(batch_size // window_steps, with_target=True)
+        if window_steps > 1:
+            rows = self._surround(rows, window_steps)
         after = gather_contexts(buffer, find_bootstrap_rows(buffer, rows), context_length)
         before = gather_contexts(buffer, rows, context_length) if present else None
-        return self.gather_transitions(rows), after, before
+        return self.gather_transitions(rows.flatten()), after, before
+
+    def _surround(self, rows: Tensor, count: int) -> Tensor:
+        """Return `count` successive rows with a target around each of `rows` (B,), (B, count); the ends are repeated."""
+        starts, lengths = self.buffer.index_targets()
+        place = torch.searchsorted(starts, rows, right=True) - 1
+        first = rows - torch.randint(count, rows.shape, generator=self.generator, device=rows.device)
+        around = first[:, None] + torch.arange(count, device=rows.device)
+        return around.clamp(starts[place, None], (starts + lengths - 1)[place, None])
 
     def sample_steps(self, count: int, *, with_target: bool = False) -> tuple[Tensor, Tensor]:
         """Draw observations (count, S) and actions (count, A) as the policy's steps, or `with_target` as the critic's."""
@@ -208,10 +227,15 @@ class MixedSampler:
         return concatenate([sampler.sample_transitions(count) for sampler, count in self.split(batch_size)])
 
     def sample_transitions_in_context(
-        self, batch_size: int, context_length: int, *, present: bool
+        self, batch_size: int, context_length: int, *, present: bool, window_steps: int = 1
     ) -> tuple[TransitionBatch, ContextBatch, ContextBatch | None]:
         """Draw as `Sampler.sample_transitions_in_context`."""
-        parts = [s.sample_transitions_in_context(n, context_length, present=present) for s, n in self.split(batch_size)]
+        parts = [
+            s.sample_transitions_in_context(
+                n * window_steps, context_length, present=present, window_steps=window_steps
+            )
+            for s, n in self.split(batch_size // window_steps)
+        ]
         befores = [before for _, _, before in parts if before is not None]
         before = concatenate(befores) if befores else None
         return concatenate([batch for batch, _, _ in parts]), concatenate([after for _, after, _ in parts]), before
@@ -231,17 +255,20 @@ def _expect_some(lengths: Tensor) -> None:
 
 
 def find_bootstrap_rows(buffer: TrajectoryStore, rows: Tensor) -> Tensor:
-    """Find the row of the observation after the n-step rewards that start at `rows` (B,) of the buffer's matrix (M2)."""
+    """Find the rows of the observations after the n-step rewards that start at `rows` of the buffer's matrix (M2)."""
     return rows + buffer.take(rows, buffer.column.bootstrap_steps).long()
 
 
 def gather_contexts(buffer: TrajectoryStore, rows: Tensor, context_length: int) -> ContextBatch:
-    """Gather the last `context_length` steps up to each of `rows` (B,), which may be an episode's final observation.
+    """Gather the last `context_length` steps up to each of `rows`, which may be an episode's final observation.
+
+    Rows are (B,), or (B, W): then the last of W ascending rows of an episode, at most K apart, ends the context of all.
 
     Nothing was recorded after a final observation. Its return-to-go is 0 after a real end, and the last step's after a
     time limit, where the task goes on.
     """
-    column = buffer.column
+    column, asked = buffer.column, rows
+    rows = asked if asked.dim() == 1 else asked[:, -1].contiguous()
     starts, _ = buffer.index()
     timesteps = rows - starts[torch.searchsorted(starts, rows, right=True) - 1]
     present = timesteps.clamp(max=context_length - 1)
@@ -255,5 +282,5 @@ def gather_contexts(buffer: TrajectoryStore, rows: Tensor, context_length: int) 
         actions=window[..., column.action],
         returns_to_go=torch.where(cut[:, None] & (positions == present[:, None]), last[:, None], returns),
         timesteps=(timesteps - present)[:, None] + positions,
-        present=present,
+        present=present if asked.dim() == 1 else present[:, None] - (rows[:, None] - asked),
     )

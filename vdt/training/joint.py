@@ -57,8 +57,11 @@ def make_proposals(gaussians: Sequence[Gaussian], actions: Tensor, count: int, g
 def update_policy_critic(actor_critic: ActorCritic, critic_update: CriticUpdate, sampler: CriticSampler) -> Metrics:
     """Take one step on M2 with the target policy's value as the bootstrap, and CQL's term; move all targets in their turn."""
     config, generator, proposals = actor_critic.config.critic, sampler.generator, None
+    windows = actor_critic.config.critic_window
     conservative, context = config.conservative_coefficient > 0, actor_critic.acting_context
-    batch, after, before = sampler.sample_transitions_in_context(config.batch_size, context, present=conservative)
+    batch, after, before = sampler.sample_transitions_in_context(
+        config.batch_size, context, present=conservative, window_steps=windows
+    )
     with torch.no_grad():
         actions, gaussian = actor_critic.ask_target_policy(after)
         if gaussian is not None:

@@ -265,6 +265,13 @@ def test_ablations_are_named() -> None:
         ("vdt", "critic.order=together", r"fitted to a finished critic, but critic.order together trains both"),
         ("bc", "critic.order=together", r"critic.order together trains critic and actor together: critic.grad"),
         ("vdt", "critic.target_every=2", r"critic.target_every \(2\) needs critic.bootstrap policy, not value"),
+        (
+            "vdt",
+            "critic.window_steps=2",
+            r"window_steps \(2\) needs critic.bootstrap policy .* not value and 256; accepted",
+        ),
+        ("qt", "critic.window_steps=3", r"batch_size in whole windows of 3, not policy and 256; accepted is 1"),
+        ("qt", "critic.window_steps=30 critic.batch_size=255", r"in whole windows of 10, not policy and 255"),
         ("iql", "actor.warm_start_steps=5", r"leaves the Q term out, but actor.q_coefficient is 0"),
         ("vdt", "actor.warm_start_steps=1500", r"warm_start_steps \(1,500\) must be fewer than .* \(1,500\)"),
         ("vdt", "data.keep_best_fraction=0", r"data.keep_best_fraction must be between 1e-06 and 1.0, not 0"),

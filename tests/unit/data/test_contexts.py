@@ -32,6 +32,24 @@ def test_histories_are_the_last_steps_of_the_same_episode(context: int) -> None:
     torch.testing.assert_close(histories.at_present(histories.observations), buffer.matrix[: len(ALL), :2])
 
 
+def test_successive_moments_share_a_context() -> None:
+    """Each sees the steps up to itself, at least K - W + 1 of them where the episode has them, and no other's."""
+    buffer, width, context = make_buffer(DATASET), 3, 4
+    first = {0: 0, 1: 6, 2: 8}
+    windows = [(e, t) for e, steps in enumerate(LENGTHS) for t in range(steps + 1 - (width - 1))]
+    rows = torch.tensor([[first[e] + t + i for i in range(width)] for e, t in windows])
+    shared = gather_contexts(buffer, rows, context)
+    torch.testing.assert_close(shared.at_present(shared.observations), buffer.matrix[rows.flatten(), :2])
+    for place, (_, moment) in enumerate(windows):
+        for i in range(width):
+            present = int(shared.present[place, i])
+            assert int(shared.timesteps[place, present]) == moment + i
+            assert present >= min(moment + i, context - width)
+    alone = gather_contexts(buffer, rows[:, -1].contiguous(), context)
+    assert torch.equal(shared.observations, alone.observations)
+    assert torch.equal(shared.returns_to_go, alone.returns_to_go)
+
+
 def test_after_a_real_end_nothing_is_to_go_and_after_a_time_limit_what_was() -> None:
     histories = gather_contexts(make_buffer(DATASET), torch.tensor([5, 7]), 4)  # cut, and really ended
     last = float(DATASET[0].rewards[-1])

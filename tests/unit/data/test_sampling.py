@@ -153,6 +153,10 @@ def test_a_share_of_each_mixed_batch_is_offline(share: float, batch_size: int, o
     assert torch.equal(before.at_present(before.observations), batch.observations)
     assert torch.equal(after.at_present(after.observations), batch.bootstrap_observations)
     assert mixed.sample_transitions_in_context(batch_size, 3, present=False)[2] is None
+    batch, after, before = mixed.sample_transitions_in_context(2 * batch_size, 3, present=True, window_steps=2)
+    assert batch.n_step_rewards.tolist() == [e for e in expected for _ in range(2)] and before is not None
+    assert torch.equal(before.at_present(before.observations), batch.observations)
+    assert torch.equal(after.at_present(after.observations), batch.bootstrap_observations)
     assert [len(part) for part in mixed.sample_steps(batch_size)] == [batch_size] * 2
     assert mixed.generator is generator
 

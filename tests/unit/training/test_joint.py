@@ -92,6 +92,61 @@ def test_target_is_the_following_policys_value(method: str) -> None:
     assert metrics["q_loss"].item() == pytest.approx(sum(squares), rel=1e-4)
 
 
+def test_windows_have_the_targets_of_their_moments() -> None:
+    """One pass over shared contexts gives what a pass over the steps up to each moment gives."""
+    plain = {"critic.window_steps": 4, "critic.target_action_noise": 0.0}
+    actor_critic, sampler, optimizer = make_joint("qt", **plain)
+    again = Sampler(sampler.buffer, "length", torch.Generator().set_state(sampler.generator.get_state()))
+    size, context = actor_critic.config.critic.batch_size, actor_critic.acting_context
+    batch, after, _ = again.sample_transitions_in_context(size, context, present=False, window_steps=4)
+    assert after.present.shape == (size // 4, 4) and len(batch.actions) == size
+    before, square = copy.deepcopy(actor_critic), torch.zeros(2)
+    metrics = take_critic_step(actor_critic, optimizer, sampler)
+    assert before.target_policy is not None
+    for i in range(size):
+        end = int(after.present[i // 4, i % 4]) + 1
+        inputs = (after.observations, after.actions, after.returns_to_go, after.timesteps)
+        with torch.no_grad():
+            action = before.target_policy(*(x[i // 4, None, :end] for x in inputs)).actions[:, -1]
+            value = before.critic.target_q(batch.bootstrap_observations[i][None], action).min()
+            q = before.critic.q(batch.observations[i : i + 1], batch.actions[i : i + 1])
+        target = batch.n_step_rewards[i] + batch.bootstrap_discounts[i] * value
+        square += torch.stack([(x.squeeze() - target) ** 2 for x in q]) / size
+    assert metrics["q_loss"].item() == pytest.approx(float(square.sum()), rel=1e-4)
+
+
+def test_windows_meet_all_transitions() -> None:
+    """Those inside an episode equally often; the outermost have a little of what their neighbours lack."""
+    width, lengths = 8, (40, 2)
+    sampler = make_tiny_sampler(make_buffer(make_dataset(lengths)))
+    draws, outermost = 40_000, (width + 1) * (width + 2) / (6 * width)
+    rows = sampler._surround(sampler.sample_rows(draws, with_target=True), width)
+    assert rows.shape == (draws, width) and bool((rows.diff(dim=1) <= 1).all()) and bool((rows.diff(dim=1) >= 0).all())
+    counts = torch.bincount(rows.flatten(), minlength=sum(lengths) + 1).double() / (draws * width / sum(lengths))
+    assert counts[7:33].numpy() == pytest.approx(1, abs=0.05) and float(counts[40]) == 0  # a final observation
+    assert counts[[0, 39]].tolist() == pytest.approx([outermost] * 2, abs=0.1)
+    assert float(counts[:40].sum()) == pytest.approx(40, abs=0.4) and float(counts[41:].sum()) == pytest.approx(
+        2, abs=0.4
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_following_policy_has_the_precision_of_training(precision: str) -> None:
+    actor_critic, sampler, _ = make_joint("qt", **{"runtime.precision": precision})
+    contexts = gather_contexts(sampler.buffer, torch.arange(4), actor_critic.acting_context)
+    assert actor_critic.target_policy is not None
+    seen: list[torch.dtype] = []
+    for module in actor_critic.target_policy.modules():
+        if not list(module.children()):
+            module.register_forward_hook(
+                lambda _m, _i, o: seen.append(o.dtype) if isinstance(o, torch.Tensor) else None
+            )
+    with torch.no_grad():
+        actions, _ = actor_critic.ask_target_policy(contexts)
+    assert actions.dtype == torch.float32
+    assert (torch.bfloat16 in seen) == (precision == "bfloat16")
+
+
 @pytest.mark.parametrize("method", JOINT)
 def test_a_step_trains_q_and_moves_both_targets_and_nothing_else(method: str) -> None:
     actor_critic, sampler, optimizer = make_joint(method, **{"critic.target_every": 1})
