@@ -47,7 +47,7 @@ class BehaviorFlow(FlowSpec):
     @step
     def start(self) -> None:
         """Read and check the settings."""
-        from flows.stage import clear_errors
+        from flows.errors import clear_errors
         from vdt.behavior.ladder import FOLDER, change_settings, list_ladders, load_settings, open_runs
         from vdt.system.extras import check_extra
 
@@ -63,7 +63,8 @@ class BehaviorFlow(FlowSpec):
     @step
     def train(self) -> None:
         """Train, keep, measure and write one ladder."""
-        from flows.stage import clear_errors, open_checkpoints, open_tracker
+        from flows.errors import clear_errors
+        from flows.stage import open_checkpoints, open_tracker
         from vdt.behavior.ladder import CHECKPOINTS, make_ladder
 
         die_with_parent()

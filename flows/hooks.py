@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from flows.command_line import MEMORY_KILLS, get_command
-from flows.stage import SAVE_MEMORY
+from flows.errors import SAVE_MEMORY
 from flows.unfinished import UNFINISHED
 from vdt.system.home import home, make_resume_command
 from vdt.system.log import configure_logging

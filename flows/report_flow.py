@@ -18,8 +18,8 @@ from metaflow import FlowSpec, Parameter, card, exit_hook, step  # noqa: E402  (
 
 from flows.cards import REPORT  # noqa: E402
 from flows.command_line import check_command_line  # noqa: E402
+from flows.errors import clear_errors  # noqa: E402
 from flows.options import get_options  # noqa: E402
-from flows.stage import clear_errors  # noqa: E402
 
 logger = logging.getLogger("flows.report_flow")
 

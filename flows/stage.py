@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import gc
 import logging
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metaflow import current
-from metaflow.exception import MetaflowException
 
 from flows.cards import enter_cards_folder
+from flows.errors import clear_errors
 from flows.initial import find_initial
 from flows.lineage import get_unfinished_ancestors, walk_origins, was_completed
 from flows.live_card import LiveTracker, make_live_card
@@ -29,15 +28,14 @@ from vdt.config.schema import CheckpointConfig, Config
 from vdt.experiments.cells import describe_cell, keep_result
 from vdt.experiments.results_store import began_with_this_code
 from vdt.system.gpus import claim_gpu
-from vdt.system.home import FolderError, home
+from vdt.system.home import home
 from vdt.system.locks import hold_lock
 from vdt.system.log import configure_logging
-from vdt.system.machine import DeviceError, count_cells_in_parallel, measure_peak_memory, set_threads
+from vdt.system.machine import count_cells_in_parallel, measure_peak_memory, set_threads
 from vdt.system.processes import Terminated, terminate_cleanly
 from vdt.tracking import (
     MLflowTracker,
     NullTracker,
-    StoreError,
     Tracker,
     finish_runs,
     make_continue_record,
@@ -58,45 +56,6 @@ logger = logging.getLogger(__name__)
 FILE = ("path", "md5", "key", "below_home")  # fields of a snapshot that describe its file
 PHASES = {"pretrain_critic": "critic", "train_actor": "actor", "tune_online": "online"}  # as metrics name them
 EVALUATION = "evaluate"  # the step in whose folder a run's policies are entered
-USER_ERRORS = (ConfigError, DeviceError, StoreError, FolderError, FloatingPointError)
-# Caused by a folder, not by the program.
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-NO_MEMORY = ("out of memory", "can't allocate memory")  # PyTorch's message
-SAVE_MEMORY = (
-    "Run fewer cells at once (--max-workers 1), or smaller ones (--set actor.batch_size, policy.context_length, "
-    "data.steps), or give the machine, or the container, more memory; what is finished is kept"
-)
-
-
-class UserError(MetaflowException):
-    """Error that the user can correct; shown without a traceback."""
-
-    headline = "error"
-
-
-@contextlib.contextmanager
-def clear_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn errors that the user can correct, and those of the given kinds, into one line without a traceback."""
-    try:
-        yield
-    except Exception as error:
-        message = str(error) if isinstance(error, (*USER_ERRORS, *kinds)) else _explain(error)
-        if message is None:
-            raise
-        logger.error(message)
-        raise UserError(message) from None
-
-
-def _explain(error: Exception) -> str | None:
-    """Return advice on a machine's lack of disk space or memory; none for any other error."""
-    if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        return f"cannot write {error.filename or 'a file'} ({error.strerror}); make room and resume"
-    text = str(error)
-    lacks_memory = isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM
-    if lacks_memory or (isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY)):
-        first = (text.splitlines() or [""])[0]
-        return f"memory has run out{f' ({first})' if first else ''}. {SAVE_MEMORY}"
-    return None
 
 
 class Stage:
@@ -116,6 +75,11 @@ class Stage:
     def checkpoints(self) -> CheckpointStore:
         """Return this step's checkpoints, with those of the runs that it continues."""
         return open_checkpoints(self.flow.cell["key"], self.config.checkpoint, self._describe_data())
+
+    @property
+    def seconds_before(self) -> float:
+        """Return what the step had taken until the checkpoint that it continues."""
+        return self.checkpoints.clock.before if "checkpoints" in vars(self) else 0.0
 
     def _describe_data(self) -> dict[str, Any]:
         """Return the facts of the data that a checkpoint holds."""
@@ -286,8 +250,8 @@ def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
 
     Args:
         flow: the running flow, with artifacts `cell`, `cells`, `mlflow_run_id`. A step that is run again
-            after its run was finished gets a new MLflow run, and `mlflow_run_id` changes. `seconds` and `memory` (MB, the
-            process's peak) get an entry for the step.
+            after its run was finished gets a new MLflow run, and `mlflow_run_id` changes. `seconds` (with those before the
+            checkpoint that it continues) and `memory` (MB, the process's peak) get an entry for the step.
         track: False for a step that logs nothing, which saves it the seconds that opening MLflow takes.
     """
     began, step = time.monotonic(), str(current.step_name)
@@ -296,16 +260,32 @@ def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
         config = config_from_mapping(flow.cell.get("config", {}))
     set_threads(count_cells_in_parallel(len(flow.cells)), config.runtime.threads)
     lock = home() / ".vdt" / "locks" / f"cell-{flow.mlflow_run_id}.lock"
-    with clear_errors(), hold_lock(lock, f"this step of {flow.cell['key']}"), _stop_when_told(flow) as stack:
-        claim_gpu(flow.cell["number"], lock.parent, stack)
-        tracker = stack.enter_context(contextlib.closing(open_tracker(flow, config))) if track else NullTracker()
-        yield Stage(flow, tracker, config)
-        tracker.log(0, _measure_cost(step, time.monotonic() - began))
-    if isinstance(tracker, MLflowTracker):
-        flow.mlflow_run_id = tracker.run_id  # final once the tracker is closed
-    flow.seconds = {**getattr(flow, "seconds", {}), step: round(time.monotonic() - began, 1)}
+    runs = [] if _repeats(flow) else [str(flow.mlflow_run_id)]
+    with clear_errors(), hold_lock(lock, f"this step of {flow.cell['key']}"), _stop_when_told(runs) as stack:
+        if config.runtime.device != "cpu" and step in (*PHASES, EVALUATION):
+            claim_gpu(flow.cell["number"], lock.parent, stack)
+        tracker: Tracker = NullTracker()
+        if track:
+            tracker = stack.enter_context(_follow_tracker(open_tracker(flow, config), runs))
+        stage = Stage(flow, tracker, config)
+        yield stage
+        seconds = stage.seconds_before + time.monotonic() - began
+        tracker.log(0, _measure_cost(step, seconds))
+    if track:
+        (flow.mlflow_run_id,) = runs
+    flow.seconds = {**getattr(flow, "seconds", {}), step: round(seconds, 1)}
     flow.memory = {**getattr(flow, "memory", {}), step: measure_peak_memory()}
     gc.freeze()  # the process is about to end: no garbage collection is needed
+
+
+@contextlib.contextmanager
+def _follow_tracker(tracker: MLflowTracker, runs: list[str]) -> Iterator[MLflowTracker]:
+    """Close a tracker at the end, and put its run into `runs` instead of what is there; the run is final only then."""
+    try:
+        with contextlib.closing(tracker):
+            yield tracker
+    finally:
+        runs[:] = [tracker.run_id]
 
 
 def _measure_cost(step: str, seconds: float) -> dict[str, float]:
@@ -316,13 +296,13 @@ def _measure_cost(step: str, seconds: float) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _stop_when_told(flow: Any) -> Iterator[contextlib.ExitStack]:
-    """Handle SIGTERM (the flow was killed or stopped): close the stack's contents, mark the MLflow run as failed, and end."""
+def _stop_when_told(runs: list[str]) -> Iterator[contextlib.ExitStack]:
+    """Handle SIGTERM (the flow was killed or stopped): close the stack's contents, mark the MLflow runs as failed, and end."""
     try:
         with terminate_cleanly(), contextlib.ExitStack() as stack:
             yield stack
     except Terminated:
-        finish_runs(home(), [flow.mlflow_run_id], "FAILED")
+        finish_runs(home(), runs, "FAILED")
         os._exit(128 + 15)
 
 
@@ -331,14 +311,18 @@ def open_tracker(flow: Any, config: Config | None = None) -> MLflowTracker:
 
     A step that trains a cell of configuration `config` shows its curves on its card, too.
     """
-    origin, step = current.origin_run_id, str(current.step_name)
-    repeats = bool(origin) and was_completed(current.flow_name, origin, step, flow.cell["key"])
-    opening = make_continue_record(str(current.run_id), repeats=repeats)
+    step, opening = str(current.step_name), make_continue_record(str(current.run_id), repeats=_repeats(flow))
     if config is not None and step in PHASES:
         enter_cards_folder()
         shown = make_live_card(PHASES[step], config, flow.cell["key"])
         return LiveTracker(home(), flow.mlflow_run_id, opening=opening, card=shown)
     return MLflowTracker(home(), flow.mlflow_run_id, opening=opening)
+
+
+def _repeats(flow: Any) -> bool:
+    """Return whether the running step was finished in the run that is resumed, so that its MLflow run stays as it is."""
+    origin, step = current.origin_run_id, str(current.step_name)
+    return bool(origin) and was_completed(current.flow_name, origin, step, flow.cell["key"])
 
 
 def finish_cells(mlflow_run_ids: Sequence[str]) -> None:

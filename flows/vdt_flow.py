@@ -19,10 +19,11 @@ from metaflow import FlowSpec, Parameter, card, current, exit_hook, package_sour
 
 from flows.cards import REPORT  # noqa: E402
 from flows.command_line import CHECKED, check_command_line, get_command  # noqa: E402
+from flows.errors import clear_errors  # noqa: E402
 from flows.initial import keep_initial_policies  # noqa: E402
 from flows.live_card import CARD  # noqa: E402
 from flows.options import get_options  # noqa: E402
-from flows.stage import clear_errors, finish_cells, open_stage  # noqa: E402
+from flows.stage import finish_cells, open_stage  # noqa: E402
 from flows.unfinished import forget_unfinished, name_run  # noqa: E402
 from vdt.experiments.cells import plan_cells  # noqa: E402
 

@@ -1,5 +1,6 @@
 """A short fault campaign, and the whole one behind the marker `faults`."""
 
+import os
 import re
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from support.faults import (
     find_newest_step,
     make_words,
     run_with_kills,
+    wait_for_moment,
 )
 from vdt.system.home import ROOT
 from vdt.tracking import open_store
@@ -40,6 +42,21 @@ def test_three_kills_in_a_row_change_nothing(tmp_path: Path) -> None:
     assert "missed" not in outcomes
     print(assert_same_outcome(tmp_path / "killed" / "home", tmp_path / "undisturbed" / "home"))
     check_the_first_resume(tmp_path / "killed")
+    check_a_stopped_repeat(undisturbed)
+
+
+def check_a_stopped_repeat(finished: Flow) -> None:
+    """A finished run stays finished where a repeat of one of its steps is stopped; the repeat's own has failed."""
+    repeat = Flow(finished.folder, "resume", "train_actor", "--origin-run-id", finished.run_id)
+    pid = wait_for_moment(repeat, Kill("train_actor", 0.3, "parent"))
+    assert pid is not None
+    os.kill(pid, signal.SIGTERM)
+    assert repeat.wait() != 0
+    client = open_store(finished.folder / "home")
+    experiment = client.get_experiment_by_name("vdt")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
+    assert [run.info.status for run in runs] == ["FINISHED", "FAILED"]
 
 
 def check_the_failed_run(folder: Path) -> None:

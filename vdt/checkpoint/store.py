@@ -18,12 +18,13 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vdt.checkpoint.names import BEST, DONE, CheckpointError
+from vdt.checkpoint.names import BEST, DONE, SECONDS, CheckpointError
 from vdt.system.files import atomic_write, compute_file_digest, write_text
 from vdt.system.home import FolderError
 from vdt.system.machine import get_versions
@@ -106,6 +107,23 @@ def find_not_finite(state: Any, where: str = "") -> str | None:
     return where if isinstance(state, float) and not math.isfinite(state) else None
 
 
+@dataclass
+class Clock:
+    """Wall time of a step: in this process, and before in those that it continues.
+
+    Attributes:
+        before: seconds until the checkpoint that is continued.
+        began: of this process's part, as `time.monotonic` has it.
+    """
+
+    before: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    def read(self) -> float:
+        """Return the seconds so far."""
+        return self.before + time.monotonic() - self.began
+
+
 class CheckpointStore:
     """Checkpoints of one step: written to its own folder, read from there, then from the folders of continued runs.
 
@@ -119,6 +137,7 @@ class CheckpointStore:
         continue_finished: continue from an ancestor's checkpoint even when that ancestor is marked as done. The flow
             sets it, because it names as ancestors only runs in which the step was not completed.
         facts: plain values that every checkpoint holds beside its state, e.g. what data it was trained on.
+        clock: of the step; by default one that begins now.
     """
 
     def __init__(
@@ -131,8 +150,10 @@ class CheckpointStore:
         keep: int,
         continue_finished: bool = False,
         facts: Mapping[str, Any] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.folder = folder
+        self.clock = clock or Clock()
         self.ancestors = tuple(ancestors)
         self.interval_seconds = interval_seconds
         self.interval_steps = interval_steps
@@ -147,13 +168,14 @@ class CheckpointStore:
             path.unlink()
 
     def move_to(self, folder: Path) -> CheckpointStore:
-        """Return a store with the same settings and facts for another folder, without ancestors."""
+        """Return a store with the same settings, facts and clock for another folder, without ancestors."""
         return CheckpointStore(
             folder,
             interval_seconds=self.interval_seconds,
             interval_steps=self.interval_steps,
             keep=self.keep,
             facts=self.facts,
+            clock=self.clock,
         )
 
     def load_latest(self) -> State | None:
@@ -172,6 +194,7 @@ class CheckpointStore:
                     logger.warning(f"{error}; trying the checkpoint before it")
                     continue
                 self.last, self._last_step, self._last_time = path, _step_of(path), time.monotonic()
+                self.clock.before = _read_seconds(folder)
                 logger.info(f"continuing from step {self._last_step:,} ({path})")
                 _warn_of_versions(state)
                 return state
@@ -206,6 +229,7 @@ class CheckpointStore:
             with atomic_write(path) as file:
                 file.write(content.getbuffer())
             best = self._keep_best(path, score)
+            write_text(self.folder / SECONDS, f"{self.clock.read():.1f}\n")
         except OSError as error:
             raise FolderError(
                 f"cannot write checkpoint {path} ({error.strerror or error}); {self.describe_last()}"
@@ -250,6 +274,12 @@ class CheckpointStore:
 def _read_best(folder: Path) -> dict[str, Any] | None:
     path = folder / BEST
     return dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def _read_seconds(folder: Path) -> float:
+    """Return what the step had taken at its last checkpoint there; 0 where an older version wrote it."""
+    path = folder / SECONDS
+    return float(path.read_text()) if path.is_file() else 0.0
 
 
 def _warn_of_versions(state: State) -> None:

@@ -19,7 +19,7 @@ from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import make_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import describe_cut, score_episodes
-from vdt.evaluation.agents import load_agent
+from vdt.evaluation.loading import load_actor_critic
 from vdt.evaluation.monte_carlo import compute_followed_returns, make_return_sampler
 from vdt.evaluation.records import Calibration, Diagnostics, ParameterCounts, RequestedReturn, WeightHistogram
 from vdt.evaluation.statistics import compute_calibration
@@ -49,7 +49,7 @@ def diagnose(
     """
     found: dict[str, Diagnostics] = {}
     for name, path in agents.items():
-        actor_critic, state = load_agent(path, config)
+        actor_critic, state = load_actor_critic(path, config)
         requested = calibration = weights = None
         if config.has_environment and config.evaluation.requested_episodes > 0:
             requested, trajectories = measure_requested(actor_critic, config, name)

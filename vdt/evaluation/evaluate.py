@@ -27,8 +27,8 @@ from vdt.environments.scores import (
     format_success,
     score_episodes,
 )
-from vdt.evaluation.agents import load_agent
 from vdt.evaluation.held_out import evaluate_held_out
+from vdt.evaluation.loading import load_actor_critic
 from vdt.evaluation.measurements import measure_policy
 from vdt.evaluation.records import Evaluation, EvaluationReport, HeldOutReport, Maze, Trace, name_setting
 from vdt.serving.model_files import looks_ahead, make_model
@@ -218,7 +218,7 @@ def evaluate_agents(
     if not config.has_environment:
         logger.info(f"evaluate: {config.env} has no environment, so there are no returns, only held-out episodes")
     for name, path in agents.items():
-        actor_critic, state = load_agent(path, config)
+        actor_critic, state = load_actor_critic(path, config)
         percentiles = actor_critic.return_percentiles
         settings = make_evaluation_settings(config, percentiles) if config.has_environment else {}
         reports = evaluate_settings(actor_critic, settings, config, name)

@@ -33,7 +33,7 @@ from vdt.critic.losses import compute_q_loss, compute_q_targets
 from vdt.data.sampling import Sampler, find_bootstrap_rows
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.data.trajectory_store import TrajectoryStore
-from vdt.evaluation.agents import load_agent
+from vdt.evaluation.loading import load_actor_critic
 from vdt.evaluation.records import ValueEstimates
 from vdt.system.progress import Progress
 from vdt.tracking import Tracker
@@ -74,7 +74,7 @@ def estimate_values(
     """
     if config.evaluation.fitted_q_steps == 0 or "offline" not in agents:
         return {}
-    actor_critic, _ = load_agent(agents["offline"], config)
+    actor_critic, _ = load_actor_critic(agents["offline"], config)
     estimates = estimate_value(actor_critic, dataset, held_out, "offline")
     numbers = {"critic": estimates.critic, "fitted_q": estimates.fitted_q}
     shown = {f"eval/offline_value_{key}": value for key, value in numbers.items() if value is not None}
@@ -98,7 +98,10 @@ def estimate_value(
     actor_critic.policy.eval()
     some = take_episodes(dataset, MOST_STEPS, config.data.seed)
     parts = [some] if held_out is None else [some, held_out]
-    buffers = [make_store(judged, actor_critic.normalizer, scale, episodes) for episodes in parts]
+    valued = (
+        parts if held_out is None else [some, held_out.keep_first(1)]
+    )  # of held-out episodes the rest is not asked for
+    buffers = [make_store(judged, actor_critic.normalizer, scale, episodes) for episodes in valued]
     actions = [compute_policy_actions(actor_critic, buffer) for buffer in buffers]
     starts, chosen = (torch.cat(column) for column in zip(*map(_take_first, buffers, actions), strict=True))
     halfway, final = fit_q(judged, buffers[0], actions[0], starts, chosen, label)

@@ -14,14 +14,14 @@ def measure_policy(
 ) -> dict[str, dict[str, float]]:
     """Return a policy's measurements by look-ahead setting, and those on held-out episodes as "held_out".
 
-    Episodes that were cut short have a return that says so in its name, and no score.
+    Episodes that were cut short have a return and a success rate that say so in their names, and no score.
     """
     scores: dict[str, dict[str, float]] = {}
     for setting, report in reports.items():
         cut = "" if report.cut_at is None else f"_of_{report.cut_at}_steps"
         numbers = {
             "normalized_score": report.normalized_score_mean,
-            "success_rate": report.success_rate,
+            f"success_rate{cut}": report.success_rate,
             f"episode_return{cut}": float(np.mean(report.episode_returns)),
         }
         scores[setting] = {key: value for key, value in numbers.items() if value is not None}

@@ -239,8 +239,8 @@ def tabulate_cost(records: Sequence[CellRecord], published: Published | None) ->
     header = ("env", "data", "method", "preset", *sizes, *(f"{phase}, s" for phase in PHASES), "env steps")
     notes = [
         "Means over cells. Peak memory is the most that one step's process held, libraries included. Seconds depend on how "
-        "many cells ran at once; those of a shared training (*) are another cell's waiting and reading, and those of a step that "
-        "was resumed are its last part's."
+        "many cells ran at once; those of a shared training (*) are another cell's waiting and reading. Those of a step that was "
+        "killed leave out what was lost after its last checkpoint."
     ]
     if published is not None:
         listed = (f"{what}: {', '.join(f'{k} {v}' for k, v in row.items())}" for what, row in published.rows.items())

@@ -23,9 +23,9 @@ def claim_gpu(index: int, locks: Path, stack: contextlib.ExitStack) -> None:
     names = list_gpus()
     if len(names) < 2:
         return
-    first = index % len(names)
+    first, owner = index % len(names), os.environ.get("SLURM_JOB_ID", "")  # each job may count its own GPUs from 0
     for name in (*names[first:], *names[:first]):
-        lock = locks / re.sub(r"[^\w.-]", "_", f"gpu-{platform.node()}-{name}.lock")
+        lock = locks / re.sub(r"[^\w.-]", "_", f"gpu-{platform.node()}-{owner}-{name}.lock")
         if stack.enter_context(try_lock(lock)):
             break
     else:

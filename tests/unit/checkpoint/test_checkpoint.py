@@ -263,7 +263,7 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path: Path) -> None:
             store.save(20, {"weights": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [path.name for path in tmp_path.iterdir()] == [good.name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [good.name, "SECONDS"]
     store.save(20, make_state(20))
     state = make_store(tmp_path).load_latest()
     assert state is not None and state["step"] == 20
@@ -274,7 +274,7 @@ def test_what_a_kill_left_half_written_is_removed_and_never_read(tmp_path: Path)
     (tmp_path / f".000000020.{path.name.split('.')[1]}.pt.abc.part").write_bytes(path.read_bytes()[:100])
     state = make_store(tmp_path).load_latest()
     assert state is not None and state["step"] == 10
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, "SECONDS"]
 
 
 def test_writing_takes_a_small_share_of_the_time(tmp_path: Path) -> None:
@@ -285,3 +285,27 @@ def test_writing_takes_a_small_share_of_the_time(tmp_path: Path) -> None:
     assert not store.due(2), "however short the interval"
     time.sleep(took / 0.02)
     assert store.due(2)
+
+
+def test_a_step_knows_what_it_took_in_the_runs_that_it_continues(tmp_path: Path) -> None:
+    first = make_store(tmp_path / "first")
+    first.clock.began -= 100.0  # it began so long ago
+    first.save(10, make_state(10))
+    first.clock.began -= 50.0  # lost with the kill
+    second = make_store(tmp_path / "second", tmp_path / "first")
+    assert second.clock.before == 0.0
+    second.load_latest()
+    assert second.clock.before == pytest.approx(100, abs=5)
+    second.clock.began -= 30.0
+    elsewhere = second.move_to(tmp_path / "shared")
+    elsewhere.finish(20, make_state(20))
+    third = make_store(tmp_path / "third", tmp_path / "shared", continue_finished=True)
+    third.load_latest()
+    assert third.clock.before == pytest.approx(130, abs=5) and third.clock.read() >= third.clock.before
+
+
+def test_checkpoints_of_an_older_version_took_nothing(tmp_path: Path) -> None:
+    make_store(tmp_path / "first").save(10, make_state(10))
+    (tmp_path / "first" / "SECONDS").unlink()
+    store = make_store(tmp_path / "second", tmp_path / "first")
+    assert store.load_latest() is not None and store.clock.before == 0.0

@@ -13,6 +13,7 @@ from support.builders import RecordingTracker, make_actor_critic, make_config, m
 from vdt.agent.actor_critic import ActorCritic
 from vdt.data.trajectory import Trajectory
 from vdt.evaluation.diagnostics import count_weights, diagnose, measure_calibration, measure_requested
+from vdt.evaluation.loading import load_actor_critic
 from vdt.evaluation.statistics import BINS
 from vdt.policy.losses import AdvantageWeighting
 
@@ -142,3 +143,12 @@ def test_diagnose_is_json_and_says_what_was_trained(tmp_path: Path) -> None:
     }
     off = diagnose(make_config({"evaluation.requested_episodes": 0}), agents, make_dataset(), tracker)
     assert off["offline"].requested is None
+
+
+def test_networks_are_loaded_ready_to_act(tmp_path: Path) -> None:
+    """Weights over the policy's own action are counted without dropout."""
+    actor_critic = make_actor_critic(make_config({"policy.dropout": 0.5}), make_dataset())
+    file = tmp_path / "agent.pt"
+    torch.save({"actor_critic": actor_critic.state_dict()}, file)
+    loaded, _ = load_actor_critic(file, actor_critic.config)
+    assert not any(module.training for module in loaded.policy.modules())

@@ -237,3 +237,18 @@ def test_what_the_data_earned_has_the_shift_of_the_critics_rewards() -> None:
     (episode,) = make_dataset((3,))
     pays = replace(episode, rewards=np.zeros(3, np.float32))
     assert compute_data_value([TrajectoryDataset.from_trajectories([pays])], 0.5, -1.0) == pytest.approx(-1.75)
+
+
+def test_of_held_out_episodes_the_policy_sees_the_first_observation_alone() -> None:
+    """However long they are, and the value is that of the whole episodes."""
+    data, held_out = make_dataset((4, 3)), make_dataset((40, 60))
+    found, asked = [], []
+    for part in (held_out, held_out.keep_first(1)):
+        actor_critic = make_actor_critic(make_config({"evaluation.fitted_q_steps": 3}), data)
+        seen: list[int] = []
+        actor_critic.policy.register_forward_hook(lambda _m, inputs, _o, seen=seen: seen.append(len(inputs[0])))
+        found.append(estimate_value(actor_critic, data, part, "test"))
+        asked.append(sum(seen))
+    assert asked[0] == asked[1]
+    assert (found[0].fitted_q, found[0].critic) == (found[1].fitted_q, found[1].critic)
+    assert found[0].data != found[1].data, "what the data earned is that of whole episodes"

@@ -1,5 +1,7 @@
 """Last words of a run: why it ended, how to go on; advice where memory has run out."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -9,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from flows.command_line import MEMORY_KILLS
+from flows.errors import UserError, clear_errors
 from flows.hooks import on_success, say_how_to_go_on
-from flows.stage import UserError, clear_errors
 from vdt.system.home import ROOT
 from vdt.system.processes import STOPPED, count_memory_kills
 
@@ -56,6 +58,21 @@ def test_memory_that_runs_out_is_said_with_advice(error: Exception, capsys: pyte
         raise error
     line = capsys.readouterr().out
     assert line.startswith("error: memory has run out") and "--max-workers 1" in line
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "error: cannot write x.pt (No space left on device); make room and resume"),
+        (errno.EACCES, "error: may not read or write x.pt (Permission denied); change its permissions and resume"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_advice(
+    code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError), clear_errors():
+        raise OSError(code, os.strerror(code), "x.pt")
+    assert capsys.readouterr().out.strip() == said
 
 
 def test_other_errors_are_left_alone() -> None:

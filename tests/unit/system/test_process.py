@@ -158,6 +158,16 @@ def test_cells_that_train_at_once_see_a_gpu_each(tmp_path: Path, monkeypatch: py
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
 
 
+def test_each_job_of_slurm_has_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Slurm counts them from 0 in each job, number 0 of one is not that of another."""
+    with contextlib.ExitStack() as stack:
+        for job in ("17", "18"):
+            monkeypatch.setenv("SLURM_JOB_ID", job)
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+            claim_gpu(0, tmp_path, stack)
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+
+
 def test_gpus_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert machine.count_gpus() == 2
