@@ -8,7 +8,7 @@ import importlib
 import io
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -36,6 +36,13 @@ def make_environment(task: TaskConfig) -> Environment:
     low, high = np.asarray(task.action_low, np.float32), np.asarray(task.action_high, np.float32)
     unit = gymnasium.spaces.Box(-1.0, 1.0, low.shape, np.float32)
     return gymnasium.wrappers.TransformAction(made, lambda action: scale_actions(action, low, high), unit)
+
+
+@contextlib.contextmanager
+def open_environments(task: TaskConfig, count: int) -> Iterator[list[Environment]]:
+    """Make `count` environments of a task, as `make_environment` does, and close them at the end."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(contextlib.closing(make_environment(task))) for _ in range(count)]
 
 
 def make_raw_environment(task: TaskConfig, render_mode: str | None = None) -> Environment:

@@ -16,7 +16,7 @@ from vdt.agent.agent import Agent, PlannerSettings, find_candidate_returns
 from vdt.config.schema import Config
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
-from vdt.environments import make_environment
+from vdt.environments import open_environments
 from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import describe_cut, score_episodes
 from vdt.evaluation.loading import load_actor_critic
@@ -84,23 +84,20 @@ def measure_requested(
     percentiles = actor_critic.return_percentiles
     candidates = find_candidate_returns(config, percentiles)
     returns = candidates if config.policy.kind == "transformer" else candidates[:1]
-    environments = [make_environment(config.task) for _ in range(count)]
+    seeds, limit = range(settings.seed, settings.seed + count), settings.max_episode_steps or None
+    threads = count_acting_threads(config.runtime.threads)
     rows: list[RequestedReturn] = []
     episodes: list[Trajectory] = []
-    for wanted in returns:
-        agent = Agent(actor_critic, PlannerSettings.from_config(config, percentiles).follow(wanted))
-        seeds = range(settings.seed, settings.seed + count)
-        limit = settings.max_episode_steps or None
-        threads = count_acting_threads(config.runtime.threads)
-        label_here = f"request {label} {wanted:g}"
-        new = collect_trajectories(agent, environments, seeds, max_steps=limit, label=label_here, threads=threads)
-        is_cut = None in score_episodes(new, config)
-        rows.append(
-            RequestedReturn(wanted, [t.episode_return for t in new], settings.max_episode_steps if is_cut else None)
-        )
-        episodes += new
-    for environment in environments:
-        environment.close()
+    with open_environments(config.task, count) as environments:
+        for wanted in returns:
+            agent = Agent(actor_critic, PlannerSettings.from_config(config, percentiles).follow(wanted))
+            label_here = f"request {label} {wanted:g}"
+            new = collect_trajectories(agent, environments, seeds, max_steps=limit, label=label_here, threads=threads)
+            is_cut = None in score_episodes(new, config)
+            rows.append(
+                RequestedReturn(wanted, [t.episode_return for t in new], settings.max_episode_steps if is_cut else None)
+            )
+            episodes += new
     shown = ", ".join(f"{row.requested:g} -> {math.fsum(row.achieved) / count:.0f}" for row in rows)
     cut = next((f" ({describe_cut(row.cut_at)})" for row in rows if row.cut_at), "")
     logger.info(f"evaluate {label}: requested -> achieved return{cut} {shown}")

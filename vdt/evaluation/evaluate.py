@@ -16,7 +16,7 @@ from vdt.agent.agent import Agent, PlannerSettings
 from vdt.agent.policy import Policy, read_count
 from vdt.config.schema import Config
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
-from vdt.environments import Environment, make_environment
+from vdt.environments import Environment, open_environments
 from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import (
     compute_standard_error,
@@ -81,16 +81,14 @@ def evaluate(actor_critic: ActorCritic, settings: PlannerSettings, config: Confi
 def _evaluate(agent: Agent, config: Config, label: str) -> EvaluationReport:
     task, settings, started = config.task, agent.settings, time.monotonic()
     count = config.evaluation.episodes
-    environments = [make_environment(task) for _ in range(count)]
     seeds = [config.evaluation.seed + i for i in range(count)]
     limit = config.evaluation.max_episode_steps or None
     threads = count_acting_threads(config.runtime.threads)
-    trajectories = collect_trajectories(
-        agent, environments, seeds, max_steps=limit, label=f"evaluate {label}", threads=threads
-    )
-    trace = _trace(environments[0], trajectories)
-    for environment in environments:
-        environment.close()
+    with open_environments(task, count) as environments:
+        trajectories = collect_trajectories(
+            agent, environments, seeds, max_steps=limit, label=f"evaluate {label}", threads=threads
+        )
+        trace = _trace(environments[0], trajectories)
     returns, lengths = [t.episode_return for t in trajectories], [len(t) for t in trajectories]
     scores = score_episodes(trajectories, config)
     whole = [score for score in scores if score is not None]
