@@ -75,17 +75,17 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
     trained = config.has_trained_critic
     values = _summarize_values(steps, actor_critic.reward_scale) if trained else _Values()
     report = HeldOutReport(
-        len(episodes),
-        episodes.steps,
-        float(errors.mean().sqrt()),
-        float((steps.taken * half).var(dim=0, correction=0).mean().sqrt()),
-        values.policy,
-        values.data,
-        values.followed,
-        None if values.calibration is None else values.calibration.correlation,
-        _compute_weighted_error(errors, steps) if trained else None,
-        float(steps.log_density.mean()) if config.policy.head != "deterministic" else None,
-        values.calibration,
+        episodes=len(episodes),
+        steps=episodes.steps,
+        action_rmse=float(errors.mean().sqrt()),
+        action_std=float((steps.taken * half).var(dim=0, correction=0).mean().sqrt()),
+        policy_value=values.policy,
+        data_value=values.data,
+        monte_carlo_value=values.followed,
+        value_correlation=None if values.calibration is None else values.calibration.correlation,
+        weighted_action_rmse=_compute_weighted_error(errors, steps) if trained else None,
+        log_likelihood=float(steps.log_density.mean()) if config.policy.head != "deterministic" else None,
+        calibration=values.calibration,
     )
     shown = ""
     if report.policy_value is not None:

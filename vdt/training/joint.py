@@ -19,16 +19,9 @@ from vdt.training.update import Metrics
 TARGET_NOISE_CLIP = 0.5  # TD3
 
 
-def split_critic_steps(critic_steps: int, actor_steps: int, *, joint: bool) -> tuple[int, list[int]]:
-    """Interleave the steps of critic and actor.
-
-    Returns:
-        critic steps before all of the actor's, and before each of them: all at first if the critic is trained by itself,
-        spread evenly if both are trained together.
-    """
-    if not joint or actor_steps == 0:
-        return critic_steps, [0] * actor_steps
-    return 0, [critic_steps * (k + 1) // actor_steps - critic_steps * k // actor_steps for k in range(actor_steps)]
+def spread_critic_steps(critic_steps: int, actor_steps: int) -> list[int]:
+    """Return how many critic steps come before each of the actor's, spread evenly; none if there are none of the actor's."""
+    return [critic_steps * (k + 1) // actor_steps - critic_steps * k // actor_steps for k in range(actor_steps)]
 
 
 def blur_actions(actions: Tensor, noise: float, generator: torch.Generator) -> Tensor:

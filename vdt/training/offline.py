@@ -29,7 +29,7 @@ from vdt.serving.model_files import make_model
 from vdt.system.machine import choose_device
 from vdt.tracking import Tracker
 from vdt.training.guidance import describe_trust, measure_trust, withdraw_untrusted
-from vdt.training.joint import split_critic_steps, take_critic_step
+from vdt.training.joint import spread_critic_steps, take_critic_step
 from vdt.training.loop import run_gradient_steps
 from vdt.training.score_curve import ScoreCurve, Watch
 from vdt.training.update import Metrics, PolicyUpdate, choose_losses, compute_learning_rate, set_learning_rate
@@ -136,7 +136,7 @@ class ActorTrainer:
         joint = config.trains_together
         make = make_critic_update
         self.critic_update = make(actor_critic.critic, critic.learning_rate, config.runtime) if joint else None
-        self.critic_steps = split_critic_steps(critic.gradient_steps, actor.gradient_steps, joint=joint)[1]
+        self.critic_steps = spread_critic_steps(critic.gradient_steps if joint else 0, actor.gradient_steps)
 
     def update(self, step: int) -> Metrics:
         """Take gradient step `step` (from 1) of the actor, after its share of the critic's."""

@@ -28,7 +28,7 @@ from vdt.system.machine import choose_device, count_acting_threads
 from vdt.system.progress import Progress
 from vdt.tracking import Tracker
 from vdt.training.guidance import follow_weighting, withdraw_untrusted
-from vdt.training.joint import split_critic_steps, take_critic_step
+from vdt.training.joint import spread_critic_steps, take_critic_step
 from vdt.training.loop import read_metrics, save_checkpoint
 from vdt.training.offline import calibrate_weighting, make_offline_buffer, make_sampler
 from vdt.training.score_curve import ScoreCurve
@@ -54,7 +54,7 @@ class OnlineTuner:
         actor_critic.critic.unfreeze()
         self.critic_update = make_critic_update(actor_critic.critic, config.critic.learning_rate, config.runtime)
         self.policy_update = PolicyUpdate(actor_critic, config.actor, online.actor_learning_rate)
-        self.environment_steps = 0
+        self.environment_steps = 0  # real ones, and those that a simulator imagined (`planner.env_model`)
         self.learnt_steps = 0  # those of them that updates have followed
         self.episodes = 0
         self.best_return: float | None = None  # highest `recent_return` so far
@@ -106,14 +106,12 @@ class OnlineTuner:
         """Take the gradient steps of one iteration in the order of `critic.order`, after a calibration of the weights."""
         config, online = self.config, self.config.online
         metrics: dict[str, Tensor] = {}
-        joint = config.trains_together
-        before, between = split_critic_steps(
-            online.critic_steps_per_iteration, online.actor_steps_per_iteration, joint=joint
-        )
-        for _ in range(before):
+        critic_steps, actor_steps = online.critic_steps_per_iteration, online.actor_steps_per_iteration
+        first = 0 if config.trains_together and actor_steps > 0 else critic_steps
+        for _ in range(first):
             metrics.update(self.critic_threads.run(self.take_critic_step))
         self.actor_critic.weighting = calibrate_weighting(config, self.actor_critic.critic, self.sampler, self.mixed)
-        for count in between:
+        for count in spread_critic_steps(critic_steps - first, actor_steps):
             for _ in range(count):
                 metrics.update(self.critic_threads.run(self.take_critic_step))
             metrics.update(self.policy_threads.run(self.take_policy_step))
@@ -219,6 +217,24 @@ def make_tuner(
     return tuner
 
 
+def describe_episodes(config: Config, buffer: TrajectoryReplayBuffer, mean_return: float) -> dict[str, float]:
+    """Return the metrics of an iteration's episodes, the buffer's newest, and of the returns that the buffer holds.
+
+    Args:
+        config: of the cell.
+        buffer: that the online phase trains on.
+        mean_return: of the newest episodes.
+    """
+    task, values = config.task, {"online/episode_return": mean_return}
+    newest = list(buffer.trajectories)[-config.online.episodes_per_iteration :]
+    if None not in score_episodes(newest, config):  # a mean over episodes that were cut short is no score
+        score = compute_normalized_score(mean_return, task.reference_return_min, task.reference_return_max)
+        values["online/normalized_score"] = score
+    held = [t.episode_return for t in buffer.trajectories]
+    levels = {f"online/buffer_return_{name}": float(np.quantile(held, level)) for name, level in BUFFER_LEVELS.items()}
+    return {**values, "online/buffer_return": float(np.mean(held)), **levels}
+
+
 def tune_online(
     config: Config,
     agent_path: Path,
@@ -242,7 +258,7 @@ def tune_online(
     """
     state = checkpoints.load_latest()
     tuner = make_tuner(config, agent_path, buffer_path, dataset, state)
-    budget, task = config.online.environment_steps, config.task
+    budget = config.online.environment_steps
     start, began = tuner.environment_steps, time.monotonic()
     progress = Progress("online", start, budget, "environment step")
     values: dict[str, float] = state["metrics"] if state else {}
@@ -264,15 +280,7 @@ def tune_online(
         assert tuner.pending_return is not None
         mean_return, step = tuner.pending_return, tuner.environment_steps
         values = read_metrics("online", step, tuner.update(), checkpoints, "environment step")
-        values["online/episode_return"] = mean_return
-        newest = list(tuner.buffer.trajectories)[-config.online.episodes_per_iteration :]
-        if None not in score_episodes(newest, config):  # a mean over episodes that were cut short is no score
-            score = compute_normalized_score(mean_return, task.reference_return_min, task.reference_return_max)
-            values["online/normalized_score"] = score
-        held = [t.episode_return for t in tuner.buffer.trajectories]
-        values["online/buffer_return"] = float(np.mean(held))
-        for name, level in BUFFER_LEVELS.items():
-            values[f"online/buffer_return_{name}"] = float(np.quantile(held, level))
+        values |= describe_episodes(config, tuner.buffer, mean_return)
         tracker.log(step, values)
         curve.measure(step)
         if checkpoints.due(step) and step < budget:

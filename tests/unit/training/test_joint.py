@@ -27,7 +27,7 @@ from vdt.checkpoint.store import load_state
 from vdt.data.sampling import Sampler, find_bootstrap_rows, gather_contexts
 from vdt.tracking import NullTracker
 from vdt.training.critic_pretraining import pretrain_critic
-from vdt.training.joint import blur_actions, make_proposals, split_critic_steps, take_critic_step
+from vdt.training.joint import blur_actions, make_proposals, spread_critic_steps, take_critic_step
 from vdt.training.offline import train_actor
 from vdt.training.online import tune_online
 from vdt.training.seeding import seed_buffer
@@ -57,11 +57,11 @@ def make_joint(method: str, **changes: object) -> tuple[ActorCritic, Sampler, Fu
 
 
 def test_turns_golden() -> None:
-    assert split_critic_steps(7, 3, joint=True) == (0, [2, 2, 3])
-    assert split_critic_steps(2, 4, joint=True) == (0, [0, 1, 0, 1])
-    assert split_critic_steps(7, 3, joint=False) == (7, [0, 0, 0])
-    assert split_critic_steps(7, 0, joint=True) == (7, [])
-    assert sum(split_critic_steps(20_000, 1_500, joint=True)[1]) == 20_000
+    assert spread_critic_steps(7, 3) == [2, 2, 3]
+    assert spread_critic_steps(2, 4) == [0, 1, 0, 1]
+    assert spread_critic_steps(0, 3) == [0, 0, 0]
+    assert spread_critic_steps(7, 0) == []
+    assert sum(spread_critic_steps(20_000, 1_500)) == 20_000
 
 
 # One step
