@@ -280,7 +280,7 @@ def open_stage(flow: Any, *, track: bool = True) -> Iterator[Stage]:
 
 @contextlib.contextmanager
 def _follow_tracker(tracker: MLflowTracker, runs: list[str]) -> Iterator[MLflowTracker]:
-    """Close a tracker at the end, and put its run into `runs` instead of what is there; the run is final only then."""
+    """Keep a tracker open, then close it and put its run into `runs` instead of what is there; the run is final only then."""
     try:
         with contextlib.closing(tracker):
             yield tracker

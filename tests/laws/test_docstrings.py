@@ -59,7 +59,6 @@ VERBS = [
     "Hold",
     "Improve",
     "Initialise",
-    "Interleave",
     "Join",
     "Keep",
     "Label",

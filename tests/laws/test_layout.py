@@ -7,11 +7,12 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
-from vdt.config.task import BRIDGES
+from vdt.config.task import Bridge
 
 ROOT = Path(__file__).resolve().parents[2]
 VDT = sorted((ROOT / "vdt").rglob("*.py"))
@@ -211,7 +212,7 @@ def test_no_task_names() -> None:
     forbidden |= {name.lower() for family in families for name in family["environments"]}
     assert "walker2d" in forbidden
     for path in VDT:
-        allowed = set(BRIDGES) if path.parent.name == "environments" or path.name == "task.py" else set()
+        allowed = set(get_args(Bridge)) if path.parent.name == "environments" or path.name == "task.py" else set()
         found = [(word, line) for word, line in find_words(parse(path)) if word in forbidden - allowed]
         assert not found, f"{path.relative_to(ROOT)}: task facts live in params/tasks/: {found}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -12,10 +11,7 @@ from vdt.config.types import CHECKED, JsonMapping, Number, Numbers, Text, Texts,
 
 # Modules of vdt/environments/ with a function `bridge` and, where recordings have other rewards or ends, `relabel`.
 Bridge = Literal["none", "adroit", "kitchen", "maze2d", "antmaze"]
-BRIDGES: tuple[str, ...] = typing.get_args(Bridge)
-
 Repair = Literal["timeouts_are_goals", "late_rewards", "goals_are_ends"]  # corrected by vdt/datasets/repairs.py
-REPAIRS: tuple[str, ...] = typing.get_args(Repair)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vdt.config.layers import find_named_file, load_layer
+from vdt.config.layers import find_named_file, load_layer, load_tasks, select_changes
 from vdt.config.presets import format_preset
 from vdt.config.schema import Config
 from vdt.experiments.resolve import resolve_config
@@ -14,7 +14,8 @@ HEAD = (
     "For a comparison at equal processor time: {seconds:g} s of training on one thread for each method.\n"
     "Made by `vdt equal-time {seconds:g} --env {env} --preset {preset}` in trial steps: critic and actor, ms a step,\n"
     "{times}.\n"
-    "Steps are those of {preset}, critic and actor by the same factor. Another machine needs other steps: make it again."
+    "Settings are those of {preset} on {env}; its steps are scaled, critic and actor by the same factor.\n"
+    "Another machine needs other steps: make it again."
 )
 
 
@@ -24,7 +25,7 @@ def make_preset(seconds: float, methods: Sequence[str], env: str, preset: str) -
     Args:
         seconds: processor time of a cell's training, critic and actor together.
         methods: files of params/methods/.
-        env: task whose sizes the trial data has.
+        env: task whose sizes the trial data has. Its changes of `preset`, which hold under that name alone, are written too.
         preset: whose settings and ratios of steps are kept.
 
     Returns:
@@ -37,7 +38,8 @@ def make_preset(seconds: float, methods: Sequence[str], env: str, preset: str) -
     from vdt.training.equal_time import measure_steps, scale_budget
 
     times = measure_steps(configs)
-    values: dict[str, Any] = dict(load_layer(find_named_file("presets", preset, "preset")))
+    of_task = select_changes(load_tasks().get(env, {}), f"presets.{preset}")
+    values: dict[str, Any] = {**load_layer(find_named_file("presets", preset, "preset")), **of_task}
     lines, shown = [], []
     for method, config in configs.items():
         budget, step = scale_budget(config, times[method], seconds), times[method]

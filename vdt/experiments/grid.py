@@ -97,15 +97,17 @@ def check_key(key: str, where: str) -> None:
 
 
 def _read_values(key: str, values: Any, where: str) -> tuple[Any, ...]:
-    """Return the values of a key, each once."""
+    """Return the values of a key, and refuse one that comes twice; different ones may have the same name."""
     check_key(key, where)
     if not isinstance(values, list | tuple) or not values:
         raise ConfigError(f"{where}: {key} needs a list of at least one value, not {values!r}")
     read = tuple(read_plain(value) for value in values)
-    names = [_name_value(value) for value in read]
-    for value, name in zip(read, names, strict=True):
-        if names.count(name) > 1:
-            raise ConfigError(f"{where}: {key} has the value {value!r} twice")
+    seen: dict[str, list[Any]] = {}  # by name: equal values have the same, and true is not 1
+    for value in read:
+        others = seen.setdefault(_name_value(value), [])
+        if value in others:
+            raise ConfigError(f"{where}: {key} has the value {others[others.index(value)]!r} twice")
+        others.append(value)
     return read
 
 

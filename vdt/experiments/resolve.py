@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 HELD_OUT_FRACTION = 0.1  # of the episodes, where no environment can measure the policy
 FITTED_Q_STEPS = 10_000  # enough for the fit of a policy's value; a shorter training has a shorter fit
+WITHOUT_ENVIRONMENT = "data without an environment"  # layer of what takes the place of returns
 DERIVED = ("minari", "data")  # kinds of --env whose facts come from the data: `minari:ID` and `data:PATH`
 
 
@@ -70,7 +71,8 @@ def resolve_config(
     env, facts = _find_task(env, source, given)
     initial = _find_initial(given)
     layers = _lay_files(env, facts, preset, method)
-    if given.get("task.environment_id", layers.values.get("task.environment_id")) is None:
+    has_environment = given.get("task.environment_id", layers.values.get("task.environment_id")) is not None
+    if not has_environment:
         _leave_environment_out(layers)
     if initial is not None and env.partition(":")[0] in DERIVED:
         own = layers.values["task.environment_id"] is None
@@ -86,6 +88,8 @@ def resolve_config(
         facts = {"policy": initial.where, "sha256": initial.sha256, "critic_steps": initial.critic_steps}
         layers.lay({"init": facts}, f"--init-from {initial.where}")
     config = layers.build()
+    if not (has_environment or config.evaluation.fitted_q_steps or "evaluation.fitted_q_steps" in given):
+        config = _add_fit(layers, config)
     if initial is not None:
         initial.check_fits(config)
     check_rules(config)
@@ -114,19 +118,20 @@ def _lay_files(env: str, facts: Mapping[str, Any], preset: str, method: str) -> 
 
 
 def _leave_environment_out(layers: Layers) -> None:
-    """Remove the settings that need an environment, and add what takes the place of returns.
-
-    There are no budgets of presets; some episodes are held out; the policy's value is estimated on the data, by a fit that
-    is no longer than the policy's training.
-    """
+    """Remove the budgets that need an environment, and hold some episodes out."""
     known = layers.values
     changes = {
         "online.environment_steps": 0,
         "data.held_out_fraction": known.get("data.held_out_fraction") or HELD_OUT_FRACTION,
-        "evaluation.fitted_q_steps": known.get("evaluation.fitted_q_steps")
-        or min(FITTED_Q_STEPS, max(known["critic.gradient_steps"], known["actor.gradient_steps"])),
     }
-    layers.lay(changes, "data without an environment")
+    layers.lay(changes, WITHOUT_ENVIRONMENT)
+
+
+def _add_fit(layers: Layers, config: Config) -> Config:
+    """Add an estimate of the policy's value on the data, by a fit that is no longer than the policy's training."""
+    steps = min(FITTED_Q_STEPS, max(config.critic.gradient_steps, config.actor.gradient_steps))
+    layers.lay({"evaluation.fitted_q_steps": steps}, WITHOUT_ENVIRONMENT)
+    return layers.build()
 
 
 def _find_initial(given: Mapping[str, Any]) -> InitialPolicy | None:

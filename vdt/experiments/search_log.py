@@ -55,17 +55,20 @@ class SearchLog:
         return Continue(flow_run=self.flow_run, process=describe_process(os.getpid()), fork=False)
 
     def end(self, number: int, record: Callable[[], None]) -> None:
-        """Record the end of a trial, then log it; the steps of the curves are the numbers of trials that have ended."""
+        """Record the end of a trial, then log it; the steps of the curves are the numbers of trials that have ended.
+
+        Workers take turns until the point is sent: one that came after another's later step would be dropped.
+        """
         with self.store.hold():
             record()
             trials = self.store.list_trials()
-        ended = [trial for trial in trials if trial.state != RUNNING]
-        best, trial = find_best(trials), trials[number]
-        metrics = {f"search/{state}": sum(other.state == state for other in ended) for state in (COMPLETE, PRUNED)}
-        scores = {"search/score": trial.score, "search/best_score": best.score if best else None}
-        values = {**metrics, **{name: value for name, value in scores.items() if value is not None}}
-        point = Metrics(step=len(ended), time=int(time.time() * 1000), metrics=values)
-        send_now(home(), self.store.run_id, [self._make_opening(), point])
+            ended = [trial for trial in trials if trial.state != RUNNING]
+            best, trial = find_best(trials), trials[number]
+            metrics = {f"search/{state}": sum(other.state == state for other in ended) for state in (COMPLETE, PRUNED)}
+            scores = {"search/score": trial.score, "search/best_score": best.score if best else None}
+            values = {**metrics, **{name: value for name, value in scores.items() if value is not None}}
+            point = Metrics(step=len(ended), time=int(time.time() * 1000), metrics=values)
+            send_now(home(), self.store.run_id, [self._make_opening(), point])
         leader = f"best: trial {best.number}, {best.score:.4g}" if best else "none is complete yet"
         logger.info(f"{_describe(trial)} ({leader}); {len(ended)} of {self.store.budget} trials have ended")
 

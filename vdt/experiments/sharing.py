@@ -68,8 +68,9 @@ def compute_critic_key(config: Config, md5: str) -> str:
 def compute_actor_key(config: Config, md5: str) -> str:
     """Compute the digest of all that `train_actor` depends on: data, critic, seed, code and settings but later steps'.
 
-    The points of the score curve that is drawn meanwhile count as well, since a cell that takes the actor takes the curve;
-    the return that the curve asks for is the first cell's.
+    The points of the score curve that is drawn meanwhile count as well, since a cell that takes the actor takes the curve.
+    The return that the curve asks for and the history that it acts upon are the first cell's, or else a comparison of
+    these would train an actor for each.
     """
     acting = () if config.critic.bootstrap == "policy" else ("planner.context_length",)
     later = (*AFTER_THE_ACTOR, *acting, *(AFTER_THE_CURVE if config.evaluation.curve_points else ("evaluation.",)))

@@ -195,8 +195,9 @@ def load_study(given: str) -> Study:
         odd = re.sub(r"[a-z0-9_.-]", "", path.stem)[:1] or path.stem  # else it is too long, or begins with a sign
         raise ConfigError(f"--study {path}: a study is named by its file: {ACCEPTED}, not {odd!r}")
     values = {key: _read_value(path, key, value) for key, value in load_yaml(path).items()}
-    for key in ("envs", "methods", "seeds", "patches"):
-        if not values.get(key, key != "envs"):
+    present = [key for key in ("methods", "seeds", "patches") if key in values]  # absent ones have defaults
+    for key in ("envs", *present):
+        if not values.get(key):
             raise ConfigError(f"{path}: {key} is empty or absent, so the study has no cells")
     if values.get("published"):
         load_published(values["published"], f"{path}: published")

@@ -73,8 +73,8 @@ def scale_budget(config: Config, seconds: StepSeconds, wanted: float) -> Budget:
 
 
 def _round(number: float) -> int:
-    """Return a number rounded to `DIGITS` digits; of a positive one 1 at least."""
-    return max(1, int(float(f"{number:.{DIGITS}g}"))) if number > 0 else 0
+    """Return the nearest whole number of `DIGITS` digits; of a positive one 1 at least."""
+    return max(1, round(float(f"{number:.{DIGITS}g}"))) if number > 0 else 0
 
 
 def _make_steppers(config: Config) -> tuple[Callable[[int], object] | None, Callable[[int], object]]:

@@ -3,10 +3,11 @@
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.list_policies import main
+from benchmarks.list_policies import list_policies, main, make_table
 from support.builders import make_config
 from support.policies import RUN
 from support.records import make_evaluation, make_record
@@ -55,3 +56,51 @@ def test_homes_without_results_are_named(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(SystemExit):
         main()
     assert not (tmp_path / "policies.csv").exists()
+
+
+def make_row(seed: int, score: float, **settings: object) -> dict[str, Any]:
+    """Make a row of `list_policies`, in its order."""
+    return {
+        **{"env": "a", "method": "vdt", "preset": "laptop", "seed": seed, "data.seed": 0, **settings, "patch": ""},
+        **{"policy": "offline", "acts": "single", "normalized_score": score, "standard_error": 0.0, "episodes": 1},
+        **{"offline_seconds": 1, "shared": "", "curve": "", "code": "c", "identity": str(seed)},
+    }
+
+
+def test_a_key_that_only_some_homes_know_is_a_column_of_settings_in_either_order() -> None:
+    """A release adds a key: cells of an earlier one lack it."""
+    old = [make_row(0, 1.0, **{"critic.discount": 0.9, "actor.batch_size": 1})]
+    new = [make_row(1, 2.0, **{"critic.discount": 0.99, "critic.window_steps": 4, "actor.batch_size": 1})]
+    tables = [make_table([*old, *new]), make_table([*new, *old])]
+    for table in tables:
+        columns = list(table.columns)
+        assert columns[6:9] == ["critic.discount", "critic.window_steps", "policy"], "as the configuration orders them"
+        assert columns[-1] == "code" and "actor.batch_size" not in columns
+        assert list(table["normalized_score"]) == [1.0, 2.0]
+    assert tables[0].to_csv(index=False) == tables[1].to_csv(index=False)
+
+
+@pytest.mark.parametrize(
+    ("shared_from", "expected"),
+    [
+        ({}, ""),
+        ({"pretrain_critic": "", "train_actor": ""}, ""),
+        ({"pretrain_critic": "run-1", "train_actor": ""}, "critic"),
+        ({"pretrain_critic": "run-1", "train_actor": "run-2"}, "critic actor"),
+    ],
+)
+def test_what_a_cell_took_from_another_is_marked(home: Path, shared_from: dict[str, str], expected: str) -> None:
+    record = make_record(0, {"offline": {"single": make_evaluation([50.0])}}, shared_from=shared_from)
+    save_result(home, "cell", record.to_json())
+    (row,) = list_policies(home)
+    assert row["shared"] == expected
+
+
+def test_cells_without_an_environment_are_not_called_missing(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_result(home, "cell", make_record(0, {}).to_json())
+    monkeypatch.setattr(sys, "argv", ["", str(home), "--output", "policies.csv"])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"the finished cells in {home} have no environment, so no scores" in capsys.readouterr().err

@@ -89,6 +89,21 @@ def test_lists_are_values_in_brackets() -> None:
     assert next(iter(expand_grid(grid))) == "candidate_returns-3_2-activation-mish"
 
 
+@pytest.mark.parametrize(
+    ("sweep", "values"),
+    [
+        ("init.policy=runs/A.pt,runs/a.pt", ("runs/A.pt", "runs/a.pt")),
+        ("task.environment_id=null,none,a-b", (None, "none", "a-b")),
+    ],
+)
+def test_different_values_may_have_the_same_name(sweep: str, values: tuple[Any, ...]) -> None:
+    grid = parse_sweep(sweep)
+    ((key, read),) = grid.items()
+    assert read == values
+    points = expand_grid({**grid, "actor.q_coefficient": (0.1, 0.3)})
+    assert [point[key] for point in points.values()] == [value for value in values for _ in range(2)]
+
+
 def test_names_are_names_of_patches_and_differ() -> None:
     sections = ("actor.learning_rate", "critic.learning_rate")
     long = {f"{key}": [0.1, 1e-5] for key in ("actor.min_effective_sample_fraction", "actor.inverse_temperature")}
@@ -112,6 +127,10 @@ def test_names_are_names_of_patches_and_differ() -> None:
             "grid: actor.q_coefficient needs a list of at least one value, not 0.3",
         ),
         ({"grid": {"actor.q_coefficient": [1, "1.0"]}}, "grid: actor.q_coefficient has the value 1 twice"),
+        (
+            {"grid": {"task.candidate_returns": [[3, 2], [1], [3.0, 2]]}},
+            "grid: task.candidate_returns has the value [3, 2] twice",
+        ),
         ({"grid": {}}, "grid: no key with values"),
         ({"grid": {"seed": [1, 2]}}, "grid: seed is given by --seeds, not by a change of settings"),
         ({"grid": {"actor.q_coefficient": [0.1, -1]}}, "actor.q_coefficient must be at least 0.0, not -1"),

@@ -1,12 +1,16 @@
 """Budgets of equal processor time: the arithmetic, the steps that are timed, and the preset that comes of it."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.builders import make_config
 from vdt.cli import run
 from vdt.config.layers import PARAMS, load_layer
+from vdt.experiments.equal_time import make_preset
 from vdt.experiments.resolve import resolve_config
 from vdt.training import equal_time
 from vdt.training.equal_time import Budget, StepSeconds, measure_steps, scale_budget
@@ -21,6 +25,8 @@ def test_budgets_golden() -> None:
     assert scale_budget(cql, StepSeconds(0, 0.010), 123.4) == Budget(12_300, 12_300, 1_230)
     dt = resolve_config(WALKER, preset="fair", method="dt")
     assert scale_budget(dt, StepSeconds(0, 0.020), 1e-3) == Budget(0, 1, 0), "a step at least"
+    small = make_config({"critic.gradient_steps": 297, "actor.gradient_steps": 9990})
+    assert scale_budget(small, StepSeconds(0, 1 / 9990), 0.01) == Budget(3, 100, 0), "the nearest: 99.9 and 2.97 scaled"
 
 
 @pytest.mark.parametrize("method", ["vdt", "iql", "td3bc", "cql", "dt"])
@@ -53,6 +59,32 @@ def test_the_preset_names_each_methods_steps(tmp_path: Path, capsys: pytest.Capt
     )  # 60 to 40
     assert path.read_text().startswith("# For a comparison at equal processor time: 20 s")
     assert run(words) == 2 and "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("env", ["maze2d-umaze-v1", "door-human-v1", WALKER])
+def test_what_is_measured_is_what_the_preset_trains(env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task's changes of a preset hold under its name alone, and the written one has another."""
+    measured: dict[str, Any] = {}
+
+    def measure(configs: dict[str, Any]) -> dict[str, StepSeconds]:
+        measured.update(configs)
+        return dict.fromkeys(configs, StepSeconds(0.001, 0.01))
+
+    monkeypatch.setattr(equal_time, "measure_steps", measure)
+    text, _ = make_preset(5, ["vdt", "dt", "iql"], env, "laptop")
+    shutil.copytree(PARAMS, tmp_path / "params", ignore=shutil.ignore_patterns("*.npz"))
+    (tmp_path / "params" / "presets" / "mine.yaml").write_text(text)
+    monkeypatch.setattr("vdt.config.layers.PARAMS", tmp_path / "params")
+    for method, config in measured.items():
+        trained = resolve_config(env, preset="mine", method=method)
+        critic, actor = trained.critic.gradient_steps, trained.actor.gradient_steps
+        assert actor == scale_budget(config, StepSeconds(0.001, 0.01), 5).actor != config.actor.gradient_steps
+        assert trained == replace(
+            config,
+            preset="mine",
+            critic=replace(config.critic, gradient_steps=critic),
+            actor=replace(config.actor, gradient_steps=actor),
+        )
 
 
 def test_the_committed_preset_keeps_fairs_ratios_and_names_every_method() -> None:
