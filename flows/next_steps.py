@@ -10,7 +10,7 @@ from vdt.config.errors import ConfigError
 from vdt.config.presets import TRIAL
 from vdt.evaluation.records import CellRecord
 from vdt.experiments.cells import DEFAULTS, list_words, resolve_cells
-from vdt.experiments.ranges import format_numbers
+from vdt.experiments.ranges import format_numbers, parse_numbers
 from vdt.experiments.resolve import DERIVED
 from vdt.system.home import make_vdt_command, name_home
 
@@ -50,11 +50,22 @@ def suggest_next(cells: Sequence[CellRecord], given: Mapping[str, str]) -> str:
         given: options of the run's command line by name (`OPTIONS`), empty where not given.
     """
     options = _choose_next(cells, given)
-    if not _is_accepted(options):
-        options = {**options, **_name_trained(cells), "seeds": _add_seeds(cells)}
-        if not _is_accepted(options):
-            return ""
-    return f"{name_home()}{get_training_command()} run {shlex.join(list_words(options))}"
+    rest = {name: text for name, text in options.items() if name not in TRAINED}
+    more = {**rest, **_name_trained(cells), "seeds": _add_seeds(cells)}
+    for choice in (options, more):
+        if not _repeats(choice, given) and _is_accepted(choice):
+            return f"{name_home()}{get_training_command()} run {shlex.join(list_words(choice))}"
+    return ""
+
+
+def _repeats(options: Mapping[str, str], given: Mapping[str, str]) -> bool:
+    """Return whether options mean the run whose command line had those given."""
+    defaults = {} if given.get("study") else DEFAULTS  # a study has its own
+    names = (*KEPT, *TRAINED, "preset")
+    runs = [{name: words.get(name) or defaults.get(name, "") for name in names} for words in (options, given)]
+    for run in runs:
+        run["seeds"] = format_numbers(parse_numbers(run["seeds"], "--seeds")) if run["seeds"] else ""
+    return runs[0] == runs[1]
 
 
 def _is_accepted(options: Mapping[str, str]) -> bool:

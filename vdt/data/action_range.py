@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from vdt.data.trajectory import FloatArray
@@ -10,6 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Numbers = TypeVar("Numbers", FloatArray, "Tensor")
+
+
+def make_range_recipe(low: Sequence[float], high: Sequence[float]) -> dict[str, list[float]]:
+    """Return what a snapshot's recipe says of a given range, one number a component; nothing of -1 to 1."""
+    return {"action_low": list(low), "action_high": list(high)} if low else {}
 
 
 def scale_actions(actions: Numbers, low: Numbers, high: Numbers) -> Numbers:

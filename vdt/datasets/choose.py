@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from vdt.config.schema import Config
+from vdt.data.action_range import make_range_recipe
 from vdt.data.errors import DataError
 from vdt.data.residence import Residence
 from vdt.datasets.collected import find_collection
@@ -119,8 +120,7 @@ def _choose_path(config: Config, given: str, reason: str, residence: Residence) 
 
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem).strip("._")[:40] or "file"
     recipe = {"file": path.name, "sha256": digest, "horizon": task.horizon}
-    if task.action_low:
-        recipe.update(action_low=list(task.action_low), action_high=list(task.action_high))
+    recipe.update(make_range_recipe(task.action_low, task.action_high))
     if settings.mode != "checked":
         recipe["episode_ends"] = settings.mode
     bridge = "" if task.bridge == "none" else f"{task.bridge}-"  # it may relabel rewards and ends

@@ -17,6 +17,7 @@ from vdt.behavior.policy import load_ladder
 from vdt.behavior.waypoints import collect_walk
 from vdt.config.layers import PARAMS
 from vdt.config.schema import Config
+from vdt.data.action_range import make_range_recipe
 from vdt.data.errors import DataError
 from vdt.data.residence import MEMORY, Residence
 from vdt.datasets.loaded_data import LoadedData
@@ -69,6 +70,7 @@ def _make_common_recipe(config: Config) -> dict[str, Any]:
     return {
         **({"environment_kwargs": settings} if settings else {}),
         **({"bridge": config.task.bridge} if config.task.bridge != "none" else {}),
+        **make_range_recipe(config.task.action_low, config.task.action_high),
         "version": RECIPE_VERSION,
         "environment_id": config.task.environment_id,
         "horizon": config.task.horizon,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vdt.config.schema import Config
+from vdt.data.action_range import make_range_recipe
 from vdt.data.residence import MEMORY, Residence
 from vdt.datasets.download import check_digest, download
 from vdt.datasets.ends import EndSettings
@@ -32,7 +33,8 @@ def make_d4rl_key(config: Config) -> str:
     bridge = () if task.bridge == "none" else (task.bridge,)  # it may relabel rewards and ends
     mode = config.data.episode_ends
     ends = () if mode == "checked" else (mode,)
-    what = " ".join([task.d4rl_url, str(task.horizon), *bridge, *task.d4rl_repairs, *ends])
+    scale = [f"{low} {high}" for low, high in zip(task.action_low, task.action_high, strict=True)]
+    what = " ".join([task.d4rl_url, str(task.horizon), *bridge, *task.d4rl_repairs, *ends, *scale])
     digest = hashlib.sha256(what.encode()).hexdigest()
     return f"d4rl-{digest[:8]}"
 
@@ -51,6 +53,7 @@ def load_d4rl(config: Config, residence: Residence = MEMORY, *, fetch: bool) -> 
     else:
         check_digest(path, task.d4rl_sha256)
     recipe: dict[str, Any] = {"url": url, "sha256": compute_file_digest(path, "sha256"), "horizon": task.horizon}
+    recipe.update(make_range_recipe(task.action_low, task.action_high))
     if task.d4rl_repairs:
         recipe["repairs"] = list(task.d4rl_repairs)
     mode = config.data.episode_ends

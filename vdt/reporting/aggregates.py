@@ -19,9 +19,11 @@ class Aggregate:
     """Result of a method's policy over the tasks that all methods of a report share.
 
     Attributes:
+        tasks: number of data sets.
         runs: trained policies, all tasks together.
         mean: over tasks, with its standard error over seeds that every task has; none without such a seed.
         iqm: interquartile mean over all runs, with a bootstrap interval stratified by task.
+        shared: those data sets.
     """
 
     method: str
@@ -30,6 +32,7 @@ class Aggregate:
     runs: int
     mean: Estimate | None
     iqm: Interval
+    shared: tuple[Task, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def compute_aggregates(headlines: Headlines) -> list[Aggregate]:
             scores = collect_scores(results, tasks)
             runs, mean = sum(map(len, scores)), _average_tasks([results[task] for task in tasks])
             iqm = compute_iqm_interval(scores, envs=list_envs(tasks))
-            aggregates.append(Aggregate(method, policy, len(tasks), runs, mean, iqm))
+            aggregates.append(Aggregate(method, policy, len(tasks), runs, mean, iqm, tuple(tasks)))
     return aggregates
 
 

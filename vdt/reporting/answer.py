@@ -46,8 +46,8 @@ def _describe_scores(records: Sequence[CellRecord], acting: Sequence[Result], ag
         return _describe_one(records, acting)
     if len(methods) == 1 and compared:
         found = {a.policy: a for a in aggregates if a.policy in WHEN}
-        scores = " and ".join(f"**{a.iqm}** {WHEN[policy]}" for policy, a in found.items())
-        return f"Over {len(tasks)} data sets, {methods[0]} has an interquartile mean of {scores}."
+        scores = [f"**{a.iqm}** {WHEN[policy]}{_count_tasks(a.tasks, len(tasks))}" for policy, a in found.items()]
+        return f"{methods[0]} has an interquartile mean of {' and '.join(scores)}."
     where = f"On **{acting[0].env}**, " if len(tasks) == 1 else f"On {len(tasks)} data sets, "
     scored = {result.method for result in acting if result.score is not None}
     have = "at most one has scores" if len(scored) < 2 else "no data set has scores of all of them"
@@ -55,6 +55,11 @@ def _describe_scores(records: Sequence[CellRecord], acting: Sequence[Result], ag
         cut = f"{describe_cut(acting[0].cut_at)} (`evaluation.max_episode_steps`)"
         have = f"they have returns but no scores, as episodes were {cut}"
     return f"{where}{len(methods)} methods have run, and {have}: none is compared."
+
+
+def _count_tasks(tasks: int, run: int) -> str:
+    """Return over how many of the data sets that were run an aggregate is."""
+    return f" ({run} data sets)" if tasks == run else f" ({tasks} of {run} data sets)"
 
 
 def _describe_one(records: Sequence[CellRecord], results: Sequence[Result]) -> str:

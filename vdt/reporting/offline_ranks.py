@@ -84,9 +84,10 @@ def compute_spearman(one: Array, other: Array) -> Array:
 
 def compute_kendall(one: Array, other: Array) -> Array:
     """Compute Kendall's τ-b in each row: (R, N) twice -> (R,); 0 where one of the two never changes."""
-    first, second = (np.sign(values[:, :, None] - values[:, None, :]) for values in (one, other))
-    scale = np.sqrt(np.abs(first).sum(axis=(1, 2)) * np.abs(second).sum(axis=(1, 2)))
-    return _divide((first * second).sum(axis=(1, 2)), scale)
+    from scipy.stats import kendalltau
+
+    found = [kendalltau(*pair, method="asymptotic").statistic for pair in zip(one, other, strict=True)]
+    return np.nan_to_num(np.array(found, np.float64))
 
 
 def _divide(values: Array, scale: Array) -> Array:

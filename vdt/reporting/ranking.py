@@ -96,22 +96,24 @@ class Ranking:
     def deviation(self) -> tuple[float, int] | None:
         """Return the standard deviation between seeds, pooled over settings, and its degrees of freedom; none without.
 
-        What one data set adds to the scores of all settings is no noise and is taken out: a data set's mean over them.
+        What a data set adds to the scores of all settings is no noise: score = setting + data set + noise is fitted by least
+        squares. Settings need not have the same data sets.
         """
-        groups: dict[str, list[float]] = {}
+        import numpy as np
+
+        sets = list(dict.fromkeys(_name_data(seed) for setting in self.complete for seed in setting.scores))
+        scores, members = [], []  # less their setting's means: what is left is of data sets and noise
         for setting in self.complete:
-            for seed, score in setting.scores.items():
-                groups.setdefault(_name_data(seed), []).append(score)
-        levels = {data: math.fsum(scores) / len(scores) for data, scores in groups.items()}
-        freedom = sum(len(setting.scores) - 1 for setting in self.complete) - (len(levels) - 1)
+            own = np.array(list(setting.scores.values()), np.float64)
+            member = np.array([[_name_data(seed) == name for name in sets] for seed in setting.scores], np.float64)
+            scores.append(own - own.mean())
+            members.append(member - member.mean(axis=0))
+        rest, design = np.concatenate(scores), np.concatenate(members)
+        added, _, rank, _ = np.linalg.lstsq(design, rest)
+        freedom = len(rest) - len(self.complete) - int(rank)
         if freedom < 1:
             return None
-        squares = 0.0
-        for setting in self.complete:
-            rest = [score - levels[_name_data(seed)] for seed, score in setting.scores.items()]
-            mean = math.fsum(rest) / len(rest)
-            squares += math.fsum((value - mean) ** 2 for value in rest)
-        return math.sqrt(squares / freedom), freedom
+        return math.sqrt(float(np.square(rest - design @ added).sum()) / freedom), freedom
 
     def compute_half_width(self, setting: Setting) -> float | None:
         """Compute half of a mean's 95 % interval: Student's t with the pooled deviation; none with one seed for all."""

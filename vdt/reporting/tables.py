@@ -162,7 +162,12 @@ def tabulate_aggregates(aggregates: Sequence[Aggregate], records: Sequence[CellR
     """Make the table of mean and interquartile mean over envs."""
     rows = []
     for a in aggregates:
-        critic = describe_critic([r for r in records if r.name == a.method], a.policy, absolute=False)
+        cells = [
+            r
+            for r in records
+            if r.name == a.method and (r.env, r.snapshot.source, r.snapshot.md5, r.preset) in a.shared
+        ]
+        critic = describe_critic(cells, a.policy, absolute=False)
         mean = "-" if a.mean is None else a.mean
         rows.append((a.method, name_policy(a.policy), a.tasks, a.runs, mean, a.iqm, *critic))
     header = (

@@ -118,9 +118,16 @@ def test_other_settings_are_another_snapshot(tmp_path: Path) -> None:
         make_key(make_data_config("collected", data__seed=1)),
         make_key(make_data_config("collected", task__horizon=500)),
         make_key(make_data_config("collected", task__collected__snapshots="[1]")),
+        make_key(
+            make_data_config(
+                "collected",
+                task__action_low=f"{[-0.5] * 6}".replace(" ", ""),
+                task__action_high=f"{[0.5] * 6}".replace(" ", ""),
+            )
+        ),
         make_key(base, other_ladder),
     ]
-    assert len({make_key(base), *others}) == 6
+    assert len({make_key(base), *others}) == 7
     assert make_key(make_data_config("collected", critic__expectile=0.8)) == make_key(base)
 
 

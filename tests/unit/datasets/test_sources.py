@@ -132,6 +132,8 @@ def test_keys_separate_sources_and_contents(tmp_path: Path) -> None:
     second = choose_source(make_small_config(f"path:{one}"), tmp_path)
     assert first.source == "path" and first.key != second.key
     assert first.key.startswith("path-my_data-")
-    assert make_d4rl_key(make_small_config("d4rl")) != make_d4rl_key(make_small_config("d4rl", horizon=6))
+    ranges = [{"task__action_low": f"[-{limit}]", "task__action_high": f"[{limit}]"} for limit in (0.5, 2.0)]
+    changes: list[dict[str, Any]] = [{}, {"horizon": 6}, *ranges]
+    assert len({make_d4rl_key(make_small_config("d4rl", **change)) for change in changes}) == 4
     with pytest.raises(DataError, match=r"/nowhere/x\.hdf5: no such file; accepted is an HDF5 file"):
         choose_source(make_small_config("path:/nowhere/x.hdf5"), tmp_path)

@@ -100,6 +100,16 @@ MINE = {"study": "mine.yaml", "cell": "", "reuse": "settings"}
         (FULL, {**MINE, "data_seeds": "5,6", "seeds": "2"}, "--seeds 2-4 --data-seeds 5,6 --study mine.yaml"),
         (FULL, {"sweep": "critic.n_step=1,5"}, "--env walker2d-medium-v2 --seeds 2-4 --sweep critic.n_step=1,5"),
         (make_cell(seed=20261129), MINE, "--seeds 20261129-20261131 --study mine.yaml"),
+        (
+            FULL,
+            {"env": "walker2d-medium-v2", "method": "vdt,dt", "seeds": "0-2"},
+            "--env walker2d-medium-v2 --seeds 2-4",
+        ),
+        (
+            FULL,
+            {"env": "walker2d-medium-v2", "set": "planner.candidates=3"},
+            "--env walker2d-medium-v2 --seeds 2-4 --set planner.candidates=3",
+        ),
         (DT, {"method": "dt", "set": ALONE}, f"--env walker2d-medium-v2 --method dt --seeds 0-2 --set {ALONE}"),
     ],
 )

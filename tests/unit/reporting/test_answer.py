@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from support.records import make_evaluation, make_record
-from vdt.evaluation.records import HeldOutReport, ValueEstimates
+from vdt.evaluation.records import EvaluationReport, HeldOutReport, ValueEstimates
 from vdt.reporting.aggregates import collect_headlines, compute_aggregates
 from vdt.reporting.answer import describe_answer, tabulate_answer
 from vdt.reporting.frame import collect_results, fill_best, make_frame
@@ -38,6 +38,26 @@ def test_methods_on_different_data_are_not_compared() -> None:
     assert describe_answer(records, results, compute_aggregates(collect_headlines(records, results))) == [
         "On 2 data sets, 2 methods have run, and no data set has scores of all of them: none is compared."
     ]
+
+
+def test_a_mean_is_over_the_data_sets_that_have_it() -> None:
+    """Of two, one has no whole episode; of two, one has been tuned."""
+    single = {"planner.candidates": 1, "planner.planning_horizon": 1}
+    cut, low, high = (make_evaluation([s], cut_at=c) for s, c in ((None, 200), (15.0, None), (55.0, None)))
+
+    def answer(*policies: dict[str, dict[str, EvaluationReport]]) -> str:
+        envs = ("walker2d-medium-v2", "hopper-medium-v2")
+        records = [make_record(0, found, env=env, config=single) for env, found in zip(envs, policies, strict=True)]
+        results = collect_results(fill_best(make_frame(records)))
+        (sentence,) = describe_answer(records, results, compute_aggregates(collect_headlines(records, results)))
+        return sentence
+
+    one = answer({"offline": {"single": cut}}, {"offline": {"single": low}})
+    assert one == "vdt has an interquartile mean of **15.0** offline, without interaction (1 of 2 data sets)."
+    tuned = {"offline": {"single": low}, "online": {"single": high}}
+    both = answer(tuned, {"offline": {"single": low}})
+    assert "**15.0** offline, without interaction (2 data sets) and **55.0** after" in both
+    assert both.endswith(" (1 of 2 data sets).")
 
 
 def test_data_sets_without_an_environment_are_told_apart() -> None:

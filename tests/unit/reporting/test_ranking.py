@@ -111,6 +111,18 @@ def test_what_a_data_set_adds_to_all_settings_is_no_noise() -> None:
     assert noisy.deviation is not None and noisy.deviation[0] == pytest.approx((20 * 9 / 14) ** 0.5)
 
 
+def test_settings_need_not_have_the_same_data_sets() -> None:
+    """A cell is missing, and each value of a sweep over data seeds has data of its own: neither is noise."""
+    tried = [
+        Setting("a", 0, {"x": 0}, scores={"1/0": 0.0, "1/1": 0.0}),
+        Setting("b", 1, {"x": 1}, scores={"1/0": 100.0, "1/1": 100.0, "2/0": 100.0, "2/1": 100.0}),
+    ]
+    assert make_ranking(("e",), "vdt", "collected", RETURN, tried).deviation == (pytest.approx(0.0, abs=1e-9), 3)
+    noise = (-1.0, 1.0)
+    swept = [Setting(f"s{d}", d, {"x": d}, scores={f"{d}/{s}": 30.0 * d + noise[s] for s in (0, 1)}) for d in range(3)]
+    assert make_ranking(("e",), "vdt", "collected", RETURN, swept).deviation == (pytest.approx(math.sqrt(2)), 3)
+
+
 def test_without_an_environment_the_fitted_value_decides_else_the_error() -> None:
     values = {"a": 3.0, "b": 9.0, "c": 6.0}
     (ranking,) = rank_grid([make_cell(name, 0, None, value=value) for name, value in values.items()], SETTINGS)
@@ -229,6 +241,8 @@ def test_rank_correlations_are_scipys_in_each_row() -> None:
     for row in range(40):
         assert spearman[row] == pytest.approx(stats.spearmanr(one[row], other[row]).statistic)
         assert kendall[row] == pytest.approx(stats.kendalltau(one[row], other[row]).statistic)
+    many = np.arange(3000.0)[None]
+    assert compute_kendall(many, many)[0] == pytest.approx(1.0), "memory grows with the settings, not with their square"
     assert compute_spearman(np.ones((1, 5)), one[:1, :5])[0] == compute_kendall(np.ones((1, 5)), one[:1, :5])[0] == 0.0
 
 

@@ -14,10 +14,12 @@ from support.records import make_evaluation, make_record
 from unit.reporting.test_frame import make_policies
 from vdt.environments.scores import compute_standard_error
 from vdt.evaluation.records import Calibration, Diagnostics, HeldOutReport, Maze, ParameterCounts, Trace
+from vdt.reporting.aggregates import collect_headlines, compute_aggregates
 from vdt.reporting.document import Table
+from vdt.reporting.frame import collect_results, make_frame
 from vdt.reporting.maze_figures import draw_mazes
 from vdt.reporting.report import NOT_D4RL, to_strict_json, write_report
-from vdt.reporting.tables import tabulate_cost
+from vdt.reporting.tables import tabulate_aggregates, tabulate_cost
 
 PNG = b"\x89PNG\r\n\x1a\n"
 COLLECTED = "data **collected** (not D4RL)"
@@ -218,6 +220,19 @@ def test_the_share_of_a_mean_bias_has_its_sign(tmp_path: Path) -> None:
         found = {"offline": Diagnostics(ParameterCounts(1, 1), 0, None, calibration)}
         records.append(make_record(seed, {"offline": make_policies(0.0)["offline"]}, diagnostics=found))
     assert "| -1 (-18 %), between -4 (-40 %) and 2 (+200 %) |" in write_report(records, tmp_path).text
+
+
+def test_a_mean_over_envs_is_shown_beside_the_critics_of_these_envs() -> None:
+    """vdt has been run on an env that dt has not."""
+    records = []
+    for method, env, bias in (("vdt", "a", 0.1), ("vdt", "b", 90.0), ("dt", "a", 0.1)):
+        calibration = Calibration([10.0], [10.0], steps=4, bias=bias, correlation=None)
+        found = {"offline": Diagnostics(ParameterCounts(1, 1), 0, None, calibration)}
+        policies = {"offline": make_policies(0.0)["offline"]}
+        records.append(make_record(0, policies, method=method, env=env, diagnostics=found))
+    aggregates = compute_aggregates(collect_headlines(records, collect_results(make_frame(records))))
+    first = tabulate_aggregates(aggregates, records).rows[0]
+    assert first[0] == "vdt" and first[2] == 1 and "+1 %" in str(first[6]) and "900" not in str(first[6])
 
 
 def test_a_critic_that_is_not_trained_costs_nothing() -> None:
