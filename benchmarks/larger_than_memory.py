@@ -17,10 +17,10 @@ import contextlib
 import gc
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -249,7 +249,8 @@ def measure(options: argparse.Namespace, steps: int, rows: list[str]) -> None:
     """Make, train on and draw from one size; batches of all sizes are printed at the end."""
     limit = options.limit_gb if steps == options.steps else 0.0
     options.folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="vdt-") as own:
+        options = argparse.Namespace(**{**vars(options), "folder": Path(own)})
         for stage in list(STAGES)[:3]:
             found = start_stage(stage, options, steps, limit if stage != "source" else 0.0)
             parts = ", ".join(f"{name} {value:.1f} s" for name, value in found.get("times", {}).items())
@@ -261,8 +262,6 @@ def measure(options: argparse.Namespace, steps: int, rows: list[str]) -> None:
         for stage in list(STAGES)[3:] if limit else list(STAGES)[3:4]:
             found = start_stage(stage, options, steps, limit if "limit" in stage else 0.0)
             rows += [f"| {steps:,} | {name} | {value:,.0f} |" for name, value in found["microseconds"].items()]
-    finally:
-        shutil.rmtree(options.folder)
 
 
 def main() -> None:

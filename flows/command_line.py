@@ -104,7 +104,7 @@ def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
         check_registration(given[REGISTER], cells, is_main=is_main)
     if is_main:
         cells = _leave_finished_out(cells, study, given, argv)
-        check_cells(cells, device=not any(word.startswith(ENGINES) for word in argv))
+        check_cells(cells, device=not runs_elsewhere(argv))
         configs = [cell.config for cell in cells]
         for warning in (*describe_unfinished(configs), *describe_idle_plans(configs)):
             logger.warning(warning)
@@ -119,6 +119,13 @@ def _leave_finished_out(
     if study is None or study.trial is not None:
         return cells
     return (continue_cells if given["cell"] else report_instead)(cells, study, given, argv)
+
+
+def runs_elsewhere(words: Sequence[str]) -> bool:
+    """Return whether `--with` names an engine that runs the steps on other machines."""
+    values = [word.partition("=")[2] for word in words if word.startswith("--with=")]
+    values += [word for before, word in pairwise(words) if before == "--with"]
+    return any(value.partition(":")[0] in ENGINES for value in values)
 
 
 def is_search(given: Mapping[str, str]) -> bool:

@@ -12,7 +12,10 @@ from vdt.config.errors import ConfigError
 from vdt.experiments.cells import OPTIONS
 
 COMMANDS = ("submit", "status")
-OURS = ("--array", "-a", "--job-name", "-J", "--comment", "--dependency", "-d", "--wrap", "--chdir", "-D")
+OURS = (  # options of sbatch
+    *("--array", "-a", "--job-name", "-J", "--comment", "--dependency", "-d", "--wrap", "--chdir", "-D"),
+    *("--output", "-o"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,16 @@ def parse_request(argv: Sequence[str]) -> Request:
         raise ConfigError(f"--at-once takes a whole number from 0 (as many as Slurm gives), not {given.at_once!r}")
     request = Request(command, options, shlex.split(given.sbatch), shlex.split(given.sbatch_report), int(given.at_once))
     for word in (*request.sbatch, *request.sbatch_report):
-        if word.partition("=")[0] in OURS:
-            raise ConfigError(
-                f"--sbatch: {word.partition('=')[0]} is set here, for the cells are found by it; leave it out"
-            )
+        if option := _find_ours(word):
+            raise ConfigError(f"--sbatch: {option} is set here, for the cells are found by it; leave it out")
     return request
+
+
+def _find_ours(word: str) -> str:
+    """Return which of `OURS` a word gives: `--job-name=a`, abbreviated `--job=a`, `-Ja`; empty if none."""
+    name = word.partition("=")[0]
+    long = name.startswith("--")
+    return next((option for option in OURS if (option.startswith(name) if long else word.startswith(option))), "")
 
 
 def _join_values(words: Sequence[str]) -> list[str]:

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 FOLDER = PARAMS / "behavior"
 CHECKPOINTS = CheckpointConfig(interval_seconds=60.0, interval_steps=10**9, keep=1)  # one may hold a replay buffer
 PACKAGES = ("gymnasium", "mujoco", "numpy", "stable-baselines3", "torch")
-
+MEASURE_STEPS = 40_000  # unless --measure_steps is given
 
 OWN: dict[str, type] = {"horizon": int, "reference_returns": list, "keep": list}
 KINDS: dict[str, type] = {
@@ -97,7 +97,7 @@ def change_settings(settings: LadderSettings, *, keep: str, environment_steps: i
     """Return settings with other rungs ("0,10,33" or "all"), another length or seed of the run; empty, 0 and -1 change nothing.
 
     Raises:
-        ConfigError: if `keep` is not a list of whole numbers.
+        ConfigError: if `keep` is not a list of whole numbers, or names snapshots that the run does not reach.
     """
     if keep:
         try:
@@ -110,7 +110,31 @@ def change_settings(settings: LadderSettings, *, keep: str, environment_steps: i
         training = dataclasses.replace(training, environment_steps=environment_steps)
     if seed >= 0:
         training = dataclasses.replace(training, seed=seed)
+    if settings.keep:
+        _check_rungs(settings.keep, training.environment_steps // max(training.snapshot_every, 1) + 1)
     return dataclasses.replace(settings, training=training)
+
+
+def make_command(name: str, settings: LadderSettings, measure_steps: int) -> str:
+    """Return the command that trains a ladder with these settings: its file's, but for the options given."""
+    file, training = load_settings(name), settings.training
+    options = {
+        "keep": (",".join(map(str, settings.keep)) or "all", settings.keep != file.keep),
+        "environment_steps": (
+            training.environment_steps,
+            training.environment_steps != file.training.environment_steps,
+        ),
+        "measure_steps": (measure_steps, measure_steps != MEASURE_STEPS),
+        "seed": (training.seed, training.seed != file.training.seed),
+    }
+    words = [f"--{option} {value}" for option, (value, changed) in options.items() if changed]
+    return " ".join([f"python flows/behavior_flow.py run --ladder {name}", *words])
+
+
+def _check_rungs(rungs: Sequence[int], count: int) -> None:
+    """Check that rungs are some of `count` snapshots; raise ConfigError if not."""
+    if list(rungs) != sorted(set(rungs)) or rungs[0] < 0 or rungs[-1] >= count:
+        raise ConfigError(f"keep (--keep) must name rising rungs between 0 and {count - 1}, not {list(rungs)}")
 
 
 def keep_rungs(ladder: BehaviorLadder, rungs: Sequence[int]) -> BehaviorLadder:
@@ -121,8 +145,7 @@ def keep_rungs(ladder: BehaviorLadder, rungs: Sequence[int]) -> BehaviorLadder:
     """
     count = len(ladder.policies)
     kept = list(rungs) or list(range(count))
-    if kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= count:
-        raise ConfigError(f"keep must name rising rungs between 0 and {count - 1}, not {kept}")
+    _check_rungs(kept, count)
     policies = tuple(ladder.policies[rung] for rung in kept)
     return BehaviorLadder(policies, ladder.environment_steps[kept], ladder.episode_returns[kept])
 
@@ -177,7 +200,7 @@ def make_ladder(
     for rung in rungs:
         tracker.log(int(rung["environment_steps"]), {"behavior/normalized_score": rung["normalized_score_mean"]})
     story: dict[str, Any] = {
-        "command": f"python flows/behavior_flow.py run --ladder {name}",
+        "command": make_command(name, settings, measure_steps),
         "settings": dataclasses.asdict(settings),
         "continued_from_step": run.start,
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},

@@ -42,7 +42,7 @@ def probe(url: str, seconds: float = PROBE_SECONDS) -> str | None:
         try:
             with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds):
                 outcome.append(None)
-        except NETWORK_ERRORS as error:
+        except (*NETWORK_ERRORS, ValueError) as error:  # the latter of an address that is none
             outcome.append(str(getattr(error, "reason", None) or error) or type(error).__name__)
 
     # A thread, because no timeout covers the name look-up; a daemon, so that a hanging one does not keep the process.

@@ -50,6 +50,9 @@ def export_snapshot(config: Config, snapshot: Snapshot) -> str:
     if (target := get_root() / dataset_id).exists():
         raise DataError(f"{target} is there already; remove it first: minari delete {dataset_id}")
     environment, task, residence = make_environment(config.task), config.task, Residence(config.data.residence)
+    recipe, ladder = task.collected, f"rungs {list(task.collected.snapshots)} of behaviour ladder {config.ladder}"
+    spaces = {"observation_space": environment.observation_space, "action_space": environment.action_space}
+    made_in = {"env": environment} if task.bridge == "none" else spaces  # Minari cannot name a bridge
     about = {"not D4RL": "collected by vdt with its own behaviour policies", "md5": snapshot.md5}
     with write_beside(dataset_id), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="minari")  # asks for an e-mail address and more
@@ -57,13 +60,13 @@ def export_snapshot(config: Config, snapshot: Snapshot) -> str:
         minari.create_dataset_from_buffers(
             dataset_id,
             [_make_buffer(episode) for episode in load_snapshot(Path(snapshot.path), residence)],
-            env=environment,
-            algorithm_name=f"rungs {list(task.collected.snapshots)} of behaviour ladder {config.ladder}",
+            algorithm_name=f"controller {recipe.controller}" if recipe.controller != "none" else ladder,
             author="vdt",
             ref_min_score=task.reference_return_min,
             ref_max_score=task.reference_return_max,
             description=json.dumps({**about, "recipe": snapshot.card["recipe"]}, sort_keys=True),
             data_format="hdf5",
+            **made_in,
         )
     environment.close()
     return dataset_id

@@ -67,18 +67,22 @@ class MinariSet:
         return shape
 
     def get_action_bounds(self, largest: float) -> tuple[list[float], list[float]] | None:
-        """Return lowest and highest action; none where a bound is infinite or far beyond the data; empty lists for [-1, 1].
+        """Return lowest and highest action; empty lists for [-1, 1].
+
+        In place of a bound that is infinite or far beyond the data there is -1 or 1, in numbers, so that actions have a
+        range; where the data goes beyond 1, there are no bounds.
 
         Args:
             largest: absolute value of the data's actions.
         """
         space = json.loads(self.metadata["action_space"])
         low, high = np.asarray(space["low"], np.float64), np.asarray(space["high"], np.float64)
-        if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        near_low, near_high = (np.abs(ends) <= FAR * max(largest, 1.0) for ends in (low, high))
+        bounded = near_low.all() and near_high.all()
+        low, high = np.where(near_low, low, -1.0), np.where(near_high, high, 1.0)
+        if not (low < high).all() or (largest > 1 and not bounded):
             return None
-        if max(np.abs(low).max(), np.abs(high).max()) > FAR * max(largest, 1.0):
-            return None
-        return ([], []) if (low == -1).all() and (high == 1).all() else (low.tolist(), high.tolist())
+        return ([], []) if bounded and (low == -1).all() and (high == 1).all() else (low.tolist(), high.tolist())
 
     def get_reference(self) -> dict[str, Any]:
         """Return the reference returns of the metadata, if it has both."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vdt.data.errors import DataError
 from vdt.datasets.download import probe
+from vdt.system.locks import hold_lock
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +35,14 @@ def find_dataset(dataset_id: str) -> Path:
     """
     if not ID.fullmatch(dataset_id):
         raise DataError(f"{dataset_id!r} is no id of a Minari data set; accepted is NAMESPACE/NAME-vN or NAME-vN")
-    folder = get_root() / dataset_id / "data"
+    root = get_root()
+    folder = root / dataset_id / "data"
     if not folder.is_dir():
-        _download(dataset_id, folder)
+        _download(dataset_id, folder, root / f".{dataset_id.replace('/', '-')}.lock")
     return folder
 
 
-def _download(dataset_id: str, folder: Path) -> None:
+def _download(dataset_id: str, folder: Path, lock: Path) -> None:
     missing = f"Minari's data set {dataset_id} is not at {folder.parent}"
     problem = _probe_remote(dataset_id)
     advice = f"Put it there, set MINARI_DATASETS_PATH, or fetch it with a network: minari download {dataset_id}"
@@ -48,10 +50,13 @@ def _download(dataset_id: str, folder: Path) -> None:
         raise DataError(f"{missing}, and its remote cannot be reached ({problem}). {advice}")
     import minari
 
-    logger.info(f"download: Minari's {dataset_id} -> {folder.parent}")
     try:
-        with write_beside(dataset_id):
-            minari.download_dataset(dataset_id)
+        with hold_lock(lock, f"Minari's {dataset_id}"):
+            if folder.is_dir():
+                return  # another process was faster
+            logger.info(f"download: Minari's {dataset_id} -> {folder.parent}")
+            with write_beside(dataset_id):
+                minari.download_dataset(dataset_id)
     except (ImportError, OSError, ValueError) as error:
         raise DataError(f"{missing}, and Minari could not fetch it ({str(error).splitlines()[0]}). {advice}") from None
 

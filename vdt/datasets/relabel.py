@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -36,8 +36,17 @@ def relabel_recording(recording: LoadedData, task: TaskConfig, residence: Reside
         return recording
     dataset = recording.dataset
     origin = recording.recipe.get("file") or recording.recipe.get("url")
-    relabelled = (_relabel_episode(episode, relabel) for episode in dataset)
-    left = (episode for episode in relabelled if episode is not None)
+    denied = 0
+
+    def relabel_all() -> Iterator[Trajectory]:
+        nonlocal denied
+        for episode in dataset:
+            relabelled = _relabel_episode(episode, relabel)
+            denied += episode.terminated and not (relabelled and relabelled.terminated)
+            if relabelled is not None:
+                yield relabelled
+
+    left = relabel_all()
     try:
         first = next(left, None)
         if first is None:
@@ -52,7 +61,7 @@ def relabel_recording(recording: LoadedData, task: TaskConfig, residence: Reside
     ]
     if unpaid:
         notes.append(f"{unpaid} last steps without the observation that would pay them were left out")
-    if denied := int(dataset.terminated.sum() - kept.terminated.sum()):
+    if denied:
         notes.append(f"{denied} recorded ends are none in the environment: truncated, without their last step")
     return replace(recording, dataset=kept, notes=[*recording.notes, *notes])
 

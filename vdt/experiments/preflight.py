@@ -103,21 +103,27 @@ def _check_file(config: Config, path: Path) -> None:
 
 def _describe_environment(config: Config) -> tuple[object, ...]:
     task = config.task
-    return (task.environment_id, task.environment_kwargs, task.bridge, task.observation_size, task.action_size)
+    sizes = (task.observation_size, task.action_size)
+    return (task.environment_id, task.environment_kwargs, task.bridge, *sizes, task.action_low, task.action_high)
 
 
 def _check_environment(config: Config) -> None:
-    """Make the environment once, and compare its sizes with the data's.
+    """Make the environment once, compare its sizes with the data's, and check that its actions have bounds.
 
     Raises:
-        ConfigError: if it cannot be made or has other sizes, with the ways out.
+        ConfigError: if it cannot be made, has other sizes or no bounds, with the ways out.
     """
-    from vdt.environments import make_environment
+    import numpy as np
+
+    from vdt.environments import get_action_bounds, make_environment
 
     task = config.task
     try:
         environment = make_environment(task)
         sizes = [space.shape or () for space in (environment.observation_space, environment.action_space)]
+        with np.errstate(over="ignore"):
+            low, high = get_action_bounds(environment)
+            bounded = bool(np.isfinite(high - low).all())  # noise is a share of it
         environment.close()
     except Exception as error:  # an environment's own code may raise anything
         reason = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
@@ -131,6 +137,12 @@ def _check_environment(config: Config) -> None:
             f"--env {config.env}: {task.environment_id} has {found} observations and actions; the data has "
             f"{task.observation_size} and {task.action_size}. Name the environment of the data (--set "
             f"task.environment_id=ID), or {WITHOUT}"
+        )
+    if not bounded:
+        lowest, highest = (",".join([end] * task.action_size) for end in ("-1", "1"))
+        raise ConfigError(
+            f"--env {config.env}: actions of {task.environment_id} have no bounds, or too large ones; accepted are finite "
+            f'ones. Give them: --set "task.action_low=[{lowest}] task.action_high=[{highest}]", or {WITHOUT}'
         )
 
 

@@ -1,6 +1,7 @@
 """Training of behaviour policies: what a snapshot is, and that a run goes on where it stopped."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,15 @@ import pytest
 
 pytest.importorskip("stable_baselines3")
 
-from vdt.behavior.ladder import change_settings, keep_rungs, list_ladders, load_settings
+from vdt.behavior.ladder import (
+    LadderSettings,
+    change_settings,
+    keep_rungs,
+    list_ladders,
+    load_settings,
+    make_command,
+    make_ladder,
+)
 from vdt.behavior.policy import BehaviorLadder, stack_ladder
 from vdt.behavior.train import BehaviorRun, BehaviorTraining, take_snapshot
 from vdt.checkpoint.store import CheckpointStore
@@ -91,8 +100,8 @@ def test_committed_settings_are_accepted(name: str) -> None:
 
 def test_settings_can_be_changed() -> None:
     settings = load_settings("walker2d")
-    changed = change_settings(settings, keep="0,2", environment_steps=500, seed=7)
-    assert (changed.keep, changed.training.environment_steps, changed.training.seed) == ((0, 2), 500, 7)
+    changed = change_settings(settings, keep="0,2", environment_steps=20_500, seed=7)
+    assert (changed.keep, changed.training.environment_steps, changed.training.seed) == ((0, 2), 20_500, 7)
     assert change_settings(settings, keep="all", environment_steps=0, seed=-1).keep == ()
     assert change_settings(settings, keep="", environment_steps=0, seed=-1) == settings
     with pytest.raises(ConfigError, match="--keep must be 'all' or whole numbers"):
@@ -105,6 +114,30 @@ def test_rungs_that_do_not_exist_or_rise_are_refused(rungs: list[int], tmp_path:
     assert len(keep_rungs(ladder, [0, 4]).policies) == 2
     with pytest.raises(ConfigError, match="rising rungs between 0 and 4"):
         keep_rungs(ladder, rungs)
+
+
+@pytest.mark.parametrize(
+    ("keep", "steps", "last"),
+    [("", 100_000, 10), ("0,3,12", 119_999, 11), ("3,0", 0, 40), ("-1,3", 0, 40)],
+)
+def test_rungs_that_the_run_does_not_reach_are_refused_before_it(keep: str, steps: int, last: int) -> None:
+    settings = load_settings("hopper")
+    assert change_settings(settings, keep="0,3,11", environment_steps=119_999, seed=-1).keep == (0, 3, 11)
+    with pytest.raises(ConfigError, match=rf"\(--keep\) must name rising rungs between 0 and {last}, not \["):
+        change_settings(settings, keep=keep, environment_steps=steps, seed=-1)
+
+
+def test_the_command_on_record_has_the_options_given(tmp_path: Path) -> None:
+    settings, plain = load_settings("hopper"), "python flows/behavior_flow.py run --ladder hopper"
+    assert make_command("hopper", settings, 40_000) == plain
+    changed = change_settings(settings, keep="0,3", environment_steps=50_000, seed=5)
+    assert make_command("hopper", changed, 9) == (
+        f"{plain} --keep 0,3 --environment_steps 50000 --measure_steps 9 --seed 5"
+    )
+    small = LadderSettings(PPO, 20, (0.0, 100.0), ())
+    path = make_ladder(tmp_path, "hopper", small, 40, NullTracker(), open_store(tmp_path / "store"))
+    story = json.loads(path.with_suffix(".json").read_text())
+    assert story["command"] == f"{plain} --keep all --environment_steps 256 --measure_steps 40 --seed 3"
 
 
 def test_wrong_settings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from support.data import make_small_config, make_steps, write_hdf5
 from support.server import serve_handler
 from vdt.data.errors import DataError
 from vdt.datasets import download as module
+from vdt.datasets.choose import choose_source
 from vdt.datasets.d4rl import get_cache_file
 from vdt.datasets.download import download, probe
 from vdt.datasets.snapshot import make_snapshot
@@ -117,6 +118,17 @@ def test_probe(address: str) -> None:
     assert probe(f"{address}/file.hdf5") is None
     Handler.fault = "gone"
     assert "Not Found" in str(probe(f"{address}/file.hdf5"))
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("wrong", ["example.org/file.hdf5", "", "http://[1/file.hdf5"])
+def test_an_address_that_is_none_is_named_at_once(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
+    said = str(probe(wrong, 60))
+    assert ("unknown url type" in said or "Invalid IPv6 URL" in said) and time.monotonic() - started < 30
+    with pytest.raises(DataError, match=r"cannot be reached \(unknown url type: 'example.org/file.hdf5'\)"):
+        choose_source(make_small_config("d4rl", url="example.org/file.hdf5"), Path.cwd())
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_good_server(address: str, target: Path) -> None:

@@ -167,6 +167,22 @@ def test_collected_data_is_the_same_and_so_is_its_export(tmp_path: Path) -> None
     assert exported[0] == exported[1] and len(exported[0][1]) >= 2
 
 
+@pytest.mark.parametrize(
+    ("env", "algorithm"),
+    [
+        ("walker2d-medium-v2", "rungs [8] of behaviour ladder walker2d"),
+        ("maze2d-umaze-v1", "controller waypoints"),
+    ],
+)
+def test_an_export_names_what_has_collected_it(tmp_path: Path, env: str, algorithm: str) -> None:
+    config = resolve_config(env, preset="smoke", source="collected", overrides="data.steps=200 task.horizon=60")
+    name = export_snapshot(config, make_snapshot(config, tmp_path / "home"))
+    exported = minari.load_dataset(name)
+    assert exported.storage.metadata["algorithm_name"] == algorithm
+    assert (exported.env_spec is None) == (config.task.bridge != "none"), "no wrapper of ours is one of Minari's"
+    assert exported.total_steps >= 200 and exported.observation_space.shape == (config.task.observation_size,)
+
+
 def test_relabelled_episodes_lie_in_files(tmp_path: Path) -> None:
     file = tmp_path / "file.hdf5"
     load(file, make_episode(7, [2, 3, 3, 5]), make_episode(5, [2]), make_episode(1, []))

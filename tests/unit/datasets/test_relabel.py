@@ -64,6 +64,14 @@ def test_what_was_done_before_a_cut_is_not_paid_again(tmp_path: Path) -> None:
     assert np.flatnonzero(first.rewards).tolist() == [99] and np.flatnonzero(second.rewards).tolist() == [4, 9, 14]
 
 
+def test_ends_that_are_none_are_counted_beside_cuts_that_are_ends(tmp_path: Path) -> None:
+    recording = load(tmp_path / "file.hdf5", make_episode(300, [10, 20, 30, 40]), make_episode(5, [2]))
+    assert [episode.terminated for episode in recording.dataset] == [True, True, False], (
+        "the first was cut at the horizon"
+    )
+    assert any("1 recorded ends are none in the environment" in note for note in recording.notes)
+
+
 def test_what_cannot_be_relabelled_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"file.hdf5: observations 30 to 59 are zero; accepted is a goal"):
         load(tmp_path / "file.hdf5", np.zeros((5, 60), np.float32))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from flows.command_line import REPORT_FLOW, check_command_line
+from flows.command_line import REPORT_FLOW, check_command_line, runs_elsewhere
 from support.builders import make_lively_actor_critic
 from support.data import NOWHERE
 from support.flow import ENV, FLOW
@@ -111,6 +111,43 @@ def test_an_environment_that_cannot_be_made_is_answered_with_a_way_out(capsys: p
         ((cell,), _) = resolve_cells({**small, "set": f"task.environment_id=null{changes}"})
         assert cell.config.evaluation.fitted_q_steps == steps, "as long as the training, or as asked for"
     check_cells(cells)
+
+
+@pytest.mark.parametrize(
+    ("words", "elsewhere"),
+    [
+        ("--with kubernetes", True),
+        ("--with=kubernetes", True),
+        ("--with=kubernetes:image=a,cpu=4", True),
+        ("--with retry --with batch:queue=a", True),
+        ("--with=slurm", True),
+        ("--with retry", False),
+        ("--with=batches", False),
+        ("--tag batch-1", False),
+        ("--tag=slurm-test", False),
+        ("--with retry --tag kubernetes", False),
+    ],
+)
+def test_engines_are_those_of_with(words: str, elsewhere: bool) -> None:
+    assert runs_elsewhere(["vdt_flow.py", "run", *words.split()]) is elsewhere
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("tag", ["batch-1", "slurm-test"])
+def test_a_tag_does_not_switch_the_check_of_the_device_off(capsys: pytest.CaptureFixture[str], tag: str) -> None:
+    line = refuse(capsys, *MEDIUM, "--set", "runtime.device=cuda", "--tag", tag)
+    assert "runtime.device is cuda, but torch finds no GPU here" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("words", [["--with=kubernetes"], ["--with", "kubernetes:cpu=4"]])
+def test_a_machine_without_a_gpu_submits_to_those_that_have_one(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("VDT_CHECKED", "VDT_COMMAND", "VDT_MEMORY_KILLS"):  # set by the check
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("flows.command_line.interrupt_on_signals", lambda: None)
+    check_command_line([str(FLOW), "run", *MEDIUM, "--set", "runtime.device=cuda", *words])
 
 
 def test_a_report_of_no_study(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,6 +59,25 @@ def test_sbatchs_own_options_pass_through() -> None:
     assert (request.sbatch, request.options, request.at_once) == (["--time=5"], {"study": "a", "seeds": "0"}, 2)
     request = parse_request(["slurm.py", "submit", "--study", "a", "--sbatch", "--time=5 --comment-x='a b'"])
     assert request.sbatch == ["--time=5", "--comment-x=a b"]
+    others = (
+        "--account=lab -Alab --exclude=n1 --gres gpu:1 -p gpu -c4 --open-mode=append -eerrors.log --error=errors.log"
+    )
+    assert parse_request(["slurm.py", "submit", "--study", "a", "--sbatch", others]).sbatch == others.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        *[("-Jmine", "-J"), ("-J mine", "-J"), ("--job=mine", "--job-name"), ("--time=5 --job-na mine", "--job-name")],
+        *[("-a1-3", "-a"), ("--arr=1-3", "--array"), ("-dafterok:5", "-d"), ("--dep=afterok:5", "--dependency")],
+        *[("--com=x", "--comment"), ("-D/tmp", "-D"), ("--chd=/tmp", "--chdir"), ("--wr=true", "--wrap")],
+        *[("--output=x.log", "--output"), ("-o x.log", "-o"), ("-ox.log", "-o"), ("--out x.log", "--output")],
+    ],
+)
+@pytest.mark.parametrize("of", ["--sbatch", "--sbatch-report"])
+def test_what_is_set_here_is_refused_in_every_form(of: str, words: str, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"--sbatch: {option} is set here"):
+        parse("submit", "--study", "a", of, words)
 
 
 def test_the_dag_says_what_its_steps_ask_for() -> None:
