@@ -2,7 +2,8 @@
 
     python benchmarks/checkpoint_cost.py HOME [--repeats 9]
 
-HOME is the home folder of a run. Share: of the training time, at the interval of `checkpoint.interval_seconds`.
+HOME is the home folder of runs, of which the newest is taken. Share: of the training time, at the interval of
+`checkpoint.interval_seconds`.
 """
 
 from __future__ import annotations
@@ -37,13 +38,17 @@ def time_saves(path: Path, repeats: int) -> list[float]:
 
 
 def main() -> None:
-    """One row for each step of the newest run."""
+    """One row for each finished step of the newest run that has one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("home", type=Path)
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
-    rows = []
-    for done in sorted(options.home.glob(f".vdt/checkpoints/VDTFlow/*/*/*/{DONE}")):
+    finished = list(options.home.glob(f".vdt/checkpoints/VDTFlow/*/*/*/{DONE}"))
+    if not finished:
+        parser.error(f"{options.home} has no run with a finished step")
+    newest, rows = max(done.parents[2].name for done in finished), []
+    print(f"run {newest}\n")
+    for done in sorted(done for done in finished if done.parents[2].name == newest):
         path = done.parent / done.read_text().strip()
         taken = time_saves(path, options.repeats)
         median, size = statistics.median(taken), path.stat().st_size / 1e6

@@ -2,9 +2,11 @@
 
     python benchmarks/time_to_score.py --folder FOLDER [--env walker2d-medium-v2] [--seeds 100 101 102] [--set "KEY=VALUE …"]
 
-Critic and actor are trained as in the flow; of the clock, only their training counts. Every checkpoint of the actor is then
-evaluated without look-ahead. What is done is kept in FOLDER/curves.jsonl: the same command continues. With --threads 1 the
-clock is the processor's, and other work on the machine does not count.
+Critic and actor are trained as in the flow, but without episodes in between (`evaluation.curve_points` 0). The clock has
+their training and the writing of their checkpoints, which --every makes more frequent than the flow's. Every checkpoint of
+the actor is then evaluated without look-ahead, which does not count. What is done is kept in FOLDER/curves.jsonl: the same
+command continues. With --threads 1 the clock is the processor's: neither other work on the machine counts, nor waiting for
+the disk.
 """
 
 from __future__ import annotations
@@ -120,7 +122,7 @@ def main() -> None:
     kept, curves = options.folder / "curves.jsonl", {}
     done: list[dict[str, Any]] = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     for seed in options.seeds:
-        config = resolve_config(options.env, seed=seed, overrides=options.set)
+        config = resolve_config(options.env, seed=seed, overrides=f"{options.set} evaluation.curve_points=0")
         dataset = load_snapshot(Path(make_snapshot(config, options.folder).path))
         text, task = config.to_yaml(), config.task
         found = [entry["curve"] for entry in done if entry["config"] == text]

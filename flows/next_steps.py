@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from flows.command_line import get_training_command
 from vdt.config.errors import ConfigError
+from vdt.config.guidance import can_choose
 from vdt.config.presets import TRIAL
 from vdt.evaluation.records import CellRecord
 from vdt.experiments.cells import DEFAULTS, list_words, resolve_cells
@@ -31,8 +32,8 @@ def suggest_use(cell: CellRecord, run_id: str, *, choose: bool) -> str:
     from vdt.reporting.aggregates import find_headline
     from vdt.reporting.calibration import is_unguided
 
-    chooses = find_headline(cell.config) != "single" and cell.config.get("planner.env_model") != "simulator"
-    lookahead = chooses and not is_unguided(cell)
+    env_model = cell.config.get("planner.env_model")
+    lookahead = can_choose(find_headline(cell.config), env_model, guided=not is_unguided(cell))
     if cell.evaluation.policies:
         words = [f"--cell {shlex.quote(cell.key)}"] if choose else []
         return make_vdt_command(" ".join(["evaluate", run_id, *words, *(["--lookahead"] if lookahead else [])]))

@@ -217,4 +217,5 @@ def test_the_notebook_draws_the_comparison(reader: Reader) -> None:
     assert len(pictures) == 3 and len(tables) == 3
     assert all(name in tables[0] for name in ("vdt-s0", "dt-s0", "smoke")), "MLflow's runs"
     assert "actor.q_coefficient" in tables[1], "what the runs differ in"
+    assert re.search(r"vdt-s0\S* smoke [0-9a-f]{8}<", tables[1]), "each run by name, preset and id"
     assert all(name in tables[2] for name in ("vdt s0", "dt s0", "lookahead")), "Metaflow's records of the same runs"

@@ -1,12 +1,16 @@
 """The examples for people with a robot or logs of their own: each runs as its first line says."""
 
+import ast
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -185,3 +189,29 @@ def test_episodes_of_another_robot_are_seen_before_the_cart_moves(tmp_path: Path
         ended.stderr
         == f"{tmp_path / 'logs'} holds episodes of another robot; accepted are 2 observations and 1 actions\n"
     )
+
+
+def test_the_notebook_tells_runs_of_one_name_apart() -> None:
+    """Runs are named without their preset, and the same command may be run twice."""
+    kinds = [("laptop", "100"), ("fair", "200"), ("fair", "200")]
+    runs = [
+        SimpleNamespace(
+            info=SimpleNamespace(run_id=f"{number}2345678{'a' * 24}", run_name="vdt-s0-walker2d-medium-v2-collected"),
+            data=SimpleNamespace(params={"actor.gradient_steps": steps, "seed": "0"}, tags={"preset": preset}),
+        )
+        for number, (preset, steps) in enumerate(kinds)
+    ]
+    table = pd.DataFrame({"data": ["0123abcd"] * 3, "preset": [preset for preset, _ in kinds]})
+    notebook = nbformat.read(ROOT / "examples" / "compare_runs.ipynb", as_version=4)
+    (source,) = [cell.source for cell in notebook.cells if "differing" in cell.source]
+    *statements, last = ast.parse(source).body
+    assert isinstance(last, ast.Expr)
+    names = {"pd": pd, "runs": runs, "table": table}
+    exec(compile(ast.Module(statements, []), "cell", "exec"), names)
+    shown = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    assert shown.to_dict("index") == {
+        "actor.gradient_steps": {
+            f"vdt-s0-walker2d-medium-v2-collected {preset} {number}2345678": steps
+            for number, (preset, steps) in enumerate(kinds)
+        }
+    }

@@ -70,7 +70,6 @@ def evaluate(
     """
     from vdt.agent.policy import load_policy
     from vdt.evaluation.evaluate import evaluate_policy
-    from vdt.evaluation.records import name_setting
 
     target = _read_targets(targets, lookahead)
     with contextlib.redirect_stdout(sys.stderr):  # the log
@@ -81,8 +80,7 @@ def evaluate(
         numbers = {key: value for key, value in vars(report).items() if key != "trace"}
         typer.echo(json.dumps({"policy": where, **facts, **numbers}, indent=1))
         return
-    acts = name_setting(len(policy.candidate_returns), policy.config.planner.planning_horizon)
-    score = None if lookahead or acts == "single" else policy.metadata["scores"].get(acts, {}).get("normalized_score")
+    score = None if lookahead else find_chosen_score(policy)
     for line in (*describe_report(report), describe_returns(report), *describe_setting(score)):
         typer.echo(line)
 
@@ -117,6 +115,19 @@ def describe_returns(report: EvaluationReport) -> str:
         return f"asked for a return of {asked} (in reports: {name})"
     ahead = f", {report.planning_horizon} steps ahead" if report.planning_horizon > 1 else ""
     return f"chose among returns of {asked} by Q{ahead} (in reports: {name})"
+
+
+def find_chosen_score(policy: Policy) -> float | None:
+    """Return the score of a policy's run if it was measured with a look-ahead that the loaded policy has too; else none."""
+    from vdt.config.guidance import can_choose
+    from vdt.evaluation.records import name_setting
+
+    planner, guided = policy.config.planner, policy.make_agent().actor_critic.is_guided
+    acts = name_setting(len(policy.candidate_returns), planner.planning_horizon)
+    if not can_choose(acts, planner.env_model, guided=guided):
+        return None
+    score: float | None = policy.metadata["scores"].get(acts, {}).get("normalized_score")
+    return score
 
 
 def describe_setting(score: float | None) -> Iterator[str]:

@@ -60,6 +60,7 @@ def write_equal_time(
     methods: Annotated[str, typer.Option(help="Separated by commas; by default all.")] = "",
     preset: Annotated[str, typer.Option(help="Whose steps are scaled.")] = "fair",
     output: Annotated[Path | None, typer.Option(help="File; by default params/presets/equal-time.yaml.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --output if it is there.")] = False,
 ) -> None:
     """Measure training steps on this machine, and write the preset by which all methods train equally long."""
     from vdt.config.layers import PARAMS, list_names
@@ -67,13 +68,17 @@ def write_equal_time(
     from vdt.experiments.ranges import split_words
     from vdt.system.files import check_output, write_output
 
-    path = output or PARAMS / "presets" / "equal-time.yaml"
-    check_output(path, overwrite=output is None)
+    default = PARAMS / "presets" / "equal-time.yaml"
+    path = output or default
+    check_output(path, overwrite=overwrite or output is None)
     text, lines = make_preset(
         seconds, split_words(methods, "--methods") if methods else list_names("methods"), env, preset
     )
     write_output(path, text.encode())
-    typer.echo("\n".join([*lines, f"written: {path}; --study equal-time trains with it"]))
+    use = "--study equal-time trains with it"
+    if path.resolve() != default.resolve():
+        use = f"as {default.with_name('NAME.yaml')}, --preset NAME trains with it"
+    typer.echo("\n".join([*lines, f"written: {path}; {use}"]))
 
 
 @app.command("studies")

@@ -1,4 +1,4 @@
-"""Whether a configuration asks its critic, and whether that critic must pass a test first."""
+"""Whether a configuration asks its critic, whether that critic must pass a test first, and what follows for look-ahead."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ def tries_second_critic(config: Config) -> bool:
 def may_guide(history_correlation: float | None, limit: float) -> bool:
     """Return whether a critic may guide: its errors' correlation is at most the limit, or was not measured."""
     return history_correlation is None or history_correlation <= limit
+
+
+def can_choose(setting: str, env_model: object, *, guided: bool) -> bool:
+    """Return whether look-ahead makes a loaded policy choose among returns.
+
+    Args:
+        setting: that it acts with (`vdt.evaluation.records.name_setting`); "single" has one return.
+        env_model: `planner.env_model`; a loaded policy has no simulator.
+        guided: whether its critic may guide.
+    """
+    return setting != "single" and env_model != "simulator" and guided
 
 
 def describe_idle_plans(configs: Iterable[Config]) -> list[str]:

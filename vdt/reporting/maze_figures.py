@@ -18,14 +18,14 @@ Panel = tuple[str, EvaluationReport]  # with its title
 def draw_mazes(records: Sequence[CellRecord]) -> Iterator[tuple[str, str, Figure]]:
     """Yield env, file name and figure for each env and data source whose evaluation kept traces.
 
-    One panel for each method and policy: the episodes of the first seed with the first look-ahead setting.
+    One panel for each method, patch and policy: the episodes of the first seed with the first look-ahead setting.
     """
     panels: dict[tuple[str, str], dict[str, Panel]] = {}
     for record in records:
         for policy, settings in record.evaluation.policies.items():
             setting, report = next(iter(settings.items()))
             if report.trace:
-                title, where = f"{record.method} {policy} {setting}", (record.env, record.snapshot.source)
+                title, where = f"{record.name} {policy} {setting}", (record.env, record.snapshot.source)
                 panels.setdefault(where, {}).setdefault(title, (f"{title}, seed {record.seed}", report))
     for (env, source), shown in panels.items():
         yield env, f"maze-{make_file_name(env)}-{source}.png", _draw_panels(env, list(shown.values()))

@@ -58,7 +58,8 @@ def draw_scores(results: Sequence[Result], records: Sequence[CellRecord], publis
 
 def draws_mean(results: Sequence[Result]) -> bool:
     """Return whether `draw_scores` has a line for the data's mean."""
-    return results[0].dataset_score is not None and all(result.cut_at is None for result in results)
+    known = any(result.dataset_score is not None for result in results)
+    return known and all(result.cut_at is None for result in results)
 
 
 def _draw_interval(axes: Axes, row: float, estimate: Estimate, runs: Sequence[float], policy: str) -> None:
@@ -83,10 +84,11 @@ def _draw_references(
     records: Sequence[CellRecord],
     published: Published | None,
 ) -> None:
-    """Draw the data's mean and published numbers."""
-    mean = results[0].dataset_score
-    if mean is not None:
-        axes.axvline(mean, color="black", linestyle="--", linewidth=0.9, label="mean of the data")
+    """Draw the mean of each row's data, which is a line through all of one data set, and published numbers."""
+    means = {_name_run(r, results): r.dataset_score for r in results if r.dataset_score is not None}
+    if means:
+        rows, places = np.array([names.index(name) for name in means]), list(means.values())
+        axes.vlines(places, rows - 0.5, rows + 0.5, "black", "--", linewidth=0.9, label="mean of the data")
     if published is None:
         return
     theirs = {record.name: published.find(record.env, record.method, record.patch) for record in records}

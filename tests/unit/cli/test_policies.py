@@ -68,6 +68,21 @@ def test_evaluate_says_that_the_runs_score_is_with_look_ahead(
     assert run(words) == 0 and "the run's score" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("env_model", "correlation"), [("simulator", None), ("learned", 0.3)])
+def test_evaluate_advises_no_look_ahead_that_is_refused_or_chooses_nothing(
+    env_model: str, correlation: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"planner.env_model": env_model, "actor.max_history_correlation": 0.25}
+    actor_critic = make_lively_actor_critic({"task.environment_id": SUCCESS, **settings})
+    actor_critic.history_correlation = correlation
+    torch.save({"actor_critic": actor_critic.state_dict()}, tmp_path / "policy.pt")
+    scores = {name: {"normalized_score": 98.06} for name in ("single", "candidates", "lookahead")}
+    digest = compute_file_digest(tmp_path / "policy.pt", "sha256")
+    write_scores(PolicyFile(tmp_path / "policy.pt", "online", digest, scores, "run"))
+    assert run(["evaluate", str(tmp_path / "policy.pt"), "--episodes", "1"]) == 0
+    assert "--lookahead" not in capsys.readouterr().out
+
+
 def test_json_stands_alone_on_standard_output(tmp_path: Path) -> None:
     """In a process of its own, whose log is shown: the scores beside the policy are of another file."""
     path = save(tmp_path / "policy.pt", {"task.environment_id": SUCCESS})

@@ -306,6 +306,10 @@ def test_episodes_are_drawn_over_their_maze(tmp_path: Path) -> None:
     path = write_report(records, tmp_path).path
     assert f"![Evaluated episodes in their maze on walker2d-medium-v2]({name})\n*Figure 2. Eval" in path.read_text()
     assert (tmp_path / name).read_bytes().startswith(PNG)
+    patches = [make_record(0, {"offline": {"single": walker}}, patch=patch) for patch in ("no-q", "no-weights")]
+    ((*_, figure),) = draw_mazes(patches)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["vdt + no-q offline single, seed 0", "vdt + no-weights offline single, seed 0"]
 
 
 @pytest.mark.parametrize("guided", [(True, False), (False, True)])

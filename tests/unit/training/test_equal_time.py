@@ -58,7 +58,25 @@ def test_the_preset_names_each_methods_steps(tmp_path: Path, capsys: pytest.Capt
         1.5 * steps["methods.td3bc.actor.gradient_steps"], rel=0.01
     )  # 60 to 40
     assert path.read_text().startswith("# For a comparison at equal processor time: 20 s")
-    assert run(words) == 2 and "is there already" in capsys.readouterr().err
+
+
+def test_a_written_preset_is_not_replaced_unasked_and_its_use_is_true(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vdt.experiments.equal_time.make_preset", lambda *_: ("# new\n", ["line"]))
+    monkeypatch.setattr("vdt.config.layers.PARAMS", tmp_path / "params")
+    default, path = tmp_path / "params" / "presets" / "equal-time.yaml", tmp_path / "mine.yaml"
+    default.parent.mkdir(parents=True)
+    path.write_text("# old\n")
+    words = ["equal-time", "20", "--env", WALKER, "--methods", "bc"]
+    assert run([*words, "--output", str(path)]) == 2 and path.read_text() == "# old\n"
+    assert capsys.readouterr().err.endswith("is there already; --overwrite replaces it\n")
+    assert run([*words, "--output", str(path), "--overwrite"]) == 0 and path.read_text() == "# new\n"
+    use = f"as {default.with_name('NAME.yaml')}, --preset NAME trains with it"
+    assert capsys.readouterr().out == f"line\nwritten: {path}; {use}\n"
+    for more in ([], [], ["--output", "params/presets/equal-time.yaml", "--overwrite"]):
+        assert run([*words, *more]) == 0 and default.read_text() == "# new\n"
+        assert capsys.readouterr().out.endswith("equal-time.yaml; --study equal-time trains with it\n")
 
 
 @pytest.mark.parametrize("env", ["maze2d-umaze-v1", "door-human-v1", WALKER])
