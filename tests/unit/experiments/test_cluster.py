@@ -138,7 +138,7 @@ def test_a_job_without_time_saves_stops_and_is_queued_again(tmp_path: Path) -> N
     scontrol = tmp_path / "scontrol"
     scontrol.write_text('#!/bin/sh\necho "scontrol $*"; exit 1\n')
     scontrol.chmod(0o755)
-    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "12", "VDT_SAVING_SECONDS": "0.3"}
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "12", "VDT_SAVING_SECONDS": "2"}
     flow = 'trap "echo saves" USR1; trap "echo stops; exit 1" TERM; echo begun; while :; do sleep 0.05; done'
     words = ["bash", str(JOB_SCRIPT), "/shared", "-", "bash", "-c", flow]
     for number, told in (
