@@ -171,11 +171,16 @@ class ActorCritic:
         return self.critic.compute_min_q(observations, self.ask_target_policy(contexts)[0])
 
     @torch.no_grad()
+    def autocast(self) -> torch.autocast:
+        """Return the context of passes in the precision of training: bfloat16 where `runtime.precision` says so."""
+        enabled = self.config.runtime.precision == "bfloat16"
+        return torch.autocast(self.normalizer.mean.device.type, torch.bfloat16, enabled)
+
     def ask_target_policy(self, contexts: ContextBatch) -> tuple[Tensor, Gaussian | None]:
         """Return the target policy's present action, (B, A), and its distribution if it is stochastic."""
         assert self.target_policy is not None
         inputs = (contexts.observations, contexts.actions, contexts.returns_to_go, contexts.timesteps)
-        with torch.autocast(contexts.actions.device.type, torch.bfloat16, self.config.runtime.precision == "bfloat16"):
+        with self.autocast():
             output: PolicyOutput = self.target_policy(*inputs).to_float32()
         gaussian = output.distribution
         if gaussian is not None:

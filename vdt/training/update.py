@@ -120,7 +120,7 @@ def compute_policy_losses(
     Returns:
         The losses, and the weights (B, K) that multiplied the action errors.
     """
-    with torch.autocast(batch.mask.device.type, torch.bfloat16, actor_critic.config.runtime.precision == "bfloat16"):
+    with actor_critic.autocast():
         policy = actor_critic.policy if actor_critic.compiled_policy is None else actor_critic.compiled_policy
         output = policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps).to_float32()
     weights = compute_weights(actor_critic, batch, output)
