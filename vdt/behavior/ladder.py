@@ -90,7 +90,13 @@ def load_settings(name: str) -> LadderSettings:
     if values["algorithm"] not in ALGORITHMS:
         raise ConfigError(f"{path}: algorithm must be {' or '.join(ALGORITHMS)}, not {values['algorithm']!r}")
     horizon, (low, high), keep = (values.pop(key) for key in OWN)
-    return LadderSettings(BehaviorTraining(**values), horizon, (float(low), float(high)), tuple(keep))
+    training = BehaviorTraining(**values)
+    if training.snapshot_every < training.rollout_steps:
+        raise ConfigError(
+            f"{path}: snapshot_every must be at least the {training.rollout_steps} environment steps of one rollout, not "
+            f"{training.snapshot_every}: snapshots are taken between two rollouts"
+        )
+    return LadderSettings(training, horizon, (float(low), float(high)), tuple(keep))
 
 
 def change_settings(settings: LadderSettings, *, keep: str, environment_steps: int, seed: int) -> LadderSettings:

@@ -47,6 +47,13 @@ class BehaviorTraining:
     snapshot_every: int
     parallel_environments: int
 
+    @property
+    def rollout_steps(self) -> int:
+        """Return the environment steps of one rollout, 1 an environment where a rollout is an episode."""
+        name, default = ("n_steps", 2048) if self.algorithm == "PPO" else ("train_freq", 1)  # stable-baselines3's defaults
+        steps = self.arguments.get(name, default)
+        return (steps if isinstance(steps, int) else 1) * self.parallel_environments
+
 
 def _copy_layers(modules: list[Any]) -> list[tuple[Any, Any]]:
     return [(m.weight.detach().numpy().T.copy(), m.bias.detach().numpy().copy()) for m in modules]

@@ -142,13 +142,16 @@ def test_the_command_on_record_has_the_options_given(tmp_path: Path) -> None:
 
 def test_wrong_settings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdt.behavior.ladder.FOLDER", tmp_path)
-    good = "{environment_id: X, algorithm: PPO, arguments: {}, normalize: true, seed: 0, environment_steps: 10, "
+    good = "{environment_id: X, algorithm: PPO, arguments: {n_steps: 5}, normalize: true, seed: 0, environment_steps: 10, "
     good += "snapshot_every: 5, parallel_environments: 1, horizon: 5, reference_returns: [0, 1], keep: [0]}"
     cases = {
         good.replace("seed: 0", "seed: zero"): "seed must be int, not 'zero'",
         good.replace("seed: 0, ", ""): "no value for seed",
         good.replace("PPO", "DQN"): "algorithm must be PPO or SAC, not 'DQN'",
         good.replace("seed", "sead"): "unknown key 'sead'; did you mean 'seed'",
+        good.replace("environments: 1", "environments: 2"): "at least the 10 environment steps of one rollout, not 5",
+        good.replace("{n_steps: 5}", "{}"): "at least the 2048 environment steps of one rollout, not 5",
+        good.replace("PPO", "SAC").replace("{n_steps: 5}", "{train_freq: 6}"): "at least the 6 environment steps of one",
     }
     for text, message in cases.items():
         (tmp_path / "a.yaml").write_text(text)
@@ -156,5 +159,7 @@ def test_wrong_settings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             load_settings("a")
     (tmp_path / "a.yaml").write_text(good)
     assert load_settings("a").training.algorithm == "PPO"
+    (tmp_path / "a.yaml").write_text(good.replace("PPO", "SAC").replace("{n_steps: 5}", "{train_freq: [1, episode]}"))
+    assert load_settings("a").training.rollout_steps == 1
     with pytest.raises(ConfigError, match="unknown behaviour settings 'b'"):
         load_settings("b")
