@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from vdt.acceleration.critic_passes import EnsemblePass, flatten_parameters
 from vdt.acceleration.torch_overhead import skip_compiler, take_step
+from vdt.checkpoint.optimizer_state import load_optimizer
 from vdt.critic.critic import CriticUpdate
 from vdt.critic.losses import (
     CriticLosses,
@@ -29,6 +33,11 @@ def compute_q_gradient(q: Tensor, targets: Tensor) -> Tensor:
     return (q - targets) * (2 / len(targets))
 
 
+def _find_place(parameter: Tensor) -> slice:
+    """Return where a parameter lies in the vector that it is a view of."""
+    return slice(parameter.storage_offset(), parameter.storage_offset() + parameter.numel())
+
+
 class FusedCriticUpdate(CriticUpdate):
     """`CriticUpdate` without autograd's graph, on parameters in two vectors: the trained ones, and the targets.
 
@@ -44,6 +53,32 @@ class FusedCriticUpdate(CriticUpdate):
         self.followed = self.trained[: len(self.targets)]  # Q comes before V
         skip_compiler()
         return torch.optim.Adam([self.trained], lr=learning_rate, fused=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's state, a part for each parameter, as on other devices."""
+        state = self.adam.state_dict()
+        parameters = self.critic.trainable_parameters()
+        (flat,) = state["state"].values() or ({},)
+        parts = {index: self._cut(flat, parameter) for index, parameter in enumerate(parameters)} if flat else {}
+        return {"state": parts, "param_groups": [{**state["param_groups"][0], "params": list(range(len(parameters)))}]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` stopped."""
+        flat: dict[str, Tensor] = {}
+        for index, parameter in enumerate(self.critic.trainable_parameters()):
+            for name, value in state["state"].get(index, {}).items():
+                if name == "step":
+                    flat[name] = value
+                else:
+                    flat.setdefault(name, torch.zeros_like(self.trained))[_find_place(parameter)] = value.flatten()
+        (group,) = state["param_groups"]
+        load_optimizer(self.adam, {"state": {0: flat} if flat else {}, "param_groups": [{**group, "params": [0]}]})
+
+    @staticmethod
+    def _cut(flat: Mapping[str, Tensor], parameter: Tensor) -> dict[str, Tensor]:
+        """Return one parameter's part of Adam's state, with a counter of its own."""
+        place, shape = _find_place(parameter), parameter.shape
+        return {name: v.clone() if name == "step" else v[place].view(shape) for name, v in flat.items()}
 
     def descend(self, loss: Tensor) -> None:
         """Step along autograd's gradient of a loss of this critic."""

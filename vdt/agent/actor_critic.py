@@ -162,20 +162,17 @@ class ActorCritic:
         return make_store(self.config, self.normalizer, self.reward_scale, dataset, n_step)
 
     @torch.no_grad()
-    def compute_values(self, contexts: ContextBatch) -> Tensor:
-        """Compute the value of the present observations, (B,): V, or min target Q of the target policy's action."""
+    def compute_target_values(self, contexts: ContextBatch) -> Tensor:
+        """Compute min target Q of the target policy's action at the present observations, (B,)."""
         observations = contexts.at_present(contexts.observations)
-        if self.target_policy is None:
-            values: Tensor = self.critic.value(observations)
-            return values
         return self.critic.compute_min_q(observations, self.ask_target_policy(contexts)[0])
 
-    @torch.no_grad()
     def autocast(self) -> torch.autocast:
         """Return the context of passes in the precision of training: bfloat16 where `runtime.precision` says so."""
         enabled = self.config.runtime.precision == "bfloat16"
         return torch.autocast(self.normalizer.mean.device.type, torch.bfloat16, enabled)
 
+    @torch.no_grad()
     def ask_target_policy(self, contexts: ContextBatch) -> tuple[Tensor, Gaussian | None]:
         """Return the target policy's present action, (B, A), and its distribution if it is stochastic."""
         assert self.target_policy is not None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vdt.checkpoint.optimizer_state import load_optimizer
 from vdt.config.schema import CriticConfig
 from vdt.critic.losses import (
     CriticLosses,
@@ -140,4 +141,4 @@ class CriticUpdate:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` stopped."""
-        self.adam.load_state_dict(state)
+        load_optimizer(self.adam, state)

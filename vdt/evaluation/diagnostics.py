@@ -52,9 +52,9 @@ def diagnose(
         actor_critic, state = load_actor_critic(path, config)
         requested = calibration = weights = None
         if config.has_environment and config.evaluation.requested_episodes > 0:
-            requested, trajectories = measure_requested(actor_critic, config, name)
+            requested, episodes = measure_requested(actor_critic, config, name)
             if config.has_trained_critic:
-                calibration = measure_calibration(actor_critic, trajectories)
+                calibration = measure_calibration(actor_critic, episodes)
             if calibration is not None:
                 numbers = {"bias": calibration.bias, "correlation": calibration.correlation}
                 shown = {f"eval/{name}_critic_{key}": value for key, value in numbers.items() if value is not None}
@@ -78,26 +78,27 @@ def measure_requested(
     A policy without memory ignores returns-to-go, so only the first one is requested.
 
     Returns:
-        One report for each requested return, and all episodes.
+        One report for each requested return, and the episodes of those that the policy acts on.
     """
     count, settings = config.evaluation.requested_episodes, config.evaluation
     percentiles = actor_critic.return_percentiles
     candidates = find_candidate_returns(config, percentiles)
     returns = candidates if config.policy.kind == "transformer" else candidates[:1]
+    acting = PlannerSettings.from_config(config, percentiles)
     seeds, limit = range(settings.seed, settings.seed + count), settings.max_episode_steps or None
     threads = count_acting_threads(config.runtime.threads)
     rows: list[RequestedReturn] = []
     episodes: list[Trajectory] = []
     with open_environments(config.task, count) as environments:
         for wanted in returns:
-            agent = Agent(actor_critic, PlannerSettings.from_config(config, percentiles).follow(wanted))
+            agent = Agent(actor_critic, acting.follow(wanted))
             label_here = f"request {label} {wanted:g}"
             new = collect_trajectories(agent, environments, seeds, max_steps=limit, label=label_here, threads=threads)
             is_cut = None in score_episodes(new, config)
             rows.append(
                 RequestedReturn(wanted, [t.episode_return for t in new], settings.max_episode_steps if is_cut else None)
             )
-            episodes += new
+            episodes += new if wanted in acting.candidate_returns else []
     shown = ", ".join(f"{row.requested:g} -> {math.fsum(row.achieved) / count:.0f}" for row in rows)
     cut = next((f" ({describe_cut(row.cut_at)})" for row in rows if row.cut_at), "")
     logger.info(f"evaluate {label}: requested -> achieved return{cut} {shown}")

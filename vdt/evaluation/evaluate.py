@@ -135,10 +135,13 @@ def _trace(environment: Environment, trajectories: Sequence[Trajectory]) -> Trac
 
 
 def _count_successes(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """Return the fields of `EvaluationReport` on successes; empty where the environment reports none."""
-    successes = [trajectory.success for trajectory in trajectories if trajectory.success is not None]
-    if not successes:
+    """Return the fields of `EvaluationReport` on successes; empty where the environment reports none.
+
+    An environment may speak of success only when it happens: then an episode that says nothing has failed.
+    """
+    if all(trajectory.success is None for trajectory in trajectories):
         return {}
+    successes = [bool(trajectory.success) for trajectory in trajectories]
     interval = compute_wilson_interval(sum(successes), len(successes))
     return {
         "successes": successes,

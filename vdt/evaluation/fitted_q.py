@@ -35,13 +35,13 @@ from vdt.data.trajectory import TrajectoryDataset
 from vdt.data.trajectory_store import TrajectoryStore
 from vdt.evaluation.loading import load_actor_critic
 from vdt.evaluation.records import ValueEstimates
+from vdt.evaluation.windows import iterate_windows
 from vdt.system.progress import Progress
 from vdt.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
 MOST_STEPS = 50_000  # of the training data that the judge sees, in whole episodes: each needs the policy's action
-CHUNK = 256  # sub-trajectories in one forward
 JUDGE: dict[str, Any] = {  # settings of the judge's critic, whatever the cell's are
     "hidden_size": 128,
     "hidden_layers": 2,
@@ -159,32 +159,19 @@ def make_judge_config(config: Config) -> Config:
 
 @torch.no_grad()
 def compute_policy_actions(actor_critic: ActorCritic, buffer: TrajectoryStore) -> Tensor:
-    """Compute the acting policy's action at every observation held: one for each row of the matrix, (rows, A).
-
-    The history is the data's, and as long as while acting, or down to half of that: sub-trajectories overlap by half, so
-    that each pass answers for half of its steps. At an episode's first steps the history is what there is.
-    """
-    length = actor_critic.acting_context
-    stride = max(1, length // 2)
-    starts, steps = buffer.index()
-    rows = buffer.list_step_rows((starts, steps + 1))  # final observations too
-    episode = torch.repeat_interleave(torch.arange(len(starts), device=rows.device), steps + 1)
-    timestep, last = rows - starts[episode], steps[episode]
-    opens = (timestep % stride == 0) & ((timestep == 0) | (timestep + length - stride <= last))
+    """Compute the acting policy's action at every observation held, (rows, A): one for each row of the matrix."""
+    length, (starts, _) = actor_critic.acting_context, buffer.index()
     candidates = PlannerSettings.from_config(actor_critic.config, actor_critic.return_percentiles).candidate_returns
     if not actor_critic.is_guided:
         candidates = candidates[:1]
-    wanted = torch.tensor(candidates, device=rows.device) / actor_critic.config.task.return_scale
-    total = buffer.take(starts, buffer.column.return_to_go)[episode]
+    wanted = torch.tensor(candidates, device=starts.device) / actor_critic.config.task.return_scale
+    total = buffer.take(starts, buffer.column.return_to_go)
     actions = torch.zeros(len(buffer.matrix), buffer.action_size, device=buffer.device)
-    positions = torch.arange(length, device=rows.device)
-    for part in opens.nonzero()[:, 0].split(CHUNK):
-        windows = buffer.gather_windows(rows[part], length)
-        time_here = timestep[part, None] + positions
-        answered = (time_here <= last[part, None]) & ((timestep[part, None] == 0) | (positions >= length - stride))
-        missing = wanted[:, None] - total[part]  # (M, B): what is asked for beyond what the data earned
-        chosen = _choose(actor_critic, buffer, windows, time_here, missing)
-        actions[(rows[part, None] + positions)[answered]] = chosen[answered]
+    for windows in iterate_windows(buffer, length, final=True):
+        taken = buffer.gather_windows(windows.rows[:, 0], length)
+        missing = wanted[:, None] - total[windows.episodes]  # (M, B): what is asked for beyond what the data earned
+        chosen = _choose(actor_critic, buffer, taken, windows.timesteps, missing)
+        actions[windows.rows[windows.answered]] = chosen[windows.answered]
     return actions
 
 

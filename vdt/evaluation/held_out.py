@@ -12,19 +12,15 @@ from vdt.agent.actor_critic import ActorCritic
 from vdt.data.batches import SequenceBatch
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
-from vdt.data.trajectory_store import TrajectoryStore
 from vdt.evaluation.monte_carlo import compute_followed_returns, make_return_sampler
 from vdt.evaluation.records import Calibration, HeldOutReport
 from vdt.evaluation.statistics import compute_calibration
+from vdt.evaluation.windows import Windows, iterate_windows
 from vdt.policy.losses import calibrate_advantage_weighting
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 256  # sub-trajectories in one forward
-TEMPERATURE, LARGEST = (
-    1.0,
-    100.0,
-)  # of the weighted error, per standard deviation of the advantage: equal for all settings
+TEMPERATURE, LARGEST = 1.0, 100.0  # of the weighted error, per standard deviation of the advantage: equal for all settings
 
 
 class _Steps(NamedTuple):
@@ -66,7 +62,8 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
     config, task = actor_critic.config, actor_critic.config.task
     actor_critic.policy.eval()
     sampler = make_return_sampler(actor_critic, episodes)
-    chunks = [_measure(actor_critic, sampler, rows) for rows in _tile(sampler.buffer, config.policy.context_length)]
+    windows = iterate_windows(sampler.buffer, actor_critic.acting_context, final=False)
+    chunks = [_measure(actor_critic, sampler, part) for part in windows]
     steps = _Steps(*(torch.cat(column).double() for column in zip(*chunks, strict=True)))
     half = torch.ones(task.action_size, dtype=torch.float64, device=sampler.buffer.device)
     if task.action_low:
@@ -116,22 +113,12 @@ def _compute_weighted_error(errors: Tensor, steps: _Steps) -> float:
     return float((weights * errors.mean(1)).mean().sqrt())
 
 
-def _tile(buffer: TrajectoryStore, context_length: int) -> tuple[Tensor, ...]:
-    """Cut every step once into consecutive sub-trajectories: chunks of their first rows."""
-    rows = buffer.list_step_rows()
-    timesteps = buffer.take(rows, buffer.column.timestep).long()
-    chunks: tuple[Tensor, ...] = rows[timesteps % context_length == 0].split(CHUNK)
-    return chunks
-
-
-def _measure(actor_critic: ActorCritic, sampler: Sampler, rows: Tensor) -> _Steps:
-    """Measure the real steps of the sub-trajectories that begin at `rows`."""
-    length = actor_critic.config.policy.context_length
-    batch: SequenceBatch = sampler.gather_sequences(rows, length)
+def _measure(actor_critic: ActorCritic, sampler: Sampler, windows: Windows) -> _Steps:
+    """Measure the steps that sub-trajectories answer for."""
+    batch: SequenceBatch = sampler.gather_sequences(windows.rows[:, 0], windows.rows.shape[1])
     output = actor_critic.policy(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps)
-    real = batch.mask > 0
+    real, every = windows.answered, windows.rows[windows.answered]
     observations, predicted, taken = batch.observations[real], output.actions[real], batch.actions[real]
-    every = (rows[:, None] + torch.arange(length, device=rows.device))[real]
     critic = actor_critic.critic
     of_policy, of_data = critic.compute_min_q(observations, predicted), critic.compute_min_q(observations, taken)
     density = torch.full_like(of_data, torch.nan)

@@ -11,6 +11,7 @@ from vdt.agent.actor_critic import ActorCritic, make_buffer_sampler
 from vdt.data.sampling import Sampler, find_bootstrap_rows, gather_contexts
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.data.trajectory_store import TrajectoryStore
+from vdt.evaluation.windows import STEPS_PER_PASS
 
 
 def make_return_sampler(actor_critic: ActorCritic, episodes: Iterable[Trajectory]) -> Sampler:
@@ -36,5 +37,11 @@ def compute_followed_returns(actor_critic: ActorCritic, sampler: Sampler, rows: 
         rows: of the steps in the sampler's matrix, (B,).
     """
     steps = sampler.gather_transitions(rows)
-    after = gather_contexts(sampler.buffer, find_bootstrap_rows(sampler.buffer, rows), actor_critic.acting_context)
-    return steps.n_step_rewards + steps.bootstrap_discounts * actor_critic.compute_values(after)
+    if actor_critic.target_policy is None:
+        values: Tensor = actor_critic.critic.value(steps.bootstrap_observations)
+    else:
+        context, after = actor_critic.acting_context, find_bootstrap_rows(sampler.buffer, rows)
+        chunks = after.split(max(1, STEPS_PER_PASS // context))
+        asked = (gather_contexts(sampler.buffer, chunk, context) for chunk in chunks)
+        values = torch.cat([actor_critic.compute_target_values(contexts) for contexts in asked])
+    return steps.n_step_rewards + steps.bootstrap_discounts * values

@@ -204,7 +204,7 @@ class Diagnostics:
         parameters: numbers of parameters.
         environment_steps: real interaction before this agent.
         requested: requested and achieved returns.
-        calibration: of the critic on the agent's own steps.
+        calibration: of the critic on the steps of episodes that ask for the returns which the agent acts on.
         weights: histogram of the advantage weights over the data.
         history_correlation: of the critic's errors before and after a step of the data (`vdt/critic/trust.py`).
     """

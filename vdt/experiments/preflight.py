@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vdt.config.errors import ConfigError
 from vdt.config.schema import Config
 from vdt.experiments.study import Cell
 from vdt.system.home import home
+
+if TYPE_CHECKING:
+    from vdt.environments import Environment
 
 WITHOUT = "train without an environment, on held-out episodes: --set task.environment_id=null"
 
@@ -108,30 +112,34 @@ def _describe_environment(config: Config) -> tuple[object, ...]:
 
 
 def _check_environment(config: Config) -> None:
-    """Make the environment once, compare its sizes with the data's, and check that its actions have bounds.
+    """Make the environment once, compare its sizes with the data's, check its actions' bounds, and take a step.
 
     Raises:
-        ConfigError: if it cannot be made, has other sizes or no bounds, with the ways out.
+        ConfigError: if it cannot be made, reset or stepped, has other sizes or no bounds, with the ways out.
     """
     import numpy as np
 
     from vdt.environments import get_action_bounds, make_environment
 
-    task = config.task
+    task, doing, trouble = config.task, "made", ""
+    wanted = [(task.observation_size,), (task.action_size,)]
     try:
-        environment = make_environment(task)
-        sizes = [space.shape or () for space in (environment.observation_space, environment.action_space)]
-        with np.errstate(over="ignore"):
-            low, high = get_action_bounds(environment)
-            bounded = bool(np.isfinite(high - low).all())  # noise is a share of it
-        environment.close()
+        with contextlib.closing(make_environment(task)) as environment:
+            sizes = [space.shape or () for space in (environment.observation_space, environment.action_space)]
+            with np.errstate(over="ignore"):
+                low, high = get_action_bounds(environment)
+                bounded = bool(np.isfinite(high - low).all())  # noise is a share of it
+            if sizes == wanted and bounded:
+                doing = "reset and stepped"
+                trouble = _find_trouble(environment, (low + high) / 2)
     except Exception as error:  # an environment's own code may raise anything
-        reason = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+        trouble = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+    if trouble:
         raise ConfigError(
-            f"--env {config.env}: its environment {task.environment_id} cannot be made here ({reason}). Install what it "
+            f"--env {config.env}: its environment {task.environment_id} cannot be {doing} here ({trouble}). Install what it "
             f"needs, name another one (--set task.environment_id=ID), or {WITHOUT}"
-        ) from None
-    if sizes != [(task.observation_size,), (task.action_size,)]:
+        )
+    if sizes != wanted:
         found = " and ".join("x".join(map(str, size)) for size in sizes)
         raise ConfigError(
             f"--env {config.env}: {task.environment_id} has {found} observations and actions; the data has "
@@ -144,6 +152,26 @@ def _check_environment(config: Config) -> None:
             f"--env {config.env}: actions of {task.environment_id} have no bounds, or too large ones; accepted are finite "
             f'ones. Give them: --set "task.action_low=[{lowest}] task.action_high=[{highest}]", or {WITHOUT}'
         )
+
+
+def _find_trouble(environment: Environment, action: Any) -> str:
+    """Reset an environment and step it once; return what is wrong with what it gives, or nothing."""
+    import numpy as np
+
+    shape = environment.observation_space.shape
+    first, _ = environment.reset(seed=0)
+    second, reward, *_ = environment.step(action)
+    given: Mapping[str, tuple[Any, Any]] = {
+        "reset gives an observation": (first, shape),
+        "step gives an observation": (second, shape),
+        "step gives a reward": (reward, ()),
+    }
+    for what, (value, wanted) in given.items():
+        if np.shape(value) != wanted:
+            return f"{what} of shape {np.shape(value)}, not {wanted}"
+        if not np.isfinite(value).all():
+            return f"{what} that is not finite"
+    return ""
 
 
 def _check_simulator(config: Config) -> None:

@@ -14,6 +14,7 @@ from vdt.acceleration.capture import StaticStep
 from vdt.acceleration.convert import is_captured, make_adamw
 from vdt.acceleration.torch_overhead import compile_pass
 from vdt.agent.actor_critic import ActorCritic
+from vdt.checkpoint.optimizer_state import load_optimizer
 from vdt.config.schema import ActorConfig
 from vdt.data.batches import SequenceBatch
 from vdt.policy.baseline_losses import (
@@ -196,7 +197,7 @@ class PolicyUpdate:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` stopped."""
-        self.optimizer.load_state_dict(state)
+        load_optimizer(self.optimizer, state)
         self.static.reset()
 
 

@@ -157,6 +157,30 @@ def test_a_saved_update_goes_on_to_the_bit(kind: type[CriticUpdate]) -> None:
     assert_identical(clone_state(again), clone_state(critic))
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize(
+    ("before", "after"), [(FusedCriticUpdate, CapturedCriticUpdate), (CapturedCriticUpdate, FusedCriticUpdate)]
+)
+def test_an_update_goes_on_as_that_of_another_device(
+    before: type[CriticUpdate], after: type[CriticUpdate], steps: int
+) -> None:
+    critic = make_critic()
+    optimizer = before(critic, RATE)
+    for step in range(steps):
+        optimizer.update(make_batch(16, step))
+    file, again = io.BytesIO(), make_critic()
+    torch.save({"critic": critic.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    state, resumed = torch.load(file, weights_only=True), after(again, 0.5)
+    again.load_state_dict(state["critic"])
+    resumed.load_state_dict(state["optimizer"])
+    for step in range(2):
+        optimizer.update(make_batch(16, 9 + step))
+        resumed.update(make_batch(16, 9 + step))
+    for name, value in critic.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=1e-6)
+
+
 def test_flattened_parameters_share_one_vector() -> None:
     critic = make_critic()
     parameters = critic.trainable_parameters()

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import PlannerSettings
 from vdt.config.schema import Config
 from vdt.data.trajectory import TrajectoryDataset
-from vdt.evaluation.evaluate import evaluate, evaluate_agents, make_evaluation_settings
+from vdt.evaluation.evaluate import _count_successes, evaluate, evaluate_agents, make_evaluation_settings
 
 
 def make_lively(config: Config) -> ActorCritic:
@@ -43,6 +43,15 @@ def test_report_golden() -> None:
         1,
         "none",
     )
+
+
+def test_an_episode_without_a_word_of_success_has_failed_where_others_report_it() -> None:
+    """An environment that sets info["success"] only when it happens leaves nothing in the others."""
+    one = make_dataset((3,))[0]
+    episodes = [replace(one, success=said) for said in (True, None, None, None)]
+    fields = _count_successes(episodes)
+    assert fields["successes"] == [True, False, False, False] and fields["success_rate"] == 0.25
+    assert _count_successes(episodes[1:]) == {}
 
 
 def test_success_is_reported_where_the_environment_says_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -88,6 +88,22 @@ def test_numbers_against_the_pencil(caplog: pytest.LogCaptureFixture) -> None:
     assert cut.monte_carlo_value == pytest.approx(np.mean(earned) + np.mean(followed), rel=1e-5)
 
 
+@pytest.mark.parametrize("context", [1, 3])
+def test_histories_are_as_long_as_while_acting(context: int) -> None:
+    data = make_dataset((9, 5))
+    actor_critic = make_actor_critic(make_config({**OFFLINE, "planner.context_length": context}), data)
+    for parameter in actor_critic.policy.parameters():
+        parameter.data.mul_(9.0 if parameter.dim() > 1 else 1.0)
+    asked: list[int] = []
+    handle = actor_critic.policy.register_forward_hook(lambda _, inputs, output: asked.append(inputs[0].shape[1]))
+    report = evaluate_held_out(actor_critic, data, "test")
+    handle.remove()
+    assert set(asked) == {context} and report.steps == 14
+    longest = make_actor_critic(make_config(OFFLINE), data)
+    longest.policy.load_state_dict(actor_critic.policy.state_dict())
+    assert report.action_rmse != evaluate_held_out(longest, data, "test").action_rmse
+
+
 def test_a_method_without_a_critic_has_no_values(caplog: pytest.LogCaptureFixture) -> None:
     actor_critic = make_actor_critic(make_config(OFFLINE, method="dt"), make_dataset())
     caplog.set_level(logging.INFO)
@@ -163,17 +179,16 @@ def test_a_stochastic_policy_has_a_likelihood() -> None:
     actor_critic = make_actor_critic(make_config({**OFFLINE, "policy.head": "gaussian"}, method="dt"), make_dataset())
     data = make_constant_dataset(True)
     report = evaluate_held_out(actor_critic, data, "test")
-    batch = actor_critic.make_buffer(data, 1)
-    densities = []
+    scale, densities = actor_critic.make_buffer(data, 1).settings.return_scale, []
     for episode in data:
-        for first in range(0, len(episode), 4):  # the context length
-            observations = actor_critic.normalizer.normalize(torch.from_numpy(episode.observations[first:][:4]))
-            taken = torch.from_numpy(episode.actions[first:][:4])
-            observations = observations[: len(taken)]
-            left = torch.arange(len(episode), 0, -1)[first:][:4] / batch.settings.return_scale
-            steps = torch.arange(first, first + len(taken))
+        for step in range(len(episode)):
+            history = slice(0 if step < 4 else step - 2 - step % 2, step + 1)  # the context's 4 steps, or down to 3
+            observations = actor_critic.normalizer.normalize(torch.from_numpy(episode.observations[history]))
+            taken = torch.from_numpy(episode.actions[history])
+            left = torch.arange(len(episode), 0, -1)[history] / scale
+            steps = torch.arange(history.start, history.stop)
             gaussian = actor_critic.policy(observations[None], taken[None], left[None], steps[None]).distribution
-            densities += gaussian.compute_log_density(taken[None])[0].tolist()
+            densities.append(gaussian.compute_log_density(taken[None])[0, -1].item())
     assert report.log_likelihood == pytest.approx(np.mean(densities), rel=1e-4)
     assert evaluate_held_out(make_actor_critic(make_config(OFFLINE), data), data, "test").log_likelihood is None
 
