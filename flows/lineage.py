@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from metaflow import Run, Task
@@ -41,14 +42,16 @@ def walk_origins(flow: str, origin: str | None) -> Iterator[str]:
 
 
 def _get_origin(flow: str, run_id: str) -> str | None:
+    """Return the run that a run continues; each of its tasks says it, so that the first one is enough."""
     for step in _open_run(flow, run_id) or ():
         for task in step:
             origin = task.metadata_dict.get("origin-run-id")
-            if origin and origin != "None":
-                return str(origin)
+            if origin:
+                return None if origin == "None" else str(origin)
     return None
 
 
+@functools.cache  # a run that is continued has ended; each of its tasks takes a millisecond or two to read
 def was_completed(flow: str, run_id: str, step: str, cell_key: str) -> bool:
     """Return whether a run has a finished task of a step for a cell, its own or cloned."""
     run = _open_run(flow, run_id)

@@ -147,7 +147,7 @@ class Worker:
         if missing:
             raise ConfigError(
                 f"trial {number}: {missing[0].key} has no result, though its flow ended well; if vdt/ was "
-                "edited meanwhile, start the search again"
+                "edited or a package updated meanwhile, start the search again"
             )
         return finished, [cell.config for cell in cells]
 
@@ -155,13 +155,7 @@ class Worker:
         """Run a trial's cells, or continue their run; return whether the flow ended well."""
         words = self._name_cells(number, seeds)
         file = self.folder / "flows" / f"trial-{number}-{words['seeds']}.txt"
-        file.parent.mkdir(exist_ok=True)
-        begun = file.read_text().strip() if file.is_file() else ""
-        if begun and run_flow(self.command.make_resume(file, begun)) == 0:
-            return True
-        if begun:
-            logger.warning(f"trial {number}: run {begun} cannot be continued; its cells begin another one")
-        if run_flow(self.command.make_run(file, **words)) == 0:
+        if run_or_resume(file, self.command, f"trial {number}", **words):
             return True
         begun = file.read_text().strip() if file.is_file() else ""
         logger.warning(f"trial {number}: its flow ended with an error; it is continued once")
@@ -196,13 +190,9 @@ class Worker:
         words |= {name: self.given[name] for name in ("init_from",) if name in self.given}
         cells, study = resolve_cells(words)
         missing, _ = split_finished(cells, words["reuse"])
-        file = self.folder / "flows" / "reported.txt"
-        file.parent.mkdir(exist_ok=True)
         if missing and study:
-            begun = file.read_text().strip() if file.is_file() else ""
             alone = Command(self.command.script, words, self.command.before, self.command.after)
-            code = run_flow(alone.make_resume(file, begun)) if begun else run_flow(alone.make_run(file))
-            if code:
+            if not run_or_resume(self.folder / "flows" / "reported.txt", alone, "the winner"):
                 raise ConfigError(f"the run of the winner failed; the same command continues it, {found} names it")
         self.log.finish(found)
         words = {name: value for name, value in self.given.items() if name not in ("trial", "seeds")}
@@ -216,6 +206,27 @@ def is_free(lock: Path) -> bool:
     """Return whether no process holds a lock."""
     with try_lock(lock) as free:
         return free
+
+
+def run_or_resume(file: Path, command: Command, name: str, **words: str) -> bool:
+    """Continue the run that a file names, or begin one where there is none or it cannot be continued.
+
+    Args:
+        file: holds the id of the newest run.
+        command: of the flow.
+        name: of what is run, for the log.
+        words: further words of a new run.
+
+    Returns:
+        Whether the flow ended well.
+    """
+    file.parent.mkdir(exist_ok=True)
+    begun = file.read_text().strip() if file.is_file() else ""
+    if begun and run_flow(command.make_resume(file, begun)) == 0:
+        return True
+    if begun:
+        logger.warning(f"{name}: run {begun} cannot be continued; its cells begin another one")
+    return run_flow(command.make_run(file, **words)) == 0
 
 
 def run_flow(words: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,39 @@ from vdt.system.files import atomic_write, compute_file_digest
 from vdt.system.home import home
 
 DIGESTS = ("sha256", "md5")
+PART_BYTES = 2**26  # 64 MB
 
 
-def describe_file(flow: Any, path: Path, digest: str = "sha256") -> dict[str, str]:
-    """Return a file as an artifact: its path and digest and, unless the datastore is this machine's disk, its key there.
+def describe_file(flow: Any, path: Path, digest: str = "sha256") -> dict[str, Any]:
+    """Return a file as an artifact: its path and digest and, unless the datastore is this machine's disk, its parts there.
 
     Args:
         flow: the running flow.
         path: the file.
         digest: one of `DIGESTS`.
     """
-    file = {"path": str(path), digest: compute_file_digest(path, digest)}
+    file: dict[str, Any] = {"path": str(path), digest: compute_file_digest(path, digest)}
     if path.is_relative_to(home()):
         file["below_home"] = str(path.relative_to(home()))  # found again where the home folder was moved
     if not keeps_files_here(flow):
-        ((_, file["key"]),) = _get_datastore(flow).save_data([path.read_bytes()], len_hint=1)
+        file["parts"] = upload(_get_datastore(flow), path)
     return file
+
+
+def upload(datastore: Any, path: Path) -> list[str]:
+    """Keep a file in Metaflow's datastore in parts, since the datastore holds each part in memory; return their keys."""
+    count = max(1, -(-path.stat().st_size // PART_BYTES))
+    with open(path, "rb") as file:
+        parts = (file.read(PART_BYTES) for _ in range(count))
+        return [key for _, key in datastore.save_data(parts, len_hint=count)]
+
+
+def download(datastore: Any, keys: Sequence[str], path: Path) -> None:
+    """Write the file that `upload` has kept, one part in memory at a time."""
+    with atomic_write(path) as target:
+        for key in keys:
+            ((_, content),) = datastore.load_data([key])
+            target.write(content)
 
 
 def fetch_file(flow: Any, file: dict[str, Any], folder: Path) -> Path:
@@ -46,10 +64,8 @@ def fetch_file(flow: Any, file: dict[str, Any], folder: Path) -> Path:
     for place in places:
         if place.is_file() and compute_file_digest(place, kind) == file[kind]:
             return place
-    if "key" in file:
-        ((_, content),) = _get_datastore(flow).load_data([file["key"]])
-        with atomic_write(fetched) as target:
-            target.write(content)
+    if "parts" in file:
+        download(_get_datastore(flow), file["parts"], fetched)
         if compute_file_digest(fetched, kind) == file[kind]:
             return fetched
     raise ConfigError(f"{path}, made by an earlier step, is gone or changed; resume from the step that makes it")

@@ -151,7 +151,7 @@ class OnlineConfig:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class EvaluationConfig:
-    """Deterministic rollouts of a finished policy."""
+    """Deterministic rollouts of a finished policy; `max_episode_steps` cuts the episodes of online tuning too."""
 
     episodes: Whole = Field(ge=1)
     seed: Whole = Field(ge=0)

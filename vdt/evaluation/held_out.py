@@ -20,7 +20,10 @@ from vdt.policy.losses import calibrate_advantage_weighting
 
 logger = logging.getLogger(__name__)
 
-TEMPERATURE, LARGEST = 1.0, 100.0  # of the weighted error, per standard deviation of the advantage: equal for all settings
+TEMPERATURE, LARGEST = (
+    1.0,
+    100.0,
+)  # of the weighted error, per standard deviation of the advantage: equal for all settings
 
 
 class _Steps(NamedTuple):

@@ -1,7 +1,8 @@
 """Results of finished cells, stored by identity, so that no study trains a cell twice.
 
-A cell's identity is its resolved configuration (without settings of the machine alone), its data, and the code that
-computes. `HOME/.vdt/results/<identity>-<code>.json` holds all data of a report.
+A cell's identity is its resolved configuration (without settings of the machine alone) and its data. A digest stands
+for the code that computes and the versions of its packages. `HOME/.vdt/results/<identity>-<digest>.json` holds all data
+of a report.
 
 Every run stores its finished cells. Studies and reports read them back; a run without a study trains anew. The code's
 digest is of bytes, so an edited comment counts, too.
@@ -10,6 +11,7 @@ digest is of bytes, so an edited comment counts, too.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
@@ -20,6 +22,7 @@ from typing import Any
 
 from vdt.config.schema import Config
 from vdt.system.files import atomic_write, write_text
+from vdt.system.machine import NUMERICAL
 
 ROOT = Path(__file__).resolve().parents[1]
 # Settings that are no part of an identity.
@@ -39,8 +42,12 @@ LOCAL_RUN = re.compile(r"\blocal-[0-9a-f]{32}\b")  # id of a run until it is in 
 
 @cache
 def compute_code_digest() -> str:
-    """Compute the digest of the modules of vdt/ that results depend on."""
-    digest = hashlib.sha256()
+    """Compute the digest of the modules of vdt/ that results depend on, and of the versions of `NUMERICAL` packages.
+
+    Builds of one version count as one: what they compute differs as two devices do.
+    """
+    versions = {name: importlib.metadata.version(name).partition("+")[0] for name in NUMERICAL}
+    digest = hashlib.sha256(json.dumps(versions).encode())
     for path in sorted(ROOT.rglob("*.py")):
         name = path.relative_to(ROOT)
         if name.as_posix() in COMPUTING or not {name.parts[0], name.as_posix()} & SHOWING:

@@ -31,7 +31,8 @@ from vdt.config.schema import KEYS
 from vdt.config.types import NUMBER, WHOLE, Number, Texts, Whole, Wholes
 from vdt.experiments.grid import check_key, read_grid
 
-# Keys that change how a trial is measured, or on which machine it runs, but not the policy.
+# Keys that change how a trial is measured, or on which machine it runs. Of these `evaluation.max_episode_steps` alone can
+# change the policy, where it is tuned online.
 MEASURE = ("evaluation.", "data.seed", "data.held_out_fraction", "task.reference", "checkpoint.", "runtime.")
 MOST_TRIALS = 10_000
 EVALUATION_SEED = 1_000_000
@@ -192,7 +193,7 @@ def _read_space(content: Any, where: str) -> dict[str, Range | Choices]:
     for key, values in _flatten(expect_mapping(content or {}, where)).items():
         check_key(key, where)
         if key.startswith(MEASURE):
-            raise ConfigError(f"{where}: {key} changes how a trial is measured, not the policy; put it under set")
+            raise ConfigError(f"{where}: {key} changes how a trial is measured; put it under set")
         space[key] = _read_values(key, values, where)
     if not space:
         raise ConfigError(f"{where}: no key to search; e.g. actor.q_coefficient: {{low: 0.03, high: 1, log: true}}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from vdt.environments.scores import describe_cut, format_return, format_success
+from vdt.environments.scores import compute_standard_error, describe_cut, format_return, format_success
 from vdt.evaluation.records import CellRecord
 from vdt.reporting import calibration
 from vdt.reporting.aggregates import Aggregate, Headlines, Improvement
@@ -17,7 +17,7 @@ from vdt.reporting.published import Published
 KINDS = ("machine", "gpu")  # of memory
 NO_WIDTH = "With one run per env an interval has no width: it does not say how another run would do."
 PHASES = ("pretrain_critic", "train_actor", "tune_online", "evaluate")
-SUCCESS_HEADER = "success rate (Wilson's 95% over all episodes)"
+SUCCESS_HEADER = "success rate (± over seeds, or Wilson's 95%)"
 
 
 def grey(text: str) -> str:
@@ -81,8 +81,12 @@ def tabulate_results(title: str, records: Sequence[CellRecord], results: Sequenc
 
 
 def _format_successes(result: Result) -> str:
-    pooled = [success for successes in result.successes for success in successes]
-    return format_success(pooled) if pooled else "-"
+    """Return the success rate with its uncertainty; episodes of one policy are no independent trials of a method."""
+    runs = [successes for successes in result.successes if successes]
+    if len(runs) < 2:
+        return format_success(runs[0]) if runs else "-"
+    rates = [100.0 * math.fsum(successes) / len(successes) for successes in runs]
+    return f"{math.fsum(rates) / len(rates):.0f}% ± {compute_standard_error(rates) or 0.0:.0f}"
 
 
 def tabulate_changes(records: Sequence[CellRecord], changes: Sequence[Change]) -> Table:

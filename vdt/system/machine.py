@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
+import logging
 import os
 import platform
 import resource
@@ -17,6 +19,8 @@ from vdt.system.container import read_cpu_limit, read_memory_limit
 if TYPE_CHECKING:
     import torch
 
+
+logger = logging.getLogger(__name__)
 
 SPINNING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}  # turns of GCC's OpenMP, 0.2 ms; milliseconds of LLVM's
 STEADY = "AUTO,STRICT"  # of MKL: conditional numerical reproducibility
@@ -51,8 +55,8 @@ def list_gpus() -> list[str]:
 
 
 def count_gpus() -> int:
-    """Count the NVIDIA GPUs that this process may use."""
-    return len(list_gpus())
+    """Count the NVIDIA GPUs that training may use: none with a CPU build of PyTorch."""
+    return 0 if importlib.metadata.version("torch").endswith("+cpu") else len(list_gpus())
 
 
 def read_processor() -> str:
@@ -158,7 +162,7 @@ class DeviceError(ValueError):
 
 
 def choose_device(wanted: str) -> torch.device:
-    """Return the device of `runtime.device`: "auto" takes a GPU if there is one.
+    """Return the device of `runtime.device`: "auto" takes a GPU if there is one, and warns of one that is left idle.
 
     Raises:
         DeviceError: if "cuda" is requested and absent.
@@ -167,4 +171,18 @@ def choose_device(wanted: str) -> torch.device:
 
     if wanted == "cuda" and not torch.cuda.is_available():
         raise DeviceError("runtime.device is cuda, but torch finds no GPU here; use auto or cpu")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    _tell_of_device(wanted, device.type, torch.__version__)
+    return device
+
+
+@functools.cache
+def _tell_of_device(wanted: str, chosen: str, version: str) -> None:
+    """Log the GPU that is used, or a warning of those that `auto` cannot use; once in a process."""
+    if chosen == "cuda":
+        logger.info(f"device: {sys.modules['torch'].cuda.get_device_name()}")
+    elif wanted == "auto" and (idle := list_gpus()):
+        logger.warning(
+            f"device: the CPU, though there is a GPU here ({', '.join(idle)}): torch {version} cannot use it. Install "
+            "PyTorch's CUDA build and the driver, or say so with --set runtime.device=cpu"
+        )

@@ -142,7 +142,9 @@ def test_the_command_on_record_has_the_options_given(tmp_path: Path) -> None:
 
 def test_wrong_settings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdt.behavior.ladder.FOLDER", tmp_path)
-    good = "{environment_id: X, algorithm: PPO, arguments: {n_steps: 5}, normalize: true, seed: 0, environment_steps: 10, "
+    good = (
+        "{environment_id: X, algorithm: PPO, arguments: {n_steps: 5}, normalize: true, seed: 0, environment_steps: 10, "
+    )
     good += "snapshot_every: 5, parallel_environments: 1, horizon: 5, reference_returns: [0, 1], keep: [0]}"
     cases = {
         good.replace("seed: 0", "seed: zero"): "seed must be int, not 'zero'",
@@ -151,7 +153,9 @@ def test_wrong_settings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         good.replace("seed", "sead"): "unknown key 'sead'; did you mean 'seed'",
         good.replace("environments: 1", "environments: 2"): "at least the 10 environment steps of one rollout, not 5",
         good.replace("{n_steps: 5}", "{}"): "at least the 2048 environment steps of one rollout, not 5",
-        good.replace("PPO", "SAC").replace("{n_steps: 5}", "{train_freq: 6}"): "at least the 6 environment steps of one",
+        good.replace("PPO", "SAC").replace(
+            "{n_steps: 5}", "{train_freq: 6}"
+        ): "at least the 6 environment steps of one",
     }
     for text, message in cases.items():
         (tmp_path / "a.yaml").write_text(text)

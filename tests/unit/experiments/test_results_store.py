@@ -66,6 +66,16 @@ def share(home: Path, dataset: TrajectoryDataset, run: str, tracker: Any = None,
     return share_training("critic", key, config, sharing, tracker, store, train)
 
 
+def test_a_result_belongs_to_the_versions_that_it_was_computed_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"torch": "2.13.0", "numpy": "2.1", "gymnasium": "1.2", "mujoco": "3.3"}
+    monkeypatch.setattr("importlib.metadata.version", versions.__getitem__)
+    plain = compute_code_digest.__wrapped__()
+    versions["torch"] = "2.13.0+cpu"
+    assert compute_code_digest.__wrapped__() == plain, "a build of the same version"
+    versions["mujoco"] = "3.4"
+    assert compute_code_digest.__wrapped__() != plain
+
+
 def test_identity() -> None:
     config = make_config()
     identity = compute_identity(config, "collected/abc")

@@ -99,9 +99,9 @@ def test_success_has_a_column_where_some_environment_says_it(tmp_path: Path) -> 
         evaluation = make_evaluation([1.0, 3.0], episode_returns=[0.5, 1.75], successes=successes)
         records.append(make_record(seed, {"offline": {"single": evaluation}}))
     text = write_report(records, tmp_path).text
-    assert "| ms per step | success rate (Wilson's 95% over all episodes) |" in text
+    assert "| ms per step | success rate (± over seeds, or Wilson's 95%) |" in text
     assert "seeds 2 (0, 1); episodes 4." in text
-    assert "| 1.12 | 2.50 | 75% (30-95%) |" in text  # 3 of 4, both seeds together
+    assert "| 1.12 | 2.50 | 75% ± 25 |" in text  # of 50% and 100%
     assert "| 1.12 | 1 (0) | 2.50 | 50% (9-91%) |" in text
     both = write_report([records[0], make_record(1, make_policies(0.0), method="dt")], tmp_path / "both").text
     assert "| 2.50 | - |" in both

@@ -1,5 +1,6 @@
 import contextlib
 import gc
+import logging
 import os
 import signal
 import subprocess
@@ -170,14 +171,37 @@ def test_each_job_of_slurm_has_gpus_of_its_own(tmp_path: Path, monkeypatch: pyte
 
 def test_gpus_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.13.0")
     assert machine.count_gpus() == 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert machine.count_gpus() == 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "NoDevFiles")
     assert machine.count_gpus() == 0, "Slurm's word in a job that asked for none"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.13.0+cpu")
+    assert machine.count_gpus() == 0, "a build without CUDA trains on cores"
+
+
+def test_a_gpu_that_is_left_idle_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    machine._tell_of_device.cache_clear()
+    machine.choose_device("cpu")
+    assert not caplog.messages, "it was asked for"
+    for _ in range(2):
+        machine.choose_device("auto")
+    (said,) = caplog.messages
+    assert "device: the CPU, though there is a GPU here (4, 6)" in said and "runtime.device=cpu" in said
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
+    machine.choose_device("auto")
+    assert caplog.messages[-1] == "device: H200"
+    machine._tell_of_device.cache_clear()
 
 
 def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
     for available, wanted, device in ((False, "auto", "cpu"), (True, "auto", "cuda"), (True, "cpu", "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         config = resolve_config(ENV, overrides=f"runtime.device={wanted}")
