@@ -20,7 +20,7 @@ from vdt.policy.return_embedding import FourierReturn
 from vdt.policy.transformer import Block, CausalSelfAttention, CausalTransformer
 
 
-def keep(tokens: Tensor) -> Tensor:
+def pass_through(tokens: Tensor) -> Tensor:
     """Return the tokens unchanged: dropout while acting."""
     return tokens
 
@@ -34,7 +34,7 @@ def freeze_norm(norm: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
 class FrozenAttention:
     """`CausalSelfAttention` with its current weights."""
 
-    attend, dropout = staticmethod(F.scaled_dot_product_attention), staticmethod(keep)
+    attend, dropout = staticmethod(F.scaled_dot_product_attention), staticmethod(pass_through)
     __call__: Any = CausalSelfAttention.forward
 
     def __init__(self, attention: CausalSelfAttention) -> None:
@@ -45,7 +45,7 @@ class FrozenAttention:
 class FrozenBlock:
     """`Block` with its current weights."""
 
-    dropout = staticmethod(keep)
+    dropout = staticmethod(pass_through)
     __call__: Any = Block.forward
 
     def __init__(self, block: Block) -> None:
@@ -59,7 +59,7 @@ class FrozenBlock:
 class FrozenTransformer:
     """`CausalTransformer` with its current weights: two thirds of its time."""
 
-    dropout = staticmethod(keep)
+    dropout = staticmethod(pass_through)
     __call__: Any = CausalTransformer.forward
 
     def __init__(self, transformer: CausalTransformer) -> None:

@@ -29,7 +29,7 @@ def compute_value_gradient(target_q: Tensor, value: Tensor, expectile: float) ->
 
 
 def compute_q_gradient(q: Tensor, targets: Tensor) -> Tensor:
-    """Differentiate `compute_q_loss` by Q, (2, B)."""
+    """Differentiate `compute_q_loss` by Q, (N, B)."""
     return (q - targets) * (2 / len(targets))
 
 

@@ -112,8 +112,8 @@ class ActorCritic:
         reward_statistics: units of the policy's reward head, frozen.
         critic_steps: updates of Q for the policy taken, of which every `critic.target_every`-th moves the targets.
         return_percentiles: 0th to 100th of the data's episode returns; empty in checkpoints of release 0.2.0.
-        history_correlation: of the critic's errors before and after a step (`vdt/critic/trust.py`); none where it was
-            not measured.
+        history_correlation: of the critic's errors before and after a step (`vdt/critic/history_correlation.py`); none where
+            it was not measured.
         critic_weighting: by which the critic drew trajectories; empty: by `data.trajectory_weighting`.
         target_policy: follows the policy slowly; only where the critic values it (`critic.bootstrap` policy).
         compiled_policy: the policy's pass while it trains, if that is compiled (`runtime.compile`).

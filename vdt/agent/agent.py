@@ -222,9 +222,9 @@ class Agent:
         self._history.align_returns(scaled)
         if not active.all():
             kept = torch.from_numpy(active).to(self.device)
-            self._history.keep(kept)
-            self._cache.keep(kept, len(self.settings.candidate_returns))
-            self._selection.keep(kept)
+            self._history.drop_finished(kept)
+            self._cache.drop_finished(kept, len(self.settings.candidate_returns))
+            self._selection.drop_finished(kept)
             self.environments = list(compress(self.environments, active))
 
 

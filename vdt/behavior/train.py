@@ -160,7 +160,7 @@ class BehaviorRun:
         if step >= len(self.taken) * self.settings.snapshot_every:
             self.taken.append((step, self._get_mean_return(), take_snapshot(self.model, self.normalizer)))
             self.tracker.log(step, {"behavior/training_return": self.taken[-1][1]})
-            if self.checkpoints.due(step):
+            if self.checkpoints.is_due(step):
                 self.checkpoints.save(step, self._get_state(step))
 
     def report(self, step: int, seconds: float) -> None:

@@ -204,8 +204,11 @@ class CheckpointStore:
         """Name the checkpoint that a run can go back to."""
         return f"the last good checkpoint is {self.last or 'none: this step saved nothing yet'}"
 
-    def due(self, step: int) -> bool:
-        """Return whether enough steps or enough time have passed since the last save, or another process asks for one."""
+    def is_due(self, step: int) -> bool:
+        """Return whether enough steps or enough time have passed since the last save, or another process asked for one.
+
+        Such a request is answered once.
+        """
         pause = max(self.interval_seconds, self._seconds_per_save / WRITING_SHARE)
         asked = save_request.take()
         return asked or step - self._last_step >= self.interval_steps or time.monotonic() - self._last_time >= pause

@@ -12,7 +12,7 @@ def asks_critic(config: Config) -> bool:
     return config.actor.inverse_temperature > 0 or config.actor.q_coefficient > 0 or config.planner.candidates > 1
 
 
-def tests_critic(config: Config) -> bool:
+def must_test_critic(config: Config) -> bool:
     """Return whether the critic may be found unfit to guide: asked, and by a policy that sees more than one state."""
     sees_more = config.policy.kind == "transformer" and config.policy.context_length > 1
     return config.actor.max_history_correlation < 1 and sees_more and asks_critic(config)
@@ -22,7 +22,7 @@ def tries_second_critic(config: Config) -> bool:
     """Return whether a critic that fails its test is followed by one of other draws (`critic.second_weighting`)."""
     second = config.critic.second_weighting
     alone = config.critic.gradient_steps > 0 and not config.trains_together
-    return second not in ("none", config.data.trajectory_weighting) and alone and tests_critic(config)
+    return second not in ("none", config.data.trajectory_weighting) and alone and must_test_critic(config)
 
 
 def may_guide(history_correlation: float | None, limit: float) -> bool:

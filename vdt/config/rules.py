@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vdt.config.errors import ConfigError, suggest
-from vdt.config.guidance import asks_critic, tests_critic
+from vdt.config.guidance import asks_critic, must_test_critic
 from vdt.config.schema import Config
 
 SOURCES = ("auto", "collected", "d4rl", "minari")
@@ -296,7 +296,7 @@ def deviation_unit_has_finished_critic(config: Config) -> str | None:
 @rule
 def trust_has_finished_critic(config: Config) -> str | None:
     """Check that a critic whose errors are tested is finished before the actor trains, and that the actor can do without it."""
-    if not tests_critic(config):
+    if not must_test_critic(config):
         return None
     if config.trains_together:
         return (

@@ -37,7 +37,7 @@ class Critic(nn.Module):
     def compute_losses(self, batch: TransitionBatch) -> CriticLosses:
         """Compute M1 and M2 on one batch: V follows the smaller target Q, both Q the n-step return."""
         with torch.no_grad():
-            target_q = self.target_q(batch.observations, batch.actions)  # (2, B)
+            target_q = self.target_q(batch.observations, batch.actions)  # (N, B)
             bootstrap_values = self.value(batch.bootstrap_observations)  # (B,)
         targets = compute_q_targets(batch.n_step_rewards, batch.bootstrap_discounts, bootstrap_values)
         value = self.value(batch.observations)

@@ -14,7 +14,7 @@ class CriticLosses:
 
     Attributes:
         value_loss: M1.
-        q_loss: M2, summed over the twins.
+        q_loss: M2, summed over the N estimates of Q.
         q_mean: mean of min_i target Q over the batch.
         advantage_mean: mean of min_i target Q - V.
         advantage_std: its standard deviation.
@@ -28,7 +28,7 @@ class CriticLosses:
 
     @classmethod
     def summarize(cls, value_loss: Tensor, q_loss: Tensor, target_q: Tensor, value: Tensor) -> CriticLosses:
-        """Add diagnostics from target Q (2, B) and V (B,) of the data's actions."""
+        """Add diagnostics from target Q (N, B) and V (B,) of the data's actions."""
         min_q = target_q.amin(0)
         advantage = min_q - value.detach()
         return cls(value_loss, q_loss, min_q.mean(), advantage.mean(), advantage.std(correction=0))
@@ -43,7 +43,7 @@ class PolicyValueLosses:
     """Losses of one update of Q for the current policy; scalars.
 
     Attributes:
-        q_loss: M2 with the policy's value as the bootstrap, summed over the twins.
+        q_loss: M2 with the policy's value as the bootstrap, summed over the N estimates of Q.
         conservative_loss: CQL's term before its coefficient; 0 where it is off.
         q_mean: mean of min_i target Q over the batch.
     """
@@ -88,7 +88,7 @@ def compute_value_loss(target_q: Tensor, value: Tensor, expectile: float) -> Ten
     """Compute the expectile regression loss of V on the smaller target Q (M1).
 
     Args:
-        target_q: target networks at the data's actions, (2, B); no gradient flows into it.
+        target_q: target networks at the data's actions, (N, B); no gradient flows into it.
         value: V at the same observations, (B,).
         expectile: in (0, 1).
     """
@@ -107,18 +107,18 @@ def compute_q_targets(n_step_rewards: Tensor, bootstrap_discounts: Tensor, boots
 
 
 def compute_q_loss(q: Tensor, targets: Tensor) -> Tensor:
-    """Compute the squared error of both Q estimates, (2, B) against (B,); the twins' means are added (M2)."""
+    """Compute the squared error of the N Q estimates, (N, B) against (B,); their means are added (M2)."""
     return (q - targets.detach()).square().mean(1).sum()
 
 
 def compute_conservative_loss(q: Tensor, proposed_q: Tensor, log_densities: Tensor) -> Tensor:
     """Compute the log of the sum over proposals of exp(Q) / density, minus Q of the data's action (CQL).
 
-    The twins' means are added.
+    The means of the N estimates are added.
 
     Args:
-        q: at the data's actions, (2, B).
-        proposed_q: at the proposals, (2, P, B).
+        q: at the data's actions, (N, B).
+        proposed_q: at the proposals, (N, P, B).
         log_densities: of the proposals, (P, B); no gradient flows into them.
     """
     return (torch.logsumexp(proposed_q - log_densities.detach(), dim=1) - q).mean(1).sum()

@@ -18,8 +18,8 @@ from vdt.data.trajectory_store import TrajectoryStore
 class TrajectoryReplayBuffer(TrajectoryStore):
     """First-in-first-out store of whole trajectories in memory.
 
-    The matrix doubles when full; held rows are copied, and evicted rows reclaimed, only then. The offline set and the
-    online buffer are the same class: the former never evicts.
+    The matrix doubles when full; held rows are copied, and evicted rows reclaimed, only then. The online buffer evicts;
+    an offline set in memory is one that never does.
     """
 
     def __init__(

@@ -206,7 +206,7 @@ class Diagnostics:
         requested: requested and achieved returns.
         calibration: of the critic on the steps of episodes that ask for the returns which the agent acts on.
         weights: histogram of the advantage weights over the data.
-        history_correlation: of the critic's errors before and after a step of the data (`vdt/critic/trust.py`).
+        history_correlation: of the critic's errors before and after a step of the data (`vdt/critic/history_correlation.py`).
     """
 
     parameters: ParameterCounts

@@ -45,13 +45,11 @@ class TakenTrial:
         number: of the trial.
         settings: dotted key -> value.
         again: whether another worker had begun it.
-        pruned_at: gradient step at which it was stopped already, if it was.
     """
 
     number: int
     settings: Mapping[str, Any]
     again: bool = False
-    pruned_at: int | None = None
 
 
 class _KernelLock(JournalFileOpenLock):
@@ -170,7 +168,7 @@ class SearchStore(Journal):
                 live = optuna.trial.Trial(self._study_for(trial.number), trial._trial_id)
                 settings = self._suggest(live)  # a kill may have left some open
                 logger.info(f"trial {trial.number}: its worker has ended; this one goes on with it")
-                return TakenTrial(trial.number, settings, True, trial.user_attrs.get(PRUNED_AT))
+                return TakenTrial(trial.number, settings, again=True)
         return None
 
     def _lock_running(self, trial: FrozenTrial, held: contextlib.ExitStack) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vdt.checkpoint.names import DONE, CheckpointError
 from vdt.checkpoint.store import CheckpointStore, load_state
-from vdt.config.guidance import tests_critic, tries_second_critic
+from vdt.config.guidance import must_test_critic, tries_second_critic
 from vdt.config.schema import Config
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.experiments.results_store import compute_code_digest, digest_of
@@ -76,7 +76,7 @@ def compute_actor_key(config: Config, md5: str) -> str:
     later = (*AFTER_THE_ACTOR, *acting, *(AFTER_THE_CURVE if config.evaluation.curve_points else ("evaluation.",)))
     settings = {key: value for key, value in config.flatten().items() if not key.startswith(later)}
     # Whether the critic is tested, and which one guides, depends on `planner.candidates` too where nothing else asks it.
-    critic = {"key": compute_critic_key(config, md5), "tested": tests_critic(config)}
+    critic = {"key": compute_critic_key(config, md5), "tested": must_test_critic(config)}
     return digest_of({"md5": md5, "settings": settings, "critic": critic, "code": compute_code_digest()})
 
 

@@ -79,11 +79,11 @@ class ContextCache:
         out: Tensor = policy.transformer(tokens[:, seen % 3 : -1], caches, last_only=True)[:, 0]
         return out
 
-    def keep(self, active: Tensor, candidates: int) -> None:
+    def drop_finished(self, active: Tensor, candidates: int) -> None:
         """Drop finished episodes: `active` is (N,) bool."""
         rows = _expand(active, candidates)
         for cache in self.caches:
-            cache.keep(rows)
+            cache.select(rows)
 
 
 def imagine(

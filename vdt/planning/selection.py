@@ -53,7 +53,7 @@ class Selection:
         self._followed = chosen
         self._count += 1
 
-    def keep(self, active: Tensor) -> None:
+    def drop_finished(self, active: Tensor) -> None:
         """Drop finished episodes: `active` is (N,) bool."""
         if self._sums is not None and self._followed is not None:
             self._sums, self._followed = self._sums[active], self._followed[active]

@@ -50,7 +50,7 @@ class History:
         """
         self._next_returns = self._next_returns - rewards[:, None]
 
-    def keep(self, active: Tensor) -> None:
+    def drop_finished(self, active: Tensor) -> None:
         """Drop finished episodes: `active` is (N,) bool."""
         assert self.observations is not None and self.actions is not None and self.returns_to_go is not None
         self.observations, self.actions = self.observations[active], self.actions[active]

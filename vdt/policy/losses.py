@@ -40,7 +40,7 @@ class PolicyLosses:
     Attributes:
         total: the minimised loss.
         behavior: weighted squared action error, summed over action dimensions, or negative log-likelihood.
-        q_term: mean of min_i target Q at the policy's actions, as `actor.q_normalization` scales it.
+        q_term: mean of Q (`actor.q_source`) at the policy's actions, as `actor.q_normalization` scales it.
         next_observation: squared error of the predicted next observation; none while the heads' losses are not added.
         reward: squared error of the predicted reward, likewise.
         entropy: of a stochastic policy.

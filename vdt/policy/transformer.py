@@ -29,8 +29,8 @@ class KeyValueCache:
         self.length += count
         return self.held.narrow(3, 0, self.length)
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop sequences: `rows` is (B,) bool, True where a sequence stays."""
+    def select(self, rows: Tensor) -> None:
+        """Drop sequences but those of `rows`, (B,) bool."""
         self.held = self.held[:, rows]
 
 

@@ -46,7 +46,7 @@ class Continue:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Final status: "FINISHED" or "FAILED"."""
+    """Status of a run that is over, a word of MLflow: "FINISHED", "FAILED" or "KILLED"."""
 
     status: str
 

@@ -93,19 +93,19 @@ def pretrain_critic(
             config = follow_weighting(config, begun.critic_weighting)
     buffer = make_offline_buffer(config, dataset, normalizer, reward_scale)
     state = checkpoints.load_latest()
-    place = state.get("weighting_place", 0) if state else 0
+    attempt = state.get("weighting_place", 0) if state else 0  # 0, or 1 where the first critic failed its test
     while True:
-        drawn, more = choose_critic_draws(config, place)
+        drawn, another = choose_critic_draws(config, attempt)
         trainer = CriticTrainer(drawn, copy.deepcopy(untrained), make_sampler(drawn, buffer, 1))
-        if state is not None and state.get("weighting_place", 0) == place:
+        if state is not None and state.get("weighting_place", 0) == attempt:
             trainer.load_state_dict(state)
         frozen = {"normalizer": normalizer.state_dict(), "reward_scale": reward_scale, "config": drawn.to_yaml()}
         path, done = train_critic(
-            trainer, dataset, state, {**frozen, "weighting_place": place}, more, tracker, checkpoints
+            trainer, dataset, state, {**frozen, "weighting_place": attempt}, another, tracker, checkpoints
         )
         if done:
             return path
-        state, place = load_state(path), place + 1
+        state, attempt = load_state(path), attempt + 1
 
 
 def train_critic(
@@ -113,7 +113,7 @@ def train_critic(
     dataset: TrajectoryDataset,
     state: State | None,
     frozen: State,
-    more: bool,
+    another: bool,
     tracker: Tracker,
     checkpoints: CheckpointStore,
 ) -> tuple[Path, bool]:
@@ -124,31 +124,30 @@ def train_critic(
         dataset: to train on, and to test the critic on.
         state: the checkpoint that is continued, of this critic or of the one before it; or none.
         frozen: constants of the critic, kept in its checkpoints.
-        more: whether another critic follows if this one fails its test.
+        another: whether another critic follows if this one fails its test.
         tracker: takes `critic/…`.
         checkpoints: of this step.
 
     Returns:
         The last checkpoint, and whether it is the step's final one.
     """
-    config, place, steps = trainer.config, frozen["weighting_place"], trainer.sampler.buffer.target_steps
-    each = 0 if config.trains_together else config.critic.gradient_steps
-    again = (
-        f", episodes drawn by {config.data.trajectory_weighting}: the critic before failed its test" if place else ""
-    )
+    config, buffer, attempt = trainer.config, trainer.sampler.buffer, frozen["weighting_place"]
+    steps = 0 if config.trains_together else config.critic.gradient_steps
+    reason = f", episodes drawn by {config.data.trajectory_weighting}: the critic before failed its test"
     logger.info(
-        f"critic: {each:,} gradient steps on {steps:,} transitions, reward scale {frozen['reward_scale']:.4g}{again}"
+        f"critic: {steps:,} gradient steps on {buffer.target_steps:,} transitions, reward scale "
+        f"{frozen['reward_scale']:.4g}{reason if attempt else ''}"
     )
-    threads, done = tune_threads("critic", trainer, trainer.sampler.buffer.device, each), False
+    threads, done = tune_threads("critic", trainer, buffer.device, steps), False
 
     def decide() -> bool:
         nonlocal done
-        done = not more or passes_test(config, trainer.critic, dataset, frozen)
+        done = not another or passes_test(config, trainer.critic, dataset, frozen)
         return done
 
     path = run_gradient_steps(
         "critic",
-        each * (place + 1),
+        steps * (attempt + 1),
         state,
         lambda step: threads.run(lambda: trainer.update(step)),
         lambda step: {**trainer.state_dict(step), **frozen},

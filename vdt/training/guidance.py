@@ -1,4 +1,4 @@
-"""What follows for a policy's training from the test of its critic (`vdt/critic/trust.py`)."""
+"""What follows for a policy's training from its critic's test (`vdt/critic/history_correlation.py`)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import torch
 from vdt.agent.actor_critic import ActorCritic
 from vdt.checkpoint.store import State
 from vdt.config.convergence import UNFINISHED, estimate_convergence
-from vdt.config.guidance import may_guide, tests_critic, tries_second_critic
+from vdt.config.guidance import may_guide, must_test_critic, tries_second_critic
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
-from vdt.critic.trust import measure_history_correlation
+from vdt.critic.history_correlation import measure_history_correlation
 from vdt.data.normalization import Normalizer
 from vdt.data.sampling import compute_return_weights
 from vdt.data.trajectory import TrajectoryDataset
 
 
-def measure_trust(
+def measure_if_tested(
     config: Config, critic: Critic, dataset: TrajectoryDataset, source: State, weighting: str
 ) -> float | None:
-    """Compute the history correlation of a critic (`vdt/critic/trust.py`); none where nothing depends on it.
+    """Compute the history correlation of a critic (`vdt/critic/history_correlation.py`); none where nothing depends on it.
 
     Args:
         config: of the run.
@@ -32,7 +32,7 @@ def measure_trust(
         source: its checkpoint, or the constants in it: {"normalizer", "reward_scale"}.
         weighting: by which it drew trajectories.
     """
-    if not tests_critic(config):
+    if not must_test_critic(config):
         return None
     normalizer = Normalizer(**source["normalizer"], clip=config.data.observation_clip)
     normalizer = normalizer.to(next(critic.parameters()).device)
@@ -56,14 +56,14 @@ def compute_step_weights(weighting: str, return_temperature: float, dataset: Tra
 
 
 def passes_test(config: Config, critic: Critic, dataset: TrajectoryDataset, source: State) -> bool:
-    """Return whether a critic that drew as `config` says may guide; arguments as of `measure_trust`."""
-    correlation = measure_trust(config, critic, dataset, source, config.data.trajectory_weighting)
+    """Return whether a critic that drew as `config` says may guide; arguments as of `measure_if_tested`."""
+    correlation = measure_if_tested(config, critic, dataset, source, config.data.trajectory_weighting)
     return may_guide(correlation, config.actor.max_history_correlation)
 
 
-def choose_critic_draws(config: Config, place: int) -> tuple[Config, bool]:
+def choose_critic_draws(config: Config, attempt: int) -> tuple[Config, bool]:
     """Return the configuration of the first (0) or the second critic, and whether another may follow the one asked for."""
-    if place == 0:
+    if attempt == 0:
         return config, tries_second_critic(config)
     return follow_weighting(config, config.critic.second_weighting), False
 
@@ -75,7 +75,7 @@ def follow_weighting(config: Config, weighting: str) -> Config:
     return replace(config, data=replace(config.data, trajectory_weighting=cast(Any, weighting)), actor=actor)
 
 
-def withdraw_untrusted(config: Config, actor_critic: ActorCritic) -> Config:
+def withdraw_unfit_critic(config: Config, actor_critic: ActorCritic) -> Config:
     """Return the configuration that a policy is trained by: without the critic, as `dt`, where that may not guide."""
     if actor_critic.is_guided:
         return config
@@ -83,10 +83,10 @@ def withdraw_untrusted(config: Config, actor_critic: ActorCritic) -> Config:
     return replace(config, actor=actor, online=replace(config.online, critic_steps_per_iteration=0))
 
 
-def describe_trust(config: Config, actor_critic: ActorCritic) -> str:
+def describe_test(config: Config, actor_critic: ActorCritic) -> str:
     """Return one line on what the test of the critic found; empty where it was not asked for."""
     limit, found = config.actor.max_history_correlation, actor_critic.history_correlation
-    if not tests_critic(config):
+    if not must_test_critic(config):
         return ""
     if found is None:
         return "critic guides: too few episodes are long enough to compare its errors before and after a step"

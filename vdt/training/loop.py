@@ -96,7 +96,7 @@ def run_gradient_steps(
     every = max(1, -(-total // METRIC_POINTS))
     for step in range(start + 1, total + 1):
         metrics = update(step)
-        due = checkpoints.due(step)
+        due = checkpoints.is_due(step)
         if step % every == 0 or step == total or due:
             values = read_metrics(name, step, metrics, checkpoints)
         if step % every == 0 or step == total:

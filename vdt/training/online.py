@@ -27,7 +27,7 @@ from vdt.serving.model_files import make_model
 from vdt.system.machine import choose_device, count_acting_threads
 from vdt.system.progress import Progress
 from vdt.tracking import Tracker
-from vdt.training.guidance import follow_weighting, withdraw_untrusted
+from vdt.training.guidance import follow_weighting, withdraw_unfit_critic
 from vdt.training.joint import spread_critic_steps, take_critic_step
 from vdt.training.loop import read_metrics, save_checkpoint
 from vdt.training.offline import calibrate_weighting, make_offline_buffer, make_sampler
@@ -46,7 +46,7 @@ class OnlineTuner:
         self, config: Config, actor_critic: ActorCritic, sampler: Sampler, mixed: MixedSampler | None = None
     ) -> None:
         """Tune `actor_critic` with the trajectories of the sampler's buffer; `mixed` draws the critic's batches instead."""
-        config = withdraw_untrusted(config, actor_critic)
+        config = withdraw_unfit_critic(config, actor_critic)
         self.config, self.actor_critic, self.sampler, self.mixed = config, actor_critic, sampler, mixed
         assert isinstance(sampler.buffer, TrajectoryReplayBuffer)
         self.buffer = sampler.buffer
@@ -94,8 +94,8 @@ class OnlineTuner:
             return None
         return float(np.mean([t.episode_return for t in list(self.buffer.trajectories)[-BEST_OVER:]]))
 
-    def is_best_so_far(self) -> bool:
-        """Return whether the policy, before it learns from its last episodes, is the best so far; if so, store its return."""
+    def note_if_best(self) -> bool:
+        """Keep the policy's return, before it learns from its last episodes, if it is the best so far; return whether it is."""
         recent = self.recent_return
         if recent is None or (self.best_return is not None and recent <= self.best_return):
             return False
@@ -187,7 +187,7 @@ def make_mixed_sampler(
     The buffer's best episodes hold no failures, and a critic that goes on without any forgets them. So a share of each
     batch is drawn from all that the policy was trained on offline (RLPD, Ball et al., 2023).
     """
-    online = withdraw_untrusted(config, actor_critic).online
+    online = withdraw_unfit_critic(config, actor_critic).online
     if online.offline_share == 0 or online.critic_steps_per_iteration == 0:
         return None
     buffer = make_offline_buffer(config, dataset, actor_critic.normalizer, actor_critic.reward_scale)
@@ -275,7 +275,7 @@ def tune_online(
     while tuner.pending_return is not None or tuner.environment_steps < budget:
         if tuner.pending_return is None:
             tuner.collect()
-            if tuner.is_best_so_far():  # at once: the policy must be the one of these episodes
+            if tuner.note_if_best():  # at once: the policy must be the one of these episodes
                 save_best()
         assert tuner.pending_return is not None
         mean_return, step = tuner.pending_return, tuner.environment_steps
@@ -283,7 +283,7 @@ def tune_online(
         values |= describe_episodes(config, tuner.buffer, mean_return)
         tracker.log(step, values)
         curve.measure(step)
-        if checkpoints.due(step) and step < budget:
+        if checkpoints.is_due(step) and step < budget:
             save_checkpoint("online", step, tuner.state_dict(), values, tracker, checkpoints)
         shown = {k.split("/")[1]: v for k, v in values.items() if "score" in k or k.endswith("q_loss")}
         progress.report(step, shown)

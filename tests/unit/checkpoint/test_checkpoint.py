@@ -89,29 +89,29 @@ def test_due_when_another_process_asks(tmp_path: Path) -> None:
         CheckpointStore(tmp_path, interval_seconds=1e9, interval_steps=10**9, keep=1),
         signal.getsignal(SAVE),
     )
-    assert not store.due(1)
+    assert not store.is_due(1)
     save_request.listen()
     try:
         os.kill(os.getpid(), SAVE)
-        assert [store.due(step) for step in (2, 3)] == [True, False]
+        assert [store.is_due(step) for step in (2, 3)] == [True, False]
     finally:
         signal.signal(SAVE, before)
 
 
 def test_due_by_steps_and_by_time(tmp_path: Path) -> None:
     store = make_store(tmp_path)
-    assert [store.due(step) for step in (0, 9, 10, 11)] == [False, False, True, True]
+    assert [store.is_due(step) for step in (0, 9, 10, 11)] == [False, False, True, True]
     store.save(10, make_state(10))
-    assert [store.due(step) for step in (19, 20)] == [False, True]
+    assert [store.is_due(step) for step in (19, 20)] == [False, True]
     resumed = make_store(tmp_path)
     resumed.load_latest()
-    assert [resumed.due(step) for step in (19, 20)] == [False, True]
+    assert [resumed.is_due(step) for step in (19, 20)] == [False, True]
     timed = CheckpointStore(tmp_path, interval_seconds=0.05, interval_steps=10**9, keep=1)
-    assert not timed.due(5)
+    assert not timed.is_due(5)
     time.sleep(0.06)
-    assert timed.due(5)
+    assert timed.is_due(5)
     timed.save(5, make_state(5))
-    assert not timed.due(6)
+    assert not timed.is_due(6)
 
 
 def test_damage_is_noticed_and_the_one_before_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,9 +282,9 @@ def test_writing_takes_a_small_share_of_the_time(tmp_path: Path) -> None:
     began = time.monotonic()
     store.save(1, {"weights": torch.zeros(300_000)})
     took = time.monotonic() - began
-    assert not store.due(2), "however short the interval"
+    assert not store.is_due(2), "however short the interval"
     time.sleep(took / 0.02)
-    assert store.due(2)
+    assert store.is_due(2)
 
 
 def test_a_step_knows_what_it_took_in_the_runs_that_it_continues(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_a_trial_that_was_stopped_says_so_when_it_is_taken_over(tmp_path: Path) 
     search = make_search(pruner="median")
     store = SearchStore(tmp_path / "s", search, 10)
     with store.take() as trial:
-        assert trial is not None and trial.pruned_at is None
+        assert trial is not None and store.get_pruned_at(trial.number) is None
     for value in range(6):
         with store.take() as trial:
             assert trial is not None
@@ -226,7 +226,8 @@ def test_a_trial_that_was_stopped_says_so_when_it_is_taken_over(tmp_path: Path) 
     with longer.take() as trial:
         assert trial is not None and longer.report(trial.number, 10, 0.0)
     with longer.take() as trial:
-        assert trial is not None and (trial.number, trial.again, trial.pruned_at) == (6, True, 10)
+        assert trial is not None and (trial.number, trial.again) == (6, True)
+        assert longer.get_pruned_at(trial.number) == 10
 
 
 def test_a_failed_trial_counts_and_is_never_the_best(tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ def test_decisions_with_a_cache_equal_full_passes(
         history.align_returns(torch.rand(episodes))
         if step == 8:
             kept = torch.tensor([True, False, True])
-            history.keep(kept)
-            cache.keep(kept, 2)
+            history.drop_finished(kept)
+            cache.drop_finished(kept, 2)
 
 
 @acting

@@ -65,6 +65,6 @@ def test_finished_episodes_are_dropped() -> None:
         doubts = torch.zeros(3, 2)
         first = torch.tensor([[9.0, 0.0], [0.0, 9.0], [0.0, 1.0]])
         selection.record(first, selection.choose(first, doubts))
-        selection.keep(torch.tensor([False, True, True]))
+        selection.drop_finished(torch.tensor([False, True, True]))
         second = torch.zeros(2, 2)
         assert selection.choose(second, doubts[1:]).tolist() == [1, 1], kind

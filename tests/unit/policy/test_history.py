@@ -99,7 +99,7 @@ def test_finished_episodes_are_dropped_with_all_that_is_theirs() -> None:
     history.append_observation(torch.tensor([[0.0], [1.0], [2.0]]), 1)
     history.set_action(torch.tensor([[0.0], [1.0], [2.0]]))
     history.align_returns(torch.tensor([1.0, 2.0, 3.0]))
-    history.keep(torch.tensor([True, False, True]))
+    history.drop_finished(torch.tensor([True, False, True]))
     history.append_observation(torch.tensor([[5.0], [7.0]]), 1)
     assert history.observations is not None and history.actions is not None and history.returns_to_go is not None
     assert history.observations[..., 0].tolist() == [[0, 5], [2, 7]]

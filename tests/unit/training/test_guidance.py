@@ -30,7 +30,7 @@ from vdt.environments.rollout import collect_trajectories
 from vdt.evaluation.evaluate import evaluate_agents
 from vdt.tracking import NullTracker
 from vdt.training.critic_pretraining import pretrain_critic
-from vdt.training.guidance import compute_step_weights, describe_trust
+from vdt.training.guidance import compute_step_weights, describe_test
 from vdt.training.offline import make_offline_buffer, make_sampler, train_actor
 from vdt.training.online import make_tuner, tune_online
 from vdt.training.seeding import seed_buffer
@@ -190,7 +190,7 @@ def test_the_reason_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
 )
 def test_an_unfinished_critic_is_said_to_be_one(mixed: Path, settings: dict[str, Any], said: str) -> None:
     actor_critic = load(mixed)
-    line = describe_trust(make_config({"actor.max_history_correlation": 0.15, **settings}), actor_critic)
+    line = describe_test(make_config({"actor.max_history_correlation": 0.15, **settings}), actor_critic)
     assert (said in line) if said else ("gap" not in line)
     assert line.endswith("lets it guide anyway")
 

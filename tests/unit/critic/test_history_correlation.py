@@ -8,7 +8,7 @@ import torch
 from support.builders import make_config
 from vdt.agent.actor_critic import make_critic
 from vdt.critic.critic import Critic
-from vdt.critic.trust import (
+from vdt.critic.history_correlation import (
     compute_history_correlation,
     compute_past_errors,
     compute_residuals,
@@ -127,7 +127,7 @@ def test_measured_in_the_critics_units(final_missing: bool) -> None:
 
 def test_a_part_of_large_data_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     critic, dataset = make_data()
-    monkeypatch.setattr("vdt.critic.trust.MOST_STEPS", 1300)
+    monkeypatch.setattr("vdt.critic.history_correlation.MOST_STEPS", 1300)
     seen: list[int] = []
     whole = type(dataset).__getitem__
     monkeypatch.setattr(type(dataset), "__getitem__", lambda self, index: seen.append(index) or whole(self, index))
