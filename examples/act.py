@@ -6,6 +6,8 @@ import vdt
 from vdt.environments import make_raw_environment
 
 policy = vdt.load_policy(sys.argv[1])
+if not policy.config.has_environment:
+    sys.exit(f"{policy!r} was trained without an environment: examples/robot_loop.py acts on a robot of your own")
 environment = make_raw_environment(policy.config.task)  # a Gymnasium environment with D4RL's observations and rewards
 observation, _ = environment.reset(seed=int(sys.argv[2]) if len(sys.argv) > 2 else 0)
 policy.reset()

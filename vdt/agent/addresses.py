@@ -60,6 +60,8 @@ def find_policy(where: str | Path, *, name: str | None = None, cell: str | None 
         CheckpointError: if there is no policy, or several and none is chosen.
         ValueError: if `name` is no policy's name.
     """
+    if not isinstance(where, str | Path) or not str(where).strip():  # Path("") is the present folder
+        raise CheckpointError(f"no policy at {where!r}: accepted are text or a path, {ACCEPTED}")
     wanted, text, path = None if name is None else _read_name(name), str(where), Path(where)
     chosen = {"name": name, "cell": cell}
     if os.path.isfile(path):  # false for what is no path at all

@@ -22,8 +22,11 @@ def list_runs(
     A run is known once it has begun a cell. `--all` also shows finished runs, and where their policies lie. The exit
     code is 1 if a run's list of policies is damaged.
     """
-    from vdt.tracking import list_flow_runs
+    from vdt.tracking import get_tracking_uri, has_store, list_flow_runs
 
+    if not has_store(home()):
+        typer.echo(f"no run has begun here: there is no {get_tracking_uri(home())} (VDT_HOME says where runs are kept)")
+        return
     known, damaged = list_flow_runs(home()), False
     shown = [run for run in known if every or run.state != "finished"]
     for run in shown:
@@ -85,7 +88,7 @@ def deliver_records(
 
 
 @app.command("ui")
-def show_runs(port: Annotated[int, typer.Option(help="Of the address.")] = 5000) -> None:
+def show_runs(port: Annotated[int, typer.Option(help="Of the address.", min=1, max=65535)] = 5000) -> None:
     """Serve MLflow's pages of the runs, until Ctrl-C.
 
     With a server in MLFLOW_TRACKING_URI there is nothing to serve, and its address is printed.

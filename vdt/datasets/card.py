@@ -105,6 +105,15 @@ def describe_still_actions(dataset: TrajectoryDataset, task: TaskConfig) -> list
     return [f"action components that never change (counted from 0): {listed}; the policy can learn these values alone"]
 
 
+def describe_clipping(card: dict[str, Any], task: TaskConfig) -> str:
+    """Return what was done to actions beyond the range that they are scaled from, one sentence."""
+    own = "task.action_low and task.action_high" if task.action_low else "[-1, 1]"
+    return (
+        f"{card['clipped_actions']:,} action components ({card['clipped_share']:.2%}) lie outside {own} and were clipped to "
+        "the nearest end: the policy learns other actions than were recorded, unless the actuators clip as well"
+    )
+
+
 def _compute_quantiles(values: npt.NDArray[Any]) -> dict[str, float]:
     return {name: float(np.quantile(values, share)) for name, share in QUANTILES.items()}
 

@@ -33,10 +33,10 @@ from vdt.data.residence import MEMORY, NO_ROOM, Residence
 from vdt.data.safe_hdf5 import UNREADABLE, explain_unreadable, get_node, list_found
 from vdt.data.trajectory import BLOCK_ROWS, FloatArray, TrajectoryDataset
 from vdt.datasets.ends import EndSettings, check_ends, find_ends
-from vdt.datasets.hdf5_arrays import iterate_blocks, keep_rows, read_array, read_flags, read_succession
+from vdt.datasets.hdf5_arrays import check_finite, iterate_blocks, keep_rows, read_array, read_flags, read_succession
 from vdt.datasets.loaded_data import LoadedData
 from vdt.datasets.repairs import repair
-from vdt.datasets.summary import DataSummary, are_counts, normalise_actions
+from vdt.datasets.summary import DataSummary, are_counts, make_no_target_error, normalise_actions
 
 ACCEPTED = "an HDF5 file in D4RL's schema, or a folder of npz files, one an episode"
 OTHER_FORMATS = (".npz", ".npy", ".pkl", ".pickle", ".pt", ".csv", ".parquet", ".json", ".zip")  # usual extensions
@@ -123,9 +123,15 @@ def _scan(path: Path, settings: EndSettings, _state: tuple[int, int] | None) -> 
         earned = read_array(path, "rewards", rewards, MEMORY)
         terminals, timeouts = (read_flags(path, name, nodes[name], length) for name in FLAGS)
         succession = read_succession(path, nodes)
+        if succession is None:  # which has read them
+            for name in ("observations", "next_observations"):
+                check_finite(path, name, nodes[name])
+        has_successors = nodes["next_observations"] is not None and not (succession and succession.repeats)
     ends = find_ends(terminals, timeouts, settings, succession)
     check_ends(path, ends, timeouts, settings, succession)
     lengths = np.diff(ends, prepend=-1)
+    if lengths.max() == 1 and not has_successors and not terminals[ends].any():
+        raise make_no_target_error(path, length)
     returns = np.add.reduceat(earned.astype(np.float64), ends - lengths + 1)
     both = (terminals & timeouts)[ends]
     longest_ended = bool(both[lengths == lengths.max()].any())

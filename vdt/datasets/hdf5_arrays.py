@@ -61,6 +61,12 @@ def iterate_blocks(path: Path, name: str, node: h5py.Dataset) -> Iterator[tuple[
         )
 
 
+def check_finite(path: Path, name: str, node: h5py.Dataset | None) -> None:
+    """Refuse a data set with values that are not finite; raise DataError then."""
+    for _ in () if node is None else iterate_blocks(path, name, node):
+        pass
+
+
 def read_succession(path: Path, nodes: Mapping[str, h5py.Dataset | None]) -> Succession | None:
     """Compare each row's next observation with the observation of the row after; none without next observations."""
     now, after = nodes["observations"], nodes["next_observations"]

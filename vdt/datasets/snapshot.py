@@ -17,11 +17,11 @@ from vdt.data.residence import NO_ROOM, Residence
 from vdt.data.statistics import describe_tiny_observations
 from vdt.data.storage import read_snapshot, write_trajectories
 from vdt.data.trajectory import LARGE, TrajectoryDataset
-from vdt.datasets.card import describe, describe_doubts, make_card, measure_scores
+from vdt.datasets.card import describe, describe_clipping, describe_doubts, make_card, measure_scores
 from vdt.datasets.checksums import compare_checksum, describe_missing_checksum
 from vdt.datasets.choose import choose_source, get_snapshot_path
 from vdt.datasets.loaded_data import DataChoice, LoadedData, make_label
-from vdt.datasets.summary import OWN_REFERENCE, describe_action_scale
+from vdt.datasets.summary import OWN_REFERENCE, describe_action_scale, make_no_target_error
 from vdt.datasets.versioning import add_version, find_version
 from vdt.system.files import check_folders, remove_leftovers
 from vdt.system.home import FolderError
@@ -86,6 +86,8 @@ def make_snapshot(config: Config, home: Path, given: Collection[str] = ()) -> Sn
     logger.info(f"data: {describe(dataset, card)}, md5 {md5}")
     for sentence in describe_doubts(dataset, config.task):
         logger.info(f"data: {sentence}")
+    if choice.source in ("path", "minari") and card["clipped_actions"]:
+        logger.warning(f"data: {describe_clipping(card, config.task)}")
     for sentence in describe_tiny_observations(dataset) if choice.source in ("path", "minari") else ():
         logger.warning(f"data: {sentence}")  # here alone: in the card it would change the md5
     if choice.source == "collected":
@@ -162,10 +164,7 @@ def _check(config: Config, dataset: TrajectoryDataset) -> None:
             f"accepted are {task.observation_size} and {task.action_size}"
         )
     if not dataset.target_steps:
-        raise DataError(
-            f"{config.env}: none of the {dataset.steps} steps has an observation after it, so the critic has no target; "
-            f"accepted is at least one (next_observations, a longer episode, or a real end)"
-        )
+        raise make_no_target_error(config.env, dataset.steps)
     if len(dataset) < 2 and config.data.held_out_fraction > 0:
         raise DataError(
             f"{config.env}: the data has one episode, and data.held_out_fraction {config.data.held_out_fraction:g} takes whole "

@@ -119,6 +119,14 @@ def check_enough(name: object, summary: DataSummary, advice: str = "") -> None:
         )
 
 
+def make_no_target_error(name: object, steps: int) -> DataError:
+    """Return the refusal of data without any step whose next observation is known."""
+    return DataError(
+        f"{name}: none of the {steps} steps has an observation after it, so the critic has no target; "
+        f"accepted is at least one (next_observations, a longer episode, or a real end)"
+    )
+
+
 def are_counts(actions: FloatArray) -> bool:
     """Return whether all actions are whole numbers from 0 on."""
     return bool((actions >= 0).all() and (actions == np.floor(actions)).all())

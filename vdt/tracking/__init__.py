@@ -39,7 +39,7 @@ from vdt.tracking.runs import (
     send_to_each,
     settle_abandoned,
 )
-from vdt.tracking.store import get_tracking_uri, open_store, upgrade_store
+from vdt.tracking.store import get_tracking_uri, has_store, open_store, upgrade_store
 from vdt.tracking.tracker import LoadableModel, MLflowTracker, NullTracker, Tracker
 from vdt.tracking.waiting import delivers_later, tell_of_undelivered
 
@@ -82,6 +82,7 @@ __all__ = [
     "get_git_commit",
     "get_store_errors",
     "get_tracking_uri",
+    "has_store",
     "is_code_changed",
     "list_flow_runs",
     "make_artifact_records",

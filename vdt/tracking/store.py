@@ -39,10 +39,16 @@ def get_tracking_uri(base: Path) -> str:
     """Return `MLFLOW_TRACKING_URI`, or the address of the SQLite database of a home folder.
 
     Raises:
-        StoreError: if the variable names a folder, or a file whose place depends on where a program starts.
+        StoreError: if the variable names a folder, or a file whose place depends on where a program starts; without it, if
+            the home folder's path cannot stand in a database's address.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
+        if odd := sorted(set("?%").intersection(str(base))):
+            raise StoreError(
+                f"the folder {base} has {' and '.join(odd)} in its path, which the address of an SQLite database cannot "
+                "hold; set VDT_HOME to another folder, or MLFLOW_TRACKING_URI to a server"
+            )
         return f"{SQLITE}{base / '.vdt' / 'mlflow.db'}"
     scheme, _, rest = uri.partition(":")
     shown = hide_password(uri)
@@ -62,6 +68,12 @@ def get_tracking_uri(base: Path) -> str:
     return uri
 
 
+def has_store(base: Path) -> bool:
+    """Return whether there is a store to open: its database was made, or it is a server's."""
+    uri = get_tracking_uri(base)
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).is_file()
+
+
 def open_store(base: Path, *, make: bool = True) -> MlflowClient:
     """Return a client of the store (`get_tracking_uri`), made if it is not there.
 
@@ -74,7 +86,7 @@ def open_store(base: Path, *, make: bool = True) -> MlflowClient:
             keeps locks to this machine, or the experiment was deleted; if the database is not there and must not be made.
     """
     uri, folder = get_tracking_uri(base), base / ".vdt"
-    if not make and uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+    if not make and not has_store(base):
         raise StoreError(f"there is no tracking store {uri}; VDT_HOME or MLFLOW_TRACKING_URI says where one is")
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

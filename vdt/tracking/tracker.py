@@ -220,7 +220,7 @@ class MLflowTracker:
         self._delivery.close()
         if self._sender.left_out:
             logger.info(
-                f"tracking: {self._sender.left_out} points had arrived before a failed call or a kill, and were sent once"
+                f"tracking: {self._sender.left_out} points were in the store already, after a slow or failed call or a kill"
             )
 
 

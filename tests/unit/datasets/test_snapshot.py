@@ -239,6 +239,20 @@ def test_own_observations_in_tiny_units_are_warned_of_in_the_log_alone(
     assert said.levelname == "WARNING" and not any("vary" in note for note in snapshot.card["notes"])
 
 
+def test_actions_beyond_the_range_given_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    steps = make_steps(8, terminals=(3, 7))
+    steps["actions"][:] = 0.5
+    steps["actions"][:2] = -0.9
+    path = write_hdf5(tmp_path / "beyond.hdf5", steps)
+    for low, share in ((-1.0, None), (-0.6, "25.00%")):
+        caplog.clear()
+        config = make_small_config(f"path:{path}", task__action_low=f"[{low}]", task__action_high="[1.0]")
+        make_snapshot(config, tmp_path / "home")
+        said = [record for record in caplog.records if "clipped to the nearest end" in record.message]
+        assert [share is not None and share in record.message for record in said] == [True] * (share is not None)
+        assert all(record.levelname == "WARNING" and "2 action components" in record.message for record in said)
+
+
 @pytest.mark.parametrize("blocked", ["data", "data/walker2d-medium-v2"])
 def test_unwritable_folder_before_any_work(tmp_path: Path, blocked: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A file where a folder must be: unlike permissions, it stops every user."""

@@ -171,3 +171,11 @@ def test_a_store_whose_place_depends_on_the_start_is_refused_before_any_work(
     line = refuse(capsys, *MEDIUM)
     assert "MLFLOW_TRACKING_URI=sqlite:///mlflow.db depends on the folder that a program starts in" in line
     assert not home.exists()
+
+
+def test_a_home_folder_that_no_address_can_hold_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VDT_HOME", str(tmp_path / "what?"))
+    assert "what? has ? in its path" in refuse(capsys, *MEDIUM)
+    assert not (tmp_path / "what?").exists()

@@ -121,9 +121,9 @@ def test_a_run_whose_policies_are_damaged_hides_no_other(home: Path, capsys: pyt
 
 
 def test_without_a_store_one_line_says_so(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["runs"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: there is no tracking store sqlite:///") and not home.exists()
+    assert run(["runs"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("no run has begun here: there is no sqlite:///") and not home.exists()
 
 
 def test_the_command_names_the_home_folder_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,18 @@ def test_a_store_whose_place_is_not_certain_is_refused(
     assert not list(tmp_path.rglob("*.db")) and not list(tmp_path.rglob("*.jsonl"))
 
 
+@pytest.mark.parametrize("name", ["what?", "my%20runs"])
+def test_a_home_folder_that_no_address_can_hold_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows a question mark is read as options of the connection, and %20 as a space: the file would lie elsewhere."""
+    with pytest.raises(StoreError, match=rf"has [?%] in its path, .* set VDT_HOME to another folder"):
+        create_run(tmp_path / name, CONFIG, "1", "run")
+    assert not list(tmp_path.rglob("*.db"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert get_tracking_uri(tmp_path / name) == "http://127.0.0.1:5000"
+
+
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "postgresql+psycopg2://host/db", "sqlite:////data/mlflow.db"])
 def test_servers_and_absolute_files_are_accepted(home: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)

@@ -149,7 +149,7 @@ def test_a_resumed_step_leaves_no_hole_and_no_duplicate(
     second.close()
     assert get_points(client, run_id, "actor/a") == [(s, float(s)) for s in range(1, 61)]
     assert get_points(client, run_id, "actor/b") == [(s, -float(s)) for s in range(1, 61)]
-    left_out = {f"tracking: {count} points had arrived before" for count in (8, 10)}  # 31..35 (or 37) and 31..33
+    left_out = {f"tracking: {count} points were in the store already" for count in (8, 10)}  # 31..35 (or 37) and 31..33
     output = capsys.readouterr().out
     assert any(message in output for message in left_out)
 
