@@ -53,9 +53,14 @@ def find_headline(config: Mapping[str, Any]) -> str:
     return name_setting(min(config["planner.candidates"], len(known)), config["planner.planning_horizon"])
 
 
+def find_headlines(records: Sequence[CellRecord]) -> dict[tuple[str, str], str]:
+    """Return the look-ahead setting that each method acts with on each env: (name, env) -> setting."""
+    return {(record.name, record.env): find_headline(record.config) for record in records}
+
+
 def select_acting(records: Sequence[CellRecord], results: Sequence[Result]) -> list[Result]:
     """Return the results of the look-ahead settings that the methods act with."""
-    wanted = {(record.name, record.env): find_headline(record.config) for record in records}
+    wanted = find_headlines(records)
     return [result for result in results if result.setting == wanted[result.method, result.env]]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from vdt.config.convergence import UNFINISHED
 from vdt.environments.scores import describe_cut, format_return
 from vdt.evaluation.records import CellRecord
-from vdt.reporting.aggregates import find_headline
+from vdt.reporting.aggregates import find_headlines
 from vdt.reporting.answer import describe_action_range
 from vdt.reporting.calibration import CellIndex, compute_mean_bias, describe_guidance, find_largest_gap, is_unguided
 from vdt.reporting.frame import (
@@ -35,7 +35,7 @@ def make_metrics(records: Sequence[CellRecord], results: Sequence[Result]) -> di
 
     Each method is shown by the look-ahead setting that it acts with. Episodes that were cut short have no score.
     """
-    headlines = {(record.name, record.env): find_headline(record.config) for record in records}
+    headlines = find_headlines(records)
     metrics: dict[str, Any] = {}
     index = CellIndex(records)
     tasks: dict[str, set[Task]] = {}
@@ -114,7 +114,7 @@ def _describe_place(name: str, values: Sequence[str]) -> list[str]:
 
 def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
     """Return the headline of each method on each data set."""
-    headlines = {(record.name, record.env): find_headline(record.config) for record in records}
+    headlines = find_headlines(records)
     lines: list[str] = []
     cells = CellIndex(records)
     frame = withhold_scores(fill_best(make_frame(records)))
