@@ -48,7 +48,7 @@ def test_a_home_folder_that_no_address_can_hold_is_refused(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What follows a question mark is read as options of the connection, and %20 as a space: the file would lie elsewhere."""
-    with pytest.raises(StoreError, match=rf"has [?%] in its path, .* set VDT_HOME to another folder"):
+    with pytest.raises(StoreError, match=r"has [?%] in its path, .* set VDT_HOME to another folder"):
         create_run(tmp_path / name, CONFIG, "1", "run")
     assert not list(tmp_path.rglob("*.db"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
