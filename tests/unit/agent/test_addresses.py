@@ -167,7 +167,9 @@ def test_an_unknown_run_says_where_runs_are_sought(home: Path, where: str) -> No
 # Anything else
 
 
-@pytest.mark.parametrize("where", ["walker.pt", "models/walker.pt", "x" * 5000, "nu\0l", "", " ", 12, "walker@champion"])
+@pytest.mark.parametrize(
+    "where", ["walker.pt", "models/walker.pt", "x" * 5000, "nu\0l", "", " ", 12, "walker@champion"]
+)
 def test_what_is_no_address_gets_the_accepted_ones(where: Any) -> None:
     with pytest.raises(CheckpointError, match=r"no policy at .*accepted are .*a checkpoint file"):
         vdt.load_policy(where)

@@ -15,8 +15,7 @@ from support.data import find_real_file, make_data_config, make_small_config, ma
 from vdt.config.errors import ConfigError
 from vdt.data.errors import DataError
 from vdt.datasets.choose import choose_source
-from vdt.datasets.ends import EndSettings
-from vdt.datasets.hdf5 import read_recording, scan_file
+from vdt.datasets.hdf5 import read_recording
 from vdt.datasets.loaded_data import LoadedData
 from vdt.experiments.resolve import resolve_config
 
@@ -203,37 +202,6 @@ def test_hostile_arrays(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         convert(tmp_path, spoiler(make_steps(4, terminals=(3,))))
     assert str(tmp_path / "file.hdf5") in str(caught.value)
-
-
-OWN = EndSettings("marked", own=True)
-
-
-@pytest.mark.parametrize("name", ["NaN", "infinite", "overflow", "NaN flag", "bad next"])
-@pytest.mark.parametrize("next_observations", [False, True])
-def test_own_data_that_is_not_finite_is_refused_when_it_is_scanned(
-    tmp_path: Path, name: str, next_observations: bool
-) -> None:
-    """A scan comes before a run begins; a run that reads such data fails, and cannot be resumed."""
-    spoiler, message = HOSTILE[name]
-    steps = make_steps(4, terminals=(3,))
-    if next_observations:
-        steps["next_observations"] = np.roll(steps["observations"], -1, axis=0)
-    path = write_hdf5(tmp_path / "file.hdf5", spoiler(steps))
-    with pytest.raises(DataError, match=message):
-        scan_file(path, OWN)
-
-
-def test_own_data_without_any_following_observation_is_refused_when_it_is_scanned(tmp_path: Path) -> None:
-    steps = make_steps(4)
-    steps["timeouts"][:] = True
-    path = write_hdf5(tmp_path / "file.hdf5", steps)
-    with pytest.raises(DataError, match=r"file\.hdf5: none of the 4 steps has an observation after it"):
-        scan_file(path, OWN)
-    steps["terminals"][1], steps["timeouts"][1] = True, False
-    assert len(scan_file(write_hdf5(tmp_path / "ended.hdf5", steps), OWN).lengths) == 4
-    steps["next_observations"] = 7 + steps["observations"]
-    steps["terminals"][1], steps["timeouts"][1] = False, True
-    assert len(scan_file(write_hdf5(tmp_path / "next.hdf5", steps), OWN).lengths) == 4
 
 
 def test_text_instead_of_hdf5(tmp_path: Path) -> None:
