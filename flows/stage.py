@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FILE = ("path", "md5", "key", "below_home")  # fields of a snapshot that describe its file
+FILE = ("path", "md5", "parts", "below_home")  # fields of a snapshot that describe its file
 PHASES = {"pretrain_critic": "critic", "train_actor": "actor", "tune_online": "online"}  # as metrics name them
 EVALUATION = "evaluate"  # the step in whose folder a run's policies are entered
 

@@ -38,14 +38,15 @@ def test_data_that_cannot_be_used(tmp_path: Path) -> None:
     """Found out inside a step: still one line without a traceback, and how to go on."""
     file = tmp_path / "data.hdf5"
     with h5py.File(file, "w") as target:
-        target["observations"] = np.full((10, 17), np.nan, np.float32)
+        target["observations"] = np.zeros((10, 17), np.float32)
         target["actions"] = np.zeros((10, 6), np.float32)
         target["rewards"] = np.zeros(10, np.float32)
         target["terminals"] = np.zeros(10, bool)
-    code, output = run_flow(tmp_path, "run", "--env", ENV, "--preset", "smoke", "--source", f"path:{file}")
+    held = ("--set", "data.held_out_fraction=0.5")
+    code, output = run_flow(tmp_path, "run", "--env", ENV, "--preset", "smoke", "--source", f"path:{file}", *held)
     assert code == 1
     errors = [line for line in output.splitlines() if "error: " in line]
-    assert len(errors) == 1 and "observations" in errors[0] and str(file) in errors[0]
+    assert len(errors) == 1 and "the data has one episode" in errors[0]
     assert "Traceback" not in output
     (command,) = [line.strip() for line in output.splitlines() if "resume --origin-run-id" in line]
     listed = subprocess.run(
