@@ -96,6 +96,13 @@ def test_each_return_is_requested_of_a_transformer_and_one_of_a_network_without_
     assert [row.requested for row in rows] == [12.0]
 
 
+def test_the_critic_is_calibrated_on_the_returns_that_the_policy_acts_on() -> None:
+    config = make_config({"evaluation.requested_episodes": 2, "evaluation.seed": 1001, "planner.candidates": 1})
+    rows, episodes = measure_requested(make_actor_critic(config, make_dataset()), config, "x")
+    assert [row.requested for row in rows] == [12.0, 6.0, 3.0]
+    assert [t.episode_return for t in episodes] == rows[0].achieved
+
+
 def test_weights_are_counted() -> None:
     config, dataset = make_config(), make_dataset()
     uniform = count_weights(make_actor_critic(config, dataset, AdvantageWeighting(1e-12, 100.0, 1.0)), dataset)
