@@ -106,8 +106,7 @@ class Worker:
     def _run_trial(self, trial: TakenTrial) -> bool:
         """Run a trial's cells and record its scores; return whether that went well."""
         number = trial.number
-        again = ", begun by another worker" if trial.again else ""
-        logger.info(f"trial {number}{again}: {', '.join(f'{key}={value}' for key, value in trial.settings.items())}")
+        logger.info(f"trial {number}: {', '.join(f'{key}={value}' for key, value in trial.settings.items())}")
         seeds = self.search.seeds
         for part in [seeds[:1], seeds] if self.search.pruner != "none" else [seeds]:
             if self.store.get_pruned_at(number) is not None:

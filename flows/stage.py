@@ -21,7 +21,7 @@ from flows.initial import find_initial
 from flows.lineage import get_unfinished_ancestors, walk_origins, was_completed
 from flows.live_card import LiveTracker, make_live_card
 from flows.options import get_options
-from flows.transfer import describe_file, fetch_file, keeps_files_here
+from flows.transfer import FIELDS, describe_file, fetch_file, keeps_files_here
 from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_mapping, parse_overrides
 from vdt.config.schema import CheckpointConfig, Config
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FILE = ("path", "md5", "parts", "below_home")  # fields of a snapshot that describe its file
 PHASES = {"pretrain_critic": "critic", "train_actor": "actor", "tune_online": "online"}  # as metrics name them
 EVALUATION = "evaluate"  # the step in whose folder a run's policies are entered
 
@@ -167,7 +166,7 @@ class Stage:
         from vdt.data.storage import load_snapshot
         from vdt.training.offline import choose_episodes
 
-        described = {key: self.flow.snapshot[key] for key in FILE if key in self.flow.snapshot}
+        described = {key: self.flow.snapshot[key] for key in FIELDS if key in self.flow.snapshot}
         try:
             path = self.check(described)
         except ConfigError:

@@ -11,6 +11,7 @@ from vdt.system.files import atomic_write, compute_file_digest
 from vdt.system.home import home
 
 DIGESTS = ("sha256", "md5")
+FIELDS = ("path", *DIGESTS, "parts", "below_home")  # that a description may have
 PART_BYTES = 2**26  # 64 MB
 
 

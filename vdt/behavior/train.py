@@ -50,10 +50,8 @@ class BehaviorTraining:
     @property
     def rollout_steps(self) -> int:
         """Return the environment steps of one rollout, 1 an environment where a rollout is an episode."""
-        name, default = (
-            ("n_steps", 2048) if self.algorithm == "PPO" else ("train_freq", 1)
-        )  # stable-baselines3's defaults
-        steps = self.arguments.get(name, default)
+        # without an argument, stable-baselines3's defaults
+        steps = self.arguments.get("n_steps", 2048) if self.algorithm == "PPO" else self.arguments.get("train_freq", 1)
         return (steps if isinstance(steps, int) else 1) * self.parallel_environments
 
 

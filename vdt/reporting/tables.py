@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from vdt.environments.scores import compute_standard_error, describe_cut, format_return, format_success
+from vdt.environments.scores import describe_cut, format_return, format_success
 from vdt.evaluation.records import CellRecord
 from vdt.reporting import calibration
 from vdt.reporting.aggregates import Aggregate, Headlines, Improvement
 from vdt.reporting.calibration import CellIndex, describe_critic
 from vdt.reporting.document import Table
-from vdt.reporting.frame import Change, Estimate, Result, compute_config_differences, label_data
+from vdt.reporting.frame import Change, Estimate, Result, compute_config_differences, compute_estimate, label_data
 from vdt.reporting.published import Published
 
 KINDS = ("machine", "gpu")  # of memory
@@ -85,8 +85,8 @@ def _format_successes(result: Result) -> str:
     runs = [successes for successes in result.successes if successes]
     if len(runs) < 2:
         return format_success(runs[0]) if runs else "-"
-    rates = [100.0 * math.fsum(successes) / len(successes) for successes in runs]
-    return f"{math.fsum(rates) / len(rates):.0f}% ± {compute_standard_error(rates) or 0.0:.0f}"
+    rate = compute_estimate(runs)
+    return f"{rate.mean:.0%} ± {100 * (rate.standard_error or 0.0):.0f}"
 
 
 def tabulate_changes(records: Sequence[CellRecord], changes: Sequence[Change]) -> Table:
