@@ -112,7 +112,21 @@ def write_episodes(path: str, folder: str) -> str:
         (len(episodes), "episode"),
         (len(values), "step"),
     )
-    return ", ".join(f"{count:,} {what}{'' if count == 1 else 's'}" for count, what in counts)
+    summary = ", ".join(f"{count:,} {what}{'' if count == 1 else 's'}" for count, what in counts)
+    return summary + warn_of_whole_actions(actions)
+
+
+def warn_of_whole_actions(actions: np.ndarray) -> str:
+    """Say so where all actions (steps, components) are whole numbers from 0 on, which training refuses."""
+    if (actions < 0).any() or (actions != np.floor(actions)).any() or not (actions.shape[1] == 1 or actions.max() > 1):
+        return ""
+    low, high = (
+        "[" + ",".join(f"{value:g}" for value in limits) + "]" for limits in (0 * actions.max(0), actions.max(0))
+    )
+    return (
+        "\nwarning: all actions are whole numbers from 0 on, like those of discrete actions, which training refuses. If they "
+        f'are continuous, add their range to the last line: --set "task.action_low={low} task.action_high={high}"'
+    )
 
 
 def describe_folder(folder: str) -> str:

@@ -27,7 +27,7 @@ def keep_initial_policies(flow: Any) -> dict[str, dict[str, str]]:
     return {sha256: describe_file(flow, keep_initial(config, _get_folder())) for sha256, config in begun.items()}
 
 
-def find_initial(flow: Any, config: Config) -> Path | None:
+def fetch_initial(flow: Any, config: Config) -> Path | None:
     """Return the copy of the policy that training begins from; none where it begins from random networks.
 
     Raises:

@@ -17,7 +17,7 @@ from metaflow import current
 
 from flows.cards import enter_cards_folder
 from flows.errors import clear_errors
-from flows.initial import find_initial
+from flows.initial import fetch_initial
 from flows.lineage import get_unfinished_ancestors, walk_origins, was_completed
 from flows.live_card import LiveTracker, make_live_card
 from flows.options import get_options
@@ -102,7 +102,7 @@ class Stage:
         """Train the critic, or share one within a study; return its file, and the MLflow run that it was taken from."""
         from vdt.experiments.sharing import share_critic
 
-        dataset, initial = self.load_dataset(), self.find_initial()
+        dataset, initial = self.load_dataset(), self._fetch_initial()
         sharing = self._get_sharing("critic")
         return share_critic(self.config, dataset, self.tracker, self.checkpoints, sharing, initial)
 
@@ -114,7 +114,7 @@ class Stage:
         from vdt.experiments.sharing import share_actor
         from vdt.training.score_curve import TrainingStopped
 
-        critic, dataset, initial = self.check(self.flow.critic), self.load_dataset(), self.find_initial()
+        critic, dataset, initial = self.check(self.flow.critic), self.load_dataset(), self._fetch_initial()
         sharing = self._get_sharing("actor")
         try:
             watch = watch_scores(self.flow.cell)
@@ -123,10 +123,10 @@ class Stage:
             logger.info(f"actor: {stopped}, as the scores of trial {self.flow.cell['trial']} promise too little")
             return None, ""
 
-    def find_initial(self) -> Path | None:
+    def _fetch_initial(self) -> Path | None:
         """Return the file of the policy that training begins from; none where it begins from random networks."""
         with clear_errors():
-            return find_initial(self.flow, self.config)
+            return fetch_initial(self.flow, self.config)
 
     def tune_online(self) -> Path:
         """Tune the offline agent with interaction; return its file."""

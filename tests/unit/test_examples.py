@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from support.builders import make_lively_actor_critic
+from vdt.config.errors import ConfigError
 from vdt.data.episode_writer import EpisodeWriter
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.npz import read_folder
@@ -55,6 +56,24 @@ def test_a_log_becomes_episodes_and_the_printed_command_names_them(tmp_path: Pat
     assert dataset.final_missing.tolist() == [True, False]
     assert dataset[1].observations[:3].tolist() == [[10.0, 0.0], [11.0, -1.0], [12.0, -2.0]]
     assert dataset[1].rewards.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_log_of_discrete_actions_is_warned_of_with_the_setting_that_takes_it(tmp_path: Path) -> None:
+    rows = [(e, 0.5 * t, 1, t, 1, t == 3) for e in range(3) for t in range(4)]
+    np.savetxt(tmp_path / "log.csv", rows, delimiter=",", header=HEADER, comments="")
+    said = run_example("own_dataset.py", tmp_path / "log.csv", tmp_path / "mine")
+    with pytest.raises(ConfigError, match="discrete"):
+        resolve_config(f"data:{tmp_path / 'mine'}")
+    settings = re.search(r'--set "(.*)"', said)
+    assert settings is not None and "warning: all actions are whole numbers" in said
+    config = resolve_config(f"data:{tmp_path / 'mine'}", overrides=settings[1])
+    assert (config.task.action_low, config.task.action_high) == ((0.0,), (3.0,))
+
+
+def test_a_robot_is_not_moved_where_no_policy_is(tmp_path: Path) -> None:
+    ended = start_example("robot_loop.py", tmp_path / "none.pt", tmp_path / "logs")
+    assert ended.returncode == 1 and ended.stderr.startswith("error: ") and "none.pt" in ended.stderr
+    assert not (tmp_path / "logs").exists()
 
 
 def test_the_same_log_is_not_added_twice_unless_that_is_asked_for(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ class Agent:
         self.explore = explore
         settings = settings if actor_critic.is_guided else settings.follow(settings.candidate_returns[0])
         self.settings = settings
+        self.context_length = actor_critic.config.policy.get_acting_context(settings.context_length)
         self.device = actor_critic.normalizer.mean.device
         self.environments: list[Environment] = []
         self.chosen = np.zeros(len(settings.candidate_returns), np.int64)  # how often each candidate won
@@ -142,9 +143,7 @@ class Agent:
 
     def _make_history(self, returns: Tensor) -> History:
         """Return an empty history that starts from returns-to-go (N, M) divided by the return scale."""
-        policy = self.actor_critic.config.policy
-        context_length = 1 if policy.kind == "mlp" else self.settings.context_length or policy.context_length
-        return History(returns, context_length, self.settings.forget_steps)
+        return History(returns, self.context_length, self.settings.forget_steps)
 
     def _make_cache(self) -> ContextCache:
         return ContextCache(self.settings.planning_horizon - 1)

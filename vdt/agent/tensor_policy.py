@@ -41,8 +41,7 @@ class TensorPolicy(nn.Module):
         self.register_buffer("low", torch.tensor(spaces.action_low))
         self.register_buffer("high", torch.tensor(spaces.action_high))
         self.has_range, self.return_scale = bool(task.action_low), task.return_scale
-        memoryless = config.policy.kind == "mlp"
-        self.context_length = 1 if memoryless else agent.settings.context_length or config.policy.context_length
+        self.context_length = agent.context_length
         self.forget_steps = min(agent.settings.forget_steps, self.context_length)
         self.eval().requires_grad_(False)
 

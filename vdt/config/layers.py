@@ -211,7 +211,7 @@ def parse_overrides(text: str) -> dict[str, Any]:
     """Return `"critic.expectile=0.8 online.environment_steps=20000"` as dotted key -> value.
 
     Raises:
-        ConfigError: if an item is not of the form key=value, or a key comes twice.
+        ConfigError: if an item is not of the form key=value or changes nothing, or a key comes twice.
     """
     overrides: dict[str, Any] = {}
     try:
@@ -229,6 +229,8 @@ def parse_overrides(text: str) -> dict[str, Any]:
         except ConfigError as error:
             quoted = f"; a value with spaces is quoted: {key}='...'" if value.startswith(("{", "[")) else ""
             raise ConfigError(f"{error}{quoted}") from None
+        if overrides[key] == {} and key not in KEYS:
+            raise ConfigError(f"--set: {item!r} changes nothing; accepted is section.key=value, as vdt keys lists them")
     return overrides
 
 

@@ -92,6 +92,10 @@ class PolicyConfig:
     hidden_layers: Whole = Field(default=2, ge=1)
     return_embedding: Literal["linear", "fourier"] = "linear"
 
+    def get_acting_context(self, wanted: int) -> int:
+        """Return the number of steps of history that the policy acts upon where `wanted` are asked for; 0 means K."""
+        return 1 if self.kind == "mlp" else wanted or self.context_length
+
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class ActorConfig:
@@ -210,7 +214,7 @@ class Config:
     @property
     def acting_context(self) -> int:
         """Return the number of steps of history that the acting policy reads."""
-        return 1 if self.policy.kind == "mlp" else self.planner.context_length or self.policy.context_length
+        return self.policy.get_acting_context(self.planner.context_length)
 
     @property
     def critic_window(self) -> int:

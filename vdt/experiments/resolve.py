@@ -69,7 +69,7 @@ def resolve_config(
     for where, patch in changes:
         _refuse_identity(patch, where)
     env, facts = _find_task(env, source, given)
-    initial = _find_initial(given)
+    initial = _find_named_policy(given)
     layers = _lay_files(env, facts, preset, method)
     has_environment = given.get("task.environment_id", layers.values.get("task.environment_id")) is not None
     if not has_environment:
@@ -134,7 +134,7 @@ def _add_fit(layers: Layers, config: Config) -> Config:
     return layers.build()
 
 
-def _find_initial(given: Mapping[str, Any]) -> InitialPolicy | None:
+def _find_named_policy(given: Mapping[str, Any]) -> InitialPolicy | None:
     """Find the policy that the training begins from, if one is named."""
     where = given.get("init.policy", "")
     if not isinstance(where, str) or not where:
@@ -154,6 +154,8 @@ def _refuse_identity(patch: Mapping[str, Any], where: str) -> None:
 def _find_task(env: str, source: str, given: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """Return the canonical name of a task and its facts: from params/tasks/, or from the data itself."""
     kind, _, rest = env.partition(":")
+    if kind == "data" and not rest.strip():
+        raise ConfigError(f"--env {env} names no data; accepted is data:PATH, a folder of episodes or an HDF5 file")
     if kind in DERIVED and source not in ("auto", kind):
         raise ConfigError(f"--env {env} names its own data; leave --source away, not {source!r}")
     tasks = load_tasks()

@@ -44,12 +44,10 @@ class TakenTrial:
     Attributes:
         number: of the trial.
         settings: dotted key -> value.
-        again: whether another worker had begun it.
     """
 
     number: int
     settings: Mapping[str, Any]
-    again: bool = False
 
 
 class _KernelLock(JournalFileOpenLock):
@@ -168,7 +166,7 @@ class SearchStore(Journal):
                 live = optuna.trial.Trial(self._study_for(trial.number), trial._trial_id)
                 settings = self._suggest(live)  # a kill may have left some open
                 logger.info(f"trial {trial.number}: its worker has ended; this one goes on with it")
-                return TakenTrial(trial.number, settings, again=True)
+                return TakenTrial(trial.number, settings)
         return None
 
     def _lock_running(self, trial: FrozenTrial, held: contextlib.ExitStack) -> bool:

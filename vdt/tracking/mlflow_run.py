@@ -16,7 +16,7 @@ from vdt.tracking.records import (
     Continue,
     Create,
     DatasetEntry,
-    InitialPolicy,
+    InitialPolicyEntry,
     JoinStudy,
     Metrics,
     Record,
@@ -94,7 +94,7 @@ class RunSender:
             Status: self._set_status,
             Tags: lambda tags: self._set_tags(tags.tags),
             JoinStudy: self._join_study,
-            InitialPolicy: self._enter_initial,
+            InitialPolicyEntry: self._enter_initial,
             DatasetEntry: self._enter_dataset,
             Artifact: self._keep_artifact,
             Checkpoint: self._keep_checkpoint,
@@ -238,7 +238,7 @@ class RunSender:
         if names != known:
             self.client.set_tag(self.run_id, STUDY, names)
 
-    def _enter_initial(self, record: InitialPolicy) -> None:
+    def _enter_initial(self, record: InitialPolicyEntry) -> None:
         """Name the policy that training began from, and the run that it was trained in, if the store has it."""
         from mlflow.entities import LoggedModelInput
 

@@ -66,7 +66,7 @@ class JoinStudy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InitialPolicy:
+class InitialPolicyEntry:
     """Policy that the run's training began from: an input of the run, if it is a logged model of the store.
 
     Attributes:
@@ -177,7 +177,7 @@ Record = (
     | Status
     | Tags
     | JoinStudy
-    | InitialPolicy
+    | InitialPolicyEntry
     | DatasetEntry
     | Metrics
     | Artifact
@@ -190,7 +190,7 @@ KINDS: Mapping[str, type[Record]] = {
     "status": Status,
     "tags": Tags,
     "study": JoinStudy,
-    "initial": InitialPolicy,
+    "initial": InitialPolicyEntry,
     "dataset": DatasetEntry,
     "metrics": Metrics,
     "artifact": Artifact,

@@ -24,7 +24,7 @@ from vdt.tracking.records import (
     Continue,
     Create,
     DatasetEntry,
-    InitialPolicy,
+    InitialPolicyEntry,
     Record,
     Status,
     Tags,
@@ -167,7 +167,7 @@ def create_run(
     }
     name, files = make_run_name(config, patch=shown or patch), {"config.yaml": config.to_yaml()}
     init = config.init
-    more = [InitialPolicy(address=init.policy, sha256=init.sha256)] if init.sha256 else []
+    more = [InitialPolicyEntry(address=init.policy, sha256=init.sha256)] if init.sha256 else []
     return create_named_run(
         base, name, tags, config.flatten(), flow_run, command, files, records=more, local_id=local_id
     )

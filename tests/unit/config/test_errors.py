@@ -86,6 +86,8 @@ def test_sections_check_what_they_are_made_of() -> None:
         ),
         ({"overrides": "critic=1"}, r"--set: unknown key 'critic'"),
         ({"overrides": "critic.expectile"}, r"--set: 'critic.expectile' is not of the form section.key=value"),
+        ({"overrides": "actor={}"}, r"--set: 'actor={}' changes nothing; accepted is section.key=value"),
+        ({"env": "data:"}, r"--env data: names no data; accepted is data:PATH"),
         ({"overrides": "=1"}, r"--set: '=1' is not of the form"),
         ({"overrides": "critic.expectile=1.5"}, r"--set: critic.expectile must be between 0.0 and 1.0, not 1.5"),
         ({"overrides": "critic.n_step=0"}, r"--set: critic.n_step must be between 1 and 1000, not 0"),

@@ -108,12 +108,12 @@ def test_a_killed_workers_trial_is_taken_over_under_its_number(tmp_path: Path) -
     store = SearchStore(folder, make_search(trials=12))
     before = store.list_trials()[0]
     with store.take() as other:
-        assert other is not None and (other.number, other.again) == (1, False), "0 has a living worker"
+        assert other is not None and other.number == 1, "0 has a living worker"
         worker.kill()
         worker.communicate()
         assert [trial.state for trial in store.list_trials()] == [RUNNING, RUNNING]
         with store.take() as taken:
-            assert taken is not None and (taken.number, taken.again) == (0, True), "1 has a living worker, this one"
+            assert taken is not None and taken.number == 0, "1 has a living worker, this one"
             assert taken.settings == before.settings
             store.complete(0, {100: 1.0})
     assert [trial.state for trial in store.list_trials()] == [COMPLETE, RUNNING]
@@ -131,7 +131,7 @@ def test_a_kill_between_the_trial_and_its_settings_leaves_no_hole(tmp_path: Path
         folder.mkdir()
         (folder / "journal.jsonl").write_text("".join(journal[:kept]).replace('"a"', f'"{folder.name}"'))
         with SearchStore(folder, search).take() as trial:
-            assert trial is not None and (trial.number, trial.again) == (0, True)
+            assert trial is not None and trial.number == 0
             kept_settings = dict(list(whole.settings.items())[: kept - 2])
             assert {**trial.settings, **kept_settings} == trial.settings and list(trial.settings) == list(SPACE)
 
@@ -184,7 +184,7 @@ def test_a_trial_that_ends_while_another_worker_looks_is_not_taken_over(
 
     monkeypatch.setattr("vdt.experiments.search_store.try_lock", end_first)
     with other.take() as taken:
-        assert taken is not None and (taken.number, taken.again) == (1, False)
+        assert taken is not None and taken.number == 1
 
 
 @pytest.mark.parametrize("pruner", ["median", "halving"])
@@ -215,18 +215,16 @@ def test_a_trial_that_was_stopped_says_so_when_it_is_taken_over(tmp_path: Path) 
     store = SearchStore(tmp_path / "s", search, 10)
     with store.take() as trial:
         assert trial is not None and store.get_pruned_at(trial.number) is None
-    for value in range(6):
+    for _ in range(6):
         with store.take() as trial:
             assert trial is not None
-            if value == 0:
-                assert trial.again, "given back without an end"
             store.report(trial.number, 10, 100.0)
             store.complete(trial.number, {100: 100.0})
     longer = SearchStore(tmp_path / "s", make_search(pruner="median", trials=7), 10)
     with longer.take() as trial:
         assert trial is not None and longer.report(trial.number, 10, 0.0)
     with longer.take() as trial:
-        assert trial is not None and (trial.number, trial.again) == (6, True)
+        assert trial is not None and trial.number == 6
         assert longer.get_pruned_at(trial.number) == 10
 
 

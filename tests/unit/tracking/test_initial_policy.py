@@ -10,7 +10,7 @@ from vdt.config.schema import Config
 from vdt.experiments.resolve import resolve_config
 from vdt.system.files import compute_file_digest
 from vdt.tracking import MLflowTracker, create_run, make_continue_record, send_now
-from vdt.tracking.records import InitialPolicy
+from vdt.tracking.records import InitialPolicyEntry
 
 CONFIG = resolve_config("walker2d-medium-v2", preset="smoke")
 
@@ -51,7 +51,7 @@ def test_the_parents_run_and_model_are_named(store: Path, client: MlflowClient, 
     assert client.get_logged_model(model).source_run_id == parent
     assert client.get_run(child).data.params["init.sha256"] == config.init.sha256
 
-    send_now(store, child, [InitialPolicy(address=config.init.policy, sha256=config.init.sha256)])
+    send_now(store, child, [InitialPolicyEntry(address=config.init.policy, sha256=config.init.sha256)])
     assert get_inputs(client, child) == [model], "a repeated record changes nothing"
 
     client.set_terminated(child, "FINISHED")
