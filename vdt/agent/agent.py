@@ -76,6 +76,10 @@ class PlannerSettings:
         """Return settings with the same history that follow one return-to-go without a choice."""
         return replace(self, candidate_returns=(wanted,), planning_horizon=1, env_model="none")
 
+    def restrict(self, actor_critic: ActorCritic) -> PlannerSettings:
+        """Return the settings by which these networks act: without a choice where their critic may not guide."""
+        return self if actor_critic.is_guided else self.follow(self.candidate_returns[0])
+
 
 def find_candidate_returns(config: Config, return_percentiles: Sequence[float]) -> tuple[float, ...]:
     """Return all returns that a policy may be asked for, whatever `planner.candidates` says; raises as `from_config`."""
@@ -99,8 +103,7 @@ class Agent:
         """
         self.actor_critic = actor_critic
         self.explore = explore
-        settings = settings if actor_critic.is_guided else settings.follow(settings.candidate_returns[0])
-        self.settings = settings
+        self.settings = settings = settings.restrict(actor_critic)
         self.context_length = actor_critic.config.policy.get_acting_context(settings.context_length)
         self.device = actor_critic.normalizer.mean.device
         self.environments: list[Environment] = []
@@ -127,6 +130,11 @@ class Agent:
         """Begin new episodes, one per environment."""
         self.begin(len(environments))
         self.environments = list(environments)
+
+    def close(self) -> None:
+        """Close the environment of a simulator as environment model; other agents have none."""
+        if isinstance(self._env_model, SimulatorModel):
+            self._env_model.scratch.close()
 
     def begin(self, episodes: int) -> None:
         """Begin new episodes with the policy's current weights; drop the old ones.
@@ -191,6 +199,10 @@ class Agent:
             if length < kept and isinstance(self._policy, TransformerPolicy):
                 cache.encode(self._policy, history)
         self._history, self._cache = history, cache
+
+    def forget(self) -> None:
+        """Drop the episodes that `recall` took up, with their keys and values."""
+        self._history, self._cache = None, self._make_cache()
 
     def count_needed(self, timestep: int) -> int:
         """Return the number of last steps that a decision at a timestep depends on, that step included."""

@@ -79,7 +79,7 @@ class Recaller:
         """
         self._make_agent, self._ignores_returns, self._threads = make_agent, ignores_returns, threads
         self._spaces, self._limits = spaces, limits
-        self._agents: dict[int, Agent] = {}  # by number of candidate returns: an agent with the weights for acting
+        self._agents: dict[bool, Agent] = {}  # whether it chooses among several returns: an agent with frozen weights
         self._one_at_a_time = threading.Lock()  # an agent holds the episodes of one call
 
     def __getstate__(self) -> dict[str, Any]:
@@ -114,14 +114,15 @@ class Recaller:
                 "the choices before, which a history does not hold; accepted is per_step, or one target_return"
             )
         returns = np.array(agent.settings.candidate_returns, np.float32)
-        if len(returns) not in self._agents:
+        kept = self._agents.get(len(returns) > 1)
+        if kept is None:
             agent.begin(1)
-            self._agents[len(returns)] = agent
+            kept = self._agents[len(returns) > 1] = agent
         checked = check_history(
             history, place, self._spaces, self._limits, returns, ignores_returns=self._ignores_returns
         )
         timestep, given = len(checked.rewards), len(checked.observations)
-        needed = self._agents[len(returns)].count_needed(timestep)
+        needed = kept.count_needed(timestep)
         if given < needed:
             raise ValueError(
                 f"skipped_steps {place}: at step {timestep} the policy looks at the last {needed} observations, and "
@@ -132,10 +133,11 @@ class Recaller:
 
     def _act_together(self, episodes: Sequence[CheckedHistory]) -> FloatArray:
         """Return the actions (N, A) of episodes with equally many steps and candidates."""
-        agent = self._agents[len(episodes[0].returns)]
+        agent = self._agents[len(episodes[0].returns) > 1]
         columns = ("observations", "actions", "rewards", "returns")
         agent.recall(*(np.stack([getattr(episode, name) for episode in episodes]) for name in columns))
         actions: FloatArray = agent.decide().actions.cpu().numpy()
+        agent.forget()
         return actions
 
 

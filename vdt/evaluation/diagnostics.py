@@ -13,17 +13,16 @@ from torch import Tensor
 
 from vdt.agent.actor_critic import ActorCritic, make_buffer_sampler
 from vdt.agent.agent import Agent, PlannerSettings, find_candidate_returns
+from vdt.agent.episodes import run_episodes
 from vdt.config.schema import Config
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import open_environments
-from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import describe_cut, score_episodes
 from vdt.evaluation.loading import load_actor_critic
 from vdt.evaluation.monte_carlo import compute_followed_returns, make_return_sampler
 from vdt.evaluation.records import Calibration, Diagnostics, ParameterCounts, RequestedReturn, WeightHistogram
 from vdt.evaluation.statistics import compute_calibration
-from vdt.system.machine import count_acting_threads
 from vdt.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -84,16 +83,14 @@ def measure_requested(
     percentiles = actor_critic.return_percentiles
     candidates = find_candidate_returns(config, percentiles)
     returns = candidates if config.policy.kind == "transformer" else candidates[:1]
-    acting = PlannerSettings.from_config(config, percentiles)
-    seeds, limit = range(settings.seed, settings.seed + count), settings.max_episode_steps or None
-    threads = count_acting_threads(config.runtime.threads)
+    acting = PlannerSettings.from_config(config, percentiles).restrict(actor_critic)
+    seeds = range(settings.seed, settings.seed + count)
     rows: list[RequestedReturn] = []
     episodes: list[Trajectory] = []
     with open_environments(config.task, count) as environments:
         for wanted in returns:
             agent = Agent(actor_critic, acting.follow(wanted))
-            label_here = f"request {label} {wanted:g}"
-            new = collect_trajectories(agent, environments, seeds, max_steps=limit, label=label_here, threads=threads)
+            new = run_episodes(agent, config, environments, seeds, f"request {label} {wanted:g}")
             is_cut = None in score_episodes(new, config)
             rows.append(
                 RequestedReturn(wanted, [t.episode_return for t in new], settings.max_episode_steps if is_cut else None)

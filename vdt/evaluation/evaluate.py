@@ -13,11 +13,11 @@ import numpy as np
 
 from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
+from vdt.agent.episodes import run_episodes
 from vdt.agent.policy import Policy, read_count
 from vdt.config.schema import Config
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import Environment, open_environments
-from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import (
     compute_standard_error,
     compute_wilson_interval,
@@ -32,7 +32,6 @@ from vdt.evaluation.loading import load_actor_critic
 from vdt.evaluation.measurements import measure_policy
 from vdt.evaluation.records import Evaluation, EvaluationReport, HeldOutReport, Maze, Trace, name_setting
 from vdt.serving.model_files import looks_ahead, make_model
-from vdt.system.machine import count_acting_threads
 from vdt.tracking import SCORE_METRIC, Tracker
 
 logger = logging.getLogger(__name__)
@@ -82,12 +81,8 @@ def _evaluate(agent: Agent, config: Config, label: str) -> EvaluationReport:
     task, settings, started = config.task, agent.settings, time.monotonic()
     count = config.evaluation.episodes
     seeds = [config.evaluation.seed + i for i in range(count)]
-    limit = config.evaluation.max_episode_steps or None
-    threads = count_acting_threads(config.runtime.threads)
     with open_environments(task, count) as environments:
-        trajectories = collect_trajectories(
-            agent, environments, seeds, max_steps=limit, label=f"evaluate {label}", threads=threads
-        )
+        trajectories = run_episodes(agent, config, environments, seeds, f"evaluate {label}")
         trace = _trace(environments[0], trajectories)
     returns, lengths = [t.episode_return for t in trajectories], [len(t) for t in trajectories]
     scores = score_episodes(trajectories, config)

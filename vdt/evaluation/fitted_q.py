@@ -161,10 +161,8 @@ def make_judge_config(config: Config) -> Config:
 def compute_policy_actions(actor_critic: ActorCritic, buffer: TrajectoryStore) -> Tensor:
     """Compute the acting policy's action at every observation held, (rows, A): one for each row of the matrix."""
     length, (starts, _) = actor_critic.acting_context, buffer.index()
-    candidates = PlannerSettings.from_config(actor_critic.config, actor_critic.return_percentiles).candidate_returns
-    if not actor_critic.is_guided:
-        candidates = candidates[:1]
-    wanted = torch.tensor(candidates, device=starts.device) / actor_critic.config.task.return_scale
+    settings = PlannerSettings.from_config(actor_critic.config, actor_critic.return_percentiles).restrict(actor_critic)
+    wanted = torch.tensor(settings.candidate_returns, device=starts.device) / actor_critic.config.task.return_scale
     total = buffer.take(starts, buffer.column.return_to_go)
     actions = torch.zeros(len(buffer.matrix), buffer.action_size, device=buffer.device)
     for windows in iterate_windows(buffer, length, final=True):

@@ -69,7 +69,7 @@ def estimate_needs(cells: Sequence[Cell], finished: Sequence[CellRecord], steps:
     }
     gpus = asked["gpu"] if any(config.runtime.device != "cpu" for config in configs) else 0
     memory = known["memory"]
-    data = max(_count_data_bytes(config) for config in configs) / 1e6
+    data = max(_count_data_bytes(config, known["recorded_steps"]) for config in configs) / 1e6
     megabytes = memory["process"] + (memory["gpu"] if gpus else 0) + memory["data_copies"] * data
     longest = max((sum(record.seconds.values()) for record in finished), default=0.0) / 60
     largest = max((peak["machine"] for record in finished for peak in record.memory.values()), default=0.0)
@@ -86,10 +86,14 @@ def _read_preset(figures: Mapping[str, int], preset: str) -> int:
     return int(figures.get(preset, max(figures.values())))
 
 
-def _count_data_bytes(config: Config) -> int:
-    """Return the bytes of the data's arrays: observations, actions, reward, return-to-go."""
+def _count_data_bytes(config: Config, recorded_steps: int) -> int:
+    """Return the bytes of the data's arrays: observations, actions, reward, return-to-go.
+
+    `data.steps` says how many steps are collected; those of recorded data are not known before it is read.
+    """
     numbers = config.task.observation_size + config.task.action_size + 2
-    return config.data.steps * numbers * NUMBER_BYTES
+    steps = config.data.steps if config.data.source == "collected" else max(config.data.steps, recorded_steps)
+    return steps * numbers * NUMBER_BYTES
 
 
 def make_waves(

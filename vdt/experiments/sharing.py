@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 OWNER = "OWNER"  # file: the MLflow run that trains, or trained
 CURVES = "curves.jsonl"  # file: the curves of the training, for the runs that take its result
+SCORE = "actor/score"  # metric of `ScoreCurve`
 # Settings that no actor depends on: those of later steps, and those of the machine alone. The planner's context
 # matters where a critic follows the policy, which then acts upon it.
 AFTER_THE_ACTOR = (
@@ -138,8 +139,8 @@ def share_actor(
 ) -> tuple[Path, str]:
     """Train a cell's actor on a critic's checkpoint, for it alone or for all that would train the same.
 
-    Arguments and results are those of `share_critic`; `watch` is called with each score that is measured on the way.
-    What it stops is left unfinished, for another cell to go on with.
+    Arguments and results are those of `share_critic`; `watch` is called with each score that is measured on the way, or
+    that another cell measured. What it stops is left unfinished, for another cell to go on with.
 
     Raises:
         TrainingStopped: if the watcher ends the training.
@@ -148,10 +149,15 @@ def share_actor(
     def train(store: CheckpointStore, tracker: Tracker) -> Path:
         return train_actor(config, dataset, critic, tracker, store, watch, initial)
 
+    def replay(curves: Mapping[int, Mapping[str, float]]) -> None:
+        for step, metrics in curves.items():
+            if watch and SCORE in metrics:
+                watch(step, metrics[SCORE])
+
     if sharing is None:
         return train(checkpoints, tracker), ""
     key = compute_actor_key(config, sharing.md5)
-    return share_training("actor", key, config, sharing, tracker, checkpoints, train)
+    return share_training("actor", key, config, sharing, tracker, checkpoints, train, replay)
 
 
 def share_training(
@@ -162,6 +168,7 @@ def share_training(
     tracker: Tracker,
     checkpoints: CheckpointStore,
     train: Callable[[CheckpointStore, Tracker], Path],
+    replay: Callable[[Mapping[int, Mapping[str, float]]], None] = lambda _: None,
 ) -> tuple[Path, str]:
     """Take the training of another cell, or train for this cell and the others.
 
@@ -173,6 +180,7 @@ def share_training(
         tracker: of its MLflow run; a tag marks the result of another cell, whose curves are copied from beside it.
         checkpoints: of this step, whose settings and facts hold for the shared ones too.
         train: trains with the given checkpoints and tracker, and returns the final one.
+        replay: called with the metrics by step that another cell has measured.
 
     Returns:
         The final checkpoint, and the MLflow run that it was taken from, or an empty string.
@@ -187,7 +195,9 @@ def share_training(
             if owner and owner != run_id and any(folder.glob("*.pt")):
                 logger.info(f"{part}: MLflow run {owner} has left it unfinished; going on from there")
                 tracker.put(Tags(tags={CONTINUED_FROM.format(part): owner}))
-                _log_all(tracker, read_copy(folder / CURVES))
+                curves = read_copy(folder / CURVES)
+                _log_all(tracker, curves)
+                replay(curves)
             write_text(folder / OWNER, f"{run_id}\n")
             if finished:
                 return finished, ""
@@ -197,6 +207,7 @@ def share_training(
     tracker.put(Tags(tags={SHARED_FROM.format(part): owner}))
     curves, last = read_copy(folder / CURVES), state["step"]
     _log_all(tracker, {**curves, last: {**curves.get(last, {}), **state["metrics"]}})
+    replay(curves)
     return finished, owner
 
 

@@ -76,13 +76,13 @@ class Trainer(Protocol):
         """Continue where `state` stopped."""
 
 
-def tune_threads(name: str, trainer: Trainer, device: torch.device, total: int) -> ThreadTuner:
-    """Make the tuner of a trainer's steps, `total` of them."""
+def tune_threads(name: str, trainer: Trainer, device: torch.device, total: int, tried: int = 1) -> ThreadTuner:
+    """Make the tuner of a trainer's steps, `total` of them, which tries step `tried`."""
     if total == 0:
         return ThreadTuner([torch.get_num_threads()], name)
     return make_thread_tuner(
         name,
-        lambda: trainer.update(1),
+        lambda: trainer.update(tried),
         lambda: trainer.state_dict(0),
         trainer.load_state_dict,
         runtime=trainer.config.runtime,
@@ -137,6 +137,12 @@ class ActorTrainer:
         make = make_critic_update
         self.critic_update = make(actor_critic.critic, critic.learning_rate, config.runtime) if joint else None
         self.critic_steps = spread_critic_steps(critic.gradient_steps if joint else 0, actor.gradient_steps)
+
+    @property
+    def fullest_step(self) -> int:
+        """Return a gradient step after the warm start with the largest share of the critic's: none does more."""
+        begin, most = self.config.actor.warm_start_steps, max(self.critic_steps, default=0)
+        return next((k + 1 for k in range(begin, len(self.critic_steps)) if self.critic_steps[k] == most), 1)
 
     def update(self, step: int) -> Metrics:
         """Take gradient step `step` (from 1) of the actor, after its share of the critic's."""
@@ -249,7 +255,8 @@ def train_actor(
         f"inverse temperature {actor_critic.weighting.inverse_temperature:.4g} per unit of advantage"
         + (f", together with {together:,} of the critic" if together else "")
     )
-    threads, start = tune_threads("actor", trainer, device, total), state["step"] if state else 0
+    threads = tune_threads("actor", trainer, device, total, trainer.fullest_step)
+    start = state["step"] if state else 0
     curve = ScoreCurve("actor", config, actor_critic, sampler.generator, tracker, start=start, total=total, watch=watch)
 
     def update(step: int) -> Metrics:

@@ -13,6 +13,7 @@ from vdt.acceleration.convert import make_critic_update
 from vdt.acceleration.threads import ThreadTuner, make_thread_tuner
 from vdt.agent.actor_critic import ActorCritic, make_buffer_sampler
 from vdt.agent.agent import Agent, PlannerSettings
+from vdt.agent.episodes import run_episodes
 from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
 from vdt.checkpoint.store import CheckpointStore, State, load_state
 from vdt.config.schema import Config
@@ -21,10 +22,9 @@ from vdt.data.sampling import MixedSampler, Sampler
 from vdt.data.storage import load_snapshot
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import Environment, make_environment
-from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import compute_normalized_score, score_episodes
 from vdt.serving.model_files import make_model
-from vdt.system.machine import choose_device, count_acting_threads
+from vdt.system.machine import choose_device
 from vdt.system.progress import Progress
 from vdt.tracking import Tracker
 from vdt.training.guidance import follow_weighting, withdraw_unfit_critic
@@ -72,15 +72,8 @@ class OnlineTuner:
             self.actor_critic, PlannerSettings.from_config(config, self.actor_critic.return_percentiles), explore=True
         )
         first = ROLLOUT_SEED + config.seed * 1_000_000 + self.episodes
-        trajectories = collect_trajectories(
-            agent,
-            self.environments,
-            range(first, first + online.episodes_per_iteration),
-            noise=online.exploration_noise,
-            max_steps=config.evaluation.max_episode_steps or None,
-            label="online rollout",
-            threads=count_acting_threads(config.runtime.threads),
-        )
+        seeds = range(first, first + online.episodes_per_iteration)
+        trajectories = run_episodes(agent, config, self.environments, seeds, "online rollout", online.exploration_noise)
         self.buffer.extend(trajectories)
         self.episodes += len(trajectories)
         self.environment_steps += sum(len(t) for t in trajectories) + agent.imagined_environment_steps

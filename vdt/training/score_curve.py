@@ -10,10 +10,10 @@ import torch
 
 from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
+from vdt.agent.episodes import run_episodes
 from vdt.checkpoint.random_state import get_random_state, set_random_state
 from vdt.config.schema import Config
 from vdt.environments import open_environments
-from vdt.environments.rollout import collect_trajectories
 from vdt.environments.scores import score_episodes
 from vdt.tracking import Tracker
 
@@ -90,9 +90,8 @@ def _score(config: Config, actor_critic: ActorCritic) -> list[float | None]:
     acting = PlannerSettings.from_config(config, actor_critic.return_percentiles)
     agent = Agent(actor_critic, acting.follow(acting.candidate_returns[0]))
     seeds = range(config.evaluation.seed, config.evaluation.seed + EPISODES)
-    limit = config.evaluation.max_episode_steps or None
     with open_environments(config.task, EPISODES) as environments:
-        return score_episodes(collect_trajectories(agent, environments, seeds, max_steps=limit), config)
+        return score_episodes(run_episodes(agent, config, environments, seeds, ""), config)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from support.builders import assert_identical, make_actor_critic, make_config, m
 from support.environments import CONSTANT, COUNTDOWN
 from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
+from vdt.agent.episodes import run_episodes
 from vdt.config.schema import Config
 from vdt.data.return_quantiles import compute_return_percentiles
 from vdt.data.sampling import Sampler
@@ -167,6 +168,15 @@ def test_simulator_steps_are_counted() -> None:
     plain = Agent(actor_critic, PlannerSettings((4.0, 2.0), 3, "learned"))
     collect_trajectories(plain, [make_gymnasium_environment("InvertedPendulum-v5", 4)], [0])
     assert plain.imagined_environment_steps == 0
+
+
+def test_an_agent_closes_the_simulator_that_it_looks_ahead_with() -> None:
+    config = make_config({"task.environment_id": "InvertedPendulum-v5", "task.observation_size": 4, "task.horizon": 4})
+    agent = Agent(make_actor_critic(config, _pendulum_dataset()), PlannerSettings((4.0, 2.0), 2, "simulator"))
+    closed: list[bool] = []
+    agent._env_model.scratch.close = lambda: closed.append(True)
+    run_episodes(agent, config, [make_gymnasium_environment("InvertedPendulum-v5", 4)], [0], "x")
+    assert closed == [True]
 
 
 def _pendulum_dataset() -> object:

@@ -53,6 +53,17 @@ def play(actor_critic: ActorCritic, episodes: int, *, lookahead: bool, target: A
     return float(max(differences))
 
 
+def test_targets_of_any_number_leave_no_agents_behind() -> None:
+    """A server answers requests with up to thousands of returns; what each needs is gone with its answer."""
+    policy = Policy(make_lively_actor_critic(), lookahead=True)
+    fresh = Policy(make_lively_actor_critic(), lookahead=True)
+    for count in (1, 2, 3, 5, 2):
+        history = EpisodeHistory([[0.0, 0.0], [1.0, 1.0]], [[0.5]], [2.0], [float(12 - i) for i in range(count)])
+        assert (policy.act_after([history]) == copy.deepcopy(fresh).act_after([history])).all()
+    agents = list(policy._recaller._agents.values())
+    assert len(agents) == 2 and all(agent._history is None for agent in agents)
+
+
 @pytest.mark.parametrize("episodes", [1, 3])
 @pytest.mark.parametrize("lookahead", [False, True])
 @pytest.mark.parametrize("settings", [{}, {"planner.forget_steps": 3}, {"planner.context_length": 1}, MLP], ids=str)

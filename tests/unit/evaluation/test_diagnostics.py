@@ -103,6 +103,16 @@ def test_the_critic_is_calibrated_on_the_returns_that_the_policy_acts_on() -> No
     assert [t.episode_return for t in episodes] == rows[0].achieved
 
 
+def test_a_critic_that_may_not_guide_is_calibrated_on_the_one_return_that_is_followed() -> None:
+    config = make_config(
+        {"evaluation.requested_episodes": 2, "planner.candidates": 3, "actor.max_history_correlation": 0.5}
+    )
+    actor_critic = make_actor_critic(config, make_dataset())
+    actor_critic.history_correlation = 0.9
+    rows, episodes = measure_requested(actor_critic, config, "x")
+    assert [t.episode_return for t in episodes] == rows[0].achieved
+
+
 def test_weights_are_counted() -> None:
     config, dataset = make_config(), make_dataset()
     uniform = count_weights(make_actor_critic(config, dataset, AdvantageWeighting(1e-12, 100.0, 1.0)), dataset)

@@ -42,6 +42,10 @@ def test_needs_come_from_preset_dag_and_data() -> None:
     assert needs.megabytes == round(2000 + 3000 + data)
     big = estimate_needs([make_cell(overrides="data.steps=10000000 runtime.device=cpu")], [], GPU)
     assert (big.gpus, big.megabytes) == (0, round(2000 + 1e7 * 25 * 16 / 1e6)), "no GPU for cells that take none"
+    recorded = Cell(resolve_config(ENV, preset="smoke", source="d4rl"), "")
+    assert estimate_needs([recorded], [], []).megabytes == round(2000 + 2e6 * 25 * 16 / 1e6), (
+        "not data.steps, of collected"
+    )
     asked = estimate_needs([make_cell()], [], [{"gpu": 2}, {"cpu": 8, "memory": 64000}])
     assert (asked.gpus, asked.cores, asked.megabytes) == (2, 8, 64000)
 

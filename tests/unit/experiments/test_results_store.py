@@ -1,5 +1,6 @@
 """What makes two cells the same, and one critic for both."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,11 +31,12 @@ from vdt.experiments.results_store import (
     name_delivered_runs,
     save_result,
 )
-from vdt.experiments.sharing import Sharing, compute_actor_key, compute_critic_key, share_training
+from vdt.experiments.sharing import Sharing, compute_actor_key, compute_critic_key, share_actor, share_training
 from vdt.system.files import compute_file_digest
 from vdt.tracking import Tracker
 from vdt.training.critic_pretraining import pretrain_critic
 from vdt.training.offline import train_actor
+from vdt.training.score_curve import TrainingStopped
 
 FACTS = {"data": {"md5": "md5"}}
 
@@ -197,7 +199,7 @@ def test_the_actor_is_trained_once(home: Path, dataset: TrajectoryDataset) -> No
     """For cells that choose their actions in other ways, or go on in other ways; it is the one that each would train."""
     critic = share(home, dataset, "run-1")[0]
 
-    def share_actor(run: str, **settings: Any) -> tuple[Path, str, TaggedTracker]:
+    def share_one(run: str, **settings: Any) -> tuple[Path, str, TaggedTracker]:
         config, tracker = make_config(settings), TaggedTracker()
         key = compute_actor_key(config, "md5")
         sharing, store = Sharing(home, run, "md5"), make_store(home / run, facts=FACTS)
@@ -208,16 +210,40 @@ def test_the_actor_is_trained_once(home: Path, dataset: TrajectoryDataset) -> No
         path, owner = share_training("actor", key, config, sharing, tracker, store, train)
         return path, owner, tracker
 
-    path, owner, _ = share_actor("run-1")
+    path, owner, _ = share_one("run-1")
     assert owner == ""
-    again, taken_from, tracker = share_actor("run-2", **{"planner.candidates": 1, "evaluation.episodes": 3})
+    again, taken_from, tracker = share_one("run-2", **{"planner.candidates": 1, "evaluation.episodes": 3})
     assert (again, taken_from, tracker.tags) == (path, "run-1", {"actor_shared_from": "run-1"})
-    other, owner, _ = share_actor("run-3", **{"actor.q_coefficient": 0.1})
+    other, owner, _ = share_one("run-3", **{"actor.q_coefficient": 0.1})
     assert other != path and owner == ""
     config = make_config()
     alone = train_actor(config, dataset, critic, RecordingTracker(), make_store(home / "alone"))
     assert_identical(load_state(path)["actor_critic"]["policy"], load_state(alone)["actor_critic"]["policy"])
     assert load_state(path)["data"] == FACTS["data"] and "data" not in load_state(alone)
+
+
+def test_scores_of_a_shared_actor_are_watched_by_each_cell(home: Path, dataset: TrajectoryDataset) -> None:
+    """A search prunes by them, so a trial that takes another's actor must see what that one saw."""
+    critic = share(home, dataset, "run-1")[0]
+
+    def watch(run: str, stop: int = 0, **settings: Any) -> list[int]:
+        seen: list[int] = []
+
+        def note(step: int, score: float) -> None:
+            seen.append(step)
+            if step == stop:
+                raise TrainingStopped(step)
+
+        config = make_config({"evaluation.curve_points": 2, **settings})
+        sharing, store = Sharing(home, run, "md5"), make_store(home / run, every=15, facts=FACTS)
+        with contextlib.suppress(TrainingStopped):
+            share_actor(config, dataset, critic, RecordingTracker(), store, sharing, note)
+        return seen
+
+    assert watch("run-1", stop=20) == [10, 20]
+    assert watch("run-2", **{"planner.candidates": 1})[0] == 10, "measured before the checkpoint that it goes on from"
+    assert watch("run-3", **{"planner.candidates": 2}) == [10, 20]
+    assert watch("run-4", stop=10, **{"planner.select": "margin"}) == [10]
 
 
 def test_a_critic_depends_on_the_limit_of_its_test_where_another_may_follow() -> None:
