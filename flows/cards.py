@@ -11,7 +11,7 @@ from metaflow.plugins.cards.card_modules.card import MetaflowCard
 
 from vdt.system.home import home
 
-REPORT = "vdt_report"  # type of the report's card
+REPORT_CARD = "vdt_report"  # type of the report's card
 HOST = "127.0.0.1"  # of Metaflow's viewer, which answers all hosts otherwise
 NOTHING = "<!DOCTYPE html><p>Trials of a search have no report of their own: that of the search has them all.</p>"
 
@@ -19,7 +19,7 @@ NOTHING = "<!DOCTYPE html><p>Trials of a search have no report of their own: tha
 class ReportCard(MetaflowCard):
     """Card that is the report's HTML file: figures inside, no request to any host."""
 
-    type = REPORT
+    type = REPORT_CARD
 
     def render(self, task: Any) -> str:
         """Return the page of a task with the artifact `report_path`, of its Markdown file."""

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 FLOW = "vdt_flow.py"
 REPORT_FLOW = Path(__file__).with_name("report_flow.py")
-SEARCH = Path(__file__).with_name("search.py")
+SEARCH_FILE = Path(__file__).with_name("search.py")
 ENGINES = ("kubernetes", "batch", "slurm")  # `--with` these, steps run elsewhere
 CHECKED = "VDT_CHECKED"  # environment variable: the command line was checked on this machine
 MEMORY_KILLS = "VDT_MEMORY_KILLS"  # environment variable: `count_memory_kills` when the flow began
@@ -58,19 +58,56 @@ def check_command_line(argv: list[str]) -> None:
         interrupt_on_signals()
         remember_command(argv)
         os.environ[MEMORY_KILLS] = str(count_memory_kills())
-    if given.max_workers:
-        os.environ["METAFLOW_RUN_MAX_WORKERS"] = given.max_workers  # so that steps know how many run at once
     if given.help:
         return
     try:
+        _take_workers(given.max_workers)
         check_words(called, argv[1:], others, [name_option(name) for name in (*OPTIONS, REGISTER)])
         if command in ("run", "resume"):
             delivers_later()  # refuses another word than its two
             get_tracking_uri(home())  # refuses an address that depends on where a program starts
         if command == "run":
             _check_run(vars(given), argv)
+        if command == "resume":
+            check_resume(others)
     except (ConfigError, FolderError, StoreError) as error:
         _refuse(str(error))
+
+
+def _take_workers(given: str | None) -> None:
+    """Check `--max-workers`, and keep it so that steps know how many run at once."""
+    if given is None:
+        return
+    if not (given.isdecimal() and int(given)):
+        raise ConfigError(f"--max-workers must be a whole number of at least 1, not {given!r}")
+    os.environ["METAFLOW_RUN_MAX_WORKERS"] = given
+
+
+def check_resume(words: Sequence[str]) -> None:
+    """Refuse to continue no run, or one that another run has continued, unless a step is named to be repeated.
+
+    Args:
+        words: of the command line, without the options of the flow.
+
+    Raises:
+        ConfigError: naming the run to resume instead.
+    """
+    given = [word.partition("=")[2] for word in words if word.startswith("--origin-run-id=")]
+    given += [word for before, word in pairwise(words) if before == "--origin-run-id"]
+    if not given:
+        return  # Metaflow takes the last one
+    from vdt.agent.addresses import DEFAULT_FLOW
+    from vdt.agent.policy_files import find_continued
+
+    if not given[0].strip():
+        raise ConfigError("--origin-run-id is empty; accepted is a run id, as vdt runs lists them")
+    names_step = not words[words.index("resume") + 1].startswith("-")
+    later = find_continued(home() / ".vdt" / "checkpoints" / DEFAULT_FLOW / given[0].rpartition("/")[2])
+    if later and not names_step:
+        raise ConfigError(
+            f"--origin-run-id {given[0]}: run {later[0].name} has continued it, so resume that one; a step that is named "
+            "(resume STEP --origin-run-id …) is repeated"
+        )
 
 
 def _prepare_cards(words: Sequence[str]) -> None:
@@ -98,7 +135,7 @@ def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
             )
         check_cells(check_search(resolve_study(given), given["set"]))
         check_folders(home())
-        os.execv(sys.executable, [sys.executable, str(SEARCH), *argv])
+        os.execv(sys.executable, [sys.executable, str(SEARCH_FILE), *argv])
     cells, study = resolve_cells(given)
     if given[REGISTER]:
         check_registration(given[REGISTER], cells, is_main=is_main)

@@ -16,7 +16,7 @@ prepare()
 
 from metaflow import FlowSpec, Parameter, card, exit_hook, step  # noqa: E402  (reads what prepare() sets)
 
-from flows.cards import REPORT  # noqa: E402
+from flows.cards import REPORT_CARD  # noqa: E402
 from flows.command_line import check_command_line  # noqa: E402
 from flows.errors import clear_errors  # noqa: E402
 from flows.options import get_options  # noqa: E402
@@ -45,7 +45,7 @@ class ReportFlow(FlowSpec):
     trial = Parameter("trial", help="number of a trial of the study's search, instead of all", default="")
     reuse = Parameter("reuse", help="exact, or settings: results of other versions of the code, too", default="")
 
-    @card(type=REPORT)
+    @card(type=REPORT_CARD)
     @step
     def start(self) -> None:
         """Find the results and write the report."""

@@ -87,7 +87,9 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
     path = _write(cells, study, get_options(flow))
     files = sorted(path.parent.iterdir())
     opening, closing = make_continue_record(str(current.run_id), fork=False), Status(status="FINISHED")
-    kept = _keep_study_report(study, files) if study else make_artifact_records(files, "report")
+    if study:
+        _keep_study_report(study, files)
+    kept = [] if study else make_artifact_records(files, "report")
     # the tuned policy whose score stands above it; the checkpoint of the best rollouts may be worse
     policies = [branch.agents.get("online") or branch.agents["offline"] for branch in branches]
     run_ids = []
@@ -236,12 +238,11 @@ def _name_report(study: Mapping[str, Any]) -> str:
     return str(study.get("folder", f"study-{study['name']}"))
 
 
-def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> list[Record]:
-    """Store a study's report in an MLflow run of its own, one per study; return the records left for its cells: none."""
+def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> None:
+    """Store a study's report in an MLflow run of its own, one per study."""
     from vdt.tracking import REPORT_OF, Status, create_named_run, make_artifact_records
 
     name = _name_report(study).removeprefix("study-")
     records = [*make_artifact_records(files, "report"), Status(status="FINISHED")]
     tags, command = {REPORT_OF: name}, get_command()
     create_named_run(home(), f"report-{name}", tags, {}, str(current.run_id), command, records=records)
-    return []

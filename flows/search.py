@@ -40,7 +40,7 @@ from vdt.experiments.search_log import SearchLog  # noqa: E402
 from vdt.experiments.search_trials import (  # noqa: E402
     check_search,
     find_first_rung,
-    find_folder,
+    find_search_folder,
     get_search,
     open_search,
     score_seeds,
@@ -73,7 +73,7 @@ class Worker:
         self.study = resolve_study(self.given)
         self.search, self.overrides = get_search(self.study), self.given.get("set", "")
         first = check_search(self.study, self.overrides)[0].config
-        self.folder = find_folder(self.study, self.overrides, get_reuse(self.given))
+        self.folder = find_search_folder(self.study, self.overrides, get_reuse(self.given))
         self.store: SearchStore = open_search(self.folder, self.search, find_first_rung(first))
         self.log = SearchLog(self.study, self.store, get_command())
 
@@ -82,9 +82,9 @@ class Worker:
         self.log.open()
         budget, ended = self.store.budget, sum(trial.state != "running" for trial in self.store.list_trials())
         logger.info(f"search {self.study.name}: {ended} of {budget} trials have ended ({self.folder})")
-        if self.store.frozen is not None and ended < budget:
+        if self.store.winner is not None and ended < budget:
             logger.warning(
-                f"search {self.study.name}: trial {self.store.frozen} has won, so {budget - ended} more are not begun; "
+                f"search {self.study.name}: trial {self.store.winner} has won, so {budget - ended} more are not begun; "
                 "other reported seeds begin another search"
             )
         failures = 0
@@ -96,7 +96,7 @@ class Worker:
                 raise ConfigError(f"{failures} trials in a row have failed; the last lines above them say why")
             if trial is not None:
                 continue
-            if self.store.is_finished() or self.store.frozen is not None:
+            if self.store.is_finished() or self.store.winner is not None:
                 return self._finish()
             if JOB in os.environ:
                 logger.info(f"search {self.study.name}: other workers run what is left; this job ends")
@@ -175,9 +175,9 @@ class Worker:
             best = find_best(trials)
             if best is None:
                 raise ConfigError(f"none of the {len(trials)} trials of {self.study.name} is complete, so none has won")
-            if self.store.frozen is None:
-                self.store.freeze(best.number)
-            best = next(trial for trial in trials if trial.number == self.store.frozen)
+            if self.store.winner is None:
+                self.store.set_winner(best.number)
+            best = next(trial for trial in trials if trial.number == self.store.winner)
             records, _ = self._find_finished(best.number, self.search.seeds)
             complete = sum(trial.score is not None for trial in trials)
             path = write_winner(self.study, self.overrides, self.folder, best, complete, records)

@@ -42,11 +42,17 @@ from vdt.experiments.cluster import (  # noqa: E402
 )
 from vdt.experiments.cluster_status import describe_job, describe_states, describe_status  # noqa: E402
 from vdt.experiments.preflight import check_cells  # noqa: E402
-from vdt.experiments.search_trials import check_search, find_first_rung, get_search, load_trials, open_search  # noqa: E402
-from vdt.experiments.search_trials import find_folder as find_search  # noqa: E402
+from vdt.experiments.search_trials import (  # noqa: E402
+    check_search,
+    find_first_rung,
+    find_search_folder,
+    get_search,
+    load_trials,
+    open_search,
+)
 from vdt.experiments.study import Cell, Study  # noqa: E402
 from vdt.experiments.submissions import (  # noqa: E402
-    REPORT,
+    REPORT_FOLDER,
     WORKERS,
     find_busy,
     find_ends,
@@ -104,7 +110,7 @@ class Submission:
 
     def submit_report(self, after: Sequence[str]) -> str:
         """Submit the job that delivers records and reports when all others have ended; return its number."""
-        folder = self.folder / REPORT
+        folder = self.folder / REPORT_FOLDER
         folder.mkdir(exist_ok=True)
         words = [f"--output={folder}/%j.log", "--ntasks=1", *self._list_common(folder, after)]
         given = [*drop_needs(self.request.sbatch), *self.request.sbatch_report]
@@ -199,7 +205,7 @@ def _submit_workers(request: Request, study: Study) -> None:
     search, overrides = get_search(study), request.options.get("set", "")
     cells = check_search(study, overrides)
     check_cells(cells, device=False)
-    folder = find_search(study, overrides, get_reuse(request.options))
+    folder = find_search_folder(study, overrides, get_reuse(request.options))
     if folder.is_dir():
         store = open_search(folder, search, find_first_rung(cells[0].config))
         if store.is_finished() and store.reports:
@@ -230,7 +236,7 @@ def _submit_report(submission: Submission, after: Sequence[str], jobs: Sequence[
     """Submit the report, in place of those among the jobs that an earlier call has left in the queue."""
     logger.info(f"report: job {submission.submit_report(after)}, when the others have ended")
     for job in jobs:
-        if Path(job.comment).name == REPORT and job.state == "PENDING":
+        if Path(job.comment).name == REPORT_FOLDER and job.state == "PENDING":
             cancel_job(job.job_id)
     logger.info(f"each job asks for {' '.join([*submission.needs, *submission.request.sbatch])}")
     logger.info(f"logs: {submission.folder}")
@@ -246,7 +252,7 @@ def show_status(request: Request) -> None:
         counts = {state: sum(trial.state == state for trial in trials) for state in sorted({t.state for t in trials})}
         said = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none begun"
         logger.info(f"search {study.name}: {get_search(study).trials} trials: {said}")
-        for job in list_own(jobs, [find_search(study, overrides, reuse).name]):
+        for job in list_own(jobs, [find_search_folder(study, overrides, reuse).name]):
             logger.info(describe_job(job, Path(job.comment).name))
         return
     cells, _ = resolve_cells(request.options)

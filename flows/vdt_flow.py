@@ -17,7 +17,7 @@ prepare()  # before Metaflow reads the environment
 
 from metaflow import FlowSpec, Parameter, card, current, exit_hook, package_sources, resources, step  # noqa: E402
 
-from flows.cards import REPORT  # noqa: E402
+from flows.cards import REPORT_CARD  # noqa: E402
 from flows.command_line import CHECKED, check_command_line, get_command  # noqa: E402
 from flows.errors import clear_errors  # noqa: E402
 from flows.initial import keep_initial_policies  # noqa: E402
@@ -151,7 +151,7 @@ class VDTFlow(FlowSpec):
             stage.keep_result()
         self.next(self.report)
 
-    @card(type=REPORT)
+    @card(type=REPORT_CARD)
     @step
     def report(self, inputs: Any) -> None:
         """Report all cells in one table, with uncertainty."""

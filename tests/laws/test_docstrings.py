@@ -22,6 +22,7 @@ VERBS = [
     "Change",
     "Check",
     "Choose",
+    "Close",
     "Collect",
     "Compare",
     "Compile",

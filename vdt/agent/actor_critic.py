@@ -206,10 +206,10 @@ class ActorCritic:
             "return_percentiles": list(self.return_percentiles),
             "history_correlation": self.history_correlation,
             "critic_weighting": self.critic_weighting,
-            **self._get_follower_state(),
+            **self._get_target_policy_state(),
         }
 
-    def _get_follower_state(self) -> dict[str, Any]:
+    def _get_target_policy_state(self) -> dict[str, Any]:
         if self.target_policy is None:
             return {}
         return {"target_policy": self.target_policy.state_dict(), "critic_steps": self.critic_steps}

@@ -31,7 +31,7 @@ ACCEPTED = (
     "a checkpoint file (.pt) or its folder, an MLflow run id, runs:/RUN, runs:/RUN/NAME, models:/NAME/VERSION, "
     "models:/NAME@ALIAS, models:/MODEL_ID, a Metaflow run id, or VDTFlow/RUN"
 )
-FLOW = "VDTFlow"  # whose run ids may stand alone
+DEFAULT_FLOW = "VDTFlow"  # whose run ids may stand alone
 MLFLOW_RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/(.+?))?/?")
 MODEL = re.compile(r"models:/(?:(m-[0-9a-f]{32})|([^/@]+)/(\d+)|([^/@]+)@([^/@]+))/?")
 METAFLOW_RUN = re.compile(r"(?:(\w*Flow)/)?([\w.-]+)/?")
@@ -70,12 +70,12 @@ def find_policy(where: str | Path, *, name: str | None = None, cell: str | None 
     elif os.path.isdir(path):
         _refuse(chosen, "a folder of checkpoints has one policy")
         yield _find_in_folder(path)
-    elif text.startswith("models:") or (found := MLFLOW_RUN.fullmatch(text)):
+    elif text.startswith("models:") or MLFLOW_RUN.fullmatch(text):
         _refuse({"cell": cell}, "a run of MLflow has one cell")
         with _find_in_mlflow(text, wanted) as policy:
             yield policy
     elif (found := METAFLOW_RUN.fullmatch(text)) and (found[1] or found[2].isdigit()):
-        yield _find_in_flow(found[1] or FLOW, found[2], wanted, cell)
+        yield _find_in_flow(found[1] or DEFAULT_FLOW, found[2], wanted, cell)
     else:
         raise CheckpointError(f"no policy at {text!r}: there is no such file, and accepted are {ACCEPTED}")
 
@@ -115,11 +115,15 @@ def _find_in_flow(flow: str, run_id: str, name: str | None, cell: str | None) ->
         raise CheckpointError(f"no checkpoints of {where} in {run.parent}; VDT_HOME says where runs are kept")
     if not cells:
         raise CheckpointError(f"{where} has no finished policy yet ({run})")
-    listed = "; ".join(f"{key}: {', '.join(policies)}" for key, policies in cells.items())
+    others = sorted({path.name for path in run.glob("*/*") if path.is_dir()} - cells.keys())
+    known = {key: ", ".join(policies) for key, policies in cells.items()} | dict.fromkeys(others, "none yet")
+    listed = "; ".join(f"{key}: {policies}" for key, policies in known.items())
     if cell is not None and cell not in cells:
         raise CheckpointError(f"{where} has {listed}, and no cell {cell!r}{suggest(cell, cells)}")
-    if cell is None and len(cells) > 1:
-        raise CheckpointError(f"{where} has the policies of several cells; choose one by cell=…: {listed}")
+    if cell is None and len(known) > 1:
+        raise CheckpointError(
+            f"{where} has several cells; choose one by cell=…, or give the cell's run of MLflow: {listed}"
+        )
     policies = cells[next(iter(cells)) if cell is None else cell]
     policy = policies[_choose(policies, name, where)]
     if not policy.path.is_file():

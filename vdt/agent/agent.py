@@ -201,7 +201,7 @@ class Agent:
         self._history, self._cache = history, cache
 
     def forget(self) -> None:
-        """Drop the episodes that `recall` took up, with their keys and values."""
+        """Remove the episodes that `recall` took up, with their keys and values."""
         self._history, self._cache = None, self._make_cache()
 
     def count_needed(self, timestep: int) -> int:
@@ -222,7 +222,7 @@ class Agent:
             cache=self._cache,
             explore=self.explore,
             selection=self._selection,
-            compute_doubt=self.actor_critic.critic.compute_doubt,
+            compute_disagreement=self.actor_critic.critic.compute_disagreement,
         )
 
     def observe(self, actions: FloatArray, rewards: FloatArray, active: npt.NDArray[np.bool_]) -> None:

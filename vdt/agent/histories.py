@@ -104,6 +104,8 @@ class Recaller:
 
     def _check(self, history: EpisodeHistory, place: str) -> CheckedHistory:
         """Return a history as arrays; see `check_history`."""
+        if not isinstance(history, EpisodeHistory):
+            raise ValueError(f"history {place} must be an EpisodeHistory, not {type(history).__name__}")
         try:
             agent = self._make_agent(history.target_return)
         except ValueError as error:

@@ -26,7 +26,7 @@ from vdt.config.schema import Config
 from vdt.system.files import atomic_write, compute_file_digest
 
 OPTION = "--init-from"
-DIGITS = 16  # of the digest in a kept file's name
+DIGEST_DIGITS = 16  # of the digest in a kept file's name
 # Keys that say what the networks' inputs and outputs stand for.
 UNITS = ("task.action_low", "task.action_high", "task.return_scale", "task.reward_shift")
 CRITIC = (
@@ -135,7 +135,7 @@ def keep_initial(config: Config, folder: Path) -> Path:
         ConfigError: if the original has changed since its digest was taken.
     """
     init = config.init
-    kept = folder / f"{init.sha256[:DIGITS]}.pt"
+    kept = folder / f"{init.sha256[:DIGEST_DIGITS]}.pt"
     if not kept.is_file() or compute_file_digest(kept, "sha256") != init.sha256:
         try:
             with find_policy(init.policy) as found:
@@ -152,7 +152,9 @@ def _check_digest(config: Config, found: str) -> None:
     """Refuse a file that is not the one that the run began from."""
     wanted = config.init.sha256
     if found != wanted:
-        what = f"is another now (sha256 {found[:DIGITS]}…, not {wanted[:DIGITS]}…)" if found else "is gone"
+        what = (
+            f"is another now (sha256 {found[:DIGEST_DIGITS]}…, not {wanted[:DIGEST_DIGITS]}…)" if found else "is gone"
+        )
         raise ConfigError(
             f"{OPTION} {config.init.policy}: the policy that this run began from {what}; put it back, or start a new run"
         )

@@ -105,6 +105,8 @@ class Policy:
     def _follow(self, target_return: float | Sequence[float]) -> PlannerSettings:
         """Return settings that follow the given return, or choose among several."""
         wanted = np.atleast_1d(read_numbers(target_return, "target_return"))
+        if np.asarray(target_return).dtype == np.bool_:
+            raise ValueError(f"target_return must be a number, not {target_return!r}")
         if wanted.ndim != 1 or wanted.size == 0 or not np.isfinite(wanted).all():
             raise ValueError(f"target_return must be a finite number, not {target_return!r}")
         expect_finite(wanted.squeeze(), "target_return", limit=self._limits.returns)

@@ -90,12 +90,24 @@ def _explain(key: Key, error: ValidationError) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML loader of plain values without object tags or aliases: a few lines of aliases can stand for billions of values."""
+    """YAML loader of plain values without object tags, aliases or repeated keys.
+
+    A few lines of aliases can stand for billions of values. Of a key that comes twice one value would be lost.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not accepted")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"the key {key.value!r} comes twice in one mapping, again in line {line}")
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 def parse_yaml(text: str, what: str) -> Any:

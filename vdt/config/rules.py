@@ -94,7 +94,7 @@ def simulator_can_be_copied(config: Config) -> str | None:
 
 @rule
 def margin_has_two_critics(config: Config) -> str | None:
-    """Check that the critic's doubt, by which a candidate is left, is the disagreement of two networks or more."""
+    """Check that the critic's disagreement, by which a candidate is left, is that of two networks or more."""
     if config.planner.select != "margin" or config.planner.candidates == 1 or config.critic.members > 1:
         return None
     return "planner.select is margin, the disagreement of several Q, but critic.members is 1; accepted is 2 or more"

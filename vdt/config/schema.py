@@ -15,7 +15,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 
+from vdt.config.errors import ConfigError
 from vdt.config.task import TaskConfig
 from vdt.config.types import CHECKED, Flag, Key, Number, Numbers, Text, Whole, describe
 from vdt.system.files import make_file_name
@@ -272,28 +274,40 @@ def _make_plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _list_keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Key]]:
-    """Yield every dotted key below a section, with its accepted values."""
+def _list_fields(section: Any, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every dotted key below a section with its field."""
     for name, item in section.__pydantic_fields__.items():
         if dataclasses.is_dataclass(item.annotation):
-            yield from _list_keys(item.annotation, f"{prefix}{name}.")
+            yield from _list_fields(item.annotation, f"{prefix}{name}.")
         else:
-            accepted = describe(item.annotation, item.metadata)
-            yield f"{prefix}{name}", dataclasses.replace(accepted, meaning=item.description or "")
+            yield f"{prefix}{name}", item
 
 
-KEYS: Mapping[str, Key] = MappingProxyType(dict(_list_keys(Config)))
+def _describe_field(item: FieldInfo) -> Key:
+    return dataclasses.replace(describe(item.annotation, item.metadata), meaning=item.description or "")
+
+
+FIELDS: Mapping[str, FieldInfo] = MappingProxyType(dict(_list_fields(Config)))
+KEYS: Mapping[str, Key] = MappingProxyType({key: _describe_field(item) for key, item in FIELDS.items()})
+# What was done before a key existed.
+DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {key: item.default for key, item in FIELDS.items() if not item.is_required() and item.default_factory is None}
+)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted key -> value of a nested mapping; a key whose value is a mapping keeps it."""
+    """Return dotted key -> value of a nested mapping; a key whose value is a mapping keeps it.
+
+    Raises:
+        ConfigError: if a key comes twice, inside its section and dotted.
+    """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and name not in KEYS:
-            flat.update(flatten(value, f"{name}."))
-        else:
-            flat[name] = value
+        found = flatten(value, f"{name}.") if isinstance(value, Mapping) and name not in KEYS else {name: value}
+        if twice := flat.keys() & found.keys():
+            raise ConfigError(f"{min(twice)} comes twice, inside its section and dotted; leave one out")
+        flat.update(found)
     return flat
 
 

@@ -70,7 +70,7 @@ class Critic(nn.Module):
         """Compute the first Q itself, not its target, as TD3's actor follows it: (..., S), (..., A) -> (...)."""
         return self.q.evaluate_first(observations, actions)
 
-    def compute_doubt(self, observations: Tensor, actions: Tensor) -> Tensor:
+    def compute_disagreement(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Compute the disagreement of the target Qs, largest minus smallest: (..., S), (..., A) -> (...)."""
         q: Tensor = self.target_q(observations, actions)
         return q.amax(0) - q.amin(0)

@@ -35,7 +35,7 @@ from vdt.system.progress import Progress
 ROWS_VERSION = 1  # increase it when the same inputs give other rows
 SPARE_ROWS = 1024  # below the last one: more than the longest window, `policy.context_length` and one
 MEMORY_SHARE = 1 / 2  # of the memory: a larger file does not stay in it, and pages are announced before they are read
-DIGITS = 16
+DIGEST_DIGITS = 16
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def find_rows_file(
         "device": device.type,  # which normalises
     }
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    return dataset.file.path.parent / "rows" / f"{digest[:DIGITS]}.npy"
+    return dataset.file.path.parent / "rows" / f"{digest[:DIGEST_DIGITS]}.npy"
 
 
 def _map_matrix(path: Path, shape: tuple[int, int]) -> tuple[Tensor, mmap.mmap, int]:

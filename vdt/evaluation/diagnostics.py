@@ -20,7 +20,7 @@ from vdt.data.trajectory import Trajectory, TrajectoryDataset
 from vdt.environments import open_environments
 from vdt.environments.scores import describe_cut, score_episodes
 from vdt.evaluation.loading import load_actor_critic
-from vdt.evaluation.monte_carlo import compute_followed_returns, make_return_sampler
+from vdt.evaluation.monte_carlo import compute_monte_carlo_returns, make_monte_carlo_sampler
 from vdt.evaluation.records import Calibration, Diagnostics, ParameterCounts, RequestedReturn, WeightHistogram
 from vdt.evaluation.statistics import compute_calibration
 from vdt.tracking import Tracker
@@ -109,7 +109,7 @@ def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory
     After a cut the return continues with the value of the final observation; a step without one is left out. Returns none
     if no step has one.
     """
-    sampler = make_return_sampler(actor_critic, episodes)
+    sampler = make_monte_carlo_sampler(actor_critic, episodes)
     try:
         with_target = sampler.buffer.index_targets()
     except ValueError:
@@ -117,7 +117,7 @@ def measure_calibration(actor_critic: ActorCritic, episodes: Sequence[Trajectory
     column, rows = sampler.buffer.column, sampler.buffer.list_step_rows(with_target)
     taken = sampler.buffer.take(rows)
     chunks = rows.tensor_split(1 + len(rows) // CHUNK)
-    followed = torch.cat([compute_followed_returns(actor_critic, sampler, chunk) for chunk in chunks])
+    followed = torch.cat([compute_monte_carlo_returns(actor_critic, sampler, chunk) for chunk in chunks])
     expected = actor_critic.critic.compute_min_q(taken[:, column.observation], taken[:, column.action])
     predicted, earned = ((values / actor_critic.reward_scale).cpu().double().numpy() for values in (expected, followed))
     return compute_calibration(predicted, earned)

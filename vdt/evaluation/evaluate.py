@@ -60,6 +60,8 @@ def evaluate_policy(
     Raises:
         ValueError: if the policy's data has no environment, or an argument is out of range.
     """
+    if not isinstance(policy, Policy):
+        raise ValueError(f"policy must be a Policy, as load_policy returns it, not {policy!r}")
     config = policy.config
     if not config.has_environment:
         raise ValueError(

@@ -12,7 +12,7 @@ from vdt.agent.actor_critic import ActorCritic
 from vdt.data.batches import SequenceBatch
 from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
-from vdt.evaluation.monte_carlo import compute_followed_returns, make_return_sampler
+from vdt.evaluation.monte_carlo import compute_monte_carlo_returns, make_monte_carlo_sampler
 from vdt.evaluation.records import Calibration, HeldOutReport
 from vdt.evaluation.statistics import compute_calibration
 from vdt.evaluation.windows import Windows, iterate_windows
@@ -64,7 +64,7 @@ def evaluate_held_out(actor_critic: ActorCritic, episodes: TrajectoryDataset, la
     """Compare the policy's actions with the data's, and the critic's values with the data's returns."""
     config, task = actor_critic.config, actor_critic.config.task
     actor_critic.policy.eval()
-    sampler = make_return_sampler(actor_critic, episodes)
+    sampler = make_monte_carlo_sampler(actor_critic, episodes)
     windows = iterate_windows(sampler.buffer, actor_critic.acting_context, final=False)
     chunks = [_measure(actor_critic, sampler, part) for part in windows]
     steps = _Steps(*(torch.cat(column).double() for column in zip(*chunks, strict=True)))
@@ -134,6 +134,6 @@ def _measure(actor_critic: ActorCritic, sampler: Sampler, windows: Windows) -> _
         of_data,
         critic.value(observations) if actor_critic.target_policy is None else of_policy,
         density,
-        compute_followed_returns(actor_critic, sampler, every),
+        compute_monte_carlo_returns(actor_critic, sampler, every),
         sampler.buffer.take(every, sampler.buffer.column.bootstrap_steps),
     )

@@ -14,7 +14,7 @@ from vdt.data.trajectory_store import TrajectoryStore
 from vdt.evaluation.windows import STEPS_PER_PASS
 
 
-def make_return_sampler(actor_critic: ActorCritic, episodes: Iterable[Trajectory]) -> Sampler:
+def make_monte_carlo_sampler(actor_critic: ActorCritic, episodes: Iterable[Trajectory]) -> Sampler:
     """Make a sampler of whole episodes whose n-step sums (M2) reach beyond every end: they are Monte-Carlo returns."""
     if isinstance(episodes, TrajectoryDataset):
         buffer: TrajectoryStore = actor_critic.make_store(episodes, n_step=int(episodes.lengths.max()))
@@ -26,14 +26,14 @@ def make_return_sampler(actor_critic: ActorCritic, episodes: Iterable[Trajectory
 
 
 @torch.no_grad()
-def compute_followed_returns(actor_critic: ActorCritic, sampler: Sampler, rows: Tensor) -> Tensor:
+def compute_monte_carlo_returns(actor_critic: ActorCritic, sampler: Sampler, rows: Tensor) -> Tensor:
     """Compute the discounted return that followed each step, (B,), in scaled rewards.
 
     After a cut the value of the final observation follows, as the critic's targets have it.
 
     Args:
         actor_critic: gives that value.
-        sampler: of `make_return_sampler`.
+        sampler: of `make_monte_carlo_sampler`.
         rows: of the steps in the sampler's matrix, (B,).
     """
     steps = sampler.gather_transitions(rows)

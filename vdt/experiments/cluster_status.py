@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vdt.evaluation.records import CellRecord
 from vdt.experiments.study import Study
-from vdt.experiments.submissions import REPORT
+from vdt.experiments.submissions import REPORT_FOLDER
 from vdt.system.slurm import Job
 
 
@@ -85,7 +85,7 @@ def describe_status(
             lines.append(describe_job(state.job, state.key))
         elif state.state == "failed":
             lines.append(f"failed   {state.key}: {state.note}")
-    lines += [describe_job(job, REPORT) for job in jobs if Path(job.comment).name == REPORT]
+    lines += [describe_job(job, REPORT_FOLDER) for job in jobs if Path(job.comment).name == REPORT_FOLDER]
     minutes = estimate_minutes(states, finished)
     if minutes is not None:
         lines.append(f"about {max(1, round(minutes))} min left, as long as {counts['running']} run at once")

@@ -17,7 +17,7 @@ from vdt.evaluation.trials import Trial
 from vdt.experiments.cells import resolve_cells, resolve_study, split_finished
 from vdt.experiments.grid import shorten_name
 from vdt.experiments.results_store import digest_of
-from vdt.experiments.search_trials import APART, choose_score, find_folder, get_search, load_trials
+from vdt.experiments.search_trials import EPISODE_SEED_GAP, choose_score, find_search_folder, get_search, load_trials
 from vdt.experiments.study import Study, expand, load_study
 from vdt.system.files import make_file_name, write_text
 from vdt.system.home import home
@@ -31,7 +31,7 @@ FOUND = Path("params", "found")  # folder below HOME
 LONGEST_NAME = 40  # of a study
 
 
-def find_found_file(study: str, task: Sequence[str] = ()) -> Path:
+def find_winner_file(study: str, task: Sequence[str] = ()) -> Path:
     """Return the place of a winner's file, below HOME.
 
     Args:
@@ -42,7 +42,7 @@ def find_found_file(study: str, task: Sequence[str] = ()) -> Path:
     return FOUND / f"{shorten_name(name, LONGEST_NAME)}.yaml"
 
 
-def make_found_file(
+def make_winner_file(
     facts: Mapping[str, Any],
     best: Trial,
     tried: int,
@@ -108,14 +108,14 @@ def write_winner(
     Args:
         study: of the search.
         overrides: `--set` text.
-        folder: of its trials (`find_folder`).
+        folder: of its trials (`find_search_folder`).
         best: its winner.
         tried: number of settings that have a score.
         records: the winner's finished cells.
     """
     facts = {**study.describe(overrides), "found_by": folder.name}
-    text = make_found_file(facts, best, tried, study.envs, study.methods[0], records)
-    return write_text(home() / find_found_file(study.name), text)
+    text = make_winner_file(facts, best, tried, study.envs, study.methods[0], records)
+    return write_text(home() / find_winner_file(study.name), text)
 
 
 def describe_search(study: Study, arguments: Mapping[str, str]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def describe_search(study: Study, arguments: Mapping[str, str]) -> dict[str, Any
         "beside": {
             name: load_trials(resolve_study({**arguments, "study": name}), overrides, reuse) for name in search.beside
         },
-        "found_by": find_folder(study, overrides, reuse).name,
+        "found_by": find_search_folder(study, overrides, reuse).name,
     }
     return facts
 
@@ -161,7 +161,7 @@ def add_winners(cells: Sequence[CellRecord], study: Mapping[str, Any], reuse: st
     reported: list[CellRecord] = []
     rankings, init_from = list_rankings(cells, study), study["frozen"].get("init_from", "")
     for ranking in rankings:
-        file = find_found_file(study["name"], (*ranking.envs, ranking.method) if len(rankings) > 1 else ())
+        file = find_winner_file(study["name"], (*ranking.envs, ranking.method) if len(rankings) > 1 else ())
         if "trials" in study:
             is_there = (home() / file).is_file() and load_study(str(home() / file)).found_by == study["found_by"]
         else:
@@ -180,10 +180,10 @@ def _write_grids_winner(path: Path, ranking: Ranking, cells: Sequence[CellRecord
     best = ranking.best
     own = [cell for cell in cells if ranking.holds(cell) and cell.patch == best.name]
     trial = Trial(best.number, best.values, best.state, best.mean, best.scores, patch=best.name)
-    fresh = {"evaluation.seed": own[0].config["evaluation.seed"] + APART}
+    fresh = {"evaluation.seed": own[0].config["evaluation.seed"] + EPISODE_SEED_GAP}
     tried = digest_of({"cells": [[cell.key, dict(cell.config), cell.snapshot.md5] for cell in cells]})
     facts = {**study, "found_by": f"{study['name']}-{tried}"}
-    write_text(path, make_found_file(facts, trial, len(ranking.complete), ranking.envs, ranking.method, own, fresh))
+    write_text(path, make_winner_file(facts, trial, len(ranking.complete), ranking.envs, ranking.method, own, fresh))
 
 
 def _find_reported(arguments: Mapping[str, str]) -> list[CellRecord]:

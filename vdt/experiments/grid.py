@@ -18,7 +18,7 @@ from vdt.system.home import MOST_CELLS
 
 LONGEST_NAME = 60  # of a point; beyond it the words of its keys are shortened
 SHORT_WORD = 4
-DIGITS = 8  # of the digest at the end of a name that would be longer
+DIGEST_DIGITS = 8  # of the digest at the end of a name that would be longer
 REFUSED = re.compile(r"[^a-z0-9_.-]+")  # characters that no name has
 
 Grid = Mapping[str, tuple[Any, ...]]
@@ -65,7 +65,7 @@ def shorten_name(name: str, longest: int) -> str:
     """Return a name of at most so many characters: of a longer one the beginning, and a digest of all."""
     if len(name) <= longest:
         return name
-    return f"{name[: longest - DIGITS - 1]}-{digest_of({'name': name})[:DIGITS]}"
+    return f"{name[: longest - DIGEST_DIGITS - 1]}-{digest_of({'name': name})[:DIGEST_DIGITS]}"
 
 
 def read_grid(content: Mapping[str, Any], where: str) -> dict[str, tuple[Any, ...]]:

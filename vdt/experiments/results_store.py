@@ -20,13 +20,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vdt.config.schema import Config
+from vdt.config.schema import DEFAULTS, Config
 from vdt.system.files import atomic_write, write_text
 from vdt.system.machine import NUMERICAL
 
 ROOT = Path(__file__).resolve().parents[1]
 # Settings that are no part of an identity.
-APART = ("checkpoint.", "runtime.device", "runtime.threads", "data.source", "data.residence", "init.policy")
+IGNORED_KEYS = ("checkpoint.", "runtime.device", "runtime.threads", "data.source", "data.residence", "init.policy")
 # Modules that show, store, name or serve results without computing them: a change here leaves finished cells valid.
 SHOWING = frozenset(
     [
@@ -36,7 +36,7 @@ SHOWING = frozenset(
     ]
 )
 COMPUTING = frozenset(["experiments/sharing.py"])  # counted all the same: it decides which training a cell takes
-DIGITS = 16
+DIGEST_DIGITS = 16
 LOCAL_RUN = re.compile(r"\blocal-[0-9a-f]{32}\b")  # id of a run until it is in the tracking store
 
 
@@ -52,7 +52,7 @@ def compute_code_digest() -> str:
         name = path.relative_to(ROOT)
         if name.as_posix() in COMPUTING or not {name.parts[0], name.as_posix()} & SHOWING:
             digest.update(f"{name}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:DIGITS]
+    return digest.hexdigest()[:DIGEST_DIGITS]
 
 
 def began_with_this_code(cell: Mapping[str, Any]) -> bool:
@@ -63,17 +63,21 @@ def began_with_this_code(cell: Mapping[str, Any]) -> bool:
 def compute_identity(config: Config, data_key: str) -> str:
     """Compute the digest of all that a cell's result is a function of, apart from the code.
 
+    A key that holds its schema's default does not count: the default means what was done before the key existed, so
+    that results from before are still found.
+
     Args:
         config: resolved.
         data_key: names the data's content (`vdt.datasets.choose.DataChoice.key`).
     """
-    settings = {key: value for key, value in config.flatten().items() if not key.startswith(APART)}
-    return digest_of({"config": settings, "data": data_key})
+    settings = {key: value for key, value in config.flatten().items() if not key.startswith(IGNORED_KEYS)}
+    told = {key: value for key, value in settings.items() if key not in DEFAULTS or value != DEFAULTS[key]}
+    return digest_of({"config": told, "data": data_key})
 
 
 def digest_of(content: Mapping[str, Any]) -> str:
     """Compute the digest of plain values, whatever their order."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:DIGEST_DIGITS]
 
 
 def _get_path(home: Path, identity: str, code: str) -> Path:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SEARCH = "search"  # tag: folder of the search whose trials are below this run
+SEARCH_TAG = "search"  # tag: folder of the search whose trials are below this run
 
 
 class SearchLog:
@@ -46,7 +46,7 @@ class SearchLog:
                 },
                 "seeds": ",".join(map(str, search.seeds)),
             }
-            tags = {"study": self.study.name, SEARCH: self.store.folder.name}
+            tags = {"study": self.study.name, SEARCH_TAG: self.store.folder.name}
             name, process = f"search-{self.study.name}", describe_process(os.getpid())
             run_id = create_named_run(home(), name, tags, params, self.flow_run, self.command, process=process)
             self.store.set_run_id(run_id)

@@ -33,7 +33,7 @@ STATES = {
     TrialState.RUNNING: RUNNING,
 }
 SCORES, REASON, PRUNED_AT = "scores", "reason", "pruned_at"  # attributes of a trial
-FROZEN, RUN_ID, REPORTS = "frozen", "mlflow_run_id", "reports"  # attributes of the search
+WINNER, RUN_ID, REPORTS = "frozen", "mlflow_run_id", "reports"  # attributes of the search
 REDUCTION = 2  # successive halving: of the trials at each rung, one in so many goes on
 
 
@@ -181,7 +181,7 @@ class SearchStore(Journal):
 
     def _begin(self, held: contextlib.ExitStack) -> TakenTrial | None:
         count = len(self._study.get_trials(deepcopy=False))
-        if count >= self.budget or self.frozen is not None:
+        if count >= self.budget or self.winner is not None:
             return None
         trial = self._study_for(count).ask()
         assert trial.number == count
@@ -267,14 +267,14 @@ class SearchStore(Journal):
         )
 
     @property
-    def frozen(self) -> int | None:
+    def winner(self) -> int | None:
         """Return the number of the winning trial, once it is final."""
-        number: int | None = self._study.user_attrs.get(FROZEN)
+        number: int | None = self._study.user_attrs.get(WINNER)
         return number
 
-    def freeze(self, number: int) -> None:
+    def set_winner(self, number: int) -> None:
         """Make a trial the winner: no trial begins afterwards."""
-        self._study.set_user_attr(FROZEN, number)
+        self._study.set_user_attr(WINNER, number)
 
     @property
     def reports(self) -> int:

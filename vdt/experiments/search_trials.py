@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vdt.experiments.search_store import Journal, SearchStore
 
 SEARCHES = "searches"  # folder below HOME/.vdt
-APART = 10_000  # episode seeds between a search's evaluation and the reported one, at least
+EPISODE_SEED_GAP = 10_000  # episode seeds between a search's evaluation and the reported one, at least
 NO_PART = ("trials", "beside")  # fields of a search that its trials do not depend on
 
 
@@ -66,10 +66,10 @@ def check_search(study: Study, overrides: str = "") -> list[Cell]:
     for cell in cells:
         _check_measure(cell.config, search, study.place)
     reported = expand(make_reported(study, {}), overrides)
-    if any(abs(cell.config.evaluation.seed - search.evaluation_seed) < APART for cell in reported):
+    if any(abs(cell.config.evaluation.seed - search.evaluation_seed) < EPISODE_SEED_GAP for cell in reported):
         raise ConfigError(
             f"{study.place}: search: evaluation_seed {search.evaluation_seed} is that of reported episodes, or less than "
-            f"{APART:,} from it; episodes on which a winner is chosen are not reported"
+            f"{EPISODE_SEED_GAP:,} from it; episodes on which a winner is chosen are not reported"
         )
     if search.pruner != "none" and len(cells) > len(corners) * len(study.seeds):
         raise ConfigError(
@@ -115,7 +115,7 @@ def choose_score(config: Config, search: Search) -> str:
     return search.score or ("return" if config.has_environment else "held_out")
 
 
-def find_folder(study: Study, overrides: str = "", reuse: str = "exact") -> Path:
+def find_search_folder(study: Study, overrides: str = "", reuse: str = "exact") -> Path:
     """Return the folder of a search: named by all that its trials depend on, apart from their number.
 
     Args:
@@ -177,14 +177,14 @@ def choose_trial(study: Study, word: str, seeds: Sequence[int], overrides: str, 
         word: the trial's number.
         seeds: of its cells, tuning seeds all.
         overrides: `--set` text.
-        reuse: as of `find_folder`.
+        reuse: as of `find_search_folder`.
 
     Raises:
         ConfigError: if there is no such trial, or a seed is none of the tuning seeds.
     """
     search = get_search(study)
     refuse_seeds(seeds, search)
-    folder = find_folder(study, overrides, reuse)
+    folder = find_search_folder(study, overrides, reuse)
     store = open_search(folder, search) if word.isdigit() and folder.is_dir() else None
     trial = next((trial for trial in store.list_trials() if trial.number == int(word)), None) if store else None
     if store is None or trial is None:
@@ -218,12 +218,12 @@ def refuse_seeds(seeds: Sequence[int], search: Search) -> None:
 
 
 def load_trials(study: Study, overrides: str = "", reuse: str = "exact") -> list[Trial]:
-    """Return the trials of a study's search so far, in the order of their numbers; arguments as of `find_folder`.
+    """Return the trials of a study's search so far, in the order of their numbers; arguments as of `find_search_folder`.
 
     Raises:
         ConfigError: if the study has no search, or Optuna is not installed.
     """
-    folder = find_folder(study, overrides, reuse)
+    folder = find_search_folder(study, overrides, reuse)
     return open_search(folder, get_search(study)).list_trials() if folder.is_dir() else []
 
 

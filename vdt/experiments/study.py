@@ -130,7 +130,7 @@ class Study:
         folder = f"{kind}-{self.name}"
         ranked = bool(self.grid or self.search)
         facts = {**words, "folder": folder, "settings": self.list_variants(), "ranked": ranked}
-        return {**facts, "frozen": _describe_frozen(self, overrides)} if ranked else facts
+        return {**facts, "frozen": _describe_winner_study(self, overrides)} if ranked else facts
 
 
 def make_reported(study: Study, settings: Mapping[str, Any]) -> Study:
@@ -153,7 +153,7 @@ def choose_reported_seeds(tuning: Sequence[int]) -> tuple[int, ...]:
     return tuple(itertools.islice(free, REPORTED_SEEDS))
 
 
-def _describe_frozen(study: Study, overrides: str) -> dict[str, Any]:
+def _describe_winner_study(study: Study, overrides: str) -> dict[str, Any]:
     reported = make_reported(study, {})
     settings = {**flatten(reported.set), **parse_overrides(overrides)}
     return {
@@ -327,7 +327,8 @@ def _refuse_equal_patches(study: Study, cells: Sequence[Cell]) -> None:
     for cell in cells:
         other = seen.setdefault(repr(cell.config), cell)
         if other is not cell:
+            patches = f"patches {other.patch!r} and {cell.patch!r} give"
+            what = patches if other.patch != cell.patch else "two of its data sets are one, and give"
             raise ConfigError(
-                f"{study.place}: patches {other.patch!r} and {cell.patch!r} give {cell.config.method} on "
-                f"{cell.config.env} the same configuration"
+                f"{study.place or '--env'}: {what} {cell.config.method} on {cell.config.env} the same configuration"
             )

@@ -23,10 +23,10 @@ from vdt.system.home import home
 from vdt.system.slurm import Job
 
 CELLS = "cells.txt"
-REPORT, WORKERS = "report", "workers"  # folders of what is no array of cells
+REPORT_FOLDER, WORKERS = "report", "workers"  # folders of what is no array of cells
 
 
-def find_folder(study: Study) -> Path:
+def find_submissions_folder(study: Study) -> Path:
     """Return the folder of a study's submissions."""
     return home() / ".vdt" / "slurm" / study.name
 
@@ -38,7 +38,7 @@ def name_jobs(study: Study) -> str:
 
 def make_submission(study: Study, options: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
     """Make a submission's folder; return it, and the options with the study's copy."""
-    folder = find_folder(study) / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    folder = find_submissions_folder(study) / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder.mkdir(parents=True)
     if "study" not in options:  # a sweep
         return folder, dict(options)
@@ -84,7 +84,7 @@ def find_busy(jobs: Sequence[Job]) -> dict[str, Job]:
 def find_ends(study: Study) -> dict[str, str]:
     """Return the last words of the newest log of each cell that was ever submitted, by name."""
     places: dict[str, tuple[Path, int]] = {}
-    for file in sorted(find_folder(study).glob(f"*/*/{CELLS}")):
+    for file in sorted(find_submissions_folder(study).glob(f"*/*/{CELLS}")):
         places |= {name: (file.parent, index) for index, name in enumerate(_read_names(file.parent), start=1)}
     return {name: _read_end(folder, index) for name, (folder, index) in places.items()}
 

@@ -44,7 +44,7 @@ def plan(
     cache: ContextCache | None = None,
     explore: bool = False,
     selection: Selection | None = None,
-    compute_doubt: Callable[[Tensor, Tensor], Tensor] | None = None,
+    compute_disagreement: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Plan:
     """Choose one action per episode; all candidates of all episodes advance as one batch.
 
@@ -61,15 +61,18 @@ def plan(
         cache: of earlier decisions in the same episodes, with room for E - 1 imagined steps.
         explore: whether a stochastic policy draws its actions.
         selection: chooses by the scores; none is the highest one.
-        compute_doubt: |Q_1 - Q_2|, arguments as of `compute_min_q`; needed where the selection does.
+        compute_disagreement: |Q_1 - Q_2|, arguments as of `compute_min_q`; needed where the selection does.
     """
     assert history.returns_to_go is not None
     episodes, candidates, _ = history.returns_to_go.shape
     imagination = imagine(policy, history, planning_horizon - 1, cache, explore=explore)
     first = imagination.actions.unflatten(0, (episodes, candidates))
-    if candidates == 1:
-        nothing = torch.zeros(episodes, dtype=torch.int64, device=first.device)
-        return Plan(first[:, 0], nothing, torch.zeros(episodes, 1, device=first.device))
+    selection = selection or Selection()
+    settled = torch.zeros(episodes, dtype=torch.int64, device=first.device) if candidates == 1 else selection.settled
+    if settled is not None:
+        return Plan(
+            first[torch.arange(episodes, device=first.device), settled], settled, first.new_zeros(episodes, candidates)
+        )
     if planning_horizon > 1:
         assert env_model is not None
         env_model.begin(environments, candidates)
@@ -94,9 +97,9 @@ def plan(
         added: Tensor = discounted.sum(0).unflatten(0, (episodes, candidates))
         return added
 
-    selection, table, doubts = selection or Selection(), add_up(compute_min_q(*inputs)), None
-    if selection.needs_doubts:
-        assert compute_doubt is not None
-        doubts = add_up(compute_doubt(*inputs))
-    chosen = selection.choose(table, doubts)
+    table, disagreements = add_up(compute_min_q(*inputs)), None
+    if selection.needs_disagreements:
+        assert compute_disagreement is not None
+        disagreements = add_up(compute_disagreement(*inputs))
+    chosen = selection.choose(table, disagreements)
     return Plan(first[torch.arange(episodes, device=chosen.device), chosen], chosen, table)

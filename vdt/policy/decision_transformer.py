@@ -59,7 +59,6 @@ class DecisionTransformer(nn.Module):
         """Build the network; `horizon` bounds the timesteps that have an embedding, later ones share the last."""
         super().__init__()
         width = config.embedding_size
-        self.context_length = config.context_length
         self.horizon = horizon
         self.embed_timestep = nn.Embedding(horizon + 1, width)
         self.embed_return = make_return_embedding(config.return_embedding, width)

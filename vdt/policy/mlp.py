@@ -15,7 +15,6 @@ class MLPPolicy(nn.Module):
 
     def __init__(self, observation_size: int, action_size: int, config: PolicyConfig) -> None:
         super().__init__()
-        self.context_length = config.context_length
         layers: list[nn.Module] = []
         for inputs in [observation_size] + [config.hidden_size] * (config.hidden_layers - 1):
             layers += [nn.Linear(inputs, config.hidden_size), nn.ReLU(), nn.Dropout(config.dropout)]

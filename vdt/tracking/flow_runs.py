@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vdt.system.processes import is_gone
-from vdt.tracking.mlflow_run import BY_USER, ENDED, FLOW_RUN, PROCESS
+from vdt.tracking.mlflow_run import BY_USER, ENDED, FIRST_FLOW_RUN, FLOW_RUN, PROCESS
 from vdt.tracking.store import open_store, search_runs
 
 if TYPE_CHECKING:
@@ -47,15 +47,20 @@ def list_flow_runs(base: Path) -> list[FlowRun]:
     Raises:
         StoreError: if there is no store, or it cannot be used.
     """
-    flows: dict[str, list[Run]] = {}
+    flows: dict[str, dict[str, Run]] = {}  # by the run that began the cells, which those that resumed it go on with
     for run in search_runs(open_store(base, make=False)):
-        if FLOW_RUN in run.data.tags:
-            flows.setdefault(run.data.tags[FLOW_RUN], []).append(run)
-    described = [_describe(run_id, sorted(cells, key=lambda run: run.info.run_name)) for run_id, cells in flows.items()]
+        tags = run.data.tags
+        if FLOW_RUN in tags:
+            cells = flows.setdefault(tags.get(FIRST_FLOW_RUN, tags[FLOW_RUN]), {})
+            other = cells.setdefault(run.info.run_name, run)
+            if run.info.start_time > other.info.start_time:  # a finished step was repeated
+                cells[run.info.run_name] = run
+    described = [_describe([cell for _, cell in sorted(cells.items())]) for cells in flows.values()]
     return sorted(described, key=lambda run: run.started, reverse=True)
 
 
-def _describe(run_id: str, cells: Sequence[Run]) -> FlowRun:
+def _describe(cells: Sequence[Run]) -> FlowRun:
+    run_id = max((cell.data.tags[FLOW_RUN] for cell in cells), key=lambda text: (len(text), text))
     states = [_get_state(cell) for cell in cells]
     state: RunState = next((name for name in ("running", "failed", "stopped") if name in states), "finished")
     command = cells[0].data.tags.get(COMMAND, "python flows/vdt_flow.py")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FLOW_RUN = "metaflow.run_id"  # tag: the newest flow run that writes to this run
+FIRST_FLOW_RUN = "metaflow.first_run_id"  # tag: the one that began it
 PROCESS = "vdt.process"  # tag: its main process
 FORKED_FROM = "vdt.forked_from"  # tag: the run whose finished step was run again
 ENDED, BY_USER = "vdt.ended", "stopped"  # tag: why the run ended before it was finished; its value after Ctrl-C

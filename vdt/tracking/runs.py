@@ -17,7 +17,7 @@ from vdt.config.task import TaskConfig
 from vdt.system.home import ROOT
 from vdt.system.processes import describe_process, is_gone
 from vdt.tracking.errors import StoreError, describe_failure, get_first_line, get_store_errors, is_refusal
-from vdt.tracking.mlflow_run import ENDED, FLOW_RUN, LOCAL_ID, PARENT, PROCESS, STUDY, RunSender
+from vdt.tracking.mlflow_run import ENDED, FIRST_FLOW_RUN, FLOW_RUN, LOCAL_ID, PARENT, PROCESS, STUDY, RunSender
 from vdt.tracking.outbox import append_records, deliver_backlog, remove_backlog
 from vdt.tracking.records import (
     Artifact,
@@ -198,7 +198,7 @@ def create_named_run(
     more = {
         FLOW_RUN: flow_run,
         PROCESS: process or describe_process(os.getppid()),
-        "metaflow.first_run_id": flow_run,
+        FIRST_FLOW_RUN: flow_run,
         "mlflow.source.name": command,
         "mlflow.source.git.commit": get_git_commit(),
         "git_commit": get_git_commit(),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 from vdt.acceleration.convert import make_critic_update
 from vdt.agent.actor_critic import make_critic
-from vdt.agent.initial import DIGITS, load_initial
+from vdt.agent.initial import DIGEST_DIGITS, load_initial
 from vdt.checkpoint.random_state import get_random_state, seed_streams, set_random_state
 from vdt.checkpoint.store import CheckpointStore, State, load_state
 from vdt.config.schema import Config
@@ -20,7 +19,7 @@ from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.system.machine import choose_device
 from vdt.tracking import Tracker
-from vdt.training.guidance import choose_critic_draws, follow_weighting, passes_test
+from vdt.training.guidance import choose_critic_draws, passes_test, with_critic_weighting
 from vdt.training.loop import run_gradient_steps
 from vdt.training.offline import make_offline_buffer, make_sampler, tune_threads
 from vdt.training.update import Metrics
@@ -86,11 +85,11 @@ def pretrain_critic(
         normalizer = Normalizer.fit(dataset, config.data.min_observation_std, config.data.observation_clip).to(device)
         reward_scale = compute_reward_scale(config.task.reward_scaling, dataset.episode_returns)
     else:
-        logger.info(f"critic: begins from {config.init.policy} (sha256 {config.init.sha256[:DIGITS]})")
+        logger.info(f"critic: begins from {config.init.policy} (sha256 {config.init.sha256[:DIGEST_DIGITS]})")
         untrained.load_state_dict(begun.critic.state_dict())
-        normalizer, reward_scale = replace(begun.normalizer, clip=config.data.observation_clip), begun.reward_scale
+        normalizer, reward_scale = begun.normalizer, begun.reward_scale
         if config.critic.gradient_steps == 0 and begun.critic_weighting:  # tested on the draws that made it
-            config = follow_weighting(config, begun.critic_weighting)
+            config = with_critic_weighting(config, begun.critic_weighting)
     buffer = make_offline_buffer(config, dataset, normalizer, reward_scale)
     state = checkpoints.load_latest()
     attempt = state.get("weighting_place", 0) if state else 0  # 0, or 1 where the first critic failed its test
@@ -99,9 +98,9 @@ def pretrain_critic(
         trainer = CriticTrainer(drawn, copy.deepcopy(untrained), make_sampler(drawn, buffer, 1))
         if state is not None and state.get("weighting_place", 0) == attempt:
             trainer.load_state_dict(state)
-        frozen = {"normalizer": normalizer.state_dict(), "reward_scale": reward_scale, "config": drawn.to_yaml()}
+        constants = {"normalizer": normalizer.state_dict(), "reward_scale": reward_scale, "config": drawn.to_yaml()}
         path, done = train_critic(
-            trainer, dataset, state, {**frozen, "weighting_place": attempt}, another, tracker, checkpoints
+            trainer, dataset, state, {**constants, "weighting_place": attempt}, another, tracker, checkpoints
         )
         if done:
             return path
@@ -112,7 +111,7 @@ def train_critic(
     trainer: CriticTrainer,
     dataset: TrajectoryDataset,
     state: State | None,
-    frozen: State,
+    constants: State,
     another: bool,
     tracker: Tracker,
     checkpoints: CheckpointStore,
@@ -123,7 +122,7 @@ def train_critic(
         trainer: of the critic, at its step.
         dataset: to train on, and to test the critic on.
         state: the checkpoint that is continued, of this critic or of the one before it; or none.
-        frozen: constants of the critic, kept in its checkpoints.
+        constants: constants of the critic, kept in its checkpoints.
         another: whether another critic follows if this one fails its test.
         tracker: takes `critic/…`.
         checkpoints: of this step.
@@ -131,18 +130,18 @@ def train_critic(
     Returns:
         The last checkpoint, and whether it is the step's final one.
     """
-    config, buffer, attempt = trainer.config, trainer.sampler.buffer, frozen["weighting_place"]
+    config, buffer, attempt = trainer.config, trainer.sampler.buffer, constants["weighting_place"]
     steps = 0 if config.trains_together else config.critic.gradient_steps
     reason = f", episodes drawn by {config.data.trajectory_weighting}: the critic before failed its test"
     logger.info(
         f"critic: {steps:,} gradient steps on {buffer.target_steps:,} transitions, reward scale "
-        f"{frozen['reward_scale']:.4g}{reason if attempt else ''}"
+        f"{constants['reward_scale']:.4g}{reason if attempt else ''}"
     )
     threads, done = tune_threads("critic", trainer, buffer.device, steps), False
 
     def decide() -> bool:
         nonlocal done
-        done = not another or passes_test(config, trainer.critic, dataset, frozen)
+        done = not another or passes_test(config, trainer.critic, dataset, constants)
         return done
 
     path = run_gradient_steps(
@@ -150,7 +149,7 @@ def train_critic(
         steps * (attempt + 1),
         state,
         lambda step: threads.run(lambda: trainer.update(step)),
-        lambda step: {**trainer.state_dict(step), **frozen},
+        lambda step: {**trainer.state_dict(step), **constants},
         tracker,
         checkpoints,
         is_done=decide,

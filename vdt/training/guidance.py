@@ -65,10 +65,10 @@ def choose_critic_draws(config: Config, attempt: int) -> tuple[Config, bool]:
     """Return the configuration of the first (0) or the second critic, and whether another may follow the one asked for."""
     if attempt == 0:
         return config, tries_second_critic(config)
-    return follow_weighting(config, config.critic.second_weighting), False
+    return with_critic_weighting(config, config.critic.second_weighting), False
 
 
-def follow_weighting(config: Config, weighting: str) -> Config:
+def with_critic_weighting(config: Config, weighting: str) -> Config:
     """Return the configuration whose critic draws trajectories by `weighting`; the policy draws as before."""
     drawn = config.actor.trajectory_weighting
     actor = replace(config.actor, trajectory_weighting=config.data.trajectory_weighting if drawn == "same" else drawn)

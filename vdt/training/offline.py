@@ -136,18 +136,20 @@ class ActorTrainer:
         joint = config.trains_together
         make = make_critic_update
         self.critic_update = make(actor_critic.critic, critic.learning_rate, config.runtime) if joint else None
-        self.critic_steps = spread_critic_steps(critic.gradient_steps if joint else 0, actor.gradient_steps)
+        self.critic_steps_before = spread_critic_steps(critic.gradient_steps if joint else 0, actor.gradient_steps)
 
     @property
     def fullest_step(self) -> int:
         """Return a gradient step after the warm start with the largest share of the critic's: none does more."""
-        begin, most = self.config.actor.warm_start_steps, max(self.critic_steps, default=0)
-        return next((k + 1 for k in range(begin, len(self.critic_steps)) if self.critic_steps[k] == most), 1)
+        begin, most = self.config.actor.warm_start_steps, max(self.critic_steps_before, default=0)
+        return next(
+            (k + 1 for k in range(begin, len(self.critic_steps_before)) if self.critic_steps_before[k] == most), 1
+        )
 
     def update(self, step: int) -> Metrics:
         """Take gradient step `step` (from 1) of the actor, after its share of the critic's."""
         actor, metrics = choose_losses(self.config.actor, step), {}
-        for _ in range(self.critic_steps[step - 1]):
+        for _ in range(self.critic_steps_before[step - 1]):
             assert self.critic_update is not None
             metrics = dict(take_critic_step(self.actor_critic, self.critic_update, self.sampler))
         self.policy_update.config = actor
@@ -203,8 +205,8 @@ def make_actor_trainer(
         actor_critic.gradient_steps = begun.gradient_steps
         actor_critic.reward_statistics = begun.reward_statistics
     if config.critic.bootstrap == "policy":
-        follower = None if begun is None else begun.target_policy
-        actor_critic.add_target_policy(None if follower is None else follower.state_dict())
+        target = None if begun is None else begun.target_policy
+        actor_critic.add_target_policy(None if target is None else target.state_dict())
     if config.trains_together:
         critic.unfreeze()
     return ActorTrainer(config, actor_critic, sampler)
@@ -244,7 +246,7 @@ def train_actor(
     state = checkpoints.load_latest()
     if state is not None:
         trainer.load_state_dict(state)
-    total, together = config.actor.gradient_steps, sum(trainer.critic_steps)
+    total, together = config.actor.gradient_steps, sum(trainer.critic_steps_before)
     parameters = sum(p.numel() for p in actor_critic.policy.parameters())
     if described := describe_test(config, actor_critic):
         logger.info(described)

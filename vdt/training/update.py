@@ -156,18 +156,8 @@ def take_policy_step(
     return {**metrics, "gradient_norm": norm, **compute_weight_statistics(weights, batch.mask, actor_critic.weighting)}
 
 
-def update_policy(
-    actor_critic: ActorCritic, optimizer: torch.optim.Optimizer, batch: SequenceBatch, config: ActorConfig
-) -> Metrics:
-    """Take one step on the policy's losses and count it; the critic is not changed."""
-    actor_critic.policy.train()
-    metrics = take_policy_step(actor_critic, optimizer, batch, config)
-    actor_critic.gradient_steps += 1
-    return metrics
-
-
 class PolicyUpdate:
-    """`update_policy` with its own optimizer; a captured one works on static buffers, as a CUDA graph on a GPU."""
+    """`take_policy_step` with its own optimizer; a captured one works on static buffers, as a CUDA graph on a GPU."""
 
     def __init__(
         self, actor_critic: ActorCritic, config: ActorConfig, learning_rate: float, *, captured: bool | None = None
@@ -184,10 +174,12 @@ class PolicyUpdate:
     def __call__(self, batch: SequenceBatch) -> Metrics:
         """Take one step and count it; the metrics are those before it."""
         actor_critic = self.actor_critic
-        if not self.captured:
-            return update_policy(actor_critic, self.optimizer, batch, self.config)
         actor_critic.policy.train()
-        metrics = self.static(batch, key=(actor_critic.weighting, self.config))  # no tensors
+        metrics: Metrics
+        if self.captured:
+            metrics = self.static(batch, key=(actor_critic.weighting, self.config))  # no tensors
+        else:
+            metrics = take_policy_step(actor_critic, self.optimizer, batch, self.config)
         actor_critic.gradient_steps += 1
         return metrics
 

@@ -27,7 +27,7 @@ from vdt.critic.critic import Critic, CriticUpdate
 from vdt.data.batches import SequenceBatch
 from vdt.policy.decision_transformer import DecisionTransformer
 from vdt.policy.losses import AdvantageWeighting
-from vdt.training.update import PolicyUpdate, make_policy_optimizer, set_learning_rate, update_policy
+from vdt.training.update import PolicyUpdate, make_policy_optimizer, set_learning_rate, take_policy_step
 
 AUTO = make_config().runtime
 OFF = dataclasses.replace(AUTO, acceleration="off")
@@ -181,5 +181,5 @@ def test_update_policy_without_acceleration_takes_pytorchs_own_step() -> None:
         config, actor_critic = make_parts(word)
         optimizer = make_policy_optimizer(actor_critic, 1e-3, 0.0)
         assert ("step" not in vars(optimizer)) is own
-        update_policy(actor_critic, optimizer, make_batches()[0], config.actor)
+        take_policy_step(actor_critic, optimizer, make_batches()[0], config.actor)
         assert len(optimizer.state) == len(list(actor_critic.policy.parameters()))

@@ -12,7 +12,7 @@ from vdt.acceleration.convert import make_critic_update
 from vdt.config.errors import ConfigError
 from vdt.config.layers import config_from_yaml
 from vdt.experiments.resolve import resolve_config
-from vdt.training.update import compile_policy, compute_policy_losses, make_policy_optimizer, update_policy
+from vdt.training.update import compile_policy, compute_policy_losses, make_policy_optimizer, take_policy_step
 
 
 def test_bfloat16_passes_give_float32_losses_close_to_the_exact_ones() -> None:
@@ -51,7 +51,7 @@ def test_compiled_updates_are_the_plain_ones(activation: str) -> None:
         policy_optimizer = make_policy_optimizer(actor_critic, 1e-2, 0.0)
         for _ in range(3):  # the third has what two steps changed
             critic_losses = critic_update.update(transitions)
-            policy_metrics = update_policy(actor_critic, policy_optimizer, sequences, config.actor)
+            policy_metrics = take_policy_step(actor_critic, policy_optimizer, sequences, config.actor)
         metrics[compiled] = {**vars(critic_losses), **policy_metrics}
         assert (actor_critic.compiled_policy is not None) is compiled
     assert len(torch._dynamo.utils.counters["graph_break"]) == 0

@@ -110,11 +110,20 @@ def test_several_cells_are_listed(home: Path) -> None:
     make_run(home)
     make_run(home, key="walker2d-medium-v2-vdt-s1", best=False)
     listed = rf"{KEY}: offline, online, online_best; walker2d-medium-v2-vdt-s1: offline, online"
-    with pytest.raises(CheckpointError, match=rf"the policies of several cells; choose one by cell=…: {listed}"):
+    with pytest.raises(CheckpointError, match=rf"{RUN} has several cells; choose one by cell=…, .*: {listed}"):
         vdt.load_policy(RUN)
     with pytest.raises(CheckpointError, match=rf"{RUN} has {listed}, and no cell 'vdt-s1'"):
         vdt.load_policy(RUN, cell="vdt-s1")
     assert load(RUN, cell="walker2d-medium-v2-vdt-s1") == ("online", 12)
+
+
+def test_a_run_of_several_cells_gives_none_of_them_because_it_is_the_first(home: Path) -> None:
+    """While a run goes on, one of its cells is the first to have a policy."""
+    make_run(home)
+    save(home / ".vdt" / "checkpoints" / "VDTFlow" / RUN / "train_actor" / "walker2d-medium-v2-vdt-s1", 10, done=False)
+    with pytest.raises(CheckpointError, match=rf"{RUN} has several cells; .*walker2d-medium-v2-vdt-s1: none yet"):
+        vdt.load_policy(RUN)
+    assert load(RUN, cell=KEY) == ("online", 12)
 
 
 def test_an_evaluated_cell_has_its_policies_wherever_they_were_trained(home: Path, tmp_path: Path) -> None:

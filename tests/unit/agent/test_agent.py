@@ -151,6 +151,14 @@ def test_episodes_are_acted_with_the_weights_that_they_start_with() -> None:
     assert (after == fresh.actions).all() and (after != before).any()
 
 
+def test_nothing_is_imagined_once_an_episode_has_chosen() -> None:
+    config = make_config({"task.environment_id": "InvertedPendulum-v5", "task.observation_size": 4, "task.horizon": 4})
+    settings = PlannerSettings((4.0, 2.0), 3, "simulator", select="per_episode", select_steps=1)
+    agent = Agent(make_actor_critic(config, _pendulum_dataset()), settings)
+    (trajectory,) = collect_trajectories(agent, [make_gymnasium_environment("InvertedPendulum-v5", 4)], [0])
+    assert len(trajectory) == 4 and agent.imagined_environment_steps == 2 * 2, "at the first step: candidates x (E - 1)"
+
+
 def test_simulator_steps_are_counted() -> None:
     config = make_config(
         {

@@ -242,6 +242,23 @@ def test_a_key_that_set_gives_twice_is_refused() -> None:
         parse_overrides("a.b=1 a.b=2")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "actor: {batch_size: 8}\ndata: {steps: 200}\nactor: {gradient_steps: 3}",
+            r"x.yaml .*'actor' comes twice .* line 3",
+        ),
+        ("actor: {batch_size: 8}\nactor.batch_size: 9", "actor.batch_size comes twice, inside its section and dotted"),
+    ],
+)
+def test_a_key_that_a_file_gives_twice_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    """YAML takes the last one, and the first would be lost without a word."""
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_layer(tmp_path / "x.yaml")
+
+
 @pytest.mark.parametrize("text", ["!!python/object/apply:os.getcwd []", "a: !!python/name:os.system"])
 def test_yaml_cannot_make_objects(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(text)

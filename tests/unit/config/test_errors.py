@@ -86,6 +86,7 @@ def test_sections_check_what_they_are_made_of() -> None:
         ),
         ({"overrides": "critic=1"}, r"--set: unknown key 'critic'"),
         ({"overrides": "critic.expectile"}, r"--set: 'critic.expectile' is not of the form section.key=value"),
+        ({"overrides": "'actor={gradient_steps: 3}' actor.gradient_steps=4"}, r"actor.gradient_steps comes twice"),
         ({"overrides": "actor={}"}, r"--set: 'actor={}' changes nothing; accepted is section.key=value"),
         ({"env": "data:"}, r"--env data: names no data; accepted is data:PATH"),
         ({"overrides": "=1"}, r"--set: '=1' is not of the form"),

@@ -204,4 +204,4 @@ def test_doubt_is_the_distance_of_the_extreme_target_qs(members: int) -> None:
     q = torch.stack([critic.target_q(observations[k : k + 1], actions[k : k + 1])[:, 0] for k in range(5)])
     assert q.shape == (5, members)
     expected = torch.tensor([max(row) - min(row) for row in q.tolist()])
-    torch.testing.assert_close(critic.compute_doubt(observations, actions), expected)
+    torch.testing.assert_close(critic.compute_disagreement(observations, actions), expected)

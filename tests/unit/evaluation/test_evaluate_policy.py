@@ -73,6 +73,16 @@ def test_wrong_arguments_are_named(path: Path, arguments: dict[str, Any], said: 
         vdt.evaluate_policy(vdt.load_policy(path), **arguments)
 
 
+def test_what_is_no_policy_is_named(path: Path) -> None:
+    with pytest.raises(ValueError, match="policy must be a Policy, as load_policy returns it, not 'x'"):
+        vdt.evaluate_policy("x")  # type: ignore[arg-type]
+    policy = vdt.load_policy(path)
+    with pytest.raises(ValueError, match="history of episode 0 must be an EpisodeHistory, not list"):
+        policy.act_after([[0.0, 0.0]])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="target_return must be a number, not True"):
+        policy.reset(target_return=True)
+
+
 def test_data_without_an_environment_has_no_episodes(tmp_path: Path) -> None:
     none = {"task.environment_id": "null", "online.environment_steps": 0, "data.held_out_fraction": 0.1}
     torch.save({"actor_critic": make_lively_actor_critic(none).state_dict()}, tmp_path / "policy.pt")

@@ -13,12 +13,12 @@ from vdt.config.errors import ConfigError
 from vdt.evaluation.records import HeldOutReport, ValueEstimates
 from vdt.evaluation.trials import COMPLETE, FAILED, PRUNED, RUNNING, Trial, find_best
 from vdt.experiments.cells import compute_identities, resolve_cells, resolve_study
-from vdt.experiments.found import add_winners, describe_search, find_found_file, make_found_file, write_winner
+from vdt.experiments.found import add_winners, describe_search, find_winner_file, make_winner_file, write_winner
 from vdt.experiments.results_store import save_result
 from vdt.experiments.search_trials import (
     check_search,
     describe_journal,
-    find_folder,
+    find_search_folder,
     get_search,
     open_search,
     score_cell,
@@ -58,8 +58,8 @@ def test_the_winner_is_a_study_of_the_reported_cells(given: str, home: Path) -> 
     study = resolve_study({"study": given})
     best = Trial(2, SETTINGS, COMPLETE, 50.0, {100: 40.0, 101: 60.0}, patch="t002")
     path = write_text(
-        home / find_found_file(study.name),
-        make_found_file(study.describe("actor.batch_size=17"), best, 3, study.envs, study.methods[0]),
+        home / find_winner_file(study.name),
+        make_winner_file(study.describe("actor.batch_size=17"), best, 3, study.envs, study.methods[0]),
     )
     assert path == home / "params" / "found" / "mine.yaml"
     cells, found = resolve_cells({"study": str(path)})
@@ -71,7 +71,7 @@ def test_the_winner_is_a_study_of_the_reported_cells(given: str, home: Path) -> 
 
 def test_a_trial_is_cells_on_the_tuning_seeds(given: str) -> None:
     study = resolve_study({"study": given})
-    store = open_search(find_folder(study), get_search(study), 10)
+    store = open_search(find_search_folder(study), get_search(study), 10)
     with store.take() as taken:
         assert taken is not None
         cells, trial = resolve_cells({"study": given, "trial": "0"})
@@ -98,7 +98,7 @@ def test_a_trial_is_cells_on_the_tuning_seeds(given: str) -> None:
 def end_search(given: str, overrides: str) -> dict[str, Any]:
     """End a search whose trials are of one setting, run its winner, and return the arguments of its report."""
     study = resolve_study({"study": given})
-    folder = find_folder(study, overrides)
+    folder = find_search_folder(study, overrides)
     store = open_search(folder, get_search(study), 10)
     with store.take() as taken:
         assert taken is not None

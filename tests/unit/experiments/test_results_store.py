@@ -91,6 +91,20 @@ def test_identity() -> None:
     assert len({identity, *others}) == 5
 
 
+def test_a_new_key_leaves_the_identities_of_those_that_leave_it_at_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who adds a loss, off by default, still finds the table that it is to extend."""
+    config = make_config()
+    assert config.actor.warm_start_steps == 0
+    flat = config.flatten()
+    before = {key: value for key, value in flat.items() if key != "actor.warm_start_steps"}
+    monkeypatch.setattr(Config, "flatten", lambda self: before)
+    identity = compute_identity(config, "abc")
+    monkeypatch.setattr(Config, "flatten", lambda self: flat)
+    assert compute_identity(config, "abc") == identity
+    monkeypatch.setattr(Config, "flatten", lambda self: {**flat, "actor.warm_start_steps": 5})
+    assert compute_identity(config, "abc") != identity
+
+
 def test_results_are_found_by_identity_and_code(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_result(home, "abc") is None and find_result(home, "abc", any_code=True) is None
     save_result(home, "abc", {"score": 1.5})

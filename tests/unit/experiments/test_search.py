@@ -11,7 +11,7 @@ import yaml
 from vdt.config.errors import ConfigError
 from vdt.experiments.cells import resolve_cells, resolve_study
 from vdt.experiments.search import Choices, Range, list_corners, read_search
-from vdt.experiments.search_trials import check_search, find_folder, make_base
+from vdt.experiments.search_trials import check_search, find_search_folder, make_base
 from vdt.experiments.study import STUDIES, expand, make_reported
 
 ENV = "walker2d-medium-v2"
@@ -62,7 +62,7 @@ def test_trials_and_winner_share_neither_seeds_nor_episodes_nor_data(tmp_path: P
 def test_a_longer_search_is_the_same_search_and_any_other_change_is_another(tmp_path: Path) -> None:
     def find(words: dict[str, str] | None = None, **section: Any) -> Path:
         given = {"study": write_search(tmp_path, **section), **(words or {})}
-        return find_folder(resolve_study(given), given.get("set", ""))
+        return find_search_folder(resolve_study(given), given.get("set", ""))
 
     first = find()
     assert find(trials=40) == find(beside=["other"]) == first
@@ -70,7 +70,7 @@ def test_a_longer_search_is_the_same_search_and_any_other_change_is_another(tmp_
     finished = replace(
         resolve_study({"study": write_search(tmp_path)}), patches={"t000": {"actor.q_coefficient": 0.25}}
     )
-    assert find_folder(finished) == first, "the report of a search finds its trials"
+    assert find_search_folder(finished) == first, "the report of a search finds its trials"
     others = [
         find(seeds=[100]),
         find(sampler="random"),

@@ -240,9 +240,9 @@ def test_a_failed_trial_counts_and_is_never_the_best(tmp_path: Path) -> None:
 def test_after_the_winner_is_frozen_no_trial_begins(tmp_path: Path) -> None:
     store = SearchStore(tmp_path / "s", make_search(trials=2))
     work(store, 2)
-    store.freeze(1)
+    store.set_winner(1)
     again = SearchStore(tmp_path / "s", make_search(trials=9))
-    assert again.frozen == 1 and work(again) == []
+    assert again.winner == 1 and work(again) == []
 
 
 def test_an_end_is_recorded_once(tmp_path: Path) -> None:

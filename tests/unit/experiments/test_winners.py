@@ -15,7 +15,7 @@ from vdt.data.trajectory import TrajectoryDataset
 from vdt.evaluation.records import CellRecord
 from vdt.evaluation.trials import COMPLETE, Trial
 from vdt.experiments.cells import compute_identities, resolve_cells
-from vdt.experiments.found import add_winners, find_found_file, make_found_file
+from vdt.experiments.found import add_winners, find_winner_file, make_winner_file
 from vdt.experiments.resolve import resolve_config
 from vdt.experiments.results_store import save_result
 from vdt.experiments.study import Cell, Study, choose_reported_seeds, load_study
@@ -52,10 +52,10 @@ def score(cells: Sequence[Cell]) -> list[CellRecord]:
 
 def write_found(home: Path, study: Study, overrides: str) -> Path:
     """Write the winner's file, and return its path below the home folder."""
-    file = find_found_file(study.name)
+    file = find_winner_file(study.name)
     (home / file).parent.mkdir(parents=True)
     (home / file).write_text(
-        make_found_file(study.describe(overrides), make_winner(), 4, [ENV], "vdt", [make_record(1, {})])
+        make_winner_file(study.describe(overrides), make_winner(), 4, [ENV], "vdt", [make_record(1, {})])
     )
     return file
 
@@ -94,7 +94,7 @@ def test_a_grids_winner_is_written_once_all_cells_are_there_and_meets_other_epis
     assert study is not None
     cells = score(tried)
     facts = study.describe(SWEEP["set"])
-    file = home / find_found_file(study.name)
+    file = home / find_winner_file(study.name)
     unfinished = add_winners(cells[:-1], {**facts, "missing": ["x"]}, "exact", "flow")
     assert unfinished["found"] == {} and not file.exists()
     found = add_winners(cells, facts, "exact", "python flow.py")
@@ -183,7 +183,7 @@ def test_a_search_names_its_reported_seeds_and_data(home: Path, tmp_path: Path) 
     path.write_text(yaml.safe_dump(content))
     facts = load_study(str(path)).describe()
     assert facts["ranked"] and facts["frozen"]["seeds"] == [7] and facts["frozen"]["set"]["data.seed"] == 5
-    text = make_found_file(facts, make_winner(settings={"actor.q_coefficient": 0.3}), 2, [ENV], "vdt")
+    text = make_winner_file(facts, make_winner(settings={"actor.q_coefficient": 0.3}), 2, [ENV], "vdt")
     (home / "params").mkdir(parents=True)
     (home / "params" / "winner.yaml").write_text(text)
     ((cell,), _) = resolve_cells({"study": "params/winner.yaml"})
@@ -203,8 +203,8 @@ def test_reported_seeds_are_the_first_that_are_free() -> None:
 
 
 def test_names_of_winners_are_names_of_studies(home: Path) -> None:
-    assert find_found_file("grid").as_posix() == "params/found/grid.yaml"
-    names = [find_found_file("sweep-q_coefficient", (env, "vdt")) for env in ("minari:mujoco/hopper/expert-v0", ENV)]
+    assert find_winner_file("grid").as_posix() == "params/found/grid.yaml"
+    names = [find_winner_file("sweep-q_coefficient", (env, "vdt")) for env in ("minari:mujoco/hopper/expert-v0", ENV)]
     assert len(set(names)) == 2
     for file in names:
         (home / file).parent.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from flows.command_line import REPORT_FLOW, check_command_line, runs_elsewhere
+from flows.command_line import REPORT_FLOW, check_command_line, check_resume, runs_elsewhere
 from support.builders import make_lively_actor_critic
 from support.data import NOWHERE
 from support.flow import ENV, FLOW
+from vdt.agent.policy_files import write_origins
+from vdt.config.errors import ConfigError
 from vdt.experiments.cells import resolve_cells
 from vdt.experiments.preflight import check_cells
 
@@ -26,6 +28,27 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str, flow: Path = FLOW) -
     (line,) = said.err.splitlines()
     assert line.startswith("error: ")
     return line
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "many", ""])
+def test_workers_are_at_least_one(capsys: pytest.CaptureFixture[str], given: str) -> None:
+    """Metaflow would wait for ever for a task that it has no worker for."""
+    said = refuse(capsys, *MEDIUM, f"--max-workers={given}")
+    assert f"--max-workers must be a whole number of at least 1, not {given!r}" in said
+
+
+def test_a_run_that_was_continued_is_not_resumed_again(home: Path) -> None:
+    runs = home / ".vdt" / "checkpoints" / "VDTFlow"
+    (runs / "17").mkdir(parents=True)
+    check_resume(["resume", "--origin-run-id", "17"])
+    write_origins(runs / "18", ["17"])
+    with pytest.raises(ConfigError, match="run 18 has continued it, so resume that one"):
+        check_resume(["resume", "--origin-run-id", "17"])
+    check_resume(["resume", "train_actor", "--origin-run-id=17"])
+    check_resume(["resume", "--origin-run-id", "18"])
+    check_resume(["resume"])
+    with pytest.raises(ConfigError, match="--origin-run-id is empty"):
+        check_resume(["resume", "--origin-run-id", ""])
 
 
 @pytest.mark.parametrize(

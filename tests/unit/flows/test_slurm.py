@@ -226,7 +226,7 @@ def test_a_worker_waits_for_no_other_on_a_node(tmp_path: Path, ended: bool, monk
     none_left = contextlib.nullcontext(None)
     worker: Any = object.__new__(Worker)
     store = SimpleNamespace(
-        budget=1, list_trials=list, frozen=None, reports=0, take=lambda: none_left, is_finished=lambda: ended
+        budget=1, list_trials=list, winner=None, reports=0, take=lambda: none_left, is_finished=lambda: ended
     )
     vars(worker).update(
         store=store, folder=tmp_path, study=SimpleNamespace(name="mine"), log=SimpleNamespace(open=list)

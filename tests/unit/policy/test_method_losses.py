@@ -26,7 +26,7 @@ from vdt.policy.baseline_losses import (
 from vdt.policy.gaussian import NormalGaussian, SquashedGaussian
 from vdt.policy.losses import AdvantageWeighting
 from vdt.training.offline import calibrate_weighting
-from vdt.training.update import compute_policy_losses, compute_weights, make_policy_optimizer, update_policy
+from vdt.training.update import compute_policy_losses, compute_weights, make_policy_optimizer, take_policy_step
 
 MASK = (torch.arange(4) < torch.tensor([[4], [1], [3]])).float()
 
@@ -274,7 +274,7 @@ def test_temperature_reaches_its_loss_alone() -> None:
     wanted = 0.1 * (losses.entropy.item() + 1)
     assert float(parameter.grad) == pytest.approx(wanted, rel=1e-4)
     torch.manual_seed(8)
-    update_policy(
+    take_policy_step(
         actor_critic, torch.optim.SGD(actor_critic.policy.parameters(), lr=0.0), batch, actor_critic.config.actor
     )
     assert float(parameter.grad) == pytest.approx(wanted, rel=1e-4)  # and is not clipped with the network's
@@ -291,7 +291,7 @@ def test_behaviour_that_is_off_is_not_computed() -> None:
 def test_stochastic_policies_report_entropy_and_temperature_and_others_do_not() -> None:
     for method, expected in (("odt", True), ("bc", False)):
         actor_critic, batch = make_parts(method, UNIFORM)
-        metrics = update_policy(
+        metrics = take_policy_step(
             actor_critic, make_policy_optimizer(actor_critic, 1e-3, 0.0), batch, actor_critic.config.actor
         )
         assert ("entropy" in metrics, "temperature" in metrics) == (expected, expected)

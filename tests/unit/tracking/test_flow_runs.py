@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import time
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,18 @@ def test_a_run_that_was_stopped_says_so_until_it_is_resumed(home: Path, capsys: 
     assert [flow.state for flow in list_flow_runs(home)] == ["failed"], "one of its cells failed by itself"
     send_now(home, run_id, [make_continue_record("402")])
     finish_runs(home, [run_id], "FAILED")
-    assert {flow.run_id: flow.state for flow in list_flow_runs(home)} == {"401": "failed", "402": "failed"}
+    (flow,) = list_flow_runs(home)
+    assert (flow.run_id, flow.state, len(flow.cells)) == ("402", "failed", 2), (
+        "cells that the resumed run has not reached"
+    )
+
+
+def test_a_step_that_was_repeated_counts_once(home: Path) -> None:
+    """The repeat of a finished step has a run of its own in MLflow."""
+    begin(home, "601", status="FINISHED")
+    time.sleep(0.01)
+    begin(home, "601", status="FAILED")
+    assert [(flow.finished, len(flow.cells), flow.state) for flow in list_flow_runs(home)] == [(0, 1, "failed")]
 
 
 def test_all_shows_finished_runs_and_their_policies(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,13 +31,14 @@ from vdt.system.home import ROOT
 from vdt.training.loop import read_metrics, run_gradient_steps
 from vdt.training.offline import calibrate_weighting
 from vdt.training.update import (
+    PolicyUpdate,
     choose_losses,
     compute_learning_rate,
     compute_policy_losses,
     compute_weight_statistics,
     make_policy_optimizer,
     set_learning_rate,
-    update_policy,
+    take_policy_step,
 )
 
 CONFIG = make_config({"policy.dropout": 0.0, "actor.q_coefficient": 0.3, "actor.gradient_clip": 0.0})
@@ -151,7 +152,7 @@ def test_q_term_raises_the_critics_value_of_the_policys_actions() -> None:
     best = actor_critic.critic.compute_min_q(batch.observations.expand(41, -1, -1, -1), grid).detach().amax(0)
     before, highest = value(), float(best[batch.mask > 0].mean())
     for _ in range(20):
-        update_policy(actor_critic, optimizer, batch, config)
+        take_policy_step(actor_critic, optimizer, batch, config)
     assert value() > before + 0.2 * (highest - before)
 
 
@@ -211,7 +212,7 @@ def test_policy_update_leaves_the_critic_bit_for_bit(frozen: bool) -> None:
     actor_critic, batch, _ = make_parts()
     actor_critic.critic.requires_grad_(not frozen)
     before, policy = clone_state(actor_critic.critic), clone_state(actor_critic.policy)
-    update_policy(actor_critic, make_policy_optimizer(actor_critic, 1e-2, 0.0), batch, CONFIG.actor)
+    PolicyUpdate(actor_critic, CONFIG.actor, 1e-2)(batch)
     assert_identical(clone_state(actor_critic.critic), before)
     assert all(p.grad is None for p in actor_critic.critic.parameters())
     assert any(not torch.equal(value, policy[name]) for name, value in actor_critic.policy.state_dict().items())
@@ -239,7 +240,7 @@ def test_memoryless_policy_learns_with_the_same_update() -> None:
     actor_critic = make_actor_critic(config, dataset, UNIFORM)
     batch = make_tiny_sampler(make_buffer(dataset)).sample_sequences(12, 4)
     optimizer = make_policy_optimizer(actor_critic, 1e-2, 0.0)
-    losses = [float(update_policy(actor_critic, optimizer, batch, config.actor)["total_loss"]) for _ in range(40)]
+    losses = [float(take_policy_step(actor_critic, optimizer, batch, config.actor)["total_loss"]) for _ in range(40)]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -270,11 +271,11 @@ def test_warm_start_leaves_the_q_term_out_and_follows_the_data() -> None:
 def test_gradient_is_clipped_to_its_norm() -> None:
     actor_critic, batch, _ = make_parts(UNIFORM)
     config = dataclasses.replace(CONFIG.actor, gradient_clip=1e-3)
-    metrics = update_policy(actor_critic, torch.optim.SGD(actor_critic.policy.parameters(), lr=0.0), batch, config)
+    metrics = take_policy_step(actor_critic, torch.optim.SGD(actor_critic.policy.parameters(), lr=0.0), batch, config)
     squares = sum(float(p.grad.square().sum()) for p in actor_critic.policy.parameters() if p.grad is not None)
     assert math.sqrt(squares) == pytest.approx(1e-3, rel=1e-2)
     assert float(metrics["gradient_norm"]) > 1e-2  # the norm before clipping
-    metrics = update_policy(
+    metrics = take_policy_step(
         actor_critic, torch.optim.SGD(actor_critic.policy.parameters(), lr=0.0), batch, CONFIG.actor
     )  # 0 = off
     squares = sum(float(p.grad.square().sum()) for p in actor_critic.policy.parameters() if p.grad is not None)
@@ -306,7 +307,7 @@ def test_weight_statistics_golden() -> None:
 def test_training_mode_is_restored_after_acting() -> None:
     actor_critic, batch, _ = make_parts()
     actor_critic.policy.eval()
-    update_policy(actor_critic, make_policy_optimizer(actor_critic, 1e-3, 0.0), batch, CONFIG.actor)
+    PolicyUpdate(actor_critic, CONFIG.actor, 1e-3)(batch)
     assert actor_critic.policy.training
 
 
@@ -326,8 +327,7 @@ def test_run_gradient_steps_is_told_each_step_once(tmp_path: Path) -> None:
         seen.append(step)
         return {"loss": torch.tensor(float(step))}
 
-    store = make_store(tmp_path, every=4)
-    state = {"step": 2, "metrics": {}}
+    store, state = make_store(tmp_path, every=4), {"step": 2, "metrics": {}}
     last = run_gradient_steps("x", 10, state, update, lambda step: {"step": step}, tracker, store)
     assert seen == list(range(3, 11))
     assert load_state(last)["metrics"] == {"x/loss": 10.0}
