@@ -21,12 +21,13 @@ TRAINED = ("method", "seeds")
 KEPT = ("study", "sweep", "env", "source", "data_seeds", "set", "init_from")  # options that the next run has too
 
 
-def suggest_use(cell: CellRecord, run_id: str, *, choose: bool) -> str:
+def suggest_use(cell: CellRecord, run_id: str, path: str, *, choose: bool) -> str:
     """Return how to use a cell's policy: the command that reproduces its score, or Python that loads it where none can.
 
     Args:
         cell: finished.
         run_id: Metaflow's.
+        path: of the policy's file, which is found from any program, whatever its home folder.
         choose: whether the run has several cells, so that the line must name one.
     """
     from vdt.reporting.aggregates import find_headline
@@ -37,8 +38,7 @@ def suggest_use(cell: CellRecord, run_id: str, *, choose: bool) -> str:
     if cell.evaluation.policies:
         words = [f"--cell {shlex.quote(cell.key)}"] if choose else []
         return make_vdt_command(" ".join(["evaluate", run_id, *words, *(["--lookahead"] if lookahead else [])]))
-    arguments = [repr(run_id), *([f"cell={cell.key!r}"] if choose else []), *(["lookahead=True"] if lookahead else [])]
-    return f"import vdt; policy = vdt.load_policy({', '.join(arguments)})"
+    return f"import vdt; policy = vdt.load_policy({path!r}{', lookahead=True' if lookahead else ''})"
 
 
 def suggest_next(cells: Sequence[CellRecord], given: Mapping[str, str]) -> str:

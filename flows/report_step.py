@@ -177,7 +177,10 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, s
     own = [cell for cell in cells if cell.key in policies]
     places = {
         "policy": [shorten_path(path) for path in policies.values()],
-        "use": [suggest_use(cell, str(current.run_id), choose=len(own) > 1) for cell in own],
+        "use": [
+            suggest_use(cell, str(current.run_id), shorten_path(policies[cell.key]), choose=len(own) > 1)
+            for cell in own
+        ],
         "report": [shorten_path(path.with_suffix(".html"))],
         "card": [f"{name_home()}{get_command()} card view {current.run_id}/{current.step_name}"],
         "runs": [address],

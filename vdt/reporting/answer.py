@@ -12,7 +12,7 @@ from vdt.environments.scores import describe_cut, format_return
 from vdt.evaluation.records import CellRecord, HeldOutReport, ValueEstimates
 from vdt.reporting.aggregates import Aggregate, select_acting
 from vdt.reporting.document import Table
-from vdt.reporting.frame import POLICIES, Labels, Result, Task, find_task, label_data
+from vdt.reporting.frame import POLICIES, Labels, Result, Task, describe_return, find_task, label_data
 from vdt.reporting.tables import name_policy, name_source
 
 WHEN = {"offline": "offline, without interaction", "online": "after online tuning"}
@@ -77,13 +77,17 @@ def _describe_one(records: Sequence[CellRecord], results: Sequence[Result]) -> s
     score = first.dataset_score
     mean = "" if score is None else f"; the data's episodes score {score:.1f} on average"
     cut = "" if first.cut_at is None else f", in episodes {describe_cut(first.cut_at)}, which have no score"
-    over = "; ± is over its episodes" if any(r.score and r.score.is_over_episodes for r in (before, after) if r) else ""
+    over = (
+        "; ± is over its episodes"
+        if any((r.score or r.episode_return).is_over_episodes for r in (before, after) if r)
+        else ""
+    )
     seeds = f"{_count_seeds(results)}{over}"
     return f"On **{first.env}**, {first.method} {what} {' and '.join(parts)}{cut}{mean} ({seeds})."
 
 
 def _say_result(result: Result) -> str:
-    return f"**{format_return(result.episode_return.mean) if result.score is None else result.score}**"
+    return f"**{describe_return(result.episode_return) if result.score is None else result.score}**"
 
 
 def _count_seeds(results: Sequence[Result]) -> str:

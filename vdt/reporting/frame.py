@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from vdt.environments.scores import compute_standard_error
+from vdt.environments.scores import compute_standard_error, format_return
 from vdt.evaluation.records import CellRecord
 
 POLICIES = ("offline", "online", "online_best")  # the last two: last checkpoint, and that of the best online rollouts
@@ -56,6 +56,12 @@ class Estimate:
     def __str__(self) -> str:
         uncertainty = "" if self.standard_error is None else f" ± {self.standard_error:.1f}"
         return f"{self.mean:z.1f}{uncertainty}"  # z: no negative zero
+
+
+def describe_return(estimate: Estimate) -> str:
+    """Return mean and standard error of returns, each with the decimals of `format_return`."""
+    error = estimate.standard_error
+    return format_return(estimate.mean) + ("" if error is None else f" ± {format_return(error)}")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from vdt.reporting.frame import (
     Task,
     collect_results,
     count_cut,
+    describe_return,
     fill_best,
     find_task,
     label_data,
@@ -124,9 +125,9 @@ def _describe_scores(records: Sequence[CellRecord]) -> list[str]:
         own = [result for result in results if result.task == task]
         score = own[0].dataset_score
         mean = "" if score is None else f", data's mean {score:.1f}"
-        cut, some = _describe_cuts(own, [record for record in records if record.env == own[0].env])
-        over = "; ± over episodes" if any(r.score and r.score.is_over_episodes for r in own) else ""
-        lines += [f"{own[0].env}, {labels[own[0].env, own[0].source, own[0].md5]}{mean}{cut}{over}", *some]
+        cut = _describe_cuts(own, [record for record in records if record.env == own[0].env])
+        over = "; ± over episodes" if any((r.score or r.episode_return).is_over_episodes for r in own) else ""
+        lines += [f"{own[0].env}, {labels[own[0].env, own[0].source, own[0].md5]}{mean}{over}", *cut]
         width = max(len(result.method) for result in own)
         for method in dict.fromkeys(result.method for result in own):
             found = [result for result in own if result.method == method]
@@ -150,14 +151,14 @@ def _describe_own_data(records: Sequence[CellRecord]) -> list[str]:
     return [*lines, *(f"  actions {scale}{f': {env}' if several else ''}" for env, scale in scales.items() if scale)]
 
 
-def _describe_cuts(results: Sequence[Result], records: Sequence[CellRecord]) -> tuple[str, list[str]]:
-    """Return what the head of an env says of episodes that were cut short, and a line where only some cells have them."""
+def _describe_cuts(results: Sequence[Result], records: Sequence[CellRecord]) -> list[str]:
+    """Return a line that says why an env has no scores; none where no episode was cut short."""
     if results[0].cut_at is None:
-        return "", []
+        return []
     count, cut = count_cut(records), describe_cut(results[0].cut_at)
     if count == len(records):
-        return f"; episodes {cut}: no score", []
-    return "", [f"  episodes of {count} of {len(records)} cells were {cut}: no scores; returns are in the report"]
+        return [f"  episodes {cut}: no score"]
+    return [f"  episodes of {count} of {len(records)} cells were {cut}: no scores; returns are in the report"]
 
 
 def _describe_unfinished(cells: CellIndex, results: Sequence[Result]) -> list[str]:
@@ -179,7 +180,7 @@ def _describe_unguided(cells: CellIndex, results: Sequence[Result]) -> list[str]
 
 def _describe_result(result: Result, *, returns: bool) -> str:
     names = {"online_best": "best checkpoint"}
-    name, mean_return = names.get(result.policy, result.policy), format_return(result.episode_return.mean)
+    name = names.get(result.policy, result.policy)
     if result.score is None:
-        return f"{name} return {mean_return}"
-    return f"{name} {result.score}{f' (return {mean_return})' if returns else ''}"
+        return f"{name} return {describe_return(result.episode_return)}"
+    return f"{name} {result.score}{f' (return {format_return(result.episode_return.mean)})' if returns else ''}"

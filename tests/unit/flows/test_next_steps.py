@@ -38,8 +38,8 @@ def write_episodes(folder: Path) -> None:
 @pytest.mark.parametrize(("config", "option"), [({}, " --lookahead"), (SINGLE, ""), (SIMULATOR, "")])
 def test_use_evaluates_as_the_score_was_measured(config: dict[str, Any], option: str) -> None:
     cell = make_cell(**config)
-    assert suggest_use(cell, "1234", choose=False).endswith(f"vdt evaluate 1234{option}")
-    named = suggest_use(cell, "1234", choose=True)
+    assert suggest_use(cell, "1234", "a/b.pt", choose=False).endswith(f"vdt evaluate 1234{option}")
+    named = suggest_use(cell, "1234", "a/b.pt", choose=True)
     assert named.endswith(f"vdt evaluate 1234 --cell walker2d-medium-v2-vdt--s0{option}")
 
 
@@ -48,14 +48,15 @@ def test_use_has_no_choice_where_the_critic_failed_its_test() -> None:
     for correlation, option in ((0.1, " --lookahead"), (0.3, "")):
         tested = Diagnostics(ParameterCounts(1, 1), 0, history_correlation=correlation)
         evaluation = replace(cell.evaluation, diagnostics={"offline": tested})
-        use = suggest_use(replace(cell, evaluation=evaluation), "1234", choose=False)
+        use = suggest_use(replace(cell, evaluation=evaluation), "1234", "a/b.pt", choose=False)
         assert use.endswith(f"vdt evaluate 1234{option}")
 
 
 def test_use_of_a_policy_without_an_environment_is_to_load_it() -> None:
     cell = make_cell("data:logs")
-    assert suggest_use(cell, "1234", choose=False) == ("import vdt; policy = vdt.load_policy('1234', lookahead=True)")
-    assert "load_policy('1234', cell='data:logs-vdt--s0', " in suggest_use(cell, "1234", choose=True)
+    for choose in (False, True):
+        used = suggest_use(cell, "1234", "a/b.pt", choose=choose)
+        assert used == "import vdt; policy = vdt.load_policy('a/b.pt', lookahead=True)"
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,9 @@ def test_end_of_a_study_fits_a_screen() -> None:
 def test_end_of_a_run_says_what_was_cut_and_what_had_no_environment() -> None:
     cut = {key: make_evaluation([None, None], episode_returns=[30.0, 50.0], cut_at=50) for key in ("lookahead",)}
     assert describe_end([make_record(0, {"offline": cut})], {}) == [
-        "walker2d-medium-v2, collected (not D4RL), data's mean 62.5; episodes cut at 50 steps: no score",
-        "  vdt  offline return 40.00",
+        "walker2d-medium-v2, collected (not D4RL), data's mean 62.5; ± over episodes",
+        "  episodes cut at 50 steps: no score",
+        "  vdt  offline return 40.00 ± 10.00",
         "",
     ]
     held_out = HeldOutReport(2, 30, 0.25, 0.5, None, None, None, None)
@@ -74,10 +75,10 @@ def test_no_cell_of_an_env_has_a_score_where_some_were_cut() -> None:
         make_cell(0, "hopper-medium-v2"),
     ]
     assert describe_end(records, {}) == [
-        "walker2d-medium-v2, collected (not D4RL), data's mean 62.5",
+        "walker2d-medium-v2, collected (not D4RL), data's mean 62.5; ± over episodes",
         "  episodes of 1 of 2 cells were cut at 50 steps: no scores; returns are in the report",
-        "  vdt  offline return 69.00",
-        "  dt   offline return 40.00",
+        "  vdt  offline return 69.00 ± 23.00",
+        "  dt   offline return 40.00 ± 10.00",
         "hopper-medium-v2, collected (not D4RL), data's mean 62.5; ± over episodes",
         "  vdt  offline 71.0 ± 0.0 (return 3266) -> online 92.0 ± 1.0 (return 4232)",
         "",
@@ -127,5 +128,5 @@ def test_a_long_line_goes_on_below_and_no_word_is_cut() -> None:
     cut = {"single": make_evaluation([None, None], cut_at=50, episode_returns=[-300.0, -200.0])}
     env = f"data:{'a' * 70}"
     first, second, *_ = describe_end([make_record(0, {"offline": cut}, env=env, config={"planner.candidates": 1})], {})
-    assert first.startswith(f"{env}, collected") and second.endswith("cut at 50 steps: no score")
+    assert first.startswith(f"{env}, collected") and second.endswith("data's mean 62.5; ± over episodes")
     assert max(len(first), len(second)) <= SCREEN[1]
