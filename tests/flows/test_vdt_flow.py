@@ -236,7 +236,7 @@ def test_policies_load_by_run_id_and_give_the_reported_returns(
         }
         offline = vdt.load_policy(data.offline_agent["path"])
         assert offline.metadata["data"] == known["data"] and offline.metadata["scores"]["single"]
-    with pytest.raises(CheckpointError, match=r"several cells; choose one by cell=…: .*-s0: .*; .*-s1: offline"):
+    with pytest.raises(CheckpointError, match=r"several cells; choose one by cell=…, .*: .*-s0: .*; .*-s1: offline"):
         vdt.load_policy(run.id)
 
 

@@ -66,6 +66,17 @@ def compute_scaled_q_term(min_q: Tensor, mask: Tensor, normalization: str) -> Te
     return mean / masked_mean(min_q.detach().abs(), mask).clamp(min=1e-8)
 
 
+def _compute_gaussian_q_term(
+    gaussian: Gaussian, min_q: Tensor | None, actions: Tensor, mask: Tensor, normalization: str
+) -> Tensor:
+    """Compute the Q term beside a likelihood in the units that `normalization` names; 0 without a Q."""
+    if min_q is None:
+        return actions.new_zeros(())
+    if normalization == "gradient":
+        return compute_displacement_term(gaussian, min_q, actions, mask)
+    return compute_scaled_q_term(min_q, mask, normalization)
+
+
 def compute_magnitude_policy_loss(
     predicted: Tensor,
     actions: Tensor,
@@ -103,13 +114,10 @@ def compute_likelihood_policy_loss(
 
     Arguments as of `compute_stochastic_policy_loss`, but `min_q` is that of the means, and nothing is drawn.
     """
-    behavior = q_term = actions.new_zeros(())
+    behavior = actions.new_zeros(())
     if behavior_coefficient > 0:
         behavior = compute_likelihood_loss(gaussian.compute_log_density(actions), weights, mask)
-    if min_q is not None and normalization == "gradient":
-        q_term = compute_displacement_term(gaussian, min_q, gaussian.means, mask)
-    elif min_q is not None:
-        q_term = compute_scaled_q_term(min_q, mask, normalization)
+    q_term = _compute_gaussian_q_term(gaussian, min_q, gaussian.means, mask, normalization)
     return PolicyLosses(behavior_coefficient * behavior - q_coefficient * q_term, behavior, q_term)
 
 
@@ -141,18 +149,12 @@ def compute_stochastic_policy_loss(
         behavior_coefficient: 0 leaves the likelihood out.
         normalization: of the Q term: "gradient" (M3, `compute_displacement_term`), "magnitude" or "none".
     """
-    zero, (asked_actions, log_densities), temperature = actions.new_zeros(()), asked, gaussian.temperature
+    (asked_actions, log_densities), temperature = asked, gaussian.temperature
     entropy = masked_mean(-log_densities, mask)
-    behavior = q_term = zero
+    behavior = actions.new_zeros(())
     if behavior_coefficient > 0:
         behavior = compute_likelihood_loss(gaussian.compute_log_density(actions), weights, mask)
-    if min_q is not None:
-        by_gradient = normalization == "gradient"
-        q_term = (
-            compute_displacement_term(gaussian, min_q, asked_actions, mask)
-            if by_gradient
-            else compute_scaled_q_term(min_q, mask, normalization)
-        )
+    q_term = _compute_gaussian_q_term(gaussian, min_q, asked_actions, mask, normalization)
     total = behavior_coefficient * behavior - q_coefficient * q_term - temperature.detach() * entropy
     total = total + compute_temperature_loss(temperature, entropy, actions.shape[-1])
     return PolicyLosses(total, behavior, q_term, entropy=entropy, temperature=temperature)
