@@ -160,16 +160,13 @@ class OnlineTuner:
             "step": self.environment_steps,
         }
 
-    def load_optimizers_and_counters(self, state: State) -> None:
-        """Continue where `state` stopped; networks and buffer were restored by the caller."""
-        self.critic_update.load_state_dict(state["critic_optimizer"])
-        self.policy_update.load_state_dict(state["policy_optimizer"])
+    def load_state_dict(self, state: State) -> None:
+        """Continue where `state` stopped; the buffer is the caller's, made of what `state` holds."""
+        self.restore_training(state)
         self.environment_steps, self.episodes = state["environment_steps"], state["episodes"]
-        self.learnt_steps = state.get(
-            "learnt_steps", self.environment_steps
-        )  # checkpoints of release 0.2.0 lack the key
+        # Checkpoints of release 0.2.0 lack the key.
+        self.learnt_steps = state.get("learnt_steps", self.environment_steps)
         self.best_return, self.pending_return = state["best_return"], state["pending_return"]
-        set_random_state(state["random"], self.sampler.generator)
 
 
 def make_mixed_sampler(
@@ -205,7 +202,7 @@ def make_tuner(
     sampler = make_sampler(drawn, buffer, 3)
     tuner = OnlineTuner(config, actor_critic, sampler, make_mixed_sampler(drawn, actor_critic, sampler, dataset))
     if state is not None:
-        tuner.load_optimizers_and_counters(state)
+        tuner.load_state_dict(state)
     tuner.tune_threads(device)
     return tuner
 
