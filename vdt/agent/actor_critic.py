@@ -91,7 +91,7 @@ def make_buffer_sampler(config: Config, buffer: TrajectoryStore, generator: torc
         buffer,
         data.trajectory_weighting,
         generator,
-        policy_weighting="" if drawn == "same" else drawn,
+        policy_draws="" if drawn == "same" else drawn,
         return_temperature=data.return_temperature,
         starts_before=data.window_start == "before",
     )
@@ -114,7 +114,7 @@ class ActorCritic:
         return_percentiles: 0th to 100th of the data's episode returns; empty in checkpoints of release 0.2.0.
         history_correlation: of the critic's errors before and after a step (`vdt/critic/history_correlation.py`); none where
             it was not measured.
-        critic_weighting: by which the critic drew trajectories; empty: by `data.trajectory_weighting`.
+        critic_draws: by which the critic drew trajectories; empty: by `data.trajectory_weighting`.
         target_policy: follows the policy slowly; only where the critic values it (`critic.bootstrap` policy).
         compiled_policy: the policy's pass while it trains, if that is compiled (`runtime.compile`).
     """
@@ -130,7 +130,7 @@ class ActorCritic:
     critic_steps: int = 0
     return_percentiles: tuple[float, ...] = ()
     history_correlation: float | None = None
-    critic_weighting: str = ""
+    critic_draws: str = ""
     target_policy: nn.Module | None = None
     compiled_policy: Callable[..., Any] | None = None
 
@@ -205,7 +205,7 @@ class ActorCritic:
             "reward_statistics": vars(self.reward_statistics).copy(),
             "return_percentiles": list(self.return_percentiles),
             "history_correlation": self.history_correlation,
-            "critic_weighting": self.critic_weighting,
+            "critic_weighting": self.critic_draws,
             **self._get_target_policy_state(),
         }
 
@@ -222,7 +222,7 @@ class ActorCritic:
         self.gradient_steps = state["gradient_steps"]
         self.reward_statistics, self.return_percentiles = _read_statistics(state)
         self.history_correlation = state.get("history_correlation")  # this and the next: new since release 0.2
-        self.critic_weighting = state.get("critic_weighting", "")
+        self.critic_draws = state.get("critic_weighting", "")
         if self.config.trains_together:
             self.critic.load_state_dict(state["critic"])
         if self.target_policy is not None:
@@ -247,7 +247,7 @@ class ActorCritic:
             critic_steps=state.get("critic_steps", 0),
             return_percentiles=return_percentiles,
             history_correlation=state.get("history_correlation"),
-            critic_weighting=state.get("critic_weighting", ""),
+            critic_draws=state.get("critic_weighting", ""),
         )
         if "target_policy" in state:
             actor_critic.add_target_policy(state["target_policy"])

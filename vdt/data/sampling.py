@@ -29,7 +29,7 @@ def compute_return_weights(returns: Tensor, temperature: float) -> Tensor:
 class Sampler:
     """Two-step sampler: a trajectory first, then a start inside it, uniformly.
 
-    With weighting "length" trajectories are drawn with p proportional to their steps, so all sub-trajectories are equally
+    With draws "length" trajectories are drawn with p proportional to their steps, so all sub-trajectories are equally
     likely. With "uniform" all trajectories are, and steps of short ones are drawn more often. With "return" p is
     proportional to steps times exp(z / temperature), z the standardised return of the trajectory among those held.
 
@@ -41,10 +41,10 @@ class Sampler:
     def __init__(
         self,
         buffer: TrajectoryStore,
-        weighting: str,
+        draws: str,
         generator: torch.Generator,
         *,
-        policy_weighting: str = "",
+        policy_draws: str = "",
         return_temperature: float = 1.0,
         starts_before: bool = False,
     ) -> None:
@@ -52,15 +52,15 @@ class Sampler:
 
         Args:
             buffer: of trajectories.
-            weighting: "length", "uniform" or "return".
+            draws: "length", "uniform" or "return".
             generator: of the draws.
-            policy_weighting: of steps and sub-trajectories that the policy learns from; empty: as `weighting`. The
-                critic's transitions are drawn by `weighting` in any case.
-            return_temperature: of weighting "return".
+            policy_draws: of steps and sub-trajectories that the policy learns from; empty: as `draws`. The
+                critic's transitions are drawn by `draws` in any case.
+            return_temperature: of draws "return".
             starts_before: of sub-trajectories, see above.
         """
         self.buffer = buffer
-        self.weightings = {True: weighting, False: policy_weighting or weighting}  # with targets (the critic's) or all
+        self.draws = {True: draws, False: policy_draws or draws}  # with targets (the critic's) or all
         self.generator = generator
         self.return_temperature, self.starts_before = return_temperature, starts_before
         self._pools: dict[bool, tuple[tuple[Tensor, Tensor], StepRows]] = {}  # with targets or all: index and rows
@@ -74,13 +74,13 @@ class Sampler:
             count: how many.
             with_target: whether only steps with a target of the critic are drawn (M2).
         """
-        weighting = self.weightings[with_target]
-        if weighting == "return":
+        draws = self.draws[with_target]
+        if draws == "return":
             starts, place = self._draw(count, 0, with_target=with_target)
             return starts + place
         index = self.buffer.index_targets() if with_target else self.buffer.index()
         starts, lengths = index
-        if weighting == "length":
+        if draws == "length":
             seen, pool = self._pools.get(with_target, (None, None))
             if seen is not index or pool is None:
                 _expect_some(lengths)
@@ -104,7 +104,7 @@ class Sampler:
         seen, bounds = self._bounds.get((with_target, before), (None, starts))
         if seen is not index:
             _expect_some(lengths)
-            shares = self._compute_shares(self.weightings[with_target], starts, index[1])
+            shares = self._compute_shares(self.draws[with_target], starts, index[1])
             bounds = torch.cat([shares.new_zeros(1), torch.cumsum(shares, 0) / shares.sum()])
             self._bounds[with_target, before] = index, bounds
         uniform = torch.rand(count, generator=self.generator, device=starts.device, dtype=torch.float64)
@@ -113,11 +113,11 @@ class Sampler:
         inside = ((uniform - low) / (high - low) * lengths[trajectory]).long()
         return starts[trajectory], torch.minimum(inside, lengths[trajectory] - 1) - before
 
-    def _compute_shares(self, weighting: str, starts: Tensor, lengths: Tensor) -> Tensor:
+    def _compute_shares(self, draws: str, starts: Tensor, lengths: Tensor) -> Tensor:
         """Compute what the probability of each trajectory is proportional to, (E,), from first rows and numbers of steps."""
-        if weighting == "uniform":
+        if draws == "uniform":
             return torch.ones_like(lengths, dtype=torch.float64)
-        if weighting == "length":
+        if draws == "length":
             return lengths.double()
         returns = self.buffer.take(starts, self.buffer.column.return_to_go).double()
         return lengths * compute_return_weights(returns, self.return_temperature)

@@ -19,7 +19,7 @@ from vdt.data.sampling import Sampler
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.system.machine import choose_device
 from vdt.tracking import Tracker
-from vdt.training.guidance import choose_critic_draws, passes_test, with_critic_weighting
+from vdt.training.guidance import choose_critic_draws, passes_test, with_critic_draws
 from vdt.training.loop import run_gradient_steps
 from vdt.training.offline import make_offline_buffer, make_sampler, tune_threads
 from vdt.training.update import Metrics
@@ -88,8 +88,8 @@ def pretrain_critic(
         logger.info(f"critic: begins from {config.init.policy} (sha256 {config.init.sha256[:DIGEST_DIGITS]})")
         untrained.load_state_dict(begun.critic.state_dict())
         normalizer, reward_scale = begun.normalizer, begun.reward_scale
-        if config.critic.gradient_steps == 0 and begun.critic_weighting:  # tested on the draws that made it
-            config = with_critic_weighting(config, begun.critic_weighting)
+        if config.critic.gradient_steps == 0 and begun.critic_draws:  # tested on the draws that made it
+            config = with_critic_draws(config, begun.critic_draws)
     buffer = make_offline_buffer(config, dataset, normalizer, reward_scale)
     state = checkpoints.load_latest()
     attempt = state.get("weighting_place", 0) if state else 0  # 0, or 1 where the first critic failed its test

@@ -21,7 +21,7 @@ from vdt.data.trajectory import TrajectoryDataset
 
 
 def measure_if_tested(
-    config: Config, critic: Critic, dataset: TrajectoryDataset, source: State, weighting: str
+    config: Config, critic: Critic, dataset: TrajectoryDataset, source: State, draws: str
 ) -> float | None:
     """Compute the history correlation of a critic (`vdt/critic/history_correlation.py`); none where nothing depends on it.
 
@@ -30,22 +30,22 @@ def measure_if_tested(
         critic: to test.
         dataset: it was trained on.
         source: its checkpoint, or the constants in it: {"normalizer", "reward_scale"}.
-        weighting: by which it drew trajectories.
+        draws: by which it drew trajectories.
     """
     if not must_test_critic(config):
         return None
     normalizer = Normalizer(**source["normalizer"], clip=config.data.observation_clip)
     normalizer = normalizer.to(next(critic.parameters()).device)
     kept = dataset.keep_best(config.data.keep_best_fraction)
-    weights = compute_step_weights(weighting, config.data.return_temperature, kept)
+    weights = compute_step_weights(draws, config.data.return_temperature, kept)
     return measure_history_correlation(
         critic, kept, normalizer, source["reward_scale"], config.task.reward_shift, weights
     )
 
 
-def compute_step_weights(weighting: str, return_temperature: float, dataset: TrajectoryDataset) -> list[float]:
+def compute_step_weights(draws: str, return_temperature: float, dataset: TrajectoryDataset) -> list[float]:
     """Compute how often a step of each episode is drawn, relative to the others (`data.trajectory_weighting`)."""
-    match weighting:
+    match draws:
         case "uniform":
             return [1 / steps for steps in dataset.lengths.tolist()]
         case "return":
@@ -65,14 +65,14 @@ def choose_critic_draws(config: Config, attempt: int) -> tuple[Config, bool]:
     """Return the configuration of the first (0) or the second critic, and whether another may follow the one asked for."""
     if attempt == 0:
         return config, tries_second_critic(config)
-    return with_critic_weighting(config, config.critic.second_weighting), False
+    return with_critic_draws(config, config.critic.second_weighting), False
 
 
-def with_critic_weighting(config: Config, weighting: str) -> Config:
-    """Return the configuration whose critic draws trajectories by `weighting`; the policy draws as before."""
+def with_critic_draws(config: Config, draws: str) -> Config:
+    """Return the configuration whose critic draws trajectories by `draws`; the policy draws as before."""
     drawn = config.actor.trajectory_weighting
     actor = replace(config.actor, trajectory_weighting=config.data.trajectory_weighting if drawn == "same" else drawn)
-    return replace(config, data=replace(config.data, trajectory_weighting=cast(Any, weighting)), actor=actor)
+    return replace(config, data=replace(config.data, trajectory_weighting=cast(Any, draws)), actor=actor)
 
 
 def withdraw_unfit_critic(config: Config, actor_critic: ActorCritic) -> Config:
@@ -90,8 +90,8 @@ def describe_test(config: Config, actor_critic: ActorCritic) -> str:
         return ""
     if found is None:
         return "critic guides: too few episodes are long enough to compare its errors before and after a step"
-    second = actor_critic.critic_weighting not in ("", config.data.trajectory_weighting)
-    drawn = f" (it drew episodes by {actor_critic.critic_weighting})" if second else ""
+    second = actor_critic.critic_draws not in ("", config.data.trajectory_weighting)
+    drawn = f" (it drew episodes by {actor_critic.critic_draws})" if second else ""
     shown = f"its errors before and after a step correlate by {found:.3f}{drawn}, "
     if actor_critic.is_guided:
         return f"critic guides: {shown}at most {limit:g} (actor.max_history_correlation)"

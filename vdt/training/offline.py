@@ -193,9 +193,9 @@ def make_actor_trainer(
     fit_return_embedding(policy, buffer.find_return_range)
     uniform = AdvantageWeighting(0.0, config.actor.max_advantage_weight, 1.0)
     actor_critic = ActorCritic(config, policy, critic, normalizer, source["reward_scale"], uniform)
-    weighting = config_from_yaml(source["config"]).data.trajectory_weighting
-    actor_critic.critic_weighting = weighting
-    actor_critic.history_correlation = measure_if_tested(config, critic, dataset, source, weighting)
+    draws = config_from_yaml(source["config"]).data.trajectory_weighting
+    actor_critic.critic_draws = draws
+    actor_critic.history_correlation = measure_if_tested(config, critic, dataset, source, draws)
     actor_critic.weighting = calibrate_weighting(withdraw_unfit_critic(config, actor_critic), critic, sampler)
     actor_critic.reward_statistics = RewardStatistics.fit(dataset, config.task.return_scale)
     actor_critic.return_percentiles = compute_return_percentiles(dataset.episode_returns)

@@ -27,7 +27,7 @@ from vdt.serving.model_files import make_model
 from vdt.system.machine import choose_device
 from vdt.system.progress import Progress
 from vdt.tracking import Tracker
-from vdt.training.guidance import with_critic_weighting, withdraw_unfit_critic
+from vdt.training.guidance import with_critic_draws, withdraw_unfit_critic
 from vdt.training.joint import spread_critic_steps, take_critic_step
 from vdt.training.loop import read_metrics, save_checkpoint
 from vdt.training.offline import calibrate_weighting, make_offline_buffer, make_sampler
@@ -198,7 +198,7 @@ def make_tuner(
     else:
         held = TrajectoryDataset(**{name: tensor.numpy() for name, tensor in state["buffer"].items()})
     buffer = actor_critic.make_buffer(held, capacity=config.online.buffer_trajectories)
-    drawn = with_critic_weighting(config, actor_critic.critic_weighting or config.data.trajectory_weighting)
+    drawn = with_critic_draws(config, actor_critic.critic_draws or config.data.trajectory_weighting)
     sampler = make_sampler(drawn, buffer, 3)
     tuner = OnlineTuner(config, actor_critic, sampler, make_mixed_sampler(drawn, actor_critic, sampler, dataset))
     if state is not None:

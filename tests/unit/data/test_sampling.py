@@ -226,12 +226,12 @@ def test_trajectories_are_drawn_by_their_return(temperature: float) -> None:
     assert set(cool.sample_rows(100).tolist()) <= set(rows[6:]), "only the best"
 
 
-def test_policy_and_critic_draw_by_weightings_of_their_own() -> None:
+def test_policy_and_critic_have_draws_of_their_own() -> None:
     """Transitions come as from a sampler of the one weighting, sub-trajectories and steps as from one of the other."""
 
-    def make(weighting: str, policy_weighting: str = "") -> Sampler:
+    def make(weighting: str, policy_draws: str = "") -> Sampler:
         generator = torch.Generator().manual_seed(0)
-        return Sampler(make_marked_buffer(1.0, 5), weighting, generator, policy_weighting=policy_weighting)
+        return Sampler(make_marked_buffer(1.0, 5), weighting, generator, policy_draws=policy_draws)
 
     both = [make("length", "return") for _ in range(3)]
     assert torch.equal(

@@ -163,13 +163,13 @@ def test_the_policy_carries_its_critics_draws_to_the_online_phase(
     caplog.set_level(logging.INFO)
     settings = {**SECOND, "actor.max_history_correlation": 0.15}
     path = train(tmp_path, settings, MIXTURE)
-    assert load(path).critic_weighting == "return"
+    assert load(path).critic_draws == "return"
     assert "(it drew episodes by return)" in caplog.text
     config = make_config(settings)
     buffer = seed_buffer(config, MIXTURE, tmp_path / "buffer.hdf5")
     tuner = make_tuner(config, path, buffer, MIXTURE, None)
-    assert tuner.sampler.weightings == {True: "return", False: "length"}
-    assert load(train(tmp_path / "one", settings, ONE_POLICY)).critic_weighting == "length"
+    assert tuner.sampler.draws == {True: "return", False: "length"}
+    assert load(train(tmp_path / "one", settings, ONE_POLICY)).critic_draws == "length"
 
 
 def test_the_reason_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
