@@ -60,7 +60,7 @@ def draw(rows: Sequence[Row], output: Path) -> None:
     figure.legend(loc="outside upper right", ncols=len(seeds), fontsize=8, frameon=False)
     figure.supxlabel("thousand gradient steps of the actor", fontsize=9)
     figure.supylabel("normalized_score", fontsize=9)
-    figure.savefig(output, dpi=110)
+    figure.savefig(output, dpi=80)
 
 
 def main() -> None:
