@@ -28,9 +28,10 @@ class Robot:
 if len(sys.argv) not in (3, 4):
     sys.exit(f"usage: {sys.argv[0]} POLICY.pt FOLDER [EPISODES]")
 try:
-    policy, robot = vdt.load_policy(sys.argv[1]), Robot()
+    policy = vdt.load_policy(sys.argv[1])
 except ValueError as error:
     sys.exit(f"error: {error}")
+robot = Robot()
 if policy.spaces.observation_size != len(robot.reset()):
     sys.exit(
         f"{policy!r} does not fit this cart's two observations: put your robot's driver in the place of class Robot"

@@ -92,8 +92,7 @@ def check_resume(words: Sequence[str]) -> None:
     Raises:
         ConfigError: naming the run to resume instead.
     """
-    given = [word.partition("=")[2] for word in words if word.startswith("--origin-run-id=")]
-    given += [word for before, word in pairwise(words) if before == "--origin-run-id"]
+    given = _find_values(words, "--origin-run-id")
     if not given:
         return  # Metaflow takes the last one
     from vdt.agent.addresses import DEFAULT_FLOW
@@ -160,9 +159,13 @@ def _leave_finished_out(
 
 def runs_elsewhere(words: Sequence[str]) -> bool:
     """Return whether `--with` names an engine that runs the steps on other machines."""
-    values = [word.partition("=")[2] for word in words if word.startswith("--with=")]
-    values += [word for before, word in pairwise(words) if before == "--with"]
-    return any(value.partition(":")[0] in ENGINES for value in values)
+    return any(value.partition(":")[0] in ENGINES for value in _find_values(words, "--with"))
+
+
+def _find_values(words: Sequence[str], option: str) -> list[str]:
+    """Return the values of an option of Metaflow's, in both of its forms."""
+    values = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    return values + [word for before, word in pairwise(words) if before == option]
 
 
 def is_search(given: Mapping[str, str]) -> bool:

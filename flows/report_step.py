@@ -87,9 +87,11 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
     path = _write(cells, study, get_options(flow))
     files = sorted(path.parent.iterdir())
     opening, closing = make_continue_record(str(current.run_id), fork=False), Status(status="FINISHED")
+    kept: Sequence[Record] = ()
     if study:
         _keep_study_report(study, files)
-    kept = [] if study else make_artifact_records(files, "report")
+    else:
+        kept = make_artifact_records(files, "report")
     # the tuned policy whose score stands above it; the checkpoint of the best rollouts may be worse
     policies = [branch.agents.get("online") or branch.agents["offline"] for branch in branches]
     run_ids = []

@@ -287,11 +287,11 @@ def _describe_field(item: FieldInfo) -> Key:
     return dataclasses.replace(describe(item.annotation, item.metadata), meaning=item.description or "")
 
 
-FIELDS: Mapping[str, FieldInfo] = MappingProxyType(dict(_list_fields(Config)))
-KEYS: Mapping[str, Key] = MappingProxyType({key: _describe_field(item) for key, item in FIELDS.items()})
+_FIELDS = dict(_list_fields(Config))
+KEYS: Mapping[str, Key] = MappingProxyType({key: _describe_field(item) for key, item in _FIELDS.items()})
 # What was done before a key existed.
-DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {key: item.default for key, item in FIELDS.items() if not item.is_required() and item.default_factory is None}
+KEY_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {key: item.default for key, item in _FIELDS.items() if not item.is_required() and item.default_factory is None}
 )
 
 

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vdt.config.schema import DEFAULTS, Config
+from vdt.config.schema import KEY_DEFAULTS, Config
 from vdt.system.files import atomic_write, write_text
 from vdt.system.machine import NUMERICAL
 
@@ -71,7 +71,7 @@ def compute_identity(config: Config, data_key: str) -> str:
         data_key: names the data's content (`vdt.datasets.choose.DataChoice.key`).
     """
     settings = {key: value for key, value in config.flatten().items() if not key.startswith(IGNORED_KEYS)}
-    told = {key: value for key, value in settings.items() if key not in DEFAULTS or value != DEFAULTS[key]}
+    told = {key: value for key, value in settings.items() if key not in KEY_DEFAULTS or value != KEY_DEFAULTS[key]}
     return digest_of({"config": told, "data": data_key})
 
 

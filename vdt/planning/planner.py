@@ -67,12 +67,14 @@ def plan(
     episodes, candidates, _ = history.returns_to_go.shape
     imagination = imagine(policy, history, planning_horizon - 1, cache, explore=explore)
     first = imagination.actions.unflatten(0, (episodes, candidates))
+    if candidates == 1:
+        nothing = torch.zeros(episodes, dtype=torch.int64, device=first.device)
+        return Plan(first[:, 0], nothing, torch.zeros(episodes, 1, device=first.device))
     selection = selection or Selection()
-    settled = torch.zeros(episodes, dtype=torch.int64, device=first.device) if candidates == 1 else selection.settled
+    settled = selection.settled
     if settled is not None:
-        return Plan(
-            first[torch.arange(episodes, device=first.device), settled], settled, first.new_zeros(episodes, candidates)
-        )
+        places = torch.arange(episodes, device=first.device)
+        return Plan(first[places, settled], settled, first.new_zeros(episodes, candidates))
     if planning_horizon > 1:
         assert env_model is not None
         env_model.begin(environments, candidates)
