@@ -54,6 +54,7 @@ TINY: dict[str, Any] = {  # all settings that a tiny run depends on, so that pre
     "policy.dropout": 0.1,
     "actor.gradient_steps": 30,
     "actor.trajectory_weighting": "same",
+    "actor.start_fraction": 0,
     "actor.batch_size": 16,
     "actor.learning_rate": 0.001,
     "actor.warmup_steps": 5,

@@ -94,6 +94,7 @@ def make_buffer_sampler(config: Config, buffer: TrajectoryStore, generator: torc
         policy_draws="" if drawn == "same" else drawn,
         return_temperature=data.return_temperature,
         starts_before=data.window_start == "before",
+        start_fraction=config.actor.start_fraction,
     )
 
 

@@ -124,6 +124,7 @@ class ActorConfig:
     warm_start_steps: Whole = Field(default=0, ge=0)
     max_history_correlation: Number = Field(default=1.0, ge=0.0, le=1.0)
     trajectory_weighting: Literal["same", "length", "uniform", "return"] = "same"
+    start_fraction: Number = Field(default=0.0, ge=0.0, le=1.0)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

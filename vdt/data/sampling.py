@@ -36,6 +36,9 @@ class Sampler:
     Sub-trajectories start at a step. So the first of K steps is met by one start, the K-th by K. With `starts_before`
     they also start up to K - 1 steps before the first, of which they hold nothing: then all steps of a trajectory are met
     by K starts. Trajectories are drawn as often as without.
+
+    A first step is one of hundreds, and all that a policy does follows from it. So `start_fraction` of the sub-trajectories
+    of a batch may be drawn to begin less than K steps away from their trajectory's first step.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Sampler:
         policy_draws: str = "",
         return_temperature: float = 1.0,
         starts_before: bool = False,
+        start_fraction: float = 0.0,
     ) -> None:
         """Draw from `buffer` with the buffer's device's `generator`.
 
@@ -58,11 +62,13 @@ class Sampler:
                 critic's transitions are drawn by `draws` in any case.
             return_temperature: of draws "return".
             starts_before: of sub-trajectories, see above.
+            start_fraction: likewise.
         """
         self.buffer = buffer
         self.draws = {True: draws, False: policy_draws or draws}  # with targets (the critic's) or all
         self.generator = generator
         self.return_temperature, self.starts_before = return_temperature, starts_before
+        self.start_fraction = start_fraction
         self._pools: dict[bool, tuple[tuple[Tensor, Tensor], StepRows]] = {}  # with targets or all: index and rows
         self._bounds: dict[tuple[bool, int], tuple[tuple[Tensor, Tensor], Tensor]] = {}  # likewise: index and shares
         self._positions = torch.zeros(0)
@@ -173,9 +179,14 @@ class Sampler:
 
     def sample_sequences(self, batch_size: int, context_length: int) -> SequenceBatch:
         """Draw sub-trajectories of up to `context_length` steps, padded on the right."""
-        if not self.starts_before or context_length == 1:
+        before, near = context_length - 1 if self.starts_before else 0, round(self.start_fraction * batch_size)
+        if before == near == 0:
             return self.gather_sequences(self.sample_rows(batch_size), context_length)
-        first, place = self._draw(batch_size, context_length - 1)
+        first, place = self._draw(batch_size, before)
+        if near:
+            choices = self.buffer.take(first[:near], self.buffer.column.steps_left).clamp(max=context_length) + before
+            uniform = torch.rand(near, generator=self.generator, device=place.device, dtype=torch.float64)
+            place = torch.cat([(uniform * choices).long() - before, place[near:]])
         return self.gather_sequences(first + place.clamp(min=0), context_length, context_length + place.clamp(max=0))
 
     def gather_sequences(self, rows: Tensor, context_length: int, longest: Tensor | None = None) -> SequenceBatch:

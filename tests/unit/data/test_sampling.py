@@ -1,5 +1,7 @@
 """Two-step sampling: what is drawn, how often, and that one gather equals the loop."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -194,6 +196,33 @@ def test_windows_that_start_before_an_episode_meet_all_its_steps_equally_often(w
     assert set(lengths) == {1, 2, 3, 4}, "at each position of a sub-trajectory"
     ratio = np.mean(before[first]) / np.mean(before[second])  # 12 and 5 starts; drawn by 9 and 2 steps, or equally
     assert ratio == pytest.approx((9 / 12) / (2 / 5) if weighting == "length" else 5 / 12, rel=0.05)
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_start_fraction_draws_around_first_steps(before: int) -> None:
+    """Half of a batch starts at -before … 3 of either episode (…, 1 of that with two steps), the rest anywhere."""
+    buffer = make_buffer(make_dataset((9, 2)))
+    generator = torch.Generator().manual_seed(0)
+    sampler = Sampler(buffer, "uniform", generator, starts_before=before > 0, start_fraction=0.5)
+    drawn = [sampler.sample_sequences(400, 4) for _ in range(100)]
+    rows = {tuple(row): index for index, row in enumerate(buffer.matrix[:, :2].tolist())}
+    near, rest = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
+    for batch in drawn:
+        starts = [rows[tuple(place)] for place in batch.observations[:, 0].tolist()]
+        held = list(zip(starts, batch.mask.sum(1).int().tolist(), strict=True))
+        near.update(held[:200])
+        rest.update(held[200:])
+    first, second = (int(start) for start in buffer.index()[0])
+    early = [(first, 4 - k) for k in range(before, 0, -1)] + [(first + k, 4) for k in range(4)]
+    short = [(second, min(2, 4 - k)) for k in range(before, 0, -1)] + [(second, 2), (second + 1, 1)]
+    expected = Counter[tuple[int, int]]()
+    for places in (early, short):
+        for place in places:
+            expected[place] += 10_000 / len(places)
+    assert set(near) == set(expected)
+    assert chisquare([near[place] for place in expected], list(expected.values())).pvalue > 0.001
+    everywhere = {(first + k, min(4, 9 - k)) for k in range(9)} | set(early) | set(short)
+    assert set(rest) == everywhere, "the rest as without"
 
 
 def test_one_step_has_no_start_before_it() -> None:
