@@ -34,10 +34,10 @@ from vdt.checkpoint.store import load_state
 from vdt.config.schema import Config
 from vdt.data.return_quantiles import compute_return_percentiles, compute_return_quantiles
 from vdt.data.storage import load_snapshot
+from vdt.datasets.choose import choose_episodes
 from vdt.datasets.snapshot import make_snapshot
 from vdt.evaluation.evaluate import evaluate
 from vdt.system.home import home
-from vdt.training.offline import choose_episodes
 
 QUANTILES = (0.99, 0.9, 0.75, 0.5)
 SELECT = ("per_step", "per_episode", "margin")

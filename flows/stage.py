@@ -164,7 +164,7 @@ class Stage:
         """
         from vdt.data.residence import Residence
         from vdt.data.storage import load_snapshot
-        from vdt.training.offline import choose_episodes
+        from vdt.datasets.choose import choose_episodes
 
         described = {key: self.flow.snapshot[key] for key in FIELDS if key in self.flow.snapshot}
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -51,11 +52,17 @@ def make_minari_set(
     gain: float = 0.3,
     with_environment: bool = True,
     arguments: dict[str, Any] | None = None,
+    change: Callable[[EpisodeBuffer], None] = lambda buffer: None,
     **settings: Any,
 ) -> list[EpisodeBuffer]:
-    """Write a data set into Minari's folder and return what is in it; `arguments` go to the environment, the rest to Minari."""
+    """Write a data set into Minari's folder and return what is in it.
+
+    `arguments` go to the environment, `change` to each episode before it is written, the rest to Minari.
+    """
     environment = gymnasium.make(environment_id, max_episode_steps=limit, **(arguments or {}))
     buffers = [record(environment, seed, gain) for seed in range(episodes)]
+    for buffer in buffers:
+        change(buffer)
     spaces = {"observation_space": environment.observation_space, "action_space": environment.action_space}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Minari warns of missing author, code and more

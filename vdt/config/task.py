@@ -9,6 +9,8 @@ from pydantic.dataclasses import dataclass
 
 from vdt.config.types import CHECKED, JsonMapping, Number, Numbers, Text, Texts, Whole, Wholes, read_items
 
+LONGEST_HORIZON = 1_000_000
+SMALLEST_SCALE = 1e-9  # of returns
 # Modules of vdt/environments/ with a function `bridge` and, where recordings have other rewards or ends, `relabel`.
 Bridge = Literal["none", "adroit", "kitchen", "maze2d", "antmaze"]
 Repair = Literal["timeouts_are_goals", "late_rewards", "goals_are_ends"]  # corrected by vdt/datasets/repairs.py
@@ -38,11 +40,13 @@ class TaskConfig:
     action_size: Whole = Field(ge=1, le=10_000, description="numbers in an action")
     action_low: Numbers
     action_high: Numbers
-    horizon: Whole = Field(ge=1, le=1_000_000, description="steps after which an episode is cut")
+    horizon: Whole = Field(ge=1, le=LONGEST_HORIZON, description="steps after which an episode is cut")
     reference_return_min: Number = Field(description="return of score 0")
     reference_return_max: Number = Field(description="return of score 100")
     reference: Text
-    return_scale: Number = Field(ge=1e-9, description="returns-to-go are divided by it before the policy sees them")
+    return_scale: Number = Field(
+        ge=SMALLEST_SCALE, description="returns-to-go are divided by it before the policy sees them"
+    )
     reward_scaling: Literal["return_range", "none"] = Field(
         description="return_range: the critic's rewards x 1000 / (best - worst episode return), as IQL"
     )

@@ -20,6 +20,11 @@ CONSTANT = (
     "observation components never change, as far as float32 tells (7 digits), so the policy has learnt nothing about other "
     "values of them; leave them out, always give that value, or record the difference from a start. Counted from 0"
 )
+COARSE_SHARE = 0.05  # of the standard deviation
+COARSE = (
+    "observation components vary little beside their size, so float32 (7 digits) rounds away a part of what they say; record the "
+    "difference from a start. Counted from 0"
+)
 
 
 def measure_observations(dataset: TrajectoryDataset) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -42,14 +47,15 @@ def measure_rewards(dataset: TrajectoryDataset, return_scale: float) -> tuple[fl
     return mean, std if std > MIN_REWARD_STD * (largest / return_scale) else 1.0
 
 
-def describe_tiny_observations(dataset: TrajectoryDataset) -> list[str]:
-    """Return a sentence on components that vary, but too little to be scaled, and one on those that never change, if any do."""
-    tiny = measure_observations(dataset)[1] < MIN_STD
-    if not tiny.any():
-        return []
+def describe_observation_doubts(dataset: TrajectoryDataset) -> list[str]:
+    """Return a sentence each on components that vary too little to be scaled, never change, or are rounded coarsely."""
+    deviation = measure_observations(dataset)[1]
+    tiny = deviation < MIN_STD
     blocks = [(block.min(axis=0), block.max(axis=0)) for block in dataset.iterate_blocks("observations")]
-    varies = np.min([low for low, _ in blocks], axis=0) < np.max([high for _, high in blocks], axis=0)
-    found = [(tiny & varies, TINY), (~varies, CONSTANT)]
+    low, high = np.min([low for low, _ in blocks], axis=0), np.max([high for _, high in blocks], axis=0)
+    coarse = np.spacing(np.maximum(np.abs(low), np.abs(high))) > COARSE_SHARE * deviation
+    varies = low < high
+    found = [(tiny & varies, TINY), (~varies, CONSTANT), (coarse & varies & ~tiny, COARSE)]
     return [f"{what}: {', '.join(map(str, np.flatnonzero(which)))}" for which, what in found if which.any()]
 
 

@@ -16,6 +16,7 @@ from vdt.config.schema import Config
 from vdt.data.action_range import make_range_recipe
 from vdt.data.errors import DataError
 from vdt.data.residence import Residence
+from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.collected import find_collection
 from vdt.datasets.d4rl import get_cache_file, load_d4rl, make_d4rl_key
 from vdt.datasets.download import probe
@@ -27,7 +28,7 @@ from vdt.datasets.npz import read_folder
 from vdt.datasets.own_files import OwnFiles
 from vdt.datasets.relabel import relabel_recording
 
-__all__ = ["DataChoice", "DataError", "LoadedData", "choose_source", "get_snapshot_path"]
+__all__ = ["DataChoice", "DataError", "LoadedData", "choose_episodes", "choose_source", "get_snapshot_path"]
 
 
 def get_snapshot_path(home: Path, env: str, key: str) -> Path:
@@ -168,3 +169,10 @@ def _choose_collected(config: Config, reason: str, residence: Residence) -> Data
             f"or train a ladder with flows/behavior_flow.py"
         )
     return DataChoice("collected", collection.key, reason, collection.load)
+
+
+def choose_episodes(dataset: TrajectoryDataset, config: Config) -> tuple[TrajectoryDataset, TrajectoryDataset | None]:
+    """Return the episodes to train on and the held-out ones, as far as the horizon goes (`data.beyond_horizon`)."""
+    if config.data.beyond_horizon == "drop":
+        dataset = dataset.keep_first(config.task.horizon)
+    return dataset.split(config.data.held_out_fraction, config.data.seed)

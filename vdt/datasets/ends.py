@@ -25,6 +25,10 @@ FloatRows = npt.NDArray[np.float32]
 MARKS = "mark the last row of each episode in 'terminals' (real ends) or 'timeouts' (cuts)"
 AS_IT_IS = "--set data.episode_ends=marked takes the marks as they are"
 MIN_LIMIT = 10  # a shorter step count is evidence of a limit only if it comes twice
+RUNS_ON = (
+    "next_observations of the last steps are the first observations of the episodes that follow. They were used, as of a "
+    "recording without resets; where it was reset, store what was seen after the last action"
+)
 RELATIVE, ABSOLUTE = 1e-4, 1e-5  # two records of one observation differ by rounding only
 
 
@@ -109,7 +113,12 @@ def find_ends(terminals: Flags, timeouts: Flags, settings: EndSettings, successi
 
 
 def check_ends(
-    origin: object, ends: Rows, timeouts: Flags, settings: EndSettings, succession: Succession | None = None
+    origin: object,
+    ends: Rows,
+    terminals: Flags,
+    timeouts: Flags,
+    settings: EndSettings,
+    succession: Succession | None = None,
 ) -> list[str]:
     """Compare ends with the evidence.
 
@@ -130,7 +139,7 @@ def check_ends(
     elif succession is not None and verdict == "order":
         problem = _describe_order(succession, flags)
     else:
-        problem = _find_passed_limit(ends, timeouts, settings)
+        problem = _find_passed_limit(ends, terminals, timeouts, settings)
     if problem and settings.mode == "marked":
         return [f"{problem[0]}; the marks were taken as they are"]
     if problem:
@@ -142,6 +151,18 @@ def check_ends(
             "next_observations are nowhere the observation of the row after, so ends could not be checked with them"
         ]
     return []
+
+
+def runs_into_next(succession: Succession, ends: Rows, observations: FloatRows) -> bool:
+    """Return whether all episodes, of which at least two are followed by another, end where the next begins.
+
+    Where all begin alike, an end there may be a real one.
+    """
+    inner = ends[:-1]
+    if len(inner) < 2 or succession.breaks[inner].any():
+        return False
+    first = observations[inner + 1]
+    return bool((first != first[0]).any())
 
 
 def _describe_jumps(succession: Succession, ends: Flags, *, own: bool) -> tuple[str, str]:
@@ -167,11 +188,15 @@ def _describe_order(succession: Succession, ends: Flags) -> tuple[str, str]:
     )
 
 
-def _find_passed_limit(ends: Rows, timeouts: Flags, settings: EndSettings) -> tuple[str, str] | None:
-    """Find an episode that is longer than a time limit which others obey."""
+def _find_passed_limit(ends: Rows, terminals: Flags, timeouts: Flags, settings: EndSettings) -> tuple[str, str] | None:
+    """Find an episode that is longer than a time limit which others obey.
+
+    Ends may have been cut at a horizon. The limit of others is that of the marks alone, since what is left after a cut
+    has any length.
+    """
     starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    limited = lengths[timeouts[ends] & (ends < len(timeouts) - 1)]
+    lengths, marked = ends - starts + 1, np.flatnonzero(terminals | timeouts)
+    limited = np.diff(marked, prepend=-1)[timeouts[marked] & (marked < len(timeouts) - 1)]
     if problem := _find_turns(ends, timeouts):
         return problem
     limit, whose = _find_limit(lengths, limited, settings)

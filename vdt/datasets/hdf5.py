@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,13 @@ from vdt.data.errors import DataError
 from vdt.data.residence import MEMORY, NO_ROOM, Residence
 from vdt.data.safe_hdf5 import UNREADABLE, explain_unreadable, get_node, list_found
 from vdt.data.trajectory import BLOCK_ROWS, FloatArray, TrajectoryDataset
-from vdt.datasets.ends import EndSettings, check_ends, find_ends
+from vdt.datasets.ends import RUNS_ON, EndSettings, check_ends, find_ends, runs_into_next
 from vdt.datasets.hdf5_arrays import check_finite, iterate_blocks, keep_rows, read_array, read_flags, read_succession
 from vdt.datasets.loaded_data import LoadedData
 from vdt.datasets.repairs import repair
 from vdt.datasets.summary import DataSummary, are_counts, make_no_target_error, normalise_actions
+
+logger = logging.getLogger(__name__)
 
 ACCEPTED = "an HDF5 file in D4RL's schema, or a folder of npz files, one an episode"
 OTHER_FORMATS = (".npz", ".npy", ".pkl", ".pickle", ".pt", ".csv", ".parquet", ".json", ".zip")  # usual extensions
@@ -128,7 +131,7 @@ def _scan(path: Path, settings: EndSettings, _state: tuple[int, int] | None) -> 
                 check_finite(path, name, nodes[name])
         has_successors = nodes["next_observations"] is not None and not (succession and succession.repeats)
     ends = find_ends(terminals, timeouts, settings, succession)
-    check_ends(path, ends, timeouts, settings, succession)
+    check_ends(path, ends, terminals, timeouts, settings, succession)
     lengths = np.diff(ends, prepend=-1)
     if lengths.max() == 1 and not has_successors and not terminals[ends].any():
         raise make_no_target_error(path, length)
@@ -201,7 +204,10 @@ def _read_steps(
             terminals, timeouts = terminals[kept], timeouts[kept]
         ends = find_ends(terminals, timeouts, settings, succession)
         if not repairs:
-            notes += check_ends(path, ends, timeouts, settings, succession)
+            notes += check_ends(path, ends, terminals, timeouts, settings, succession)
+        if settings.own and succession is not None and runs_into_next(succession, ends, read["observations"]):
+            logger.warning(f"data: {path}: {RUNS_ON}")
+            notes.append(RUNS_ON)
         if succession is not None and succession.repeats:
             after = None
         after_ends = (

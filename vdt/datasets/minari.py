@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vdt.config.task import TaskConfig
 from vdt.data.errors import DataError
@@ -75,14 +76,24 @@ class MinariSet:
         Args:
             largest: absolute value of the data's actions.
         """
-        space = json.loads(self.metadata["action_space"])
-        low, high = np.asarray(space["low"], np.float64), np.asarray(space["high"], np.float64)
+        low, high = self._read_bounds()
         near_low, near_high = (np.abs(ends) <= FAR * max(largest, 1.0) for ends in (low, high))
         bounded = near_low.all() and near_high.all()
         low, high = np.where(near_low, low, -1.0), np.where(near_high, high, 1.0)
         if not (low < high).all() or (largest > 1 and not bounded):
             return None
         return ([], []) if bounded and (low == -1).all() and (high == 1).all() else (low.tolist(), high.tolist())
+
+    def _read_bounds(self) -> list[npt.NDArray[np.float64]]:
+        """Return lowest and highest action of the metadata, each (A,)."""
+        try:
+            space = json.loads(self.metadata["action_space"])
+            return [np.broadcast_to(np.asarray(space[end], np.float64), self.action_shape) for end in ("low", "high")]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.folder}: the action_space of metadata.json has no readable low and high ({error}); accepted is a "
+                f"Box with both"
+            ) from None
 
     def get_reference(self) -> dict[str, Any]:
         """Return the reference returns of the metadata, if it has both."""

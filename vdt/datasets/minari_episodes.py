@@ -22,6 +22,7 @@ from vdt.data.trajectory import FloatArray
 from vdt.environments import flatten_observations
 
 FORMATS = ("hdf5", "arrow", "parquet")
+FLAGS = ("terminations", "truncations")
 MAX_BYTES = 4 * 2**30  # of one episode's array
 Episode = tuple[FloatArray, FloatArray, FloatArray, bool]  # observations, actions, rewards, terminated
 
@@ -79,11 +80,12 @@ class EpisodeFiles:
         steps = len(rewards)
         if steps == 0:
             raise DataError(f"{self.file}: {group.name} has no step")
-        actions, ends = read("actions", (steps, *self.action_shape)), read("terminations", (steps,))
+        actions = read("actions", (steps, *self.action_shape))
+        terminated = _read_end(f"{self.file}: {group.name}", *(read(name, (steps,)) for name in FLAGS))
         if not observations:
-            return np.empty((0, 0), np.float32), actions, rewards, bool(ends[-1])
+            return np.empty((0, 0), np.float32), actions, rewards, terminated
         tree = self._read_tree(group, "observations", self.observation_space, steps + 1)
-        return flatten_observations(tree, (steps + 1,)), actions, rewards, bool(ends[-1])
+        return flatten_observations(tree, (steps + 1,)), actions, rewards, terminated
 
     def _read_tree(self, group: h5py.Group, name: str, space: Any, rows: int) -> Any:
         if isinstance(space, tuple):
@@ -142,12 +144,27 @@ class EpisodeFiles:
                 return read(name, values, (steps + 1, *space))
             return {key: read_tree(f"{name}/{key}", values[key], inner) for key, inner in space.items()}
 
-        rewards, ends = (read(name, episode[name], (steps,)) for name in ("rewards", "terminations"))
+        rewards, *flags = (read(name, episode[name], (steps,)) for name in ("rewards", *FLAGS))
         actions = read("actions", episode["actions"], (steps, *self.action_shape))
+        terminated = _read_end(f"{part}:", *flags)
         if not observations:
-            return np.empty((0, 0), np.float32), actions, rewards, bool(ends[-1])
+            return np.empty((0, 0), np.float32), actions, rewards, terminated
         tree = read_tree("observations", episode["observations"], self.observation_space)
-        return flatten_observations(tree, (steps + 1,)), actions, rewards, bool(ends[-1])
+        return flatten_observations(tree, (steps + 1,)), actions, rewards, terminated
+
+
+def _read_end(origin: str, terminations: FloatArray, truncations: FloatArray) -> bool:
+    """Return whether an episode really ended; refuse flags (T,) other than 0 and 1, and ends before the last step."""
+    for name, flags in zip(FLAGS, (terminations, truncations), strict=True):
+        if (odd := (flags != 0) & (flags != 1)).any():
+            step = int(np.argmax(odd))
+            raise DataError(f"{origin} {name} hold {flags[step]:g} at step {step}; accepted are 0 and 1")
+        if flags[:-1].any():
+            raise DataError(
+                f"{origin} {name} are set at step {int(np.argmax(flags))} of {len(flags)}, and the episode goes on; accepted "
+                f"is an end at the last step alone: store what follows as an episode of its own"
+            )
+    return bool(terminations[-1])
 
 
 def _check_shape(origin: Path, name: str, values: Any, shape: tuple[int | None, ...]) -> None:

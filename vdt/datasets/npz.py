@@ -171,6 +171,8 @@ def _read_episode(path: Path, sizes: tuple[int, int] | None) -> dict[str, npt.ND
 def _check_shapes(path: Path, arrays: Mapping[str, npt.NDArray[Any]], sizes: tuple[int, int] | None) -> None:
     """Refuse arrays that do not fit together, or not the sizes (S, A); without these any size is accepted."""
     steps = len(np.atleast_1d(arrays["rewards"]))
+    if not steps:
+        raise DataError(f"{path}: 'rewards' is empty, so the episode has no step; leave the file out")
     s, a = sizes or ("S", "A")
     rows = (steps,) if "final_observation" in arrays else (steps, steps + 1)
     accepted: dict[str, list[tuple[int | str, ...]]] = {

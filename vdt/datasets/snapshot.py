@@ -14,12 +14,12 @@ import numpy as np
 from vdt.config.schema import Config
 from vdt.data.errors import DataError
 from vdt.data.residence import NO_ROOM, Residence
-from vdt.data.statistics import describe_tiny_observations
+from vdt.data.statistics import describe_observation_doubts
 from vdt.data.storage import read_snapshot, write_trajectories
 from vdt.data.trajectory import LARGE, TrajectoryDataset
 from vdt.datasets.card import describe, describe_clipping, describe_doubts, make_card, measure_scores
 from vdt.datasets.checksums import compare_checksum, describe_missing_checksum
-from vdt.datasets.choose import choose_source, get_snapshot_path
+from vdt.datasets.choose import choose_episodes, choose_source, get_snapshot_path
 from vdt.datasets.loaded_data import DataChoice, LoadedData, make_label
 from vdt.datasets.summary import OWN_REFERENCE, describe_action_scale, make_no_target_error
 from vdt.datasets.versioning import add_version, find_version
@@ -82,13 +82,16 @@ def make_snapshot(config: Config, home: Path, given: Collection[str] = ()) -> Sn
         dataset, card = read_snapshot(path, Residence(config.data.residence))
         _check_version(path, card)
         md5, size = find_version(path) or add_version(home, path)
+    training = choose_episodes(dataset, config)[0].keep_best(config.data.keep_best_fraction)
+    if not training.target_steps:
+        raise make_no_target_error(f"{config.env}, the episodes that are trained on", training.steps)
     card = {**card, **measure_scores(dataset, config.task), "reason": choice.reason}
     logger.info(f"data: {describe(dataset, card)}, md5 {md5}")
     for sentence in describe_doubts(dataset, config.task):
         logger.info(f"data: {sentence}")
     if choice.source in ("path", "minari") and card["clipped_actions"]:
         logger.warning(f"data: {describe_clipping(card, config.task)}")
-    for sentence in describe_tiny_observations(dataset) if choice.source in ("path", "minari") else ():
+    for sentence in describe_observation_doubts(dataset) if choice.source in ("path", "minari") else ():
         logger.warning(f"data: {sentence}")  # here alone: in the card it would change the md5
     if choice.source == "collected":
         _compare(choice.key, md5, card)
@@ -173,9 +176,25 @@ def _check(config: Config, dataset: TrajectoryDataset) -> None:
     for name in LARGE:
         if not all(np.isfinite(block).all() for block in dataset.iterate_blocks(name)):
             raise DataError(f"{config.env}: {name} has values that are not finite; accepted are finite float32")
+    _check_returns(config.env, dataset)
     largest = max(np.abs(block).max() for block in dataset.iterate_blocks("actions"))
     if largest > 1.0:
         raise DataError(f"{config.env}: actions reach {largest}; accepted is [-1, 1]")
+
+
+def _check_returns(env: str, dataset: TrajectoryDataset) -> None:
+    """Refuse an episode whose return-to-go is beyond float32 at any step."""
+    limit = float(np.finfo(np.float32).max)
+    largest_reward = max(float(np.abs(block).max()) for block in dataset.iterate_blocks("rewards"))
+    if largest_reward * float(dataset.lengths.max()) <= limit:
+        return
+    for number, episode in enumerate(dataset):
+        largest = float(np.abs(np.cumsum(episode.rewards[::-1], dtype=np.float64)).max())
+        if largest > limit:
+            raise DataError(
+                f"{env}: rewards of episode {number} add up to {largest:g}; accepted are returns within float32, below "
+                f"{limit:g}: record rewards in a larger unit"
+            )
 
 
 def _check_writable(path: Path) -> None:

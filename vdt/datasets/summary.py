@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vdt.config.task import TaskConfig
+from vdt.config.task import SMALLEST_SCALE, TaskConfig
 from vdt.data.errors import DataError
 from vdt.data.return_quantiles import compute_return_quantiles
 from vdt.data.trajectory import FloatArray
@@ -69,7 +69,7 @@ def derive_targets(summary: DataSummary) -> dict[str, Any]:
     values = compute_return_quantiles(summary.returns, CANDIDATE_QUANTILES)
     return {
         "task.candidate_returns": list(dict.fromkeys(values)),
-        "task.return_scale": 10.0 ** math.floor(math.log10(best)) if best > 1e-6 else 1.0,
+        "task.return_scale": max(10.0 ** math.floor(math.log10(best)), SMALLEST_SCALE) if best > 0 else 1.0,
         "task.reward_scaling": "return_range",
         "task.reward_shift": 0.0,
     }

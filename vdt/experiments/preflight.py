@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdt.config.errors import ConfigError
 from vdt.config.schema import Config
+from vdt.config.task import TaskConfig
 from vdt.experiments.study import Cell
 from vdt.system.home import home
 
 if TYPE_CHECKING:
     from vdt.environments import Environment
+
+logger = logging.getLogger(__name__)
 
 WITHOUT = "train without an environment, on held-out episodes: --set task.environment_id=null"
 
@@ -119,7 +123,7 @@ def _check_environment(config: Config) -> None:
     """
     import numpy as np
 
-    from vdt.environments import get_action_bounds, make_environment
+    from vdt.environments import get_action_bounds, make_environment, make_raw_environment
 
     task, doing, trouble = config.task, "made", ""
     wanted = [(task.observation_size,), (task.action_size,)]
@@ -132,6 +136,9 @@ def _check_environment(config: Config) -> None:
             if sizes == wanted and bounded:
                 doing = "reset and stepped"
                 trouble = _find_trouble(environment, (low + high) / 2)
+        if sizes == wanted and bounded and not trouble:
+            with contextlib.closing(make_raw_environment(task)) as raw:
+                _warn_of_range(task, *get_action_bounds(raw))
     except Exception as error:  # an environment's own code may raise anything
         trouble = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
     if trouble:
@@ -151,6 +158,20 @@ def _check_environment(config: Config) -> None:
         raise ConfigError(
             f"--env {config.env}: actions of {task.environment_id} have no bounds, or too large ones; accepted are finite "
             f'ones. Give them: --set "task.action_low=[{lowest}] task.action_high=[{highest}]", or {WITHOUT}'
+        )
+
+
+def _warn_of_range(task: TaskConfig, lowest: Any, highest: Any) -> None:
+    """Log that a task's actions go beyond those that the environment names, lowest and highest (A,)."""
+    import numpy as np
+
+    lowest, highest = lowest.astype(np.float64), highest.astype(np.float64)
+    low, high = np.asarray(task.action_low or -1.0), np.asarray(task.action_high or 1.0)
+    if (low < lowest - 1e-5 * np.abs(lowest)).any() or (high > highest + 1e-5 * np.abs(highest)).any():
+        ends = [",".join(f"{value:g}" for value in end) for end in (lowest, highest)]
+        logger.warning(
+            f"actions of the task go beyond those of {task.environment_id}, which may execute others than are recorded; its own "
+            f'range is --set "task.action_low=[{ends[0]}] task.action_high=[{ends[1]}]"'
         )
 
 

@@ -36,6 +36,7 @@ def decode(body: bytes) -> dict[str, Any]:
     if len(forms) != 1 or len(decoded) != 1:
         raise RequestError(f"a request is one JSON object with one of the names {', '.join(FORMS)}, and nothing else")
     _check_names(_list_names(forms[0], decoded[forms[0]]))
+    _check_rows(forms[0], decoded[forms[0]])
     return dict(decoded)
 
 
@@ -68,6 +69,21 @@ def _list_names(form: str, given: Any) -> Iterator[Any]:
         yield from row if isinstance(row, dict) else []
 
 
+def _check_rows(form: str, given: Any) -> None:
+    """Count the episodes of a table before pandas builds it; pandas repeats a row to the length of an index."""
+    if form == "dataframe_split" and isinstance(given, dict):
+        rows, index = given.get("data"), given.get("index")
+        if isinstance(rows, list) and isinstance(index, list) and len(index) != len(rows):
+            raise RequestError(f"index of dataframe_split has {len(index)} entries, its data {len(rows)} rows")
+        given = rows
+    if isinstance(given, list) and len(given) > MOST_EPISODES:
+        raise _make_count_error(len(given))
+
+
+def _make_count_error(count: int) -> RequestError:
+    return RequestError(f"a request holds 1 to {MOST_EPISODES} episodes, not {count}")
+
+
 def _check_names(names: Iterable[Any]) -> None:
     for name in names:
         if name not in COLUMNS:
@@ -85,7 +101,7 @@ def read_histories(rows: Sequence[Mapping[str, Any]]) -> list[EpisodeHistory]:
             observations are missing.
     """
     if not 0 < len(rows) <= MOST_EPISODES:
-        raise RequestError(f"a request holds 1 to {MOST_EPISODES} episodes, not {len(rows)}")
+        raise _make_count_error(len(rows))
     lists = [row["target_return"] for row in rows if isinstance(row.get("target_return"), list)]
     if (returns := sum(map(len, lists))) > MOST_RETURNS:
         raise RequestError(f"a request holds at most {MOST_RETURNS} target returns to choose among, not {returns}")

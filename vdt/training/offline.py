@@ -47,13 +47,6 @@ def make_sampler(config: Config, buffer: TrajectoryStore, seed_offset: int) -> S
     return make_buffer_sampler(config, buffer, generator)
 
 
-def choose_episodes(dataset: TrajectoryDataset, config: Config) -> tuple[TrajectoryDataset, TrajectoryDataset | None]:
-    """Return the episodes to train on and the held-out ones, as far as the horizon goes (`data.beyond_horizon`)."""
-    if config.data.beyond_horizon == "drop":
-        dataset = dataset.keep_first(config.task.horizon)
-    return dataset.split(config.data.held_out_fraction, config.data.seed)
-
-
 def make_offline_buffer(
     config: Config, dataset: TrajectoryDataset, normalizer: Normalizer, reward_scale: float
 ) -> TrajectoryStore:

@@ -7,7 +7,7 @@ import torch
 from support.builders import make_dataset
 from vdt.data.normalization import RETURN_SCALE_UNITS, Normalizer, RewardStatistics
 from vdt.data.reward_scale import compute_reward_scale, describe_reward_scale
-from vdt.data.statistics import describe_tiny_observations
+from vdt.data.statistics import describe_observation_doubts
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
 
 
@@ -40,14 +40,23 @@ def test_components_in_tiny_units_are_named() -> None:
     observations = np.float32([[0, 7, 1e-7, 0.1], [2, 7, 3e-7, 0.1], [4, 7, 2e-7, 0.1]])
     trajectory = Trajectory(observations, np.zeros((2, 1), np.float32), np.zeros(2, np.float32), False)
     dataset = TrajectoryDataset.from_trajectories([trajectory])
-    tiny, still = describe_tiny_observations(dataset)
+    tiny, still = describe_observation_doubts(dataset)
     assert "below 1e-06, are not scaled" in tiny and tiny.endswith("Counted from 0: 2")
     assert "never change" in still and still.endswith("Counted from 0: 1, 3")
     assert Normalizer.fit(dataset).std[2] == 1.0, "as ever"
-    assert describe_tiny_observations(make_dataset()) == []
+    assert describe_observation_doubts(make_dataset()) == []
     trajectory = Trajectory(np.float32([[0.1, 2.0]] * 3), np.zeros((2, 1), np.float32), np.zeros(2, np.float32), False)
-    (said,) = describe_tiny_observations(TrajectoryDataset.from_trajectories([trajectory]))
+    (said,) = describe_observation_doubts(TrajectoryDataset.from_trajectories([trajectory]))
     assert said == still.replace("1, 3", "0, 1"), "what never changes has no tiny unit"
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0, 5.4123e6])
+def test_offsets_that_hide_what_varies_are_named(offset: float) -> None:
+    """As metres of a northing: float32 tells half a metre apart there, and the deviation is 0.3 m."""
+    rows = np.random.default_rng(0).normal((0, offset), 0.3, (200, 2))
+    trajectory = Trajectory(rows.astype(np.float32), np.zeros((199, 1), np.float32), np.zeros(199, np.float32), False)
+    said = describe_observation_doubts(TrajectoryDataset.from_trajectories([trajectory]))
+    assert ["rounds away" in one and one.endswith("Counted from 0: 1") for one in said] == [True] * (offset > 1000)
 
 
 def test_observations_of_any_shape_are_normalised_by_their_last_dimension() -> None:

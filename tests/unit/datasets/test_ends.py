@@ -85,6 +85,15 @@ def test_limits_marked_in_part_are_noticed_by_the_limit_that_is_passed(tmp_path:
     assert recording.dataset.final_missing.tolist() == [n == 100 for n in LENGTHS]
 
 
+@pytest.mark.parametrize("horizon", [30, 60, 70, 99])
+def test_a_horizon_below_the_marked_limit_cuts(tmp_path: Path, horizon: int) -> None:
+    """What is left of an episode after a cut is no time limit that the whole ones pass."""
+    path = write_hdf5(tmp_path / "mine.hdf5", make_walks((100,) * 6, marked=range(6), after=False))
+    _, recording = read(path, f"task.horizon={horizon}")
+    rest = [horizon] * (100 // horizon) + [100 % horizon] * (100 % horizon > 0)
+    assert recording.dataset.lengths.tolist() == rest * 6
+
+
 def test_all_marked_is_accepted_without_a_word(tmp_path: Path) -> None:
     for after in (True, False):
         _, recording = read(write_hdf5(tmp_path / "mine.hdf5", make_walks(marked=range(5), after=after)))
@@ -118,6 +127,23 @@ def test_next_observations_that_say_nothing(tmp_path: Path) -> None:
     _, recording = read(write_hdf5(tmp_path / "mine.hdf5", {**arrays, "next_observations": arrays["observations"]}))
     assert ["repeat each row's own observation" in note for note in recording.notes] == [True]
     assert recording.dataset.final_missing.tolist() == [n == 100 for n in LENGTHS]
+
+
+@pytest.mark.parametrize("reset", ["rolled", "right", "one start"])
+def test_next_observations_of_the_next_episode_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, reset: str
+) -> None:
+    """Made with np.roll, the observation after an episode is the first of the next."""
+    arrays = make_walks((100,) * 4, marked=range(4))
+    if reset != "right":
+        arrays["next_observations"] = np.roll(arrays["observations"], -1, 0)
+    if reset == "one start":
+        arrays["observations"][::100] = arrays["next_observations"][99::100] = 0
+        arrays["next_observations"][:-1] = arrays["observations"][1:]
+    _, recording = read(write_hdf5(tmp_path / "mine.hdf5", arrays))
+    warned = reset == "rolled"
+    assert [("first observations of the episodes that follow" in note) for note in recording.notes] == [True] * warned
+    assert ("first observations of the episodes that follow" in caplog.text) == warned
 
 
 def test_the_environments_own_limit_is_held_against_a_file(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import h5py
 import minari
 import numpy as np
 import pytest
@@ -181,6 +180,8 @@ def test_without_an_environment_it_is_offline_only() -> None:
             '{"id": "A-v0", "additional_wrappers": [{"name": "Flatten"}]}',
             r"through the wrappers \['Flatten'\]",
         ),
+        ("action_space", '{"type": "Box", "shape": [1], "high": [1]}', r"no readable low and high \('low'\)"),
+        ("action_space", '{"type": "Box", "shape": [1], "low": [0, 0], "high": [1]}', "no readable low and high"),
         ("total_episodes", 13, "episode_12 is not a group stored in this file; found there: 'episode_0'"),
         ("total_episodes", 0, "holds no episode"),
     ],
@@ -190,37 +191,6 @@ def test_metadata_is_read_with_care(changed: Any, key: str, value: Any, message:
     changed.save()
     with pytest.raises(ConfigError, match=message):
         resolve_config(ENV)
-
-
-@pytest.mark.parametrize("data_format", ["arrow", "parquet"])
-@pytest.mark.parametrize("environment", [PENDULUM, DICT])
-def test_other_formats_hold_the_same_episodes(home: Path, data_format: str, environment: str) -> None:
-    snapshots = []
-    for form in ("hdf5", data_format):
-        make_minari_set(f"vdttest/{form}/random-v0", environment, data_format=form)
-        snapshots.append(make_snapshot(resolve_config(f"minari:vdttest/{form}/random-v0", preset="smoke"), home))
-    first, second = (load_snapshot(Path(snapshot.path)) for snapshot in snapshots)
-    for name, values in first.get_arrays().items():
-        assert np.array_equal(values, second.get_arrays()[name]), name
-
-
-def test_columns_are_read_with_care(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_minari_set(ID, data_format="arrow")
-    folder = get_root() / ID / "data"
-    config = resolve_config(ENV, preset="smoke")
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(DataError, match=r"holds \d+ rows of 5 numbers; .* 2 to 100 bytes"),
-    ):
-        patch.setattr("vdt.datasets.minari_episodes.MAX_BYTES", 100)
-        choose_source(config, home).load()
-    next((folder / "3").glob("*.arrow")).write_bytes(b"nothing of the kind")
-    with pytest.raises(DataError, match="Minari cannot read its arrow files"):
-        choose_source(config, home).load()
-    shutil.rmtree(folder / "3")
-    (folder / "3").symlink_to(folder / "2")
-    with pytest.raises(DataError, match="accepted is one without links"):
-        choose_source(config, home).load()
 
 
 @pytest.mark.parametrize("bound", [float(np.finfo(np.float32).max), 1e9])
@@ -253,37 +223,6 @@ def test_images_are_refused_as_images(changed: Any) -> None:
         ConfigError, match=r"observation_space .* images \(uint8 of shape \(32, 32, 3\)\); images are not supp"
     ):
         resolve_config(ENV)
-
-
-@pytest.mark.parametrize("kind", ["external link", "shape", "text", "not finite", "no file"])
-def test_episodes_are_read_with_care(home: Path, kind: str) -> None:
-    make_minari_set(ID)
-    path = get_root() / ID / "data" / "main_data.hdf5"
-    messages = {
-        "external link": "observations is not a data set stored in this file",
-        "shape": "has shape .* accepted is",
-        "text": "accepted are real numbers",
-        "not finite": "not finite",
-        "no file": "not a whole HDF5 file",
-    }
-    config = resolve_config(ENV, preset="smoke")
-    with h5py.File(path, "a") as file:
-        group = file["episode_1"]
-        values = group["observations"][()]
-        del group["observations"]
-        if kind == "external link":
-            group["observations"] = h5py.ExternalLink("other.hdf5", "/x")
-        elif kind == "shape":
-            group["observations"] = values[:-1]
-        elif kind == "text":
-            group["observations"] = np.full(values.shape, b"x")
-        else:
-            group["observations"] = np.full_like(values, np.nan)
-    if kind == "no file":
-        path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match=messages[kind]):
-        make_snapshot(config, home)
-    assert not list((home / "data").rglob("*.hdf5"))
 
 
 def test_what_is_not_here_and_not_within_reach(monkeypatch: pytest.MonkeyPatch) -> None:

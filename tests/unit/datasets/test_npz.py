@@ -74,7 +74,7 @@ def test_final_observation_beside_or_missing(tmp_path: Path) -> None:
         ),
         ({"observations": np.zeros((4, 3))}, r"'observations' has shape \(4, 3\)"),
         ({"actions": np.zeros((3, 2))}, r"'actions' has shape \(3, 2\); accepted beside 3 rewards is \(3, 1\)"),
-        ({"rewards": np.zeros(0)}, "'observations' has shape"),
+        ({"rewards": np.zeros(0)}, "'rewards' is empty, so the episode has no step; leave the file out"),
         ({"rewards": np.array([1.0, np.nan, 2.0])}, "'rewards' has values that are not finite"),
         ({"actions": np.array([["a"]] * 3)}, "'actions' is <U1 of shape .* accepted are real numbers"),
         ({"actions": np.array([[None]] * 3)}, "accepted are real numbers"),

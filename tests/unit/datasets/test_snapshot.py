@@ -228,6 +228,35 @@ def test_bad_data_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "home" / ".dvc").exists()
 
 
+def test_returns_beyond_float32_are_refused(tmp_path: Path) -> None:
+    steps = make_steps(8, terminals=(3, 7))
+    steps["rewards"][4:7] = np.float32(1.5e38)
+    config = make_small_config(f"path:{write_hdf5(tmp_path / 'large.hdf5', steps)}")
+    with pytest.raises(
+        DataError, match=r"rewards of episode 1 add up to 4\.5e\+38; accepted are returns within float32"
+    ):
+        make_snapshot(config, tmp_path / "home")
+    steps["rewards"][4:7] = np.float32(1e38)
+    make_snapshot(make_small_config(f"path:{write_hdf5(tmp_path / 'fits.hdf5', steps)}"), tmp_path / "home")
+
+
+def test_episodes_that_are_trained_on_need_a_target(tmp_path: Path) -> None:
+    """One episode of 20 steps, and one of a single step whose next observation is missing."""
+    (folder := tmp_path / "mine").mkdir()
+    for number, steps in enumerate((20, 1)):
+        rows = {"observations": np.ones((steps, 2)), "actions": np.linspace(-1, 1, steps)[:, None]}
+        np.savez(folder / f"{number}.npz", **rows, rewards=np.ones(steps), terminated=False)
+    messages = []
+    for seed in range(6):
+        config = make_small_config(f"path:{folder}", data__held_out_fraction="0.5", data__seed=str(seed))
+        try:
+            make_snapshot(config, tmp_path / "home")
+        except DataError as error:
+            messages.append(str(error))
+    assert 0 < len(messages) < 6, "either is held out"
+    assert all("the episodes that are trained on: none of the 1 steps" in message for message in messages)
+
+
 def test_own_observations_in_tiny_units_are_warned_of_in_the_log_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -78,6 +78,18 @@ def test_target_returns_are_counted_over_all_episodes() -> None:
         (b'{"dataframe_split": {"columns": ["observations", ["a"]], "data": []}}', "is no column of a request"),
         (b'{"dataframe_split": {"columns": {"target": 0}, "data": []}}', "'target' is no column of a request"),
         (
+            b'{"dataframe_split": {"columns": ["observations"], "index": [0, 1, 2], "data": [[[[1]]]]}}',
+            "index of dataframe_split has 3 entries, its data 1 rows",
+        ),
+        (
+            b'{"dataframe_split": {"columns": ["observations"], "data": [' + b"[[[1]]]," * 1000 + b"[[[1]]]]}}",
+            "a request holds 1 to 1000 episodes, not 1001",
+        ),
+        (
+            b'{"inputs": [' + b'{"observations": [[1]]},' * 1000 + b'{"observations": [[1]]}]}',
+            "a request holds 1 to 1000 episodes, not 1001",
+        ),
+        (
             b'{"inputs": [{"observations": [[' + b"1" * 5000 + b"]]}]}",
             "a number of the request has more than 4300 digi",
         ),
@@ -92,3 +104,4 @@ def test_bodies_that_are_no_request_are_refused(body: bytes, message: str) -> No
 def test_a_body_is_read_as_it_is() -> None:
     assert decode(b'{"inputs": [{"observations": [[1, 2.5]]}]}') == {"inputs": [{"observations": [[1, 2.5]]}]}
     assert decode(b'{"dataframe_split": {"columns": ["observations"], "data": [[[[1]]]]}}')
+    assert decode(b'{"dataframe_split": {"columns": ["observations"], "index": [7], "data": [[[[1]]]]}}')

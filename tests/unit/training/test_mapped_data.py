@@ -12,13 +12,14 @@ from vdt.checkpoint.store import load_state
 from vdt.config.schema import Config
 from vdt.data.residence import Residence
 from vdt.data.storage import load_snapshot, write_trajectories
+from vdt.datasets.choose import choose_episodes
 from vdt.evaluation.diagnostics import count_weights
 from vdt.evaluation.held_out import evaluate_held_out
 from vdt.experiments.results_store import compute_identity
 from vdt.experiments.sharing import compute_actor_key, compute_critic_key
 from vdt.tracking import NullTracker
 from vdt.training.critic_pretraining import pretrain_critic
-from vdt.training.offline import choose_episodes, train_actor
+from vdt.training.offline import train_actor
 from vdt.training.online import make_tuner
 from vdt.training.seeding import seed_buffer
 
