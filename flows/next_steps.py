@@ -21,6 +21,22 @@ TRAINED = ("method", "seeds")
 KEPT = ("study", "sweep", "env", "source", "data_seeds", "set", "init_from")  # options that the next run has too
 
 
+def name_policy(cell: CellRecord, run_id: str, path: str, *, choose: bool) -> str:
+    """Return the words by which `vdt.load_policy` finds a cell's policy: its file, or the run.
+
+    The file of an actor that another cell trained acts by that cell's settings, so there it is the run.
+
+    Args:
+        cell: finished.
+        run_id: Metaflow's.
+        path: of the policy's file.
+        choose: whether the run has several cells, so that one must be named.
+    """
+    if not cell.shared_from.get("train_actor") or "online" in cell.evaluation.policies:
+        return repr(path)
+    return f"{run_id!r}, cell={cell.key!r}" if choose else repr(run_id)
+
+
 def suggest_use(cell: CellRecord, run_id: str, path: str, *, choose: bool) -> str:
     """Return how to use a cell's policy: the command that reproduces its score, or Python that loads it where none can.
 
@@ -38,7 +54,8 @@ def suggest_use(cell: CellRecord, run_id: str, path: str, *, choose: bool) -> st
     if cell.evaluation.policies:
         words = [f"--cell {shlex.quote(cell.key)}"] if choose else []
         return make_vdt_command(" ".join(["evaluate", run_id, *words, *(["--lookahead"] if lookahead else [])]))
-    return f"import vdt; policy = vdt.load_policy({path!r}{', lookahead=True' if lookahead else ''})"
+    where = name_policy(cell, run_id, path, choose=choose)
+    return f"import vdt; policy = vdt.load_policy({where}{', lookahead=True' if lookahead else ''})"
 
 
 def suggest_next(cells: Sequence[CellRecord], given: Mapping[str, str]) -> str:

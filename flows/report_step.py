@@ -16,7 +16,7 @@ from metaflow import current
 
 from flows.cards import enter_cards_folder
 from flows.command_line import FLOW, REPORT_FLOW, get_command, get_training_command
-from flows.next_steps import suggest_next, suggest_use
+from flows.next_steps import name_policy, suggest_next, suggest_use
 from flows.options import get_options
 from flows.stage import enter_policies
 from vdt.config.errors import ConfigError
@@ -132,7 +132,7 @@ def finish_alone(flow: Any, branches: Sequence[Any], cells: Sequence[CellRecord]
     if options["reuse"] == "none":  # which a report has no use for
         del options["reuse"]
     places = {
-        "policy": [policy["path"] for policy in policies],
+        "policy": _list_policies(cells, [policy["path"] for policy in policies]),
         "report": [f"{get_command().replace(FLOW, REPORT_FLOW.name)} run {shlex.join(list_words(options))}"],
     }
     return FinishedReport("", "\n".join(describe_end(cells, places)), finished)
@@ -178,7 +178,7 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, s
     address, command = _find_runs_page()
     own = [cell for cell in cells if cell.key in policies]
     places = {
-        "policy": [shorten_path(path) for path in policies.values()],
+        "policy": _list_policies(own, [policies[cell.key] for cell in own]),
         "use": [
             suggest_use(cell, str(current.run_id), shorten_path(policies[cell.key]), choose=len(own) > 1)
             for cell in own
@@ -190,6 +190,15 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, s
         "next": [suggest_next(cells, given)],
     }
     return "\n".join(describe_end(cells, places))
+
+
+def _list_policies(cells: Sequence[CellRecord], paths: Sequence[str]) -> list[str]:
+    """Return where each cell's policy is found: its file, or Python where the file is another cell's."""
+    found = []
+    for cell, path in zip(cells, map(shorten_path, paths), strict=True):
+        where = name_policy(cell, str(current.run_id), path, choose=len(cells) > 1)
+        found.append(path if where == repr(path) else f"vdt.load_policy({where})")
+    return found
 
 
 def _find_runs_page() -> tuple[str, str]:

@@ -75,11 +75,18 @@ class Worker:
         first = check_search(self.study, self.overrides)[0].config
         self.folder = find_search_folder(self.study, self.overrides, get_reuse(self.given))
         self.store: SearchStore = open_search(self.folder, self.search, find_first_rung(first))
-        self.log = SearchLog(self.study, self.store, get_command())
+        self.log = SearchLog(self.study, self.store, get_command(), list_words(self.given))
 
     def run(self) -> int:
         """Run trials until all have ended, then report the winner; return the exit code."""
         self.log.open()
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            self.log.stop()
+            raise
+
+    def _run(self) -> int:
         budget, ended = self.store.budget, sum(trial.state != "running" for trial in self.store.list_trials())
         logger.info(f"search {self.study.name}: {ended} of {budget} trials have ended ({self.folder})")
         if self.store.winner is not None and ended < budget:

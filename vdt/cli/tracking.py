@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vdt.cli.application import app
-from vdt.system.home import home, make_resume_command
+from vdt.system.home import home, make_resume_command, name_home
 
 
 @app.command("runs")
@@ -34,7 +34,8 @@ def list_runs(
         count = f"{run.finished} of {len(run.cells)} finished" if len(run.cells) > 1 else ""
         typer.echo(f"{run.state:<9} {run.run_id}  {started}  {_list_names(run.cells)}  {count}".rstrip())
         if run.state in ("failed", "stopped"):
-            typer.echo(f"    {make_resume_command(run.command, run.run_id)}")
+            line = f"{name_home()}{run.line}" if run.line else make_resume_command(run.command, run.run_id)
+            typer.echo(f"    {line}")
         if every:
             damaged |= not _list_policies(run.run_id)
     hidden = len(known) - len(shown)

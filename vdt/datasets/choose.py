@@ -75,24 +75,32 @@ def _choose_any(config: Config, home: Path, residence: Residence) -> DataChoice:
         return _d4rl(config, "auto: a snapshot of the D4RL file is here already", residence, fetch=False)
     if collection is not None and get_snapshot_path(home, config.env, collection.key).is_file():
         return _choose_collected(config, "auto: a snapshot collected with these settings is here already", residence)
-    cached = get_cache_file(config.task.d4rl_url)
-    if cached.is_file():
-        return _d4rl(
-            config, f"auto: no snapshot yet, and D4RL's file is in the cache ({cached})", residence, fetch=False
-        )
-    problem = probe(config.task.d4rl_url)
-    if problem is None:
-        return _d4rl(
-            config, f"auto: no snapshot, not in the cache, and {config.task.d4rl_url} answers", residence, fetch=True
-        )
-    missing = f"no D4RL file at {cached}, and {config.task.d4rl_url} cannot be reached ({problem})"
+    missing = "its task names no file of D4RL's (task.d4rl_url is empty)"
+    if config.task.d4rl_url:
+        cached = get_cache_file(config.task.d4rl_url)
+        if cached.is_file():
+            return _d4rl(
+                config, f"auto: no snapshot yet, and D4RL's file is in the cache ({cached})", residence, fetch=False
+            )
+        problem = probe(config.task.d4rl_url)
+        if problem is None:
+            return _d4rl(
+                config,
+                f"auto: no snapshot, not in the cache, and {config.task.d4rl_url} answers",
+                residence,
+                fetch=True,
+            )
+        missing = f"no D4RL file at {cached}, and {config.task.d4rl_url} cannot be reached ({problem})"
     if collection is not None:
         reason = f"auto: no snapshot yet, {missing}, so the built-in source takes its place"
         return _choose_collected(config, reason, residence)
+    fetch = (
+        f"Download it where there is a network and put it into {cached.parent} (or set D4RL_DATASET_DIR); or use"
+        if config.task.d4rl_url
+        else "Use"
+    )
     raise DataError(
-        f"{config.env}: no data: {missing}. Download it where there is a network and put it into {cached.parent} "
-        f"(or set D4RL_DATASET_DIR); or use --source path:FILE"
-        f"{' or --source minari' if config.task.minari_ids else ''}. "
+        f"{config.env}: no data: {missing}. {fetch} --source path:FILE{' or --source minari' if config.task.minari_ids else ''}. "
         f"There is no behaviour policy for {config.task.environment_id} to collect with"
     )
 
@@ -143,6 +151,11 @@ def _choose_minari(config: Config, residence: Residence) -> DataChoice:
 def _choose_d4rl(config: Config, home: Path, residence: Residence) -> DataChoice:
     if get_snapshot_path(home, config.env, make_d4rl_key(config)).is_file():
         return _d4rl(config, "--source d4rl was given; its snapshot is here already", residence, fetch=False)
+    if not config.task.d4rl_url:
+        raise DataError(
+            f"--source d4rl: the task of {config.env} names no file of D4RL's (task.d4rl_url is empty); use --source auto or "
+            f"path:FILE"
+        )
     cached = get_cache_file(config.task.d4rl_url)
     if cached.is_file():
         return _d4rl(config, f"--source d4rl was given; the file is in the cache ({cached})", residence, fetch=False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,18 @@ from vdt.evaluation.trials import COMPLETE, PRUNED, RUNNING, Trial, find_best
 from vdt.experiments.study import Study
 from vdt.system.home import home
 from vdt.system.processes import describe_process
-from vdt.tracking import Continue, Metrics, Record, Status, create_named_run, make_artifact_records, send_now
+from vdt.tracking import (
+    BY_USER,
+    CONTINUES,
+    Continue,
+    Metrics,
+    Record,
+    Status,
+    create_named_run,
+    finish_runs,
+    make_artifact_records,
+    send_now,
+)
 
 if TYPE_CHECKING:
     from vdt.experiments.search_store import SearchStore
@@ -26,9 +38,10 @@ SEARCH_TAG = "search"  # tag: folder of the search whose trials are below this r
 class SearchLog:
     """Log of a search in its MLflow run and on the screen."""
 
-    def __init__(self, study: Study, store: SearchStore, command: str) -> None:
-        """Log the trials of a store; `command` started the search."""
+    def __init__(self, study: Study, store: SearchStore, command: str, options: Sequence[str] = ()) -> None:
+        """Log the trials of a store; `command` started the search, with these words as options."""
         self.study, self.store, self.command = study, store, command
+        self.line = f"{command} run {shlex.join(options)}"
         self.flow_run = f"search/{store.folder.name}"
 
     def open(self) -> None:
@@ -46,7 +59,7 @@ class SearchLog:
                 },
                 "seeds": ",".join(map(str, search.seeds)),
             }
-            tags = {"study": self.study.name, SEARCH_TAG: self.store.folder.name}
+            tags = {"study": self.study.name, SEARCH_TAG: self.store.folder.name, CONTINUES: self.line}
             name, process = f"search-{self.study.name}", describe_process(os.getpid())
             run_id = create_named_run(home(), name, tags, params, self.flow_run, self.command, process=process)
             self.store.set_run_id(run_id)
@@ -71,6 +84,10 @@ class SearchLog:
             send_now(home(), self.store.run_id, [self._make_opening(), point])
         leader = f"best: trial {best.number}, {best.score:.4g}" if best else "none is complete yet"
         logger.info(f"{_describe(trial)} ({leader}); {len(ended)} of {self.store.budget} trials have ended")
+
+    def stop(self) -> None:
+        """Mark the run as stopped by its user, until another worker ends a trial or the search is continued."""
+        finish_runs(home(), [self.store.run_id], "FAILED", ended=BY_USER)
 
     def finish(self, found: Path) -> None:
         """Keep the winner's file with the run, and mark the run as finished."""

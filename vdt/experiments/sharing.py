@@ -34,11 +34,11 @@ SCORE = "actor/score"  # metric of `ScoreCurve`
 # Settings that no actor depends on: those of later steps, and those of the machine alone. The planner's context
 # matters where a critic follows the policy, which then acts upon it.
 AFTER_THE_ACTOR = (
-    *("planner.candidates", "planner.planning_horizon", "planner.env_model", "planner.forget_steps"),
-    *("planner.returns", "planner.return_quantiles", "planner.select", "planner.select_steps"),
+    *("planner.candidates", "planner.planning_horizon", "planner.env_model", "planner.select", "planner.select_steps"),
     *("online.", "init.policy"),  # where a policy lies: its digest counts
     *("checkpoint.", "runtime.threads", "data.source", "data.residence", "data.steps"),
 )
+ASKED_BY_THE_CURVE = ("planner.returns", "planner.return_quantiles", "planner.forget_steps")
 AFTER_THE_CURVE = tuple(
     f"evaluation.{n}" for n in ("episodes", "lookahead_horizon", "requested_episodes", "fitted_q_steps")
 )
@@ -69,12 +69,13 @@ def compute_critic_key(config: Config, md5: str) -> str:
 def compute_actor_key(config: Config, md5: str) -> str:
     """Compute the digest of all that `train_actor` depends on: data, critic, seed, code and settings but later steps'.
 
-    The points of the score curve that is drawn meanwhile count as well, since a cell that takes the actor takes the curve.
-    The return that the curve asks for and the history that it acts upon are the first cell's, or else a comparison of
-    these would train an actor for each.
+    Where a score curve is drawn meanwhile, its points, the return that it asks for and the history that it acts upon count
+    as well: a cell that takes the actor takes the curve.
     """
-    acting = () if config.critic.bootstrap == "policy" else ("planner.context_length",)
-    later = (*AFTER_THE_ACTOR, *acting, *(AFTER_THE_CURVE if config.evaluation.curve_points else ("evaluation.",)))
+    drawn = config.evaluation.curve_points > 0 and config.has_environment
+    acting = () if drawn or config.critic.bootstrap == "policy" else ("planner.context_length",)
+    asked = () if drawn else ASKED_BY_THE_CURVE
+    later = (*AFTER_THE_ACTOR, *acting, *asked, *(AFTER_THE_CURVE if drawn else ("evaluation.",)))
     settings = {key: value for key, value in config.flatten().items() if not key.startswith(later)}
     # Whether the critic is tested, and which one guides, depends on `planner.candidates` too where nothing else asks it.
     critic = {"key": compute_critic_key(config, md5), "tested": must_test_critic(config)}

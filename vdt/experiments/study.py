@@ -273,7 +273,7 @@ def expand(study: Study, overrides: str = "", numbers: Sequence[int] | None = No
         except ConfigError as error:
             raise ConfigError(f"{where if study.place else ''}{error}") from None
         cells += [Cell(first.with_seed(seed), name) for seed in seeds]
-    _refuse_equal_patches(study, cells)
+    _refuse_equal_cells(study, cells)
     return cells
 
 
@@ -322,8 +322,9 @@ def _check_size(study: Study) -> None:
         raise ConfigError(f"{sizes} are {cells:,} cells; at most {MOST_CELLS:,} are accepted")
 
 
-def _refuse_equal_patches(study: Study, cells: Sequence[Cell]) -> None:
+def _refuse_equal_cells(study: Study, cells: Sequence[Cell]) -> None:
     seen: dict[str, Cell] = {}
+    named: dict[str, Cell] = {}
     for cell in cells:
         other = seen.setdefault(repr(cell.config), cell)
         if other is not cell:
@@ -331,4 +332,9 @@ def _refuse_equal_patches(study: Study, cells: Sequence[Cell]) -> None:
             what = patches if other.patch != cell.patch else "two of its data sets are one, and give"
             raise ConfigError(
                 f"{study.place or '--env'}: {what} {cell.config.method} on {cell.config.env} the same configuration"
+            )
+        if (other := named.setdefault(cell.key, cell)) is not cell:
+            both = " and ".join(f"{one.config.method} with patch {one.patch!r}" for one in (other, cell))
+            raise ConfigError(
+                f"{study.place or '--env'}: {both} on {cell.config.env} would both be called {cell.key}; rename a patch"
             )

@@ -5,7 +5,7 @@ from vdt.tracking.copying import CopyingTracker, read_copy
 from vdt.tracking.curves import read_curves, resolve_run_ids
 from vdt.tracking.errors import StoreError, describe_failure, get_store_errors
 from vdt.tracking.flow_runs import FlowRun, list_flow_runs
-from vdt.tracking.mlflow_run import BY_USER, CONTINUED_FROM, REPORT_OF, SHARED_FROM
+from vdt.tracking.mlflow_run import BY_USER, CONTINUED_FROM, CONTINUES, REPORT_OF, SHARED_FROM
 from vdt.tracking.models import SCORE_METRIC, write_texts
 from vdt.tracking.policies import PolicyStore, StoredModel, StoredRun
 from vdt.tracking.records import (
@@ -46,6 +46,7 @@ from vdt.tracking.waiting import delivers_later, tell_of_undelivered
 __all__ = [
     "BY_USER",
     "CONTINUED_FROM",
+    "CONTINUES",
     "REPORT_OF",
     "SCORE_METRIC",
     "SHARED_FROM",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vdt.system.processes import is_gone
-from vdt.tracking.mlflow_run import BY_USER, ENDED, FIRST_FLOW_RUN, FLOW_RUN, PROCESS
+from vdt.tracking.mlflow_run import BY_USER, CONTINUES, ENDED, FIRST_FLOW_RUN, FLOW_RUN, PROCESS
 from vdt.tracking.store import open_store, search_runs
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class FlowRun:
     Attributes:
         run_id: Metaflow's; of a run that was resumed, that of the last try.
         command: how the flow was called, without the options.
+        line: the whole line that continues a search; empty of other runs, which are resumed.
         started: milliseconds since 1970.
         cells: names of its runs in MLflow.
         finished: how many of them are finished.
@@ -35,6 +36,7 @@ class FlowRun:
 
     run_id: str
     command: str
+    line: str
     started: int
     cells: Sequence[str]
     finished: int
@@ -65,7 +67,8 @@ def _describe(cells: Sequence[Run]) -> FlowRun:
     state: RunState = next((name for name in ("running", "failed", "stopped") if name in states), "finished")
     command = cells[0].data.tags.get(COMMAND, "python flows/vdt_flow.py")
     started = max(cell.info.start_time for cell in cells)
-    return FlowRun(run_id, command, started, [c.info.run_name for c in cells], states.count("finished"), state)
+    line = cells[0].data.tags.get(CONTINUES, "")
+    return FlowRun(run_id, command, line, started, [c.info.run_name for c in cells], states.count("finished"), state)
 
 
 def _get_state(cell: Run) -> RunState:

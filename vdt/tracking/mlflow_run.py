@@ -39,6 +39,7 @@ FLOW_RUN = "metaflow.run_id"  # tag: the newest flow run that writes to this run
 FIRST_FLOW_RUN = "metaflow.first_run_id"  # tag: the one that began it
 PROCESS = "vdt.process"  # tag: its main process
 FORKED_FROM = "vdt.forked_from"  # tag: the run whose finished step was run again
+CONTINUES = "vdt.continues"  # tag: the line that continues a search, which is no run of Metaflow's
 ENDED, BY_USER = "vdt.ended", "stopped"  # tag: why the run ended before it was finished; its value after Ctrl-C
 STUDY = "study"  # tag: names of the studies that a run belongs to, with commas
 INIT_POLICY = "init_policy"  # tag: address of the policy that training began from

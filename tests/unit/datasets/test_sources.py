@@ -3,6 +3,7 @@
 import http.server
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ import pytest
 
 from support.data import NOWHERE, make_data_config, make_small_config, make_steps, write_hdf5
 from support.server import serve_handler
+from vdt.config.schema import Config
 from vdt.data.errors import DataError
 from vdt.datasets.choose import choose_source, get_snapshot_path
 from vdt.datasets.d4rl import get_cache_file, make_d4rl_key
@@ -123,6 +125,25 @@ def test_no_source_within_reach_says_what_remains(tmp_path: Path) -> None:
     assert put_here in str(caught.value)
     with pytest.raises(DataError, match=r"--source d4rl: no file at .*refused.*--source collected"):
         choose_source(make_data_config("d4rl"), tmp_path)
+
+
+def forget_address(config: Config) -> Config:
+    return replace(config, task=replace(config.task, d4rl_url=""))
+
+
+@pytest.mark.parametrize("source", ["auto", "d4rl"])
+def test_a_task_without_an_address_of_d4rls_says_so(tmp_path: Path, source: str) -> None:
+    config = forget_address(make_small_config(source, task__collected__ladder="null"))
+    with pytest.raises(DataError) as caught:
+        choose_source(config, tmp_path)
+    said = str(caught.value)
+    assert "names no file of D4RL's (task.d4rl_url is empty)" in said and "path:FILE" in said
+    assert "cannot be reached" not in said and "Download it" not in said
+
+
+def test_without_an_address_of_d4rls_the_built_in_source_takes_its_place(tmp_path: Path) -> None:
+    reason = choose_source(forget_address(make_small_config("auto")), tmp_path).reason
+    assert reason.startswith("auto: no snapshot yet, its task names no file of D4RL's")
 
 
 def test_keys_separate_sources_and_contents(tmp_path: Path) -> None:

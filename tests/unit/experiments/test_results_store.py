@@ -328,10 +328,11 @@ def test_what_a_training_depends_on(
 
 
 def test_a_score_curve_depends_on_its_episodes_and_not_on_the_evaluation_afterwards() -> None:
-    curve = {"evaluation.curve_points": 2}
-    after = {"evaluation.episodes": 7, "evaluation.requested_episodes": 9}
-    keys = [compute_actor_key(make_config({**curve, **more}), "md5") for more in ({}, after, {"evaluation.seed": 3})]
-    assert keys[0] == keys[1] != keys[2]
+    curve, after = {"evaluation.curve_points": 2}, {"evaluation.episodes": 7, "evaluation.requested_episodes": 9}
+    acts = {"returns": "data", "return_quantiles": [0.5], "context_length": 1, "forget_steps": 2}
+    others = [{"evaluation.seed": 3}, *({f"planner.{name}": value} for name, value in acts.items())]
+    first, same, *rest = (compute_actor_key(make_config({**curve, **m}), "md5") for m in ({}, after, *others))
+    assert first == same and len({first, *rest}) == 1 + len(others), "each asks or acts otherwise"
 
 
 def test_an_actor_depends_on_whether_its_critic_is_tested() -> None:

@@ -192,6 +192,11 @@ def test_the_studies_that_come_with_it(path: Path) -> None:
         ({"patches": {"a": {"critic": {"expectile": 2}}}}, "patch a: patches.a: critic.expectile must be between"),
         ({"patches": {"A/../b": {}}}, "patches: 'A/../b' is no name"),
         ({"patches": {"a": {}, "b": {}}}, "patches 'a' and 'b' give vdt on walker2d-medium-v2 the same configuration"),
+        (
+            {"methods": ["bc", "bc-10"], "patches": {"10-x": {"actor.batch_size": 32}, "x": {"actor.batch_size": 64}}},
+            "bc with patch '10-x' and bc-10 with patch 'x' on walker2d-medium-v2 would both be called "
+            "walker2d-medium-v2-bc-10-x-s0; rename a patch",
+        ),
         ({"published": "offlin"}, "there is no table 'offlin'; did you mean 'offline'"),
         ({"share_training": "perhaps"}, "share_training must be true or false"),
         ({"source": "path:nowhere.hdf5"}, "there is no file or folder nowhere.hdf5"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.next_steps import suggest_next, suggest_use
+from flows.next_steps import name_policy, suggest_next, suggest_use
 from support.records import make_evaluation, make_record
 from vdt.data.episode_writer import EpisodeWriter
 from vdt.evaluation.records import CellRecord, Diagnostics, ParameterCounts
@@ -50,6 +50,20 @@ def test_use_has_no_choice_where_the_critic_failed_its_test() -> None:
         evaluation = replace(cell.evaluation, diagnostics={"offline": tested})
         use = suggest_use(replace(cell, evaluation=evaluation), "1234", "a/b.pt", choose=False)
         assert use.endswith(f"vdt evaluate 1234{option}")
+
+
+def test_an_actor_of_another_cell_is_named_by_the_run() -> None:
+    """Its file acts by the settings of the cell that trained it; tuned online, a cell has a file of its own."""
+    shared = {"pretrain_critic": "", "train_actor": "0a1b"}
+    taken = replace(make_cell("data:logs"), shared_from=shared)
+    where = name_policy(taken, "1234", "a/b.pt", choose=True)
+    assert where == f"'1234', cell={taken.key!r}" and name_policy(taken, "1234", "a/b.pt", choose=False) == "'1234'"
+    assert suggest_use(taken, "1234", "a/b.pt", choose=True).startswith(f"import vdt; policy = vdt.load_policy({where}")
+    tuned = replace(make_cell(), shared_from=shared)
+    for name, expected in (("online", "'a/b.pt'"), ("offline", "'1234'")):
+        policies = {name: next(iter(tuned.evaluation.policies.values()))}
+        cell = replace(tuned, evaluation=replace(tuned.evaluation, policies=policies))
+        assert name_policy(cell, "1234", "a/b.pt", choose=False) == expected
 
 
 def test_use_of_a_policy_without_an_environment_is_to_load_it() -> None:

@@ -11,6 +11,10 @@ from vdt.agent.policy_files import INDEX
 from vdt.checkpoint.names import BEST, DONE
 from vdt.cli import run
 from vdt.experiments.resolve import resolve_config
+from vdt.experiments.search import read_search
+from vdt.experiments.search_log import SearchLog
+from vdt.experiments.search_store import SearchStore
+from vdt.experiments.study import Study
 from vdt.system.home import make_resume_command, make_vdt_command
 from vdt.system.processes import describe_process
 from vdt.tracking import (
@@ -87,6 +91,23 @@ def test_a_run_that_was_stopped_says_so_until_it_is_resumed(home: Path, capsys: 
     assert (flow.run_id, flow.state, len(flow.cells)) == ("402", "failed", 2), (
         "cells that the resumed run has not reached"
     )
+
+
+def test_a_search_is_continued_by_its_own_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is no run of Metaflow's, so there is nothing to resume; stopped, it says so until it goes on."""
+    search = read_search({"space": {"actor.q_coefficient": [0.1, 0.3]}, "trials": 2}, "x")
+    store = SearchStore(home / "s1-0a1b", search)
+    study = Study(name="mine", place="mine.yaml", envs=("walker2d-medium-v2",), search=search)
+    log = SearchLog(study, store, COMMAND, ["--study", "my study.yaml", "--set", "seed=3"])
+    log.open()
+    assert [flow.state for flow in list_flow_runs(home)] == ["running"]
+    log.stop()
+    assert run(["runs"]) == 0
+    first, line = capsys.readouterr().out.splitlines()
+    assert first.startswith("stopped   search/s1-0a1b  ")
+    assert line.endswith(f"{COMMAND} run --study 'my study.yaml' --set seed=3") and "resume" not in line
+    log.open()
+    assert [flow.state for flow in list_flow_runs(home)] == ["running"]
 
 
 def test_a_step_that_was_repeated_counts_once(home: Path) -> None:
