@@ -37,8 +37,8 @@ class Sampler:
     they also start up to K - 1 steps before the first, of which they hold nothing: then all steps of a trajectory are met
     by K starts. Trajectories are drawn as often as without.
 
-    A first step is one of hundreds, and all that a policy does follows from it. So `start_fraction` of the sub-trajectories
-    of a batch may be drawn to begin less than K steps away from their trajectory's first step.
+    A first step is one of hundreds, and all that a policy does follows from it. Where fewer sub-trajectories than
+    `start_fraction` begin less than K steps away from their trajectory's first step, as many more of a batch are drawn there.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Sampler:
         self.start_fraction = start_fraction
         self._pools: dict[bool, tuple[tuple[Tensor, Tensor], StepRows]] = {}  # with targets or all: index and rows
         self._bounds: dict[tuple[bool, int], tuple[tuple[Tensor, Tensor], Tensor]] = {}  # likewise: index and shares
+        self._missing: dict[tuple[int, int], tuple[tuple[Tensor, Tensor], float]] = {}  # index and share of the draws
         self._positions = torch.zeros(0)
 
     def sample_rows(self, count: int, *, with_target: bool = False) -> Tensor:
@@ -179,15 +180,31 @@ class Sampler:
 
     def sample_sequences(self, batch_size: int, context_length: int) -> SequenceBatch:
         """Draw sub-trajectories of up to `context_length` steps, padded on the right."""
-        before, near = context_length - 1 if self.starts_before else 0, round(self.start_fraction * batch_size)
-        if before == near == 0:
+        before, near = context_length - 1 if self.starts_before else 0, self.start_fraction > 0
+        if not (before or near):
             return self.gather_sequences(self.sample_rows(batch_size), context_length)
         first, place = self._draw(batch_size, before)
-        if near:
-            choices = self.buffer.take(first[:near], self.buffer.column.steps_left).clamp(max=context_length) + before
-            uniform = torch.rand(near, generator=self.generator, device=place.device, dtype=torch.float64)
-            place = torch.cat([(uniform * choices).long() - before, place[near:]])
+        if near and (more := self._count_missing(batch_size, context_length, before)):
+            choices = self.buffer.take(first[:more], self.buffer.column.steps_left).clamp(max=context_length) + before
+            uniform = torch.rand(more, generator=self.generator, device=place.device, dtype=torch.float64)
+            place = torch.cat([(uniform * choices).long() - before, place[more:]])
         return self.gather_sequences(first + place.clamp(min=0), context_length, context_length + place.clamp(max=0))
+
+    def _count_missing(self, count: int, context_length: int, before: int) -> int:
+        """Count the draws of `count` that must be made near first steps for `start_fraction` of all to be there.
+
+        Of the others a share s is there anyway, so it is (f - s) / (1 - s) of them.
+        """
+        index = self.buffer.index()
+        seen, missing = self._missing.get((context_length, before), (None, 0.0))
+        if seen is not index:
+            starts, lengths = index
+            shares = self._compute_shares(self.draws[False], starts, lengths)
+            near = (lengths.clamp(max=context_length) + before) / (lengths + before).double()
+            share = float((shares * near).sum() / shares.sum())
+            missing = max(0.0, (self.start_fraction - share) / (1.0 - share)) if share < 1.0 else 0.0
+            self._missing[context_length, before] = index, missing
+        return round(missing * count)
 
     def gather_sequences(self, rows: Tensor, context_length: int, longest: Tensor | None = None) -> SequenceBatch:
         """Gather the sub-trajectories that start at `rows` (B,); all fields but the mask are views of one copied window.

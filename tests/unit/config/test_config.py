@@ -197,7 +197,10 @@ def test_transformers_draw_by_return_and_others_as_their_papers_do() -> None:
     drawn = {m: resolve_config(ENV, method=m).actor.trajectory_weighting for m in METHODS}
     assert {drawn[m] for m in ("vdt", "dt", "odt")} == {"return"}
     assert {drawn[m] for m in ("bc", "bc-10", "iql", "td3bc", "awac", "cql", "qt")} == {"same"}
-    assert resolve_config(ENV, preset="paper").actor.trajectory_weighting == "same"
+    fractions = {m: resolve_config(ENV, method=m).actor.start_fraction for m in METHODS}
+    assert {m for m in METHODS if fractions[m]} == {"vdt", "dt"}
+    paper = resolve_config(ENV, preset="paper").actor
+    assert (paper.trajectory_weighting, paper.start_fraction) == ("same", 0)
     assert resolve_config("kitchen-complete-v0").actor.trajectory_weighting == "same"
 
 

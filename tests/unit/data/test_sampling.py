@@ -198,31 +198,53 @@ def test_windows_that_start_before_an_episode_meet_all_its_steps_equally_often(w
     assert ratio == pytest.approx((9 / 12) / (2 / 5) if weighting == "length" else 5 / 12, rel=0.05)
 
 
+def draw_places(sampler: Sampler, batches: int, size: int, context_length: int) -> list[tuple[int, int]]:
+    """Where sub-trajectories start: row of the trajectory's first step, and distance from there, negative before it."""
+    starts, steps = (values.tolist() for values in sampler.buffer.index())
+    rows = {tuple(row): index for index, row in enumerate(sampler.buffer.matrix[:, :2].tolist())}
+    places = []
+    for _ in range(batches):
+        batch = sampler.sample_sequences(size, context_length)
+        held = batch.mask.sum(1).int().tolist()
+        for observation, count in zip(batch.observations[:, 0].tolist(), held, strict=True):
+            row = rows[tuple(observation)]
+            first, length = next((a, n) for a, n in zip(starts, steps, strict=True) if a <= row < a + n)
+            longest = min(context_length, length - (row - first))
+            places.append((first, row - first if row > first else count - longest))
+    return places
+
+
 @pytest.mark.parametrize("before", [0, 3])
-def test_start_fraction_draws_around_first_steps(before: int) -> None:
-    """Half of a batch starts at -before … 3 of either episode (…, 1 of that with two steps), the rest anywhere."""
-    buffer = make_buffer(make_dataset((9, 2)))
-    generator = torch.Generator().manual_seed(0)
-    sampler = Sampler(buffer, "uniform", generator, starts_before=before > 0, start_fraction=0.5)
-    drawn = [sampler.sample_sequences(400, 4) for _ in range(100)]
-    rows = {tuple(row): index for index, row in enumerate(buffer.matrix[:, :2].tolist())}
-    near, rest = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
-    for batch in drawn:
-        starts = [rows[tuple(place)] for place in batch.observations[:, 0].tolist()]
-        held = list(zip(starts, batch.mask.sum(1).int().tolist(), strict=True))
-        near.update(held[:200])
-        rest.update(held[200:])
+def test_a_start_fraction_is_the_least_share_of_draws_near_first_steps(before: int) -> None:
+    """Without it a fifth of the draws are near (with starts before the first step three tenths), with 0.6 as many."""
+    buffer = make_buffer(make_dataset((30, 9)))
+    sampler = Sampler(
+        buffer,
+        "length",
+        torch.Generator().manual_seed(0),
+        starts_before=before > 0,
+        start_fraction=0.6,
+    )
+    places = draw_places(sampler, 20, 1000, 4)
     first, second = (int(start) for start in buffer.index()[0])
-    early = [(first, 4 - k) for k in range(before, 0, -1)] + [(first + k, 4) for k in range(4)]
-    short = [(second, min(2, 4 - k)) for k in range(before, 0, -1)] + [(second, 2), (second + 1, 1)]
-    expected = Counter[tuple[int, int]]()
-    for places in (early, short):
-        for place in places:
-            expected[place] += 10_000 / len(places)
-    assert set(near) == set(expected)
-    assert chisquare([near[place] for place in expected], list(expected.values())).pvalue > 0.001
-    everywhere = {(first + k, min(4, 9 - k)) for k in range(9)} | set(early) | set(short)
-    assert set(rest) == everywhere, "the rest as without"
+    near = [place for place in places if place[1] < 4]
+    assert len(near) / len(places) == pytest.approx(0.6, abs=0.012)
+    counts = Counter(places)
+    for start, length, share in ((first, 30, 30 / 39), (second, 9, 9 / 39)):
+        early = [counts[start, place] for place in range(-before, 4)]
+        late = [counts[start, place] for place in range(4, length)]
+        assert chisquare(early).pvalue > 0.001 and chisquare(late).pvalue > 0.001, "uniform within either part"
+        assert (sum(early) + sum(late)) / len(places) == pytest.approx(share, abs=0.012), "trajectories as without"
+
+
+def test_enough_draws_near_first_steps_are_left_as_they_are() -> None:
+    """Of trajectories of at most 7 steps more than half start near the first anyway."""
+    buffer = make_buffer(make_dataset(LENGTHS))
+    plain, other = (
+        Sampler(buffer, "return", torch.Generator().manual_seed(3), starts_before=True, start_fraction=fraction)
+        for fraction in (0.0, 0.5)
+    )
+    assert torch.equal(plain.sample_sequences(50, 4).observations, other.sample_sequences(50, 4).observations)
 
 
 def test_one_step_has_no_start_before_it() -> None:
