@@ -21,10 +21,13 @@ TRAINED = ("method", "seeds")
 KEPT = ("study", "sweep", "env", "source", "data_seeds", "set", "init_from")  # options that the next run has too
 
 
-def name_policy(cell: CellRecord, run_id: str, path: str, *, choose: bool) -> str:
-    """Return the words by which `vdt.load_policy` finds a cell's policy: its file, or the run.
+def is_taken(cell: CellRecord) -> bool:
+    """Return whether a cell's policy lies in a file of another cell, which acts by that cell's settings."""
+    return bool(cell.shared_from.get("train_actor")) and "online" not in cell.evaluation.policies
 
-    The file of an actor that another cell trained acts by that cell's settings, so there it is the run.
+
+def name_policy(cell: CellRecord, run_id: str, path: str, *, choose: bool) -> str:
+    """Return the words by which `vdt.load_policy` finds a cell's policy: its file, or the run where the file is another's.
 
     Args:
         cell: finished.
@@ -32,7 +35,7 @@ def name_policy(cell: CellRecord, run_id: str, path: str, *, choose: bool) -> st
         path: of the policy's file.
         choose: whether the run has several cells, so that one must be named.
     """
-    if not cell.shared_from.get("train_actor") or "online" in cell.evaluation.policies:
+    if not is_taken(cell):
         return repr(path)
     return f"{run_id!r}, cell={cell.key!r}" if choose else repr(run_id)
 

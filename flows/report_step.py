@@ -16,7 +16,7 @@ from metaflow import current
 
 from flows.cards import enter_cards_folder
 from flows.command_line import FLOW, REPORT_FLOW, get_command, get_training_command
-from flows.next_steps import name_policy, suggest_next, suggest_use
+from flows.next_steps import is_taken, name_policy, suggest_next, suggest_use
 from flows.options import get_options
 from flows.stage import enter_policies
 from vdt.config.errors import ConfigError
@@ -194,11 +194,11 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, s
 
 def _list_policies(cells: Sequence[CellRecord], paths: Sequence[str]) -> list[str]:
     """Return where each cell's policy is found: its file, or Python where the file is another cell's."""
-    found = []
-    for cell, path in zip(cells, map(shorten_path, paths), strict=True):
-        where = name_policy(cell, str(current.run_id), path, choose=len(cells) > 1)
-        found.append(path if where == repr(path) else f"vdt.load_policy({where})")
-    return found
+    run_id, choose = str(current.run_id), len(cells) > 1
+    return [
+        f"vdt.load_policy({name_policy(cell, run_id, path, choose=choose)})" if is_taken(cell) else shorten_path(path)
+        for cell, path in zip(cells, paths, strict=True)
+    ]
 
 
 def _find_runs_page() -> tuple[str, str]:

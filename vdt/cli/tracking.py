@@ -51,7 +51,7 @@ def _list_names(names: Sequence[str], most: int = 3) -> str:
 
 
 def _list_policies(run_id: str) -> bool:
-    """Print the files of a run's policies, as far as they lie below VDT_HOME; return whether they are known."""
+    """Print where a run's policies are, as far as they lie below VDT_HOME; return whether they are known."""
     from vdt.agent.policy_files import list_policies
     from vdt.checkpoint.names import CheckpointError
 
@@ -65,7 +65,9 @@ def _list_policies(run_id: str) -> bool:
             continue
         for cell, policies in cells.items():
             for name, policy in policies.items():
-                typer.echo(f"    {cell} {name}: {policy.path}")
+                shared = policy.path.is_relative_to(home() / ".vdt" / "shared")  # may act by another cell's settings
+                where = f"vdt.load_policy({run_id!r}, cell={cell!r}, name={name!r})" if shared else policy.path
+                typer.echo(f"    {cell} {name}: {where}")
     return intact
 
 

@@ -37,8 +37,8 @@ class Sampler:
     they also start up to K - 1 steps before the first, of which they hold nothing: then all steps of a trajectory are met
     by K starts. Trajectories are drawn as often as without.
 
-    A first step is one of hundreds, and all that a policy does follows from it. Where fewer sub-trajectories than
-    `start_fraction` begin less than K steps away from their trajectory's first step, as many more of a batch are drawn there.
+    Where a smaller share of the sub-trajectories than `start_fraction` starts less than K steps away from their trajectory's
+    first step, as many more of a batch are drawn there, to the nearest whole number.
     """
 
     def __init__(

@@ -175,11 +175,11 @@ def _d4rl(config: Config, reason: str, residence: Residence, *, fetch: bool) -> 
 def _choose_collected(config: Config, reason: str, residence: Residence) -> DataChoice:
     collection = find_collection(config, residence)
     if collection is None:
+        url = config.task.d4rl_url
+        put = f"Put D4RL's file at {get_cache_file(url)} and use --source d4rl, or use" if url else "Use"
         raise DataError(
             f"--source collected: there is no behaviour policy for {config.task.environment_id} "
-            f"(its ladder is {config.ladder!r}). Put D4RL's file at "
-            f"{get_cache_file(config.task.d4rl_url)} and use --source d4rl, or use --source path:FILE, "
-            f"or train a ladder with flows/behavior_flow.py"
+            f"(its ladder is {config.ladder!r}). {put} --source path:FILE, or train a ladder with flows/behavior_flow.py"
         )
     return DataChoice("collected", collection.key, reason, collection.load)
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from vdt.config.task import LONGEST_HORIZON
 from vdt.data.errors import DataError
@@ -26,8 +21,6 @@ from vdt.datasets.summary import (
     derive_targets,
     derive_task,
 )
-
-logger = logging.getLogger(__name__)
 
 
 def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,45 +49,16 @@ def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         check_enough(path, summary, ". If a time limit ended several without a mark, say it: --set task.horizon=N")
     if "task.action_low" not in given:
         check_continuous(path, summary)
-    if limit is None and (longest := int(summary.lengths.max())) > LONGEST_HORIZON:
-        raise DataError(
-            f"{path}: its longest episode has {longest} steps; accepted are at most {LONGEST_HORIZON}. Cut episodes after N "
-            f"steps with --set task.horizon=N, or record fewer steps a second"
-        )
     task = derive_task(summary)
     if summary.longest_ended and limit is None and given.get("task.environment_id") is None:
         task["task.horizon"] += 1  # no time limit is known, so a longest episode with both flags ended by itself
+    _check_horizon(path, task, ". Cut episodes after N steps with --set task.horizon=N, or record fewer steps a second")
     return {
         **task,
-        **_read_environment_range(summary, given),
         "task.family": "data",
         "task.licence": "that of the file given",
         "task.d4rl_sha256": digest,
     }
-
-
-def _read_environment_range(summary: DataSummary, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the range of the named environment's actions where the data goes beyond [-1, 1] and stays within that range.
-
-    An environment that cannot be made, or has no bounds, gives none; it is refused later, with all that is to be said of it.
-    """
-    name, keys = given.get("task.environment_id"), ("task.action_low", "task.action_high")
-    if not isinstance(name, str) or any(key in given for key in keys) or (summary.action_limits <= 1.0).all():
-        return {}
-    from vdt.environments import get_action_bounds, make_gymnasium_environment
-
-    kwargs = given.get("task.environment_kwargs") or {}
-    try:
-        settings = json.loads(kwargs) if isinstance(kwargs, str) else dict(kwargs)
-        with contextlib.closing(make_gymnasium_environment(name, LONGEST_HORIZON, settings)) as environment:
-            low, high = get_action_bounds(environment)
-    except Exception as error:  # an environment's own code may raise anything
-        logger.debug(f"{name} gives no range of actions ({error})")
-        return {}
-    reach = np.maximum(np.abs(low), np.abs(high))
-    if low.shape != summary.action_limits.shape or not np.isfinite(reach).all():
-        return {}
-    return dict(zip(keys, (low.tolist(), high.tolist()), strict=True)) if (summary.action_limits <= reach).all() else {}
 
 
 def derive_minari_task(dataset_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,8 +76,10 @@ def derive_minari_task(dataset_id: str, given: Mapping[str, Any]) -> dict[str, A
     environment = _describe_environment(sets, given)
     if not environment and given.get("task.environment_id") is None:
         check_enough(dataset_id, summary)
+    task = derive_task(summary)
+    _check_horizon(dataset_id, task)
     return {
-        **derive_task(summary),
+        **task,
         "task.family": "minari",
         "task.licence": minari_set.licence,
         **_describe_actions(minari_set, summary),
@@ -122,6 +88,13 @@ def derive_minari_task(dataset_id: str, given: Mapping[str, Any]) -> dict[str, A
         **environment,
         "task.minari_ids": [dataset_id],
     }
+
+
+def _check_horizon(name: object, task: Mapping[str, Any], advice: str = "") -> None:
+    if task["task.horizon"] > LONGEST_HORIZON:
+        raise DataError(
+            f"{name}: its longest episode has {task['task.horizon']} steps; accepted are at most {LONGEST_HORIZON}{advice}"
+        )
 
 
 def derive_named_task(env: str, task: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -153,12 +153,17 @@ def check_ends(
     return []
 
 
-def runs_into_next(succession: Succession, ends: Rows, observations: FloatRows) -> bool:
+def runs_into_next(succession: Succession, marked: Flags, observations: FloatRows) -> bool:
     """Return whether all episodes, of which at least two are followed by another, end where the next begins.
 
     Where all begin alike, an end there may be a real one.
+
+    Args:
+        succession: of the rows.
+        marked: (N,) rows that are marked as ends; a recording that was cut at a horizon goes on there.
+        observations: (N, S).
     """
-    inner = ends[:-1]
+    inner = np.flatnonzero(marked[:-1])
     if len(inner) < 2 or succession.breaks[inner].any():
         return False
     first = observations[inner + 1]

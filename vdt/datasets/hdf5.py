@@ -205,7 +205,11 @@ def _read_steps(
         ends = find_ends(terminals, timeouts, settings, succession)
         if not repairs:
             notes += check_ends(path, ends, terminals, timeouts, settings, succession)
-        if settings.own and succession is not None and runs_into_next(succession, ends, read["observations"]):
+        if (
+            settings.own
+            and succession is not None
+            and runs_into_next(succession, terminals | timeouts, read["observations"])
+        ):
             logger.warning(f"data: {path}: {RUNS_ON}")
             notes.append(RUNS_ON)
         if succession is not None and succession.repeats:

@@ -82,9 +82,7 @@ def make_snapshot(config: Config, home: Path, given: Collection[str] = ()) -> Sn
         dataset, card = read_snapshot(path, Residence(config.data.residence))
         _check_version(path, card)
         md5, size = find_version(path) or add_version(home, path)
-    training = choose_episodes(dataset, config)[0].keep_best(config.data.keep_best_fraction)
-    if not training.target_steps:
-        raise make_no_target_error(f"{config.env}, the episodes that are trained on", training.steps)
+    _check_training(config, dataset)
     card = {**card, **measure_scores(dataset, config.task), "reason": choice.reason}
     logger.info(f"data: {describe(dataset, card)}, md5 {md5}")
     for sentence in describe_doubts(dataset, config.task):
@@ -180,6 +178,16 @@ def _check(config: Config, dataset: TrajectoryDataset) -> None:
     largest = max(np.abs(block).max() for block in dataset.iterate_blocks("actions"))
     if largest > 1.0:
         raise DataError(f"{config.env}: actions reach {largest}; accepted is [-1, 1]")
+
+
+def _check_training(config: Config, dataset: TrajectoryDataset) -> None:
+    """Refuse a choice of episodes to train on that leaves a critic without a target."""
+    if config.critic.gradient_steps == 0:
+        return
+    training = choose_episodes(dataset, config)[0].keep_best(config.data.keep_best_fraction)
+    if not training.target_steps:
+        chosen = "those that data.held_out_fraction, data.seed and data.keep_best_fraction leave to train on"
+        raise make_no_target_error(f"{config.env}, {chosen}", training.steps)
 
 
 def _check_returns(env: str, dataset: TrajectoryDataset) -> None:

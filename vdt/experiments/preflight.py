@@ -123,7 +123,7 @@ def _check_environment(config: Config) -> None:
     """
     import numpy as np
 
-    from vdt.environments import get_action_bounds, make_environment, make_raw_environment
+    from vdt.environments import get_action_bounds, make_environment
 
     task, doing, trouble = config.task, "made", ""
     wanted = [(task.observation_size,), (task.action_size,)]
@@ -136,9 +136,8 @@ def _check_environment(config: Config) -> None:
             if sizes == wanted and bounded:
                 doing = "reset and stepped"
                 trouble = _find_trouble(environment, (low + high) / 2)
-        if sizes == wanted and bounded and not trouble:
-            with contextlib.closing(make_raw_environment(task)) as raw:
-                _warn_of_range(task, *get_action_bounds(raw))
+                if task.action_low and not trouble:
+                    _warn_of_range(task, *get_action_bounds(environment.env))  # type: ignore[attr-defined]  # the inner one
     except Exception as error:  # an environment's own code may raise anything
         trouble = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
     if trouble:
@@ -168,10 +167,11 @@ def _warn_of_range(task: TaskConfig, lowest: Any, highest: Any) -> None:
     lowest, highest = lowest.astype(np.float64), highest.astype(np.float64)
     low, high = np.asarray(task.action_low or -1.0), np.asarray(task.action_high or 1.0)
     if (low < lowest - 1e-5 * np.abs(lowest)).any() or (high > highest + 1e-5 * np.abs(highest)).any():
-        ends = [",".join(f"{value:g}" for value in end) for end in (lowest, highest)]
+        finite = bool(np.isfinite([lowest, highest]).all())
+        own = [",".join(f"{value:g}" for value in end) for end in (lowest, highest)]
+        advice = f'; its own range is --set "task.action_low=[{own[0]}] task.action_high=[{own[1]}]"' if finite else ""
         logger.warning(
-            f"actions of the task go beyond those of {task.environment_id}, which may execute others than are recorded; its own "
-            f'range is --set "task.action_low=[{ends[0]}] task.action_high=[{ends[1]}]"'
+            f"actions of the task go beyond those of {task.environment_id}, which may execute others than are recorded{advice}"
         )
 
 

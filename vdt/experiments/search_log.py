@@ -21,9 +21,11 @@ from vdt.tracking import (
     Metrics,
     Record,
     Status,
+    Tags,
     create_named_run,
     finish_runs,
     make_artifact_records,
+    open_store,
     send_now,
 )
 
@@ -48,7 +50,8 @@ class SearchLog:
         """Make the run, or mark it as running in this process."""
         with self.store.hold():
             if self.store.run_id:
-                send_now(home(), self.store.run_id, [self._make_opening()])
+                opening = [self._make_opening(), Tags(tags={CONTINUES: self.line})]
+                send_now(home(), self.store.run_id, opening)
                 return
             search = self.store.search
             params = {
@@ -87,7 +90,8 @@ class SearchLog:
 
     def stop(self) -> None:
         """Mark the run as stopped by its user, until another worker ends a trial or the search is continued."""
-        finish_runs(home(), [self.store.run_id], "FAILED", ended=BY_USER)
+        if open_store(home()).get_run(self.store.run_id).info.status != "FINISHED":  # by another worker
+            finish_runs(home(), [self.store.run_id], "FAILED", ended=BY_USER)
 
     def finish(self, found: Path) -> None:
         """Keep the winner's file with the run, and mark the run as finished."""

@@ -112,11 +112,13 @@ def _describe_comparison(ranked: Sequence[Aggregate], acting: Sequence[Result], 
         f"Over the {best.tasks} data sets that all methods have" if best.tasks < tasks else f"Over {tasks} data sets"
     )
     where = f"On **{own[0].env}**" if tasks == 1 else shared
-    if best.iqm.value == second.iqm.value:
-        return (
-            f"{where}, **{best.method}** and {second.method} score alike {WHEN[best.policy]}: interquartile mean "
-            f"**{best.iqm}** and {second.iqm} ({_count_seeds(own)})."
+    alike = [a for a in ranked if f"{a.iqm.value:.1f}" == f"{best.iqm.value:.1f}"]
+    if len(alike) > 1:
+        names, means = (
+            f"{', '.join(words[:-1])} and {words[-1]}"
+            for words in ([a.method for a in alike], [str(a.iqm) for a in alike])
         )
+        return f"{where}, {names} score alike {WHEN[best.policy]}: interquartile means {means} ({_count_seeds(own)})."
     overlap = best.iqm.low <= second.iqm.high
     unsure = ". Their intervals overlap: which is better is not shown" if overlap else ""
     if min(len(result.seeds) for result in own) == 1:

@@ -73,8 +73,8 @@ def _check_rows(form: str, given: Any) -> None:
     """Count the episodes of a table before pandas builds it; pandas repeats a row to the length of an index."""
     if form == "dataframe_split" and isinstance(given, dict):
         rows, index = given.get("data"), given.get("index")
-        if isinstance(rows, list) and isinstance(index, list) and len(index) != len(rows):
-            raise RequestError(f"index of dataframe_split has {len(index)} entries, its data {len(rows)} rows")
+        if index is not None and not (isinstance(index, list) and isinstance(rows, list) and len(index) == len(rows)):
+            raise RequestError("index of dataframe_split must be a list with an entry for each row of its data")
         given = rows
     if isinstance(given, list) and len(given) > MOST_EPISODES:
         raise _make_count_error(len(given))

@@ -146,6 +146,12 @@ def test_next_observations_of_the_next_episode_are_warned_of(
     assert ("first observations of the episodes that follow" in caplog.text) == warned
 
 
+def test_a_recording_that_a_horizon_cuts_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, recording = read(write_hdf5(tmp_path / "mine.hdf5", make_walks((500,), limit=500)), "task.horizon=100")
+    assert recording.dataset.lengths.tolist() == [100] * 5 and not any("first obs" in note for note in recording.notes)
+    assert "first observations" not in caplog.text
+
+
 def test_the_environments_own_limit_is_held_against_a_file(tmp_path: Path) -> None:
     """A named task of 100 steps; its file marks two of five limits."""
     path = write_hdf5(tmp_path / "mine.hdf5", make_walks(marked=(3, 4), after=False))

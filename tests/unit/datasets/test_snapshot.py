@@ -254,7 +254,7 @@ def test_episodes_that_are_trained_on_need_a_target(tmp_path: Path) -> None:
         except DataError as error:
             messages.append(str(error))
     assert 0 < len(messages) < 6, "either is held out"
-    assert all("the episodes that are trained on: none of the 1 steps" in message for message in messages)
+    assert all("data.keep_best_fraction leave to train on: none of the 1 steps" in message for message in messages)
 
 
 def test_own_observations_in_tiny_units_are_warned_of_in_the_log_alone(

@@ -79,7 +79,11 @@ def test_target_returns_are_counted_over_all_episodes() -> None:
         (b'{"dataframe_split": {"columns": {"target": 0}, "data": []}}', "'target' is no column of a request"),
         (
             b'{"dataframe_split": {"columns": ["observations"], "index": [0, 1, 2], "data": [[[[1]]]]}}',
-            "index of dataframe_split has 3 entries, its data 1 rows",
+            "index of dataframe_split must be a list with an entry for each row of its data",
+        ),
+        (
+            b'{"dataframe_split": {"columns": ["observations"], "index": {"a": 0, "b": 1}, "data": [[[[1]]]]}}',
+            "index of dataframe_split must be a list with an entry for each row of its data",
         ),
         (
             b'{"dataframe_split": {"columns": ["observations"], "data": [' + b"[[[1]]]," * 1000 + b"[[[1]]]]}}",

@@ -108,6 +108,13 @@ def test_a_search_is_continued_by_its_own_line(home: Path, capsys: pytest.Captur
     assert line.endswith(f"{COMMAND} run --study 'my study.yaml' --set seed=3") and "resume" not in line
     log.open()
     assert [flow.state for flow in list_flow_runs(home)] == ["running"]
+    other = SearchLog(study, store, COMMAND, ["--study", "my study.yaml", "--set", "seed=4"])
+    other.open()
+    assert list_flow_runs(home)[0].line.endswith("seed=4"), "the line of who has it now"
+    (found := home / "found.yaml").write_text("{}")
+    log.finish(found)
+    other.stop()
+    assert [flow.state for flow in list_flow_runs(home)] == ["finished"], "another worker finished it"
 
 
 def test_a_step_that_was_repeated_counts_once(home: Path) -> None:
