@@ -249,3 +249,14 @@ def _find_limit(lengths: Rows, limited: Rows, settings: EndSettings) -> tuple[in
     if shortest > 1 and repeated and (limited % shortest == 0).all() and (lengths > shortest).any():
         return shortest, "the time limit at which others are marked,"
     return None, ""
+
+
+def find_odd_flag(flags: FloatRows) -> int | None:
+    """Return the first place of flags (T,) that holds neither 0 nor 1; none if there is none."""
+    odd = (flags != 0) & (flags != 1)
+    return int(np.argmax(odd)) if odd.any() else None
+
+
+def find_early_end(flags: FloatRows) -> int | None:
+    """Return the first place before the last at which an episode's flags (T,) are set; none if there is none."""
+    return int(np.argmax(flags)) if flags[:-1].any() else None

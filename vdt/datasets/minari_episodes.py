@@ -19,6 +19,7 @@ import numpy as np
 from vdt.data.errors import DataError
 from vdt.data.safe_hdf5 import UNREADABLE, explain_unreadable, get_node, list_found
 from vdt.data.trajectory import FloatArray
+from vdt.datasets.ends import find_early_end, find_odd_flag
 from vdt.environments import flatten_observations
 
 FORMATS = ("hdf5", "arrow", "parquet")
@@ -156,12 +157,11 @@ class EpisodeFiles:
 def _read_end(origin: str, terminations: FloatArray, truncations: FloatArray) -> bool:
     """Return whether an episode really ended; refuse flags (T,) other than 0 and 1, and ends before the last step."""
     for name, flags in zip(FLAGS, (terminations, truncations), strict=True):
-        if (odd := (flags != 0) & (flags != 1)).any():
-            step = int(np.argmax(odd))
+        if (step := find_odd_flag(flags)) is not None:
             raise DataError(f"{origin} {name} hold {flags[step]:g} at step {step}; accepted are 0 and 1")
-        if flags[:-1].any():
+        if (step := find_early_end(flags)) is not None:
             raise DataError(
-                f"{origin} {name} are set at step {int(np.argmax(flags))} of {len(flags)}, and the episode goes on; accepted "
+                f"{origin} {name} are set at step {step} of {len(flags)}, and the episode goes on; accepted "
                 f"is an end at the last step alone: store what follows as an episode of its own"
             )
     return bool(terminations[-1])

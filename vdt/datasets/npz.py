@@ -27,6 +27,7 @@ from vdt.data.gathering import gather_trajectories
 from vdt.data.residence import MEMORY, Residence
 from vdt.data.safe_hdf5 import list_found
 from vdt.data.trajectory import FloatArray, Trajectory
+from vdt.datasets.ends import find_early_end, find_odd_flag
 from vdt.datasets.loaded_data import LoadedData
 from vdt.datasets.summary import DataSummary, are_counts, normalise_actions
 from vdt.system.safe_archives import UNREADABLE, list_arrays, read_arrays
@@ -210,11 +211,10 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
 def _check_flags(path: Path, terminated: FloatArray) -> None:
     """Refuse values other than 0 and 1, and an end before the last row."""
     flags = terminated.reshape(-1)
-    if (odd := (flags != 0) & (flags != 1)).any():
-        row = int(np.argmax(odd))
+    if (row := find_odd_flag(flags)) is not None:
         raise DataError(f"{path}: 'terminated' holds {flags[row]:g} in row {row}; accepted are 0 and 1")
-    if flags[:-1].any():
+    if (row := find_early_end(flags)) is not None:
         raise DataError(
-            f"{path}: 'terminated' is set in row {int(np.argmax(flags))} of rows 0 to {len(flags) - 1}, but a file is one "
+            f"{path}: 'terminated' is set in row {row} of rows 0 to {len(flags) - 1}, but a file is one "
             f"episode; accepted is a real end in the last row alone, or none"
         )
