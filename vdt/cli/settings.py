@@ -59,6 +59,9 @@ def write_equal_time(
     env: Annotated[str, typer.Option(help="Task whose sizes are measured.")],
     methods: Annotated[str, typer.Option(help="Separated by commas; by default all.")] = "",
     preset: Annotated[str, typer.Option(help="Whose steps are scaled.")] = "fair",
+    changes: Annotated[
+        str, typer.Option("--set", metavar="CHANGES", help="Changed settings of the runs that are to train so.")
+    ] = "",
     output: Annotated[Path | None, typer.Option(help="File; by default params/presets/equal-time.yaml.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --output if it is there.")] = False,
 ) -> None:
@@ -71,9 +74,8 @@ def write_equal_time(
     default = PARAMS / "presets" / "equal-time.yaml"
     path = output or default
     check_output(path, overwrite=overwrite or output is None)
-    text, lines = make_preset(
-        seconds, split_words(methods, "--methods") if methods else list_names("methods"), env, preset
-    )
+    names = split_words(methods, "--methods") if methods else list_names("methods")
+    text, lines = make_preset(seconds, names, env, preset, changes)
     write_output(path, text.encode())
     use = "--study equal-time trains with it"
     if path.resolve() != default.resolve():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,14 +13,16 @@ from vdt.experiments.resolve import resolve_config
 
 HEAD = (
     "For a comparison at equal processor time: {seconds:g} s of training on one thread for each method.\n"
-    "Made by `vdt equal-time {seconds:g} --env {env} --preset {preset}` in trial steps: critic and actor, ms a step,\n"
-    "{times}.\n"
+    "Made by `vdt equal-time {seconds:g} --env {env} --preset {preset}{changes}` in trial steps: critic and actor,\n"
+    "ms a step, {times}.\n"
     "Settings are those of {preset} on {env}; its steps are scaled, critic and actor by the same factor.\n"
     "Another machine needs other steps: make it again."
 )
 
 
-def make_preset(seconds: float, methods: Sequence[str], env: str, preset: str) -> tuple[str, list[str]]:
+def make_preset(
+    seconds: float, methods: Sequence[str], env: str, preset: str, changes: str = ""
+) -> tuple[str, list[str]]:
     """Measure each method's steps, and scale its budget in `preset` to the same seconds.
 
     Args:
@@ -27,6 +30,7 @@ def make_preset(seconds: float, methods: Sequence[str], env: str, preset: str) -
         methods: files of params/methods/.
         env: task whose sizes the trial data has. Its changes of `preset`, which hold under that name alone, are written too.
         preset: whose settings and ratios of steps are kept.
+        changes: `--set` text, of the runs that are to train so; the preset does not hold it.
 
     Returns:
         The preset's file, and a line about each method.
@@ -34,7 +38,7 @@ def make_preset(seconds: float, methods: Sequence[str], env: str, preset: str) -
     Raises:
         ConfigError: if a name is unknown.
     """
-    configs = {method: resolve_config(env, preset=preset, method=method) for method in methods}
+    configs = {method: resolve_config(env, preset=preset, method=method, overrides=changes) for method in methods}
     from vdt.training.equal_time import measure_steps, scale_budget
 
     times = measure_steps(configs)
@@ -47,8 +51,9 @@ def make_preset(seconds: float, methods: Sequence[str], env: str, preset: str) -
         critic = f"{1e3 * step.critic:.1f} + " if step.critic else ""
         shown.append(f"{method} {critic}{1e3 * step.actor:.1f}")
         lines.append(f"{method:<8} critic {budget.critic:>9,}  actor {budget.actor:>9,}  ({shown[-1]} ms)")
-    text = format_preset(HEAD.format(seconds=seconds, env=env, preset=preset, times=", ".join(shown)), values)
-    return text, lines
+    given = f" --set {shlex.quote(changes)}" if changes else ""
+    head = HEAD.format(seconds=seconds, env=env, preset=preset, changes=given, times=", ".join(shown))
+    return format_preset(head, values), lines
 
 
 def _name_steps(method: str, config: Config, critic: int, actor: int, warm_start: int) -> Mapping[str, int]:

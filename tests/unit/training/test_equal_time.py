@@ -105,6 +105,21 @@ def test_what_is_measured_is_what_the_preset_trains(env: str, tmp_path: Path, mo
         )
 
 
+def test_the_steps_of_the_changed_settings_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half precision takes other seconds a step: what is timed must be what will run."""
+    precisions: list[str] = []
+
+    def measure(configs: dict[str, Any]) -> dict[str, StepSeconds]:
+        precisions.extend(config.runtime.precision for config in configs.values())
+        return dict.fromkeys(configs, StepSeconds(0, 0.01))
+
+    monkeypatch.setattr(equal_time, "measure_steps", measure)
+    text, _ = make_preset(5, ["dt", "bc"], WALKER, "smoke", "runtime.precision=bfloat16")
+    assert precisions == ["bfloat16", "bfloat16"]
+    assert "--preset smoke --set runtime.precision=bfloat16` in trial steps" in text
+    assert "precision" not in "".join(line for line in text.splitlines() if not line.startswith("#")), "the run says so"
+
+
 def test_the_committed_preset_keeps_fairs_ratios_and_names_every_method() -> None:
     for method in sorted(path.stem for path in (PARAMS / "methods").glob("*.yaml")):
         fair, equal = (resolve_config(WALKER, preset=preset, method=method) for preset in ("fair", "equal-time"))
