@@ -195,13 +195,12 @@ class Sampler:
 
         Of the others a share s is there anyway, so it is (f - s) / (1 - s) of them.
         """
-        index = self.buffer.index()
+        index, bounds = self._bounds[False, before]  # of the draws just made
         seen, missing = self._missing.get((context_length, before), (None, 0.0))
         if seen is not index:
-            starts, lengths = index
-            shares = self._compute_shares(self.draws[False], starts, lengths)
+            lengths = index[1]
             near = (lengths.clamp(max=context_length) + before) / (lengths + before).double()
-            share = float((shares * near).sum() / shares.sum())
+            share = float((bounds.diff() * near).sum())
             missing = max(0.0, (self.start_fraction - share) / (1.0 - share)) if share < 1.0 else 0.0
             self._missing[context_length, before] = index, missing
         return round(missing * count)
