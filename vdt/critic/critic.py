@@ -50,7 +50,6 @@ class Critic(nn.Module):
     ) -> PolicyValueLosses:
         """Compute M2 with min target Q of the policy's actions (B, A) as the bootstrap, and CQL's term at `proposals`."""
         with torch.no_grad():
-            q_mean = self.compute_min_q(batch.observations, batch.actions).mean()
             bootstrap_values = self.compute_min_q(batch.bootstrap_observations, bootstrap_actions)
         targets = compute_q_targets(batch.n_step_rewards, batch.bootstrap_discounts, bootstrap_values)
         q = self.q(batch.observations, batch.actions)
@@ -59,7 +58,7 @@ class Critic(nn.Module):
             observations = batch.observations.expand(len(proposals.actions), -1, -1)
             proposed_q = self.q(observations, proposals.actions)
             conservative = compute_conservative_loss(q, proposed_q, proposals.log_densities)
-        return PolicyValueLosses(compute_q_loss(q, targets), conservative, q_mean)
+        return PolicyValueLosses(compute_q_loss(q, targets), conservative, q.detach().amin(0).mean())
 
     def compute_min_q(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Compute the smaller target Q: (..., S), (..., A) -> (...)."""

@@ -45,7 +45,7 @@ class PolicyValueLosses:
     Attributes:
         q_loss: M2 with the policy's value as the bootstrap, summed over the N estimates of Q.
         conservative_loss: CQL's term before its coefficient; 0 where it is off.
-        q_mean: mean of min_i target Q over the batch.
+        q_mean: mean of min_i Q over the batch, of Q itself, not of its target.
     """
 
     q_loss: Tensor

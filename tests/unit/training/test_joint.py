@@ -230,6 +230,7 @@ def test_conservative_term_of_a_step_is_the_literal_one_and_presses_q_down() -> 
     proposed = torch.stack([actor_critic.critic.q(batch.observations, actions) for actions in proposals.actions], 1)
     expected = conservative_loss_loop(q.tolist(), proposed.tolist(), proposals.log_densities.tolist())
     assert losses.conservative_loss.item() == pytest.approx(expected, rel=1e-4)
+    assert losses.q_mean.item() == pytest.approx(q.amin(0).mean().item()) and not losses.q_mean.requires_grad
 
 
 def test_cqls_step_is_that_of_drawn_actions_and_a_weighted_term() -> None:
