@@ -4,6 +4,10 @@ V sees one state. Where several policies made the data, their states look alike 
 mean over policies. A transformer's history tells them apart, and such a critic would pull it back to the mean. If the state
 says all there is to know, what went wrong before a step says nothing about what goes wrong after it. So the two errors'
 correlation over the data is the test.
+
+After a time limit V itself stands for what follows, with the share gamma^h of what followed h steps before. So a constant
+error c of V is missed by c (1 - gamma^h), which is not constant. The correlation is therefore taken with that share held
+fixed, as a partial correlation.
 """
 
 from __future__ import annotations
@@ -50,6 +54,17 @@ def compute_residuals(values: Values, rewards: Values, discount: float, *, termi
     return np.asarray(returns[::-1]) - values[:-1]
 
 
+def compute_last_shares(steps: int, discount: float, *, terminated: bool) -> Values:
+    """Compute how much of V at an episode's last observation is in the return that followed each of its steps, (T,).
+
+    Args:
+        steps: T.
+        discount: gamma.
+        terminated: whether nothing follows the last step; then 0.
+    """
+    return np.zeros(steps) if terminated else discount ** np.arange(steps, 0, -1, dtype=np.float64)
+
+
 def compute_past_errors(residuals: Values, discount: float, lag: int) -> Values:
     """Compute the TD error over `lag` steps before each step, (T - lag,): sum of gamma^k r + gamma^lag V(s_t+lag) - V(s_t).
 
@@ -59,14 +74,14 @@ def compute_past_errors(residuals: Values, discount: float, lag: int) -> Values:
 
 
 def compute_history_correlation(
-    episodes: Sequence[Values], discount: float, weights: Sequence[float] | None = None
+    episodes: Sequence[tuple[Values, bool]], discount: float, weights: Sequence[float] | None = None
 ) -> float | None:
     """Compute the correlation of V's error before a step and its error after the step, over all steps of all episodes.
 
-    With one policy and a true V it is 0: errors are then martingale differences.
+    With one policy and a true V it is 0: errors are then martingale differences. A constant error of V changes nothing.
 
     Args:
-        episodes: of each the residuals (T,).
+        episodes: of each the residuals (T,), and whether it terminated.
         discount: gamma.
         weights: how much a step of each episode counts, as often as the critic met it; none: all alike.
 
@@ -75,16 +90,31 @@ def compute_history_correlation(
     """
     lag = find_lag(discount)
     each = [1.0] * len(episodes) if weights is None else weights
-    long = [(residuals, weight) for residuals, weight in zip(episodes, each, strict=True) if len(residuals) > lag]
-    if sum(len(residuals) - lag for residuals, _ in long) < FEWEST_PAIRS:
+    long = [(*episode, weight) for episode, weight in zip(episodes, each, strict=True) if len(episode[0]) > lag]
+    if sum(len(residuals) - lag for residuals, _, _ in long) < FEWEST_PAIRS:
         return None
-    past = np.concatenate([compute_past_errors(residuals, discount, lag) for residuals, _ in long])
-    future = np.concatenate([residuals[lag:] for residuals, _ in long])
-    share = np.concatenate([np.full(len(residuals) - lag, weight) for residuals, weight in long])
-    share /= share.sum()
-    past, future = past - share @ past, future - share @ future
-    spread = math.sqrt((share @ past**2) * (share @ future**2))
-    return float(share @ (past * future)) / spread if spread > 0 else 0.0
+    past = np.concatenate([compute_past_errors(residuals, discount, lag) for residuals, _, _ in long])
+    future = np.concatenate([residuals[lag:] for residuals, _, _ in long])
+    last = np.concatenate([compute_last_shares(len(r), discount, terminated=ended)[lag:] for r, ended, _ in long])
+    count = np.concatenate([np.full(len(residuals) - lag, weight) for residuals, _, weight in long])
+    return compute_partial_correlation(past, future, last, count / count.sum())
+
+
+def compute_partial_correlation(first: Values, second: Values, given: Values, weights: Values) -> float:
+    """Compute the correlation of two variables with the linear part in a third removed from both; 0 if either is constant.
+
+    Args:
+        first: (N,).
+        second: (N,).
+        given: (N,), the third; a constant one removes nothing.
+        weights: (N,), of sum 1.
+    """
+    first, second, given = (values - weights @ values for values in (first, second, given))
+    spread = weights @ given**2
+    if spread > 0:
+        first, second = (v - (weights @ (v * given)) / spread * given for v in (first, second))
+    scale = math.sqrt((weights @ first**2) * (weights @ second**2))
+    return float(weights @ (first * second)) / scale if scale > 0 else 0.0
 
 
 def measure_history_correlation(
@@ -109,7 +139,7 @@ def measure_history_correlation(
         As `compute_history_correlation`.
     """
     discount, device = critic.config.discount, normalizer.mean.device
-    residuals: list[Values] = []
+    residuals: list[tuple[Values, bool]] = []
     counts: list[float] = []
     left = MOST_STEPS
     for index in np.random.default_rng(0).permutation(len(dataset)).tolist():
@@ -121,7 +151,8 @@ def measure_history_correlation(
         with torch.no_grad():
             values = critic.value(normalizer.normalize(observations)).double().cpu().numpy()
         rewards = (episode.rewards[:steps].astype(np.float64) + reward_shift) * reward_scale
-        residuals.append(compute_residuals(values, rewards, discount, terminated=episode.terminated))
+        ended = episode.terminated
+        residuals.append((compute_residuals(values, rewards, discount, terminated=ended), ended))
         counts.append(1.0 if weights is None else weights[index])
         left -= steps
         if left <= 0:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 NORMAL_IQR = 1.3489795003921634  # distance of the quartiles of N(0, 1)
+SCANNED = 50  # temperatures that are looked at, from 0 to the one asked for
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,9 @@ def calibrate_advantage_weighting(
 ) -> AdvantageWeighting:
     """Fit the weighting to the spread of the advantages, so that its settings mean the same on every task (M3, ours).
 
-    The temperature is per standard deviation of the advantages. Bisection lowers it until the effective sample fraction
-    is at least the requested one.
+    The temperature is per standard deviation of the advantages. It is lowered until the effective sample fraction is at
+    least the requested one, and stays so below: where most weights are clipped, a larger temperature can have a larger
+    fraction again, and would be a threshold.
 
     Args:
         advantages: a large sample from the data, (N,).
@@ -113,13 +115,16 @@ def calibrate_advantage_weighting(
     def fraction(eta: float) -> float:
         return compute_effective_sample_fraction(compute_advantage_weights(advantages, eta, max_weight))
 
+    def suffices(eta: float) -> bool:
+        return fraction(eta) >= min_effective_sample_fraction  # not where every weight is rounded to 0
+
+    tried = [highest * k / SCANNED for k in range(SCANNED + 1)]
     eta = highest
-    if not fraction(highest) >= min_effective_sample_fraction:  # nor where every weight is rounded to 0
-        low, high = 0.0, highest
+    if (first := next((k for k in range(1, SCANNED + 1) if not suffices(tried[k])), None)) is not None:
+        eta, high = tried[first - 1], tried[first]
         for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if fraction(middle) >= min_effective_sample_fraction else (low, middle)
-        eta = low
+            middle = (eta + high) / 2
+            eta, high = (middle, high) if suffices(middle) else (eta, middle)
     mean = float(compute_advantage_weights(advantages, eta, max_weight).double().mean())
     return AdvantageWeighting(eta, max_weight, mean)
 

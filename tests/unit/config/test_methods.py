@@ -13,7 +13,7 @@ from vdt.agent.agent import PlannerSettings
 from vdt.checkpoint.store import load_state
 from vdt.config.convergence import describe_unfinished
 from vdt.config.errors import ConfigError
-from vdt.config.layers import PARAMS
+from vdt.config.layers import PARAMS, load_tasks
 from vdt.config.schema import Config
 from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import TrajectoryDataset
@@ -38,6 +38,7 @@ FEW = {**ONE, "critic.gradient_steps": 4, "actor.gradient_steps": 3, "actor.warm
 MEMORYLESS = {"policy.kind": "mlp", "planner.candidates": 1, "actor.next_observation_coefficient": 0}
 MEMORYLESS |= {"policy.context_length": 1, "actor.batch_size": 256}  # transitions
 CONSTANT = {"actor.learning_rate": 3e-4, "actor.learning_rate_schedule": "constant", "actor.warmup_steps": 0}
+CONSTANT |= {"online.actor_learning_rate": 3e-4}
 OF_POLICY = {**MEMORYLESS, "critic.bootstrap": "policy", "critic.n_step": 1, "critic.activation": "relu"}
 PRINTED: dict[str, dict[str, Any]] = {
     "bc": {**MEMORYLESS, "data.keep_best_fraction": 1},
@@ -48,6 +49,7 @@ PRINTED: dict[str, dict[str, Any]] = {
         **{"critic.expectile": 0.7, "actor.inverse_temperature": 3, "actor.max_advantage_weight": 100},
         **{"actor.advantage_unit": "reward", "actor.q_coefficient": 0, "policy.head": "normal"},
         **{"actor.learning_rate": 3e-4, "actor.learning_rate_schedule": "cosine", "actor.warmup_steps": 0},
+        **{"online.actor_learning_rate": 3e-4},
     },
     "td3bc": {
         **{**OF_POLICY, "critic.target_action_noise": 0.2, "actor.q_coefficient": 2.5, "actor.behavior_coefficient": 1},
@@ -64,7 +66,7 @@ PRINTED: dict[str, dict[str, Any]] = {
         **{"policy.head": "gaussian", "policy.initial_temperature": 1, "online.exploration_noise": 0},
         **{"actor.behavior_coefficient": 0, "actor.q_coefficient": 1, "actor.q_normalization": "none"},
         **{"critic.hidden_layers": 3, "policy.hidden_layers": 3, "task.reward_scaling": "none"},
-        **{**CONSTANT, "actor.learning_rate": 1e-4},
+        **{**CONSTANT, "actor.learning_rate": 1e-4, "online.actor_learning_rate": 1e-4},
     },
     "odt": {
         **{"policy.kind": "transformer", "policy.head": "gaussian", "policy.initial_temperature": 0.1},
@@ -143,6 +145,36 @@ def test_method_has_the_settings_that_its_paper_prints(method: str) -> None:
     assert method in PRINTED, f"add `{method}` and the settings that its paper prints to PRINTED: {HOW}"
     flat = resolve_config(ENV, method=method).flatten()
     assert {key: flat[key] for key in PRINTED[method]} == PRINTED[method]
+
+
+@pytest.mark.parametrize(
+    ("env", "weight"),  # of QT's run.sh, task by task
+    [
+        *[("walker2d-medium-v2", 2), ("hopper-medium-v2", 1), ("hopper-medium-replay-v2", 3)],
+        *[("halfcheetah-medium-replay-v2", 5), ("halfcheetah-medium-expert-v2", 0.4), ("maze2d-umaze-v1", 5)],
+        *[("pen-cloned-v1", 0.1), ("hammer-human-v1", 0.1), ("hammer-cloned-v1", 0.01), ("door-human-v1", 0.005)],
+        *[("door-cloned-v1", 0.001), ("kitchen-complete-v0", 0.001), ("kitchen-partial-v0", 0.01)],
+        *[("antmaze-umaze-v0", 0.05), ("antmaze-umaze-diverse-v0", 0.01), ("antmaze-medium-diverse-v0", 0.01)],
+    ],
+)
+def test_qt_has_its_own_weight_on_each_task(env: str, weight: float) -> None:
+    assert resolve_config(env, method="qt").actor.q_coefficient == weight
+
+
+@pytest.mark.parametrize("preset", ["fair", "equal-time"])
+@pytest.mark.parametrize("env", sorted(load_tasks()))
+def test_presets_of_tables_have_the_laptops_transformer(env: str, preset: str) -> None:
+    laptop, other = (resolve_config(env, preset=name) for name in ("laptop", preset))
+    assert (laptop.policy, laptop.actor.batch_size) == (other.policy, other.actor.batch_size)
+
+
+@pytest.mark.parametrize("preset", ["fair", "paper"])
+@pytest.mark.parametrize("method", ["iql", "td3bc", "awac", "cql"])
+def test_baselines_are_tuned_online_by_an_update_a_step(preset: str, method: str) -> None:
+    """Their papers take one critic update for each step of interaction; an iteration has one or two episodes."""
+    online = resolve_config(ENV, preset=preset, method=method).online
+    assert online.critic_steps_per_iteration == 1000
+    assert online.actor_steps_per_iteration == (500 if method == "td3bc" else 1000)
 
 
 def test_methods_of_a_kind_share_the_laptops_budgets() -> None:

@@ -10,6 +10,8 @@ from vdt.agent.actor_critic import make_critic
 from vdt.critic.critic import Critic
 from vdt.critic.history_correlation import (
     compute_history_correlation,
+    compute_last_shares,
+    compute_partial_correlation,
     compute_past_errors,
     compute_residuals,
     find_lag,
@@ -43,12 +45,18 @@ def test_residuals_and_past_errors_equal_sums(terminated: bool) -> None:
         assert past[t] == pytest.approx(earned + DISCOUNT**LAG * values[t + LAG] - values[t])
 
 
-def make_residuals(policies: list[float], steps: int = 60, episodes: int = 300) -> list[npt.NDArray[np.float64]]:
-    """Make residuals of V = 0, where each episode's policy earns its own mean reward beside noise of 1."""
+Episodes = list[tuple[npt.NDArray[np.float64], bool]]
+
+
+def make_residuals(
+    policies: list[float], steps: int = 60, episodes: int = 300, value: float = 0.0, *, terminated: bool = False
+) -> Episodes:
+    """Make residuals of one value of V, where each episode's policy earns its own mean reward beside noise of 1."""
     rng, found = np.random.default_rng(2), []
     for number in range(episodes):
         rewards = rng.normal(policies[number % len(policies)], 1.0, steps)
-        found.append(compute_residuals(np.zeros(steps + 1), rewards, DISCOUNT, terminated=False))
+        residuals = compute_residuals(np.full(steps + 1, value), rewards, DISCOUNT, terminated=terminated)
+        found.append((residuals, terminated))
     return found
 
 
@@ -73,10 +81,37 @@ def test_one_policy_that_counts_alone_has_no_correlation() -> None:
     assert found is not None and abs(found) < 0.09
 
 
-def test_a_constant_error_of_v_is_no_correlation() -> None:
-    biased = [residuals + 7.0 for residuals in make_residuals([0.0])]
-    found = compute_history_correlation(biased, DISCOUNT)
-    assert found is not None and abs(found) < 0.06
+@pytest.mark.parametrize("policies", [[0.0], [-0.5, 0.5]])
+@pytest.mark.parametrize("error", [-20.0, 7.0])
+def test_a_constant_error_of_v_changes_nothing(policies: list[float], error: float) -> None:
+    """Neither where episodes end nor where a time limit cuts them, after which V itself stands for what follows."""
+    cut = {value: make_residuals(policies, value=value) for value in (0.0, error)}
+    ended = {value: make_residuals(policies, value=value, terminated=True) for value in (0.0, error)}
+    for kind in (cut, ended, {value: cut[value][:150] + ended[value][150:] for value in cut}):
+        true, biased = (compute_history_correlation(kind[value], DISCOUNT) for value in (0.0, error))
+        assert biased == pytest.approx(true, abs=1e-9)
+
+
+def test_partial_correlation_is_that_of_what_a_third_leaves() -> None:
+    rng = np.random.default_rng(4)
+    given, noise = rng.normal(size=500), rng.normal(size=(2, 500))
+    weights = rng.uniform(size=500)
+    weights /= weights.sum()
+    design = np.stack([np.ones(500), given], 1) * np.sqrt(weights)[:, None]
+    left = []
+    for values in (3 * given + noise[0], noise[1] + 0.5 * noise[0] - given):
+        scaled = values * np.sqrt(weights)
+        left.append(scaled - design @ np.linalg.lstsq(design, scaled, rcond=None)[0])
+    expected = left[0] @ left[1] / np.sqrt((left[0] @ left[0]) * (left[1] @ left[1]))
+    found = compute_partial_correlation(3 * given + noise[0], noise[1] + 0.5 * noise[0] - given, given, weights)
+    assert found == pytest.approx(expected) and found > 0.3
+    plain = np.corrcoef(noise[0], noise[1])[0, 1]
+    assert compute_partial_correlation(noise[0], noise[1], np.ones(500), np.full(500, 1 / 500)) == pytest.approx(plain)
+
+
+def test_share_of_the_last_value() -> None:
+    assert compute_last_shares(3, 0.5, terminated=False).tolist() == [0.125, 0.25, 0.5]
+    assert compute_last_shares(3, 0.5, terminated=True).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_nothing_is_said_of_few_or_short_episodes() -> None:
@@ -84,11 +119,11 @@ def test_nothing_is_said_of_few_or_short_episodes() -> None:
     assert compute_history_correlation(make_residuals([0.0], steps=20, episodes=66), DISCOUNT) is None
     assert compute_history_correlation(make_residuals([0.0], steps=20, episodes=67), DISCOUNT) is not None
     assert compute_history_correlation([], DISCOUNT) is None
-    assert compute_history_correlation([np.ones(5000)], 1.0) is None
+    assert compute_history_correlation([(np.ones(5000), False)], 1.0) is None
 
 
 def test_a_perfect_v_of_a_certain_world_has_no_correlation() -> None:
-    assert compute_history_correlation([np.zeros(2000)], DISCOUNT) == 0.0
+    assert compute_history_correlation([(np.zeros(2000), True)], DISCOUNT) == 0.0
 
 
 def make_data(*, final_missing: bool = False) -> tuple[Critic, TrajectoryDataset]:
@@ -120,7 +155,8 @@ def test_measured_in_the_critics_units(final_missing: bool) -> None:
         observations = torch.from_numpy(episode.observations[: steps + 1])
         values = critic.value((observations - normalizer.mean) / normalizer.std).detach().double().numpy()
         rewards = (episode.rewards[:steps].astype(np.float64) + 1.0) * 0.5
-        residuals.append(compute_residuals(values, rewards, DISCOUNT, terminated=episode.terminated))
+        ended = episode.terminated
+        residuals.append((compute_residuals(values, rewards, DISCOUNT, terminated=ended), ended))
     assert found == pytest.approx(compute_history_correlation(residuals, DISCOUNT))
     assert found is not None and found > 0.3
 

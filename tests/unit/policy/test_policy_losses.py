@@ -97,6 +97,18 @@ def test_calibration_lowers_the_temperature_until_enough_samples_count() -> None
     assert float(weights.mean()) == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.parametrize("mean", [0.0, 0.3, 0.5, 0.6])
+def test_clipped_weights_are_no_way_around_the_floor(mean: float) -> None:
+    """Where V lags behind Q most weights are clipped at a large temperature, and the effective fraction is high again."""
+    advantages = torch.randn(20_000, generator=torch.Generator().manual_seed(0)) + mean
+    weighting = calibrate_advantage_weighting(advantages, 10.0, 100.0, 0.5)
+    assert weighting.inverse_temperature == pytest.approx(0.83, abs=0.02)
+    assert compute_effective_sample_fraction(weighting.compute_weights(advantages)) == pytest.approx(0.5, abs=0.001)
+    assert calibrate_advantage_weighting(advantages, 0.5, 100.0, 0.5).inverse_temperature == pytest.approx(
+        0.5, rel=0.02
+    )
+
+
 @pytest.mark.parametrize("eta", [0.5, 3.0])
 def test_calibrated_weights_do_not_depend_on_the_unit_of_reward(eta: float) -> None:
     plain, large = make_advantages(), make_advantages(1000.0)
