@@ -52,7 +52,7 @@ def collect_trajectories(
         policy: decides.
         environments: one per episode; reset here.
         seeds: one per episode, for the environment's reset and for the action noise, so that an episode does not depend on
-            which others run beside it.
+            which others run beside it, unless the policy draws its actions.
         noise: standard deviation of Gaussian action noise, in halves of the action range.
         max_steps: cut episodes (as truncated) after this many steps.
         label: names the rollout in progress lines, which appear every 10 s.
