@@ -99,7 +99,7 @@ def make_report(flow: Any, inputs: Iterable[Any]) -> FinishedReport:
         registered = [Register(name=flow.register, sha256=policy["sha256"])] if flow.register else []
         run_ids.append(send_now(home(), cell.mlflow_run_id, [opening, *kept, *registered, closing]))
     paths = {cell.key: policy["path"] for cell, policy in zip(own, policies, strict=True)}
-    summary = _summarise(cells, path, paths, get_options(flow))
+    summary = _summarise(cells, path, paths, get_options(flow), study)
     enter_cards_folder()  # at last: the summary's paths are relative to the caller's folder
     return FinishedReport(str(path), summary, run_ids)
 
@@ -133,13 +133,15 @@ def finish_alone(flow: Any, branches: Sequence[Any], cells: Sequence[CellRecord]
         del options["reuse"]
     places = {
         "policy": _list_policies(cells, [policy["path"] for policy in policies]),
-        "report": [f"{get_command().replace(FLOW, REPORT_FLOW.name)} run {shlex.join(list_words(options))}"],
+        "report": [
+            f"{name_home()}{get_command().replace(FLOW, REPORT_FLOW.name)} run {shlex.join(list_words(options))}"
+        ],
     }
     return FinishedReport("", "\n".join(describe_end(cells, places)), finished)
 
 
 def report_study(arguments: Mapping[str, str]) -> FinishedReport:
-    """Report the cells of a study that are finished.
+    """Report the cells of a study that are finished; of a search's trial into the run's folder alone.
 
     Raises:
         ConfigError: if a value is not accepted, or no cell is finished.
@@ -155,16 +157,26 @@ def report_study(arguments: Mapping[str, str]) -> FinishedReport:
         )
     tag_finished_runs(cells, study)
     described = {**study.describe(arguments.get("set", "")), "missing": [cell.key for cell in missing]}
-    if study.search:
+    if study.trial:  # one of a search's: the search has the ranking, and a folder and a run for its report
+        title = f"Trial {study.trial.number} of {study.title or study.name}"
+        described |= {"title": title, "folder": "", "ranked": False}
+    elif study.search:
         described |= describe_search(study, arguments)
     path = _write(cells, add_winners(cells, described, reuse, get_training_command()), arguments)
-    _keep_study_report(described, sorted(path.parent.iterdir()))
-    summary = _summarise(cells, path, {}, arguments)
+    if described["folder"]:
+        _keep_study_report(described, sorted(path.parent.iterdir()))
+    summary = _summarise(cells, path, {}, arguments, None)
     enter_cards_folder()
     return FinishedReport(str(path), summary)
 
 
-def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, str], given: Mapping[str, str]) -> str:
+def _summarise(
+    cells: Sequence[CellRecord],
+    path: Path,
+    policies: Mapping[str, str],
+    given: Mapping[str, str],
+    study: Mapping[str, Any] | None,
+) -> str:
     """Return the last screen of a run: scores, output paths, and possible next commands.
 
     Args:
@@ -172,11 +184,15 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, s
         path: of the report.
         policies: the run's own cells' keys -> checkpoints.
         given: options of the run's command line by name, empty where not given.
+        study: facts of the study whose ranking says which policy is offered; none where the first is.
     """
+    from vdt.reporting.search_report import sort_by_rank
     from vdt.reporting.summary import describe_end
 
     address, command = _find_runs_page()
     own = [cell for cell in cells if cell.key in policies]
+    ranked = sort_by_rank(own, cells, study)
+    own = ranked or own
     places = {
         "policy": _list_policies(own, [policies[cell.key] for cell in own]),
         "use": [
@@ -189,7 +205,7 @@ def _summarise(cells: Sequence[CellRecord], path: Path, policies: Mapping[str, s
         "served": [command],
         "next": [suggest_next(cells, given)],
     }
-    return "\n".join(describe_end(cells, places))
+    return "\n".join(describe_end(cells, places, first="best-ranked" if ranked else "first"))
 
 
 def _list_policies(cells: Sequence[CellRecord], paths: Sequence[str]) -> list[str]:
@@ -227,9 +243,9 @@ def _write(cells: Sequence[CellRecord], study: Mapping[str, Any] | None, given: 
     for winner in (study or {}).get("found", {}).values():
         write_text(path.with_name(Path(winner["file"]).name), (home() / winner["file"]).read_text())
     envs = {make_file_name(cell.env) for cell in cells}
-    if study:
-        replace_folder(path.parent, home() / "reports" / _name_report(study))
-    elif len(envs) == 1:  # a run of one env is also found under the env's name
+    if study and (name := _name_report(study)):
+        replace_folder(path.parent, home() / "reports" / name)
+    elif not study and len(envs) == 1:  # a run of one env is also found under the env's name
         folder = home() / "reports" / envs.pop()
         for name in ("report.json", "metrics.json"):
             write_text(folder / name, path.with_name(name).read_text())
@@ -248,7 +264,7 @@ def _describe_origin(given: Mapping[str, str]) -> str:
 
 
 def _name_report(study: Mapping[str, Any]) -> str:
-    """Return the folder of a study's report; a run that an earlier release began says nothing of it."""
+    """Return the folder of a study's report, empty for none; a run that an earlier release began says nothing of it."""
     return str(study.get("folder", f"study-{study['name']}"))
 
 
@@ -256,7 +272,17 @@ def _keep_study_report(study: Mapping[str, Any], files: Sequence[Path]) -> None:
     """Store a study's report in an MLflow run of its own, one per study."""
     from vdt.tracking import REPORT_OF, Status, create_named_run, make_artifact_records
 
-    name = _name_report(study).removeprefix("study-")
+    folder = _name_report(study)
+    name = f"report-{folder.removeprefix('study-')}"
     records = [*make_artifact_records(files, "report"), Status(status="FINISHED")]
-    tags, command = {REPORT_OF: name}, get_command()
-    create_named_run(home(), f"report-{name}", tags, {}, str(current.run_id), command, records=records)
+    tags, command = {REPORT_OF: tag_report(folder)}, get_command()
+    create_named_run(home(), name, tags, {}, str(current.run_id), command, records=records)
+
+
+def tag_report(folder: str) -> str:
+    """Return what tells the MLflow run of a report from those of all others, by the folder of the report.
+
+    It is a study's name; that of a search or a winner stands behind its kind and a slash, which is in no study's name.
+    """
+    kind, _, name = folder.partition("-")
+    return name if kind == "study" else f"{kind}/{name}"

@@ -20,7 +20,7 @@ from vdt.experiments.results_store import digest_of
 from vdt.experiments.search_trials import EPISODE_SEED_GAP, choose_score, find_search_folder, get_search, load_trials
 from vdt.experiments.study import Study, expand, load_study
 from vdt.system.files import make_file_name, write_text
-from vdt.system.home import home
+from vdt.system.home import home, name_home
 
 if TYPE_CHECKING:
     from vdt.reporting.ranking import Ranking
@@ -66,7 +66,7 @@ def make_winner_file(
     frozen = facts["frozen"]
     content: dict[str, Any] = {
         "title": f"Winner of {title}",
-        "note": f"Trial {best.number} of {tried}, chosen on tuning seeds {seeds}.",
+        "note": f"Trial {best.number}, the best of {tried} complete ones, chosen on tuning seeds {seeds}.",
         "found_by": facts.get("found_by") or facts["name"],
         **{key: frozen[key] for key in ("published", "share_training", "preset", "source")},
         "envs": list(envs),
@@ -170,7 +170,7 @@ def add_winners(cells: Sequence[CellRecord], study: Mapping[str, Any], reuse: st
                 _write_grids_winner(home() / file, ranking, cells, study)
         if is_there:
             begin = f" --init-from {shlex.quote(init_from)}" if init_from else ""
-            found[ranking.task] = {"file": str(file), "command": f"{command} run --study {file}{begin}"}
+            found[ranking.task] = {"file": str(file), "command": f"{name_home()}{command} run --study {file}{begin}"}
             reported += _find_reported({"study": str(home() / file), "init_from": init_from, "reuse": reuse})
     return {**study, "found": found, "reported": reported}
 

@@ -21,18 +21,20 @@ class Aggregate:
     Attributes:
         tasks: number of data sets.
         runs: trained policies, all tasks together.
-        mean: over tasks, with its standard error over seeds that every task has; none without such a seed.
+        mean: of the tasks' means, with its standard error over seeds; without one where tasks have different seeds.
         iqm: interquartile mean over all runs, with a bootstrap interval stratified by task.
         shared: those data sets.
+        has_equal_seeds: whether all tasks have the same seeds.
     """
 
     method: str
     policy: str
     tasks: int
     runs: int
-    mean: Estimate | None
+    mean: Estimate
     iqm: Interval
     shared: tuple[Task, ...] = ()
+    has_equal_seeds: bool = True
 
 
 @dataclass(frozen=True)
@@ -96,19 +98,24 @@ def compute_aggregates(headlines: Headlines) -> list[Aggregate]:
         methods = headlines.get(policy, {})
         tasks = find_common_tasks(methods) if methods else []
         for method, results in methods.items() if tasks else ():
-            scores = collect_scores(results, tasks)
-            runs, mean = sum(map(len, scores)), _average_tasks([results[task] for task in tasks])
-            iqm = compute_iqm_interval(scores, envs=list_envs(tasks))
-            aggregates.append(Aggregate(method, policy, len(tasks), runs, mean, iqm, tuple(tasks)))
+            scores, own = collect_scores(results, tasks), [results[task] for task in tasks]
+            runs, iqm = sum(map(len, scores)), compute_iqm_interval(scores, envs=list_envs(tasks))
+            equal = len({frozenset(result.seeds) for result in own}) == 1
+            mean = _average_seeds(own) if equal else _average_tasks(scores)
+            aggregates.append(Aggregate(method, policy, len(tasks), runs, mean, iqm, tuple(tasks), equal))
     return aggregates
 
 
-def _average_tasks(results: Sequence[Result]) -> Estimate | None:
-    """Return the mean over tasks, seed by seed; with one seed its error is unknown here."""
+def _average_seeds(results: Sequence[Result]) -> Estimate:
+    """Return the mean over tasks that have the same seeds, seed by seed; with one seed its error is unknown here."""
     per_seed = [dict(zip(r.seeds, r.run_scores, strict=True)) for r in results]
-    common = [seed for seed in per_seed[0] if all(seed in other for other in per_seed)]
-    means = [[math.fsum(scores[seed] for scores in per_seed) / len(per_seed)] for seed in common]
-    return compute_estimate(means) if means else None
+    return compute_estimate([[math.fsum(s[seed] for s in per_seed) / len(per_seed)] for seed in per_seed[0]])
+
+
+def _average_tasks(scores: Sequence[Sequence[float]]) -> Estimate:
+    """Return the mean of the tasks' means, whose error is unknown: a seed that one task lacks pairs no runs."""
+    means, runs = [math.fsum(task) / len(task) for task in scores], [len(task) for task in scores]
+    return Estimate(math.fsum(means) / len(means), None, "seeds", max(runs), sum(runs))
 
 
 def compute_improvements(headlines: Headlines) -> list[Improvement]:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from vdt.config.convergence import UNFINISHED, estimate_fit_gap
 from vdt.config.presets import TRIAL
 from vdt.environments.scores import describe_cut, format_return
 from vdt.evaluation.records import CellRecord, HeldOutReport, ValueEstimates
 from vdt.reporting.aggregates import Aggregate, select_acting
+from vdt.reporting.calibration import describe_unfinished_fit, find_unfinished_fit
 from vdt.reporting.document import Table
 from vdt.reporting.frame import POLICIES, Labels, Result, Task, describe_return, find_task, label_data
 from vdt.reporting.tables import name_policy, name_source
@@ -154,18 +154,10 @@ def _describe_value(cells: Sequence[CellRecord]) -> str:
     fitted, earned = _mean_value(cells, lambda v: v.fitted_q), _mean_value(cells, lambda v: v.data)
     if fitted is None or earned is None:
         return ""
-    steps = _find_unfinished_fit(cells)
+    steps = find_unfinished_fit(cells)
     if steps is not None:
-        left = f"{steps:,} steps of the fit leave {100 * estimate_fit_gap(steps):.0f} % of the way"
-        return f"; its value is not given: {left} (`evaluation.fitted_q_steps`)"
+        return f"; its value is not given: {describe_unfinished_fit(steps)}"
     return f"; its value is estimated at **{fitted:.4g}**, the data earned {earned:.4g}"
-
-
-def _find_unfinished_fit(cells: Sequence[CellRecord]) -> int | None:
-    """Return the steps of the shortest fit of the offline policies' values, if it leaves more than `UNFINISHED`."""
-    fits = [cell.evaluation.values["offline"] for cell in cells if "offline" in cell.evaluation.values]
-    steps = min((fit.fitted_q_steps for fit in fits if fit.fitted_q is not None), default=None)
-    return steps if steps is not None and estimate_fit_gap(steps) > UNFINISHED else None
 
 
 def describe_action_range(config: Mapping[str, Any]) -> str:
@@ -224,7 +216,7 @@ def _list_own_rows(records: Sequence[CellRecord]) -> Iterator[tuple[object, ...]
             _mean_value(cells, lambda v: v.data),
         )
         shown = ["-" if number is None else f"{number:.4g}" for number in numbers]
-        if numbers[3] is not None and _find_unfinished_fit(cells) is not None:
+        if numbers[3] is not None and find_unfinished_fit(cells) is not None:
             shown[3] = "unfinished"
         seeds = [str(cell.seed) for cell in cells]
         known = (env, name_source(cells[0].data_label), "-", cells[0].preset, method)

@@ -1,11 +1,11 @@
-"""Whether a critic can be trusted, in the words of a table: its bias, and the rest of the gap that its settings leave."""
+"""Whether a critic or a fit can be trusted, in words: its bias, and the rest of the gap that its settings leave."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 
-from vdt.config.convergence import estimate_convergence
+from vdt.config.convergence import UNFINISHED, estimate_convergence, estimate_fit_gap
 from vdt.config.guidance import may_guide
 from vdt.evaluation.records import Calibration, CellRecord
 from vdt.reporting.frame import Result, find_task
@@ -38,6 +38,18 @@ def find_largest_gap(cells: Sequence[CellRecord]) -> float | None:
     """Return the largest share of the gap that the cells' critics leave; none where they have no critic."""
     found = [estimate_convergence(cell.config) for cell in cells]
     return max((convergence.gap for convergence in found if convergence is not None), default=None)
+
+
+def find_unfinished_fit(cells: Iterable[CellRecord]) -> int | None:
+    """Return the steps of the shortest fit of the offline policies' values, if it leaves more than `UNFINISHED`."""
+    fits = [cell.evaluation.values["offline"] for cell in cells if "offline" in cell.evaluation.values]
+    steps = min((fit.fitted_q_steps for fit in fits if fit.fitted_q is not None), default=None)
+    return steps if steps is not None and estimate_fit_gap(steps) > UNFINISHED else None
+
+
+def describe_unfinished_fit(steps: int) -> str:
+    """Return in words how much of the way a fit of so many steps leaves."""
+    return f"{steps:,} steps of the fit leave {100 * estimate_fit_gap(steps):.0f} % of the way (`evaluation.fitted_q_steps`)"
 
 
 def compute_mean_bias(cells: Sequence[CellRecord], policy: str) -> float | None:

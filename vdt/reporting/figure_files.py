@@ -87,8 +87,9 @@ def write_figures(
         if shown:
             dashed = " Dashed: the data's mean." if draws_mean(shown) else ""
             keep("scores", draw_scores(shown, own, published), f"scores-{file}", where, dashed)
-        if changed:
-            keep("changes", draw_changes(select_changes(changed, settings)), f"changes-{file}", where)
+        if drawn := select_changes(changed, settings):
+            some = f" Drawn are {len(drawn)} of {len(changed)}; the table has all." if len(drawn) < len(changed) else ""
+            keep("changes", draw_changes(drawn), f"changes-{file}", where, some)
         every = [r for r in results if (r.env, r.source) == (env, source)]
         choices = [r for r in every if len(r.candidate_returns) > 1 and all(r.chosen_candidates)]
         if choices:

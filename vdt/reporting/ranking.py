@@ -10,9 +10,10 @@ from typing import Any
 from vdt.evaluation.records import CellRecord
 from vdt.evaluation.trials import COMPLETE, FAILED, PRUNED, Trial
 from vdt.reporting.aggregates import find_headline
+from vdt.reporting.calibration import find_unfinished_fit
 
 RETURN, FITTED_Q, HELD_OUT = "return", "fitted_q", "held_out"  # kinds of scores, higher is better
-SCORES = {RETURN: "normalized_score", FITTED_Q: "fitted-Q value", HELD_OUT: "minus action error"}
+SCORES = {RETURN: "normalized_score", HELD_OUT: "minus action error", FITTED_Q: "fitted-Q value"}
 OFFLINE = {  # score that needs no environment -> its sign: -1 where lower is better
     "action error": -1,
     "weighted action error": -1,
@@ -36,7 +37,7 @@ class Setting:
             "seed of the data/seed" stand for the seed.
         offline: offline score -> mean over seeds, of the offline policy.
         offline_return: mean normalized_score of the offline policy over seeds; none where it has none.
-        seconds: wall time of all of its cells.
+        seconds: wall time of all of its cells; of a trial without finished cells that from its begin to its end.
         intermediate: gradient step -> score while it trained.
     """
 
@@ -163,9 +164,14 @@ def _get_return(record: CellRecord, policy: str) -> float | None:
 
 
 def choose_score(records: Iterable[CellRecord]) -> str | None:
-    """Return the best kind of score that all cells have: their return, fitted-Q value or action error; none without."""
+    """Return the best kind of score that all cells have: their return, action error or fitted-Q value; none without.
+
+    The action error orders settings better than a fitted-Q value (docs/searching.md). Fitted-Q values count for none where
+    a cell's fit is unfinished: such a value says how long the fit was, and that may differ between settings.
+    """
     held = list(records)
-    return next((kind for kind in SCORES if all(score_record(record, kind) is not None for record in held)), None)
+    kinds = [kind for kind in SCORES if kind != FITTED_Q or find_unfinished_fit(held) is None]
+    return next((kind for kind in kinds if all(score_record(record, kind) is not None for record in held)), None)
 
 
 def measure_offline(record: CellRecord) -> dict[str, float]:
@@ -188,19 +194,27 @@ def rank_grid(records: Sequence[CellRecord], settings: Mapping[str, Mapping[str,
         records: finished cells; those whose patch is not among the settings are left out.
         settings: name of a patch -> dotted key -> value.
     """
+    rankings = []
+    for own in _group_by_task(records, settings):
+        kind, first = choose_score(own), own[0]
+        if kind is not None:
+            tried = _collect_settings(own, settings, kind)
+            rankings.append(make_ranking((first.env,), first.method, first.snapshot.source, kind, tried))
+    return rankings
+
+
+def list_unranked(records: Sequence[CellRecord], settings: Mapping[str, Any]) -> list[list[CellRecord]]:
+    """Return the cells of each task that `rank_grid` leaves out, of which it takes the same arguments."""
+    return [own for own in _group_by_task(records, settings) if choose_score(own) is None]
+
+
+def _group_by_task(records: Sequence[CellRecord], settings: Mapping[str, Any]) -> list[list[CellRecord]]:
     groups: dict[tuple[str, ...], list[CellRecord]] = {}
     for record in records:
         if record.patch in settings:
-            snapshot = record.snapshot
-            key = (record.env, snapshot.source, record.preset, record.method)
+            key = (record.env, record.snapshot.source, record.preset, record.method)
             groups.setdefault(key, []).append(record)
-    rankings = []
-    for (env, source, *_, method), own in groups.items():
-        kind = choose_score(own)
-        if kind is not None:
-            tried = _collect_settings(own, settings, kind)
-            rankings.append(make_ranking((env,), method, source, kind, tried))
-    return rankings
+    return list(groups.values())
 
 
 def _collect_settings(
@@ -251,7 +265,9 @@ def rank_trials(records: Sequence[CellRecord], trials: Sequence[Trial], kind: st
         own = by_patch.get(trial.patch, [])
         scores = trial.scores_by_seed if trial.state == COMPLETE else {}
         known = (trial.patch, trial.number, trial.settings, trial.state, scores, *_average_offline(own))
-        tried.append(Setting(*known, seconds=trial.seconds, intermediate=trial.intermediate))
+        # those from begin to end count the time in which the search stood still
+        seconds = math.fsum(sum(record.seconds.values()) for record in own) if own else trial.seconds
+        tried.append(Setting(*known, seconds=seconds, intermediate=trial.intermediate))
     envs = tuple(dict.fromkeys(record.env for record in records))
     return make_ranking(envs, records[0].method, records[0].snapshot.source, kind, tried)
 

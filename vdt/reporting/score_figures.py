@@ -102,7 +102,7 @@ def _draw_references(
 
 
 def select_changes(changes: Sequence[Change], acting: Mapping[tuple[str, str], str]) -> list[Change]:
-    """Return the changes that one figure has room for.
+    """Return the changes that one figure has room for; none where none leads to the look-ahead that is acted with.
 
     Args:
         changes: of one env and data source.
@@ -112,11 +112,11 @@ def select_changes(changes: Sequence[Change], acting: Mapping[tuple[str, str], s
         return list(changes)
     own = [c for c in changes if c.after.setting == acting[c.after.method, c.after.env]]
     tuned = [c for c in own if c.effect == "online tuning"]
-    return own if len(own) <= MOST_CHANGES else tuned
+    return own if len(own) <= MOST_CHANGES else tuned or own[:MOST_CHANGES]
 
 
 def draw_changes(changes: Sequence[Change]) -> Figure:
-    """Draw the change of the score, by look-ahead and by online tuning, with its interval."""
+    """Draw the changes of the score, one at least, by look-ahead and by online tuning, with their intervals."""
     several = len({change.before.method for change in changes}) > 1
     labels = [
         (f"{c.before.method}: " if several else "")

@@ -12,9 +12,11 @@ from vdt.reporting.document import CaptionedFigure, Section
 from vdt.reporting.importance import compute_importances
 from vdt.reporting.offline_ranks import RankAgreement, compute_agreements
 from vdt.reporting.plotting import save_figure
-from vdt.reporting.ranking import RETURN, Ranking, rank_grid, rank_trials
+from vdt.reporting.ranking import RETURN, Ranking, list_unranked, rank_grid, rank_trials
 from vdt.reporting.search_figures import draw_search
 from vdt.reporting.search_tables import (
+    describe_score,
+    describe_unranked,
     describe_winner,
     make_document,
     tabulate_agreements,
@@ -40,7 +42,7 @@ class SearchReport:
 
     Attributes:
         document: rankings and agreements as plain values.
-        answer: a sentence for each task.
+        answer: what is said of each task, in sentences.
         sections: of all tasks.
     """
 
@@ -68,6 +70,23 @@ def _rank_searches(
     kind = study.get("score") or RETURN
     rankings = (rank_trials(records, trials, kind) for trials in searches.values())
     return [ranking for ranking in rankings if ranking.complete]
+
+
+def sort_by_rank(
+    own: Sequence[CellRecord], records: Sequence[CellRecord], study: Mapping[str, Any] | None
+) -> list[CellRecord]:
+    """Return a run's own cells, those of the best-ranked settings first; empty without one ranking of all of them.
+
+    Args:
+        own: cells of the run.
+        records: finished cells of its study, these included.
+        study: as of `write_search_report`; none without a study.
+    """
+    rankings = list_rankings(records, study) if study and is_ranked(study) else []
+    places = {setting.name: place for ranking in rankings[:1] for place, setting in enumerate(ranking.complete)}
+    if len(rankings) != 1 or not all(cell.patch in places and rankings[0].holds(cell) for cell in own):
+        return []
+    return sorted(own, key=lambda cell: places[cell.patch])
 
 
 def write_search_report(records: Sequence[CellRecord], study: Mapping[str, Any], folder: Path) -> SearchReport:
@@ -101,7 +120,8 @@ def write_search_report(records: Sequence[CellRecord], study: Mapping[str, Any],
             for name, figure in draw_search(ranking, importances, found, beside, study["name"]).items()
         }
         shown += [drawn.pop("offline-scores")] if "offline-scores" in drawn else []
-        answer.append(describe_winner(ranking, reported))
+        own = [r for r in records if ranking.holds(r) and r.snapshot.source == ranking.data]
+        answer += filter(None, (describe_winner(ranking, reported), describe_score(ranking, own)))
         sections += [
             Section((tabulate_winner(ranking, reported, study.get("found", {}).get(ranking.task, {})),)),
             Section((tabulate_ranking(ranking),), list(drawn.values())),
@@ -109,6 +129,8 @@ def write_search_report(records: Sequence[CellRecord], study: Mapping[str, Any],
         ]
         documents.append(make_document(ranking, importances))
         agreements += found
+    if "trials" not in study:
+        answer += [describe_unranked(cells) for cells in list_unranked(records, study["settings"])]
     sections.append(Section((tabulate_agreements(agreements),), shown))
     return SearchReport(_describe(documents, agreements), answer, sections)
 

@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vdt.environments.scores import describe_cut
 from vdt.evaluation.records import CellRecord
 from vdt.evaluation.trials import PRUNED
+from vdt.reporting.calibration import describe_unfinished_fit, find_unfinished_fit
 from vdt.reporting.document import Table
-from vdt.reporting.frame import compute_estimate
+from vdt.reporting.frame import compute_estimate, count_cut
 from vdt.reporting.importance import Importances
 from vdt.reporting.offline_ranks import RankAgreement
-from vdt.reporting.ranking import OFFLINE, RETURN, SCORES, Ranking, Setting, score_record
+from vdt.reporting.ranking import FITTED_Q, OFFLINE, RETURN, SCORES, Ranking, Setting, score_record
 from vdt.reporting.statistics import Interval
 
 WANTED = 20  # settings below which a rank correlation says little
@@ -56,7 +58,7 @@ def tabulate_ranking(ranking: Ranking) -> Table:
     lower = [name for name in names if OFFLINE[name] < 0]
     note = (
         "Mean over n tuning seeds [95 % interval: Student's t, with the deviation between seeds pooled over all settings]. "
-        "Seconds of all cells together."
+        "Seconds of all cells together; of settings without finished cells, from begin to end."
         + (f" Lower is better: {', '.join(lower)}." if lower else "")
         + (" Offline scores are those of the policy before online tuning." if names else "")
     )
@@ -95,6 +97,33 @@ def describe_winner(ranking: Ranking, reported: Sequence[CellRecord]) -> str:
     return (
         f"Of {count} settings on {ranking.task}, {values} scored best: {_format_mean(ranking, best)} on tuning seeds, which "
         f"is too high for having been chosen; {fresh}."
+    )
+
+
+def describe_score(ranking: Ranking, records: Sequence[CellRecord]) -> str:
+    """Return the sentence that says that settings are ranked by unfinished fits, as a search was asked to; else empty.
+
+    Args:
+        ranking: of a task.
+        records: its cells.
+    """
+    steps = find_unfinished_fit(records)
+    if steps is None or ranking.score != FITTED_Q:
+        return ""
+    return f"The settings are ranked by fitted-Q values whose fit had not ended: {describe_unfinished_fit(steps)}."
+
+
+def describe_unranked(records: Sequence[CellRecord]) -> str:
+    """Return the sentence that says why no setting of a task is ranked; `records` are its cells, one at least."""
+    first, count, cut = records[0], len(records), count_cut(records)
+    task = f"On **{first.env}**, data {first.snapshot.source}, {first.method}, no setting is ranked"
+    if not cut:
+        return f"{task}, since its {count} cells have no score in common."
+    reports = (r for record in records for found in record.evaluation.policies.values() for r in found.values())
+    at = max(report.cut_at for report in reports if report.cut_at is not None)
+    return (
+        f"{task}, since episodes of {cut} of {count} cells were {describe_cut(at)} and have no score: "
+        "`--set evaluation.max_episode_steps=0` plays episodes to their end."
     )
 
 

@@ -38,10 +38,30 @@ class Interval:
 
 
 def compute_iqm(scores: Scores) -> float:
-    """Compute the interquartile mean: the mean of all tasks' runs without the lowest and the highest quarter of them."""
+    """Compute the interquartile mean: the mean of all tasks' runs without the lowest and the highest quarter of them.
+
+    A task with fewer runs than another, as in a study that is not finished, counts as if it had as many.
+    """
+    return float(_trim_runs([np.asarray([task], np.float64) for task in _check(scores)])[0])
+
+
+def _trim_runs(samples: Sequence[Array]) -> Array:
+    """Return the interquartile mean of each row: (R, runs) per task -> (R,)."""
     from scipy.stats import trim_mean  # imported here: it takes half a second, which other callers need not wait for
 
-    return float(trim_mean(np.concatenate([np.asarray(task, np.float64) for task in _check(scores)]), 0.25))
+    runs = np.concatenate(samples, axis=1)
+    most = max(task.shape[1] for task in samples)
+    if runs.shape[1] == most * len(samples):
+        means: Array = trim_mean(runs, 0.25, axis=1)
+        return means
+    weights = np.concatenate([np.full(task.shape, most / task.shape[1]) for task in samples], axis=1)
+    order = np.argsort(runs, axis=1)
+    runs, weights = (np.take_along_axis(values, order, axis=1) for values in (runs, weights))
+    total = most * len(samples)
+    left_out, above = total // 4, np.cumsum(weights, axis=1)  # at either end, as `trim_mean` would of `total` runs
+    kept = np.clip(np.minimum(above, total - left_out) - np.maximum(above - weights, left_out), 0.0, None)
+    weighted: Array = (kept * runs).sum(axis=1) / kept.sum(axis=1)
+    return weighted
 
 
 def compute_iqm_interval(
@@ -50,13 +70,7 @@ def compute_iqm_interval(
     """Compute `compute_iqm` with its stratified bootstrap interval."""
     if sum(map(len, _check(scores))) == 1:  # for any sample; avoids the half second of importing SciPy
         return Interval(*[float(scores[0][0])] * 3)
-    from scipy.stats import trim_mean
-
-    def compute(samples: Sequence[Array]) -> Array:
-        means: Array = trim_mean(np.concatenate(samples, axis=1), 0.25, axis=1)
-        return means
-
-    low, high = bootstrap(scores, compute, seed=seed, resamples=resamples, envs=envs)
+    low, high = bootstrap(scores, _trim_runs, seed=seed, resamples=resamples, envs=envs)
     return Interval(compute_iqm(scores), low, high)
 
 

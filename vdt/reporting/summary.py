@@ -82,7 +82,9 @@ def _qualify(method: str, task: Task, tasks: Collection[Task]) -> str:
     return method if len(tasks) == 1 else f"{method}, {source} {md5[:8]} {preset}"
 
 
-def describe_end(records: Sequence[CellRecord], places: Mapping[str, Sequence[str]]) -> list[str]:
+def describe_end(
+    records: Sequence[CellRecord], places: Mapping[str, Sequence[str]], *, first: str = "first"
+) -> list[str]:
     """Return the last screen of a run as lines: scores before and after tuning, then output paths.
 
     Args:
@@ -90,9 +92,11 @@ def describe_end(records: Sequence[CellRecord], places: Mapping[str, Sequence[st
         places: paths and commands by name, in order, e.g. {"policy": paths, "report": [path], "next": [command]}. Of
             several values under one name the first is shown, empty ones are not. A value is never broken, so that it can
             be copied; a long one has its own line.
+        first: what the first of several values is called.
     """
     lines, columns = SCREEN
-    below = [line for name, values in places.items() for line in _describe_place(name, list(filter(None, values)))]
+    found = {name: list(filter(None, values)) for name, values in places.items()}
+    below = [line for name, values in found.items() for line in _describe_place(name, values, first)]
     room = lines - 1 - sum(math.ceil(len(line) / columns) for line in below)
     scores = [part for line in _describe_scores(records) for part in _wrap(line)]
     if len(scores) > room:
@@ -105,10 +109,10 @@ def _wrap(line: str) -> list[str]:
     return textwrap.wrap(line, SCREEN[1], subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
-def _describe_place(name: str, values: Sequence[str]) -> list[str]:
+def _describe_place(name: str, values: Sequence[str], first: str) -> list[str]:
     if not values:
         return []
-    head = f"{name} (first of {len(values)})" if len(values) > 1 else name
+    head = f"{name} ({first} of {len(values)})" if len(values) > 1 else name
     line = f"{head:<8} {values[0]}"
     return [line] if len(line) <= SCREEN[1] else [head, f"  {values[0]}"]
 

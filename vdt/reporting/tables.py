@@ -15,6 +15,7 @@ from vdt.reporting.frame import Change, Estimate, Result, compute_config_differe
 from vdt.reporting.published import Published
 
 KINDS = ("machine", "gpu")  # of memory
+OTHER_SEEDS = "A mean without ± is that of the data sets' means: they have different seeds, or one."
 NO_WIDTH = "With one run per env an interval has no width: it does not say how another run would do."
 PHASES = ("pretrain_critic", "train_actor", "tune_online", "evaluate")
 SUCCESS_HEADER = "success rate (± over seeds, or Wilson's 95%)"
@@ -172,8 +173,7 @@ def tabulate_aggregates(aggregates: Sequence[Aggregate], records: Sequence[CellR
             if r.name == a.method and (r.env, r.snapshot.source, r.snapshot.md5, r.preset) in a.shared
         ]
         critic = describe_critic(cells, a.policy, absolute=False)
-        mean = "-" if a.mean is None else a.mean
-        rows.append((a.method, name_policy(a.policy), a.tasks, a.runs, mean, a.iqm, *critic))
+        rows.append((a.method, name_policy(a.policy), a.tasks, a.runs, a.mean, a.iqm, *critic))
     header = (
         "method",
         "policy",
@@ -185,8 +185,9 @@ def tabulate_aggregates(aggregates: Sequence[Aggregate], records: Sequence[CellR
     )
     note = (
         "normalized_score with the look-ahead that each method acts with, over the envs that all methods have. IQM: mean of "
-        "all runs without the lowest and highest quarter; its interval is a bootstrap of runs within each data set, "
-        f"and of data sets where an env has several, rough for few seeds. {NO_WIDTH}"
+        "all runs without the lowest and highest quarter, each data set counting the same; its interval is a bootstrap of runs "
+        f"within each data set, and of data sets where an env has several, rough for few seeds. {NO_WIDTH}"
+        + ("" if all(a.has_equal_seeds for a in aggregates) else f" {OTHER_SEEDS}")
     )
     return Table("Over all envs", header, rows, note)
 

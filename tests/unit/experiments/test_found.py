@@ -56,14 +56,15 @@ def given(tmp_path: Path) -> str:
 
 def test_the_winner_is_a_study_of_the_reported_cells(given: str, home: Path) -> None:
     study = resolve_study({"study": given})
-    best = Trial(2, SETTINGS, COMPLETE, 50.0, {100: 40.0, 101: 60.0}, patch="t002")
+    best = Trial(17, SETTINGS, COMPLETE, 50.0, {100: 40.0, 101: 60.0}, patch="t017")
     path = write_text(
         home / find_winner_file(study.name),
-        make_winner_file(study.describe("actor.batch_size=17"), best, 3, study.envs, study.methods[0]),
+        make_winner_file(study.describe("actor.batch_size=17"), best, 12, study.envs, study.methods[0]),
     )
     assert path == home / "params" / "found" / "mine.yaml"
     cells, found = resolve_cells({"study": str(path)})
     assert found is not None and found.search is None and found.seeds == (0, 1)
+    assert found.note == "Trial 17, the best of 12 complete ones, chosen on tuning seeds 100, 101."
     wanted = expand(make_reported(study, SETTINGS), "actor.batch_size=17")
     assert [cell.config for cell in cells] == [cell.config for cell in wanted]
     assert {(c.config.data.seed, c.config.evaluation.seed, c.config.actor.batch_size) for c in cells} == {(7, 1000, 17)}

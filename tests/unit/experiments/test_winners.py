@@ -99,7 +99,8 @@ def test_a_grids_winner_is_written_once_all_cells_are_there_and_meets_other_epis
     assert unfinished["found"] == {} and not file.exists()
     found = add_winners(cells, facts, "exact", "python flow.py")
     (entry,) = found["found"].values()
-    assert entry["command"] == f"python flow.py run --study params/found/{file.name}" and found["reported"] == []
+    command = f"python flow.py run --study params/found/{file.name}"
+    assert entry["command"] == f"VDT_HOME={home} {command}" and found["reported"] == []
     reported, _ = resolve_cells({"study": entry["file"]})
     winner = tried[-1].config
     assert {cell.config.evaluation.seed for cell in reported} == {winner.evaluation.seed + 10_000}
@@ -131,7 +132,8 @@ def test_a_winner_begins_from_the_policy_that_its_grid_began_from(home: Path, tm
     facts, cells = study.describe(SWEEP["set"]), score(tried)
     first = add_winners(cells, facts, "exact", "flow")
     (entry,) = first["found"].values()
-    assert entry["command"] == f"flow run --study {entry['file']} --init-from '{policy}'" and first["reported"] == []
+    assert entry["command"] == f"VDT_HOME={home} flow run --study {entry['file']} --init-from '{policy}'"
+    assert first["reported"] == []
     reported, _ = resolve_cells({"study": entry["file"], "init_from": str(policy)})
     assert reported[0].config.init.sha256
     for cell, identity in zip(reported, compute_identities(reported), strict=True):

@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,14 +33,24 @@ from vdt.reporting.search_tables import tabulate_winner
 
 
 def make_cell(
-    patch: str, seed: int, score: float | None, *, error: float = 0.5, value: float | None = None, **more: Any
+    patch: str,
+    seed: int,
+    score: float | None,
+    *,
+    error: float = 0.5,
+    value: float | None = None,
+    steps: int = 10_000,
+    **more: Any,
 ) -> CellRecord:
-    """Make a cell of two episodes around a score (none: without an environment), with held-out error and fitted-Q value."""
+    """Make a cell of two episodes around a score (none: without an environment), with held-out error and fitted-Q value.
+
+    `steps` are those of the fit.
+    """
     policies = (
         {} if score is None else {"offline": {"lookahead": make_evaluation([score - 1, score + 1], (5.0, 2.0), 3)}}
     )
     held_out = HeldOutReport(2, 9, error, 1.0, None, None, None, None, None, -error)
-    values = {} if value is None else {"offline": ValueEstimates(4, 2 * value, value, value, 9, 1.0)}
+    values = {} if value is None else {"offline": ValueEstimates(4, 2 * value, value, value, steps, 1.0)}
     record = make_record(seed, {}, patch=patch, **more)
     return CellRecord(**{**vars(record), "evaluation": Evaluation(policies, {"offline": held_out}, {}, values)})
 
@@ -123,13 +134,29 @@ def test_settings_need_not_have_the_same_data_sets() -> None:
     assert make_ranking(("e",), "vdt", "collected", RETURN, swept).deviation == (pytest.approx(math.sqrt(2)), 3)
 
 
-def test_without_an_environment_the_fitted_value_decides_else_the_error() -> None:
+def leave_errors_out(cell: CellRecord) -> CellRecord:
+    return replace(cell, evaluation=replace(cell.evaluation, held_out={}))
+
+
+def test_without_an_environment_the_error_decides_else_the_fitted_value() -> None:
     values = {"a": 3.0, "b": 9.0, "c": 6.0}
-    (ranking,) = rank_grid([make_cell(name, 0, None, value=value) for name, value in values.items()], SETTINGS)
-    assert (ranking.score, [s.name for s in ranking.complete]) == (FITTED_Q, ["b", "c", "a"])
-    (ranking,) = rank_grid([make_cell(name, 0, None, error=value) for name, value in values.items()], SETTINGS)
+    cells = [make_cell(name, 0, None, error=value, value=value) for name, value in values.items()]
+    (ranking,) = rank_grid(cells, SETTINGS)
     assert (ranking.score, [s.name for s in ranking.complete]) == (HELD_OUT, ["a", "c", "b"])
     assert ranking.compute_half_width(ranking.best) is None, "one seed has no interval"
+    (ranking,) = rank_grid([leave_errors_out(cell) for cell in cells], SETTINGS)
+    assert (ranking.score, [s.name for s in ranking.complete]) == (FITTED_Q, ["b", "c", "a"])
+
+
+def test_one_unfinished_fit_leaves_no_setting_to_its_fitted_value() -> None:
+    """The fit is as long as a cell's training: its value would say how long a setting trains."""
+    cells = [
+        leave_errors_out(make_cell(name, 0, None, value=value, steps=steps))
+        for name, value, steps in (("a", 9.0, 10_000), ("b", 1.0, 200), ("c", 5.0, 10_000))
+    ]
+    assert rank_grid(cells, SETTINGS) == []
+    (ranking,) = rank_grid([cell for cell in cells if cell.patch != "b"], SETTINGS)
+    assert (ranking.score, [s.name for s in ranking.complete]) == (FITTED_Q, ["a", "c"])
 
 
 def test_the_score_is_that_of_the_last_policy() -> None:
@@ -163,6 +190,8 @@ def test_stopped_trials_stand_below_and_running_ones_nowhere() -> None:
     assert [s.number for s in ranking.complete] == [3, 5, 6, 0], "of equal ones the earlier"
     assert [s.number for s in ranking.others] == [1, 4]
     assert ranking.best.offline["fitted-Q value"] == 5.0
+    assert ranking.best.seconds == pytest.approx(2 * 63.25), "both cells' own, not those from begin to end"
+    assert [s.seconds for s in ranking.complete[1:]] == [10.0] * 3, "without cells there are no others"
     assert track_best(ranking.complete) == ([1, 4, 6, 7], [50.0, 70.0, 70.0, 70.0])
 
 

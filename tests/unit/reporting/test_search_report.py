@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from vdt.evaluation.records import CellRecord, Evaluation, HeldOutReport, ValueE
 from vdt.evaluation.trials import COMPLETE, PRUNED, Trial
 from vdt.reporting.report import Report, write_report
 from vdt.reporting.search_figures import _Scale
+from vdt.reporting.search_report import sort_by_rank
 
 TASK = "walker2d-medium-v2-data-collected-vdt"
 
@@ -138,3 +141,69 @@ def test_axes_have_readable_ticks() -> None:
     assert _Scale([1, 2, 4, 6, 7, 8, 9]).tick()[1] == ["2", "4", "6", "8"]
     assert _Scale(["relu", "mish", "relu"]).tick() == ([0.0, 1.0], ["relu", "mish"])
     assert _Scale([0.3, 0.1, 0.3]).tick()[1] == ["0.1", "0.3"]
+
+
+PAIR: Mapping[str, Mapping[str, Any]] = {"a": {"actor.q_coefficient": 0.1}, "b": {"actor.q_coefficient": 0.3}}
+SWEPT = {"name": "mine", "title": "Mine", "ranked": True, "settings": PAIR}
+
+
+def cut_episodes(cell: CellRecord) -> CellRecord:
+    cut = make_evaluation([None, None], (5.0, 2.0), 3, episode_returns=[30.0, 50.0], cut_at=50)
+    return replace(cell, evaluation=Evaluation({"offline": {"lookahead": cut}}))
+
+
+@pytest.mark.parametrize("whole", [0, 1])
+def test_a_sweep_of_cut_episodes_says_why_nothing_is_ranked(whole: int, tmp_path: Path) -> None:
+    cells = [make_cell("a", 0, 50.0), make_cell("b", 0, 60.0)]
+    cells = [*cells[:whole], *map(cut_episodes, cells[whole:])]
+    text = write_report(cells, tmp_path, study=SWEPT).text
+    assert text.splitlines()[2] == (
+        f"On **walker2d-medium-v2**, data collected, vdt, no setting is ranked, since episodes of {2 - whole} of 2 cells were "
+        "cut at 50 steps and have no score: `--set evaluation.max_episode_steps=0` plays episodes to their end."
+    )
+    assert "Ranking" not in text and "Winner" not in text
+
+
+def test_a_sweep_without_a_score_that_all_cells_have_says_so(tmp_path: Path) -> None:
+    other = make_cell("b", 0, 60.0)
+    alone = replace(other, evaluation=replace(other.evaluation, policies={}))
+    without = replace(make_cell("a", 0, 50.0), evaluation=Evaluation({}))
+    text = write_report([without, alone], tmp_path, study=SWEPT).text
+    assert text.splitlines()[2] == (
+        "On **walker2d-medium-v2**, data collected, vdt, no setting is ranked, since its 2 cells have no score in common."
+    )
+
+
+def strip_environment(cell: CellRecord, steps: int) -> CellRecord:
+    """Return a cell without returns whose fitted-Q value is of a fit of so many steps."""
+    evaluation = cell.evaluation
+    values = {"offline": replace(evaluation.values["offline"], fitted_q_steps=steps)}
+    return replace(cell, evaluation=replace(evaluation, policies={}, values=values))
+
+
+@pytest.mark.parametrize("steps", [60, 10_000])
+def test_a_search_by_fitted_values_says_that_a_fit_had_not_ended(steps: int, tmp_path: Path) -> None:
+    cells = [strip_environment(make_cell("a", 0, 50.0), 10_000), strip_environment(make_cell("b", 0, 60.0), steps)]
+    trials = [
+        Trial(number, PAIR[name], COMPLETE, value, {0: value}, seconds=9.0, patch=name)
+        for number, (name, value) in enumerate((("a", 5.0), ("b", 4.0)))
+    ]
+    study = {**SWEPT, "score": "fitted_q", "trials": trials}
+    answer = write_report(cells, tmp_path, study=study).text.splitlines()[2]
+    said = (
+        "The settings are ranked by fitted-Q values whose fit had not ended: 60 steps of the fit leave 97 % of the way "
+        "(`evaluation.fitted_q_steps`)."
+    )
+    assert (said in answer) == (steps == 60) and "`actor.q_coefficient` = 0.1" in answer
+
+
+def test_cells_stand_in_the_order_of_their_ranking() -> None:
+    cells = [make_cell(name, seed, score + seed) for name, score in (("a", 50.0), ("b", 60.0)) for seed in (10, 11)]
+    ordered = sort_by_rank(cells, cells, SWEPT)
+    assert [(cell.patch, cell.seed) for cell in ordered] == [("b", 10), ("b", 11), ("a", 10), ("a", 11)]
+    assert sort_by_rank(cells[:3], cells, SWEPT) == [cells[2], *cells[:2]], "of this run's cells alone"
+    assert sort_by_rank(cells, cells, {**SWEPT, "ranked": False}) == []
+    assert sort_by_rank(cells, cells, None) == []
+    other = [make_record(0, cells[0].evaluation.policies, patch="a", env="hopper-medium-v2")]
+    assert sort_by_rank(cells, [*cells, *other], SWEPT) == [], "two tasks have two winners"
+    assert sort_by_rank([cut_episodes(cell) for cell in cells], [cut_episodes(cell) for cell in cells], SWEPT) == []

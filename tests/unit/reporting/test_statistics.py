@@ -40,6 +40,20 @@ def test_iqm_by_hand() -> None:
     assert compute_iqm([[1.0, 2.0, 30.0]]) == 11.0
 
 
+def test_iqm_counts_each_task_the_same_by_hand() -> None:
+    # a task with one run of three counts as three such runs: of 10 10 10 10 100 100 one at either end is left out
+    assert compute_iqm([[10.0, 100.0, 100.0], [10.0]]) == pytest.approx(130 / 4)
+    assert compute_iqm([[10.0, 100.0, 100.0], [10.0]]) == pytest.approx(compute_iqm([[10.0, 100.0, 100.0], [10.0] * 3]))
+    # two runs of three: each counts one and a half; of 1, 2, 3 and 4, 5 the 1 and two thirds of the 5 are left out
+    assert compute_iqm([[1.0, 2.0, 3.0], [4.0, 5.0]]) == pytest.approx((2 + 3 + 1.5 * 4 + 0.5 * 5) / 4)
+
+
+def test_an_interval_counts_each_task_the_same() -> None:
+    """Runs do not differ within a task: each resample is the scores themselves, in whatever number."""
+    uneven = compute_iqm_interval([[0.0, 0.0, 0.0, 0.0], [100.0]])
+    assert (uneven.low, uneven.value, uneven.high) == (50.0, 50.0, 50.0)
+
+
 def test_probability_of_improvement_by_hand() -> None:
     # task 1: of the pairs (1,2) (1,0) (3,2) (3,0) three are won: 0.75; task 2: (5,5) is a tie: 0.5
     assert compute_probability_of_improvement([[1.0, 3.0], [5.0]], [[2.0, 0.0], [5.0]]) == (0.75 + 0.5) / 2

@@ -1,6 +1,7 @@
 """A study's report: methods over envs by hand, published numbers beside ours, figures of what explains the scores."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,42 @@ def test_vdt_averages_of_the_poster_follow_from_its_rows() -> None:
     assert (len(gym), len(adroit), len(tuned)) == (9, 6, 12)
     assert sum(gym) / 9 == pytest.approx(84.1, abs=0.06) and sum(adroit) / 6 == pytest.approx(57.6, abs=0.06)
     assert sum(tuned) / 12 == pytest.approx(94.38, abs=0.06)
+
+
+def make_unfinished() -> list[CellRecord]:
+    """Of vdt two seeds are missing on one data set, of dt none; they act with one candidate."""
+    scores = {
+        (WALKER, "vdt"): [11.0, 101.0, 101.0],
+        (HOPPER, "vdt"): [11.0],
+        (WALKER, "dt"): [51.0] * 3,
+        (HOPPER, "dt"): [51.0] * 3,
+    }
+    alone = make_planner(1, 1)
+    return [
+        replace(cell, config={**cell.config, **alone})
+        for (env, method), runs in scores.items()
+        for seed, score in enumerate(runs)
+        for cell in [make_cell(env, seed, score, method=method)]
+    ]
+
+
+def test_the_order_of_an_unfinished_study_counts_each_data_set_the_same(tmp_path: Path) -> None:
+    report = write_report(make_unfinished(), tmp_path, study={**STUDY, "published": ""})
+    answer = report.text.splitlines()[2]
+    # 10 more after tuning; of vdt 20, 110, 110 and 20 as three runs, without one at either end: (3 * 20 + 110) / 4
+    assert "**dt** scores highest of 2 methods after online tuning: interquartile mean **60.0**" in answer
+    assert ", before vdt with 42.5 [" in answer and "(1 to 3 seeds)" in answer
+    assert "each data set counting the same" in report.text
+
+
+def test_a_mean_leaves_no_run_out(tmp_path: Path) -> None:
+    cells = make_unfinished()
+    vdt, dt = (a for a in compute_aggregates(collect_headlines(cells, collect_results(make_frame(cells))))[:2])
+    # walker2d 70, hopper 10; seed 0 alone, which both have, would give 10
+    assert (vdt.method, vdt.mean.mean, vdt.mean.standard_error) == ("vdt", 40.0, None)
+    assert (dt.method, dt.mean.mean, dt.mean.standard_error) == ("dt", 50.0, 0.0)
+    text = write_report(cells, tmp_path, study={**STUDY, "published": ""}).text
+    assert "| vdt | offline | 4 | 40.0 |" in text and "| dt | offline | 6 | 50.0 ± 0.0 |" in text
+    assert "A mean without ± is that of the data sets' means: they have different seeds, or one." in text
+    complete = write_report(CELLS, tmp_path / "complete", study={**STUDY, "published": ""}).text
+    assert "A mean without ±" not in complete

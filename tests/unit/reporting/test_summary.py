@@ -40,7 +40,9 @@ def test_end_of_a_run_by_hand() -> None:
     assert describe_end([make_record(0, policies, method="a-method-of-your-own")], {})[1] == (
         "  a-method-of-your-own  offline 1000.0 ± 0.2 -> online 1000.0 ± 0.2 -> best checkpoint 1000.0 ± 0.2"
     ), "where there is no room, returns are left out"
-    assert describe_end([make_cell(0)], {"policy": [POLICY, "another"]})[-2] == "policy (first of 2)"
+    two = {"policy": [POLICY, "another"]}
+    assert describe_end([make_cell(0)], two)[-2] == "policy (first of 2)"
+    assert describe_end([make_cell(0)], two, first="best-ranked")[-2:] == ["policy (best-ranked of 2)", f"  {POLICY}"]
 
 
 def test_end_of_a_study_fits_a_screen() -> None:
