@@ -39,6 +39,7 @@ observation, reward, action = gymnasium.make("Walker2d-v4").reset(seed=0)[0], 1.
 PRELUDES = {  # what a reader of the page has before its blocks
     "README.md": READER,
     "docs/data.md": "",
+    "docs/policies.md": "",
     "docs/export.md": READER
     + """
 import onnxruntime

@@ -51,10 +51,9 @@ def expect_finite(
         bad &= active.reshape(-1, *[1] * (rows.ndim - 1))
     if bad.any():
         place = tuple(int(i) for i in np.argwhere(bad)[0])
-        shown, value = list(place) if place else "", rows[place]
+        name, of, whole = what.partition(" of ")  # "rewards of episode 1" -> "rewards[0] of episode 1"
+        shown, value = f"{name}{list(place) if place else ''}{of}{whole}", rows[place]
         if not np.isfinite(value):
-            raise ValueError(f"{what}{shown} is not a finite float32 number: {value}")
+            raise ValueError(f"{shown} is not a finite float32 number: {value}")
         accepted = np.broadcast_to(limit, rows.shape)[place]
-        raise ValueError(
-            f"{what}{shown} is too large for the policy: {value:g}; accepted is -{accepted:g} to {accepted:g}"
-        )
+        raise ValueError(f"{shown} is too large for the policy: {value:g}; accepted is -{accepted:g} to {accepted:g}")

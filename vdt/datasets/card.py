@@ -12,6 +12,7 @@ from vdt.config.task import TaskConfig
 from vdt.data.reward_scale import describe_reward_scale
 from vdt.data.trajectory import TrajectoryDataset
 from vdt.datasets.loaded_data import LoadedData
+from vdt.datasets.summary import NO_REFERENCE
 from vdt.environments.scores import compute_normalized_score, compute_standard_error
 
 QUANTILES = {"min": 0.0, "10%": 0.1, "25%": 0.25, "50%": 0.5, "75%": 0.75, "90%": 0.9, "max": 1.0}
@@ -159,7 +160,7 @@ def format_card(card: dict[str, Any]) -> str:
 
 def describe(dataset: TrajectoryDataset, card: dict[str, Any]) -> str:
     """Return one line for the log."""
-    return (
-        f"{card['env']} ({card['source']}): {len(dataset):,} episodes, {dataset.steps:,} steps, "
-        f"mean normalized_score {card['normalized_score_mean']:.1f}"
-    )
+    scored = f"mean normalized_score {card['normalized_score_mean']:.1f}"
+    if card["reference"] == NO_REFERENCE:
+        scored = f"mean return {card['return_mean']:.4g}, no score"
+    return f"{card['env']} ({card['source']}): {len(dataset):,} episodes, {dataset.steps:,} steps, {scored}"

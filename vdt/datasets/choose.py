@@ -10,21 +10,22 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from vdt.config.schema import Config
 from vdt.data.action_range import make_range_recipe
 from vdt.data.errors import DataError
 from vdt.data.residence import Residence
-from vdt.data.trajectory import TrajectoryDataset
+from vdt.data.trajectory import FloatArray, TrajectoryDataset
 from vdt.datasets.collected import find_collection
 from vdt.datasets.d4rl import get_cache_file, load_d4rl, make_d4rl_key
 from vdt.datasets.download import probe
 from vdt.datasets.ends import EndSettings
-from vdt.datasets.hdf5 import read_recording
+from vdt.datasets.hdf5 import iterate_actions, read_recording
 from vdt.datasets.loaded_data import DataChoice, LoadedData
 from vdt.datasets.minari import open_sets, read_sets
-from vdt.datasets.npz import read_folder
+from vdt.datasets.npz import iterate_folder_actions, read_folder
 from vdt.datasets.own_files import OwnFiles
 from vdt.datasets.relabel import relabel_recording
 
@@ -127,6 +128,10 @@ def _choose_path(config: Config, given: str, reason: str, residence: Residence) 
         found.check(digest)
         return loaded
 
+    def read_actions() -> Iterator[FloatArray]:
+        found = listed.select(digest)
+        return iterate_folder_actions(found.files) if found.is_folder else iterate_actions(path)
+
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem).strip("._")[:40] or "file"
     recipe = {"file": path.name, "sha256": digest, "horizon": task.horizon}
     recipe.update(make_range_recipe(task.action_low, task.action_high))
@@ -134,7 +139,8 @@ def _choose_path(config: Config, given: str, reason: str, residence: Residence) 
         recipe["episode_ends"] = settings.mode
     bridge = "" if task.bridge == "none" else f"{task.bridge}-"  # it may relabel rewards and ends
     what = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-    return DataChoice("path", f"path-{bridge}{stem}-{what[:8]}", reason, load)
+    actions = read_actions if settings.own else None  # of a task that is known, the range is its own
+    return DataChoice("path", f"path-{bridge}{stem}-{what[:8]}", reason, load, actions)
 
 
 def _choose_minari(config: Config, residence: Residence) -> DataChoice:
@@ -145,7 +151,18 @@ def _choose_minari(config: Config, residence: Residence) -> DataChoice:
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     where = f"evaluated in {task.environment_id}" if config.has_environment else "without an environment"
     reason = f"Minari's {', '.join(digests)} from {sets[0].folder.parent}, {where}"
-    return DataChoice("minari", f"minari-{digest[:8]}", reason, lambda: read_sets(sets, task, recipe, residence))
+
+    def read_actions() -> Iterator[FloatArray]:
+        return (actions for one in sets for _, actions, _, _ in one.episodes.iterate(observations=False))
+
+    bounded = bool(task.action_low) and sets[0].get_action_bounds(max(task.action_high)) is not None
+    return DataChoice(
+        "minari",
+        f"minari-{digest[:8]}",
+        reason,
+        lambda: read_sets(sets, task, recipe, residence),
+        None if bounded else read_actions,
+    )
 
 
 def _choose_d4rl(config: Config, home: Path, residence: Residence) -> DataChoice:

@@ -14,6 +14,8 @@ from vdt.datasets.minari import MinariSet, describe_environment, open_sets
 from vdt.datasets.npz import scan_folder
 from vdt.datasets.own_files import OwnFiles
 from vdt.datasets.summary import (
+    NO_REFERENCE,
+    OWN_REFERENCE,
     DataSummary,
     check_continuous,
     check_enough,
@@ -55,6 +57,7 @@ def derive_file_task(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     _check_horizon(path, task, ". Cut episodes after N steps with --set task.horizon=N, or record fewer steps a second")
     return {
         **task,
+        **_describe_given_scale(task, given),
         "task.family": "data",
         "task.licence": "that of the file given",
         "task.d4rl_sha256": digest,
@@ -84,10 +87,18 @@ def derive_minari_task(dataset_id: str, given: Mapping[str, Any]) -> dict[str, A
         "task.licence": minari_set.licence,
         **_describe_actions(minari_set, summary),
         **derive_own_reference(summary),
+        **_describe_given_scale(task, given),
         **minari_set.get_reference(),
         **environment,
         "task.minari_ids": [dataset_id],
     }
+
+
+def _describe_given_scale(task: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what takes the place of "no scale" where the user gives one."""
+    keys = ("task.reference_return_min", "task.reference_return_max")
+    known = task["task.reference"] == NO_REFERENCE and any(key in given for key in keys)
+    return {"task.reference": OWN_REFERENCE} if known else {}
 
 
 def _check_horizon(name: object, task: Mapping[str, Any], advice: str = "") -> None:
@@ -126,7 +137,8 @@ def derive_named_task(env: str, task: Mapping[str, Any], given: Mapping[str, Any
     if task.get("task.bridge", "none") == "none":
         return {**named, "task.candidate_returns": targets["task.candidate_returns"]}
     size = {"task.bridge": "none", "task.observation_size": derived["task.observation_size"]}
-    return {**named, **size, **targets, **derive_own_reference(summary), **sets[0].get_reference()}
+    own = derive_own_reference(summary)
+    return {**named, **size, **targets, **own, **_describe_given_scale(own, given), **sets[0].get_reference()}
 
 
 def _describe_environment(sets: list[MinariSet], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ RUNS_ON = (
     "next_observations of the last steps are the first observations of the episodes that follow. They were used, as of a "
     "recording without resets; where it was reset, store what was seen after the last action"
 )
+MOSTLY_ONE_STEP, MIN_ONE_STEP = 0.5, 10  # share and number of episodes of one step that are odd
 RELATIVE, ABSOLUTE = 1e-4, 1e-5  # two records of one observation differ by rounding only
 
 
@@ -40,16 +41,25 @@ class EndSettings:
         mode: `data.episode_ends`: "checked", "marked", "jumps" or "horizon".
         horizon: longest episode, in steps; none where nothing is known of it.
         own: the data is the user's own (`--env data:PATH`), so that a horizon cuts in any mode.
+        named: the user named the file for a task that is known (`--source path:FILE`).
     """
 
     mode: str = "checked"
     horizon: int | None = None
     own: bool = False
+    named: bool = False
 
     @classmethod
     def from_config(cls, config: Config) -> EndSettings:
         """Return the settings for the file of a configuration."""
-        return cls(config.data.episode_ends, config.task.horizon, own=config.env.startswith("data:"))
+        own = config.env.startswith("data:")
+        named = not own and config.data.source.startswith("path:")
+        return cls(config.data.episode_ends, config.task.horizon, own=own, named=named)
+
+    @property
+    def warns(self) -> bool:
+        """Return whether doubts are logged as warnings: of files that the user gave, and may mend."""
+        return self.own or self.named
 
     @property
     def cuts(self) -> bool:
@@ -64,10 +74,12 @@ class Succession:
     Attributes:
         breaks: (N,) rows where they differ; the last row is none of them.
         found: for the first few of these, the row with that observation; -1 for none.
+        moves: whether any two rows after one another have different observations.
     """
 
     breaks: Flags
     found: Rows
+    moves: bool = True
 
     @property
     def repeats(self) -> bool:
@@ -128,17 +140,17 @@ def check_ends(
     Raises:
         DataError: in mode "checked" or worse, naming the first row that contradicts the ends, and the setting that corrects it.
     """
+    problem = _find_inverted(terminals, timeouts, succession)
     flags = np.zeros(len(timeouts), np.bool_)
     flags[ends] = True
     verdict = "unknown" if succession is None else succession.judge(flags)
-    if verdict == "whole":
+    if verdict == "whole" and problem is None:
         return []
-    problem: tuple[str, str] | None
-    if succession is not None and verdict == "jumps":
+    if problem is None and succession is not None and verdict == "jumps":
         problem = _describe_jumps(succession, flags, own=settings.own and settings.horizon is None)
-    elif succession is not None and verdict == "order":
+    elif problem is None and succession is not None and verdict == "order":
         problem = _describe_order(succession, flags)
-    else:
+    elif problem is None:
         problem = _find_passed_limit(ends, terminals, timeouts, settings)
     if problem and settings.mode == "marked":
         return [f"{problem[0]}; the marks were taken as they are"]
@@ -151,6 +163,34 @@ def check_ends(
             "next_observations are nowhere the observation of the row after, so ends could not be checked with them"
         ]
     return []
+
+
+def describe_doubts(
+    ends: Rows, terminals: Flags, timeouts: Flags, settings: EndSettings, succession: Succession | None
+) -> list[str]:
+    """Return warnings for the log about ends that `check_ends` accepts, one sentence or two each."""
+    warnings = []
+    single = _find_single_steps(terminals, timeouts)
+    if single and not _goes_on(terminals | timeouts, succession):
+        said, advice = single
+        warnings.append(f"{said}. {advice}")
+    flags = np.zeros(len(timeouts), np.bool_)
+    flags[ends] = True
+    if succession is None or succession.judge(flags) != "unknown":
+        return warnings
+    if succession.repeats:
+        return [
+            *warnings,
+            "next_observations repeat each row's own observation, so they were not used. Store what was seen after each "
+            "action, or leave them out",
+        ]
+    inside = ~flags[:-1]
+    return [
+        *warnings,
+        f"next_observations are not the observation of the row after in {int(succession.breaks[:-1][inside].sum())} of "
+        f"{int(inside.sum())} rows inside episodes, so ends could not be checked with them. Those of the last steps were used: "
+        "unless rows were left out on purpose, correct next_observations, or leave them out",
+    ]
 
 
 def runs_into_next(succession: Succession, marked: Flags, observations: FloatRows) -> bool:
@@ -167,7 +207,37 @@ def runs_into_next(succession: Succession, marked: Flags, observations: FloatRow
     if len(inner) < 2 or succession.breaks[inner].any():
         return False
     first = observations[inner + 1]
-    return bool((first != first[0]).any())
+    return bool(compare_successors(first, first[:1]).any())  # far from 0 all rows are alike to float32
+
+
+def _find_single_steps(terminals: Flags, timeouts: Flags) -> tuple[str, str] | None:
+    """Find flags by which most episodes have one step; return what was found, and what would invert them."""
+    marked = terminals | timeouts
+    marked[-1] = True
+    lengths = np.diff(np.flatnonzero(marked), prepend=-1)
+    single = int((lengths == 1).sum())
+    if single < MIN_ONE_STEP or single <= MOSTLY_ONE_STEP * len(lengths):
+        return None
+    name, flags = max((("terminals", terminals), ("timeouts", timeouts)), key=lambda item: int(item[1].sum()))
+    found = f"{name!r} are set in {int(flags.sum())} of {len(flags)} rows, so {single} of {len(lengths)} episodes have one step"
+    return found, f"Where they are 1 while an episode goes on, as masks are, store 1 - {name}: 1 in its last row alone"
+
+
+def _goes_on(marked: Flags, succession: Succession | None) -> bool:
+    """Return whether next observations show that most rows marked as ends are none."""
+    if succession is None or not succession.moves:
+        return False
+    inner = np.flatnonzero(marked[:-1])
+    return 2 * int(succession.breaks[inner].sum()) < len(inner)
+
+
+def _find_inverted(terminals: Flags, timeouts: Flags, succession: Succession | None) -> tuple[str, str] | None:
+    """Find flags that are set where episodes go on."""
+    single = _find_single_steps(terminals, timeouts)
+    if single is None or not _goes_on(terminals | timeouts, succession):
+        return None
+    found, advice = single
+    return f"{found}, but next_observations go on in the row after: the flags seem to be no ends", advice
 
 
 def _describe_jumps(succession: Succession, ends: Flags, *, own: bool) -> tuple[str, str]:

@@ -33,7 +33,7 @@ from vdt.data.errors import DataError
 from vdt.data.residence import MEMORY, NO_ROOM, Residence
 from vdt.data.safe_hdf5 import UNREADABLE, explain_unreadable, get_node, list_found
 from vdt.data.trajectory import BLOCK_ROWS, FloatArray, TrajectoryDataset
-from vdt.datasets.ends import RUNS_ON, EndSettings, check_ends, find_ends, runs_into_next
+from vdt.datasets.ends import RUNS_ON, EndSettings, check_ends, describe_doubts, find_ends, runs_into_next
 from vdt.datasets.hdf5_arrays import check_finite, iterate_blocks, keep_rows, read_array, read_flags, read_succession
 from vdt.datasets.loaded_data import LoadedData
 from vdt.datasets.repairs import repair
@@ -141,6 +141,18 @@ def _scan(path: Path, settings: EndSettings, _state: tuple[int, int] | None) -> 
     return DataSummary(size, len(limits), lengths, returns, limits, counts, longest_ended)
 
 
+def iterate_actions(path: Path) -> Iterator[FloatArray]:
+    """Yield the recorded actions (N, A) of a file of any sizes, block by block.
+
+    Raises:
+        DataError: as `read_recording`.
+    """
+    with _open(path, None) as (nodes, _):
+        assert nodes["actions"] is not None  # _find
+        for _, block in iterate_blocks(path, "actions", nodes["actions"]):
+            yield block
+
+
 def check_schema(path: Path, task: TaskConfig) -> None:
     """Check a file's data sets without reading them.
 
@@ -205,6 +217,9 @@ def _read_steps(
         ends = find_ends(terminals, timeouts, settings, succession)
         if not repairs:
             notes += check_ends(path, ends, terminals, timeouts, settings, succession)
+        if settings.warns:
+            for doubt in describe_doubts(ends, terminals, timeouts, settings, succession):
+                logger.warning(f"data: {path}: {doubt}")
         if (
             settings.own
             and succession is not None

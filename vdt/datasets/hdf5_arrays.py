@@ -13,6 +13,7 @@ from vdt.data.errors import DataError
 from vdt.data.residence import Residence
 from vdt.data.trajectory import BLOCK_ROWS, FloatArray
 from vdt.datasets.ends import Succession, compare_successors
+from vdt.datasets.finite_numbers import FiniteNumbers
 
 SAMPLE = 16  # rows whose next observation is searched elsewhere, if it is not the row after
 
@@ -45,20 +46,10 @@ def keep_rows(values: FloatArray, kept: npt.NDArray[np.bool_], residence: Reside
 
 def iterate_blocks(path: Path, name: str, node: h5py.Dataset) -> Iterator[tuple[int, FloatArray]]:
     """Yield first row and rows of each block of a data set, as float32; refuse values that are not finite at the end."""
-    bad, first = 0, 0
+    numbers = FiniteNumbers(path, name)
     for start in range(0, len(node), BLOCK_ROWS):
-        with np.errstate(over="ignore"):
-            block = np.asarray(node[start : start + BLOCK_ROWS]).astype(np.float32, copy=False)
-        wrong = ~np.isfinite(block)
-        if not bad and wrong.any():
-            first = start + int(np.argmax(wrong.any(axis=tuple(range(1, wrong.ndim)))))
-        bad += int(wrong.sum())
-        yield start, block
-    if bad:
-        raise DataError(
-            f"{path}: {name!r} has {bad} values that are not finite, the first in row {first}; "
-            f"accepted are finite float32"
-        )
+        yield start, numbers.convert(np.asarray(node[start : start + BLOCK_ROWS]), start)
+    numbers.check()
 
 
 def check_finite(path: Path, name: str, node: h5py.Dataset | None) -> None:
@@ -74,6 +65,7 @@ def read_succession(path: Path, nodes: Mapping[str, h5py.Dataset | None]) -> Suc
         return None
     breaks, sample = np.zeros(len(now), np.bool_), np.empty((0, now.shape[1]), np.float32)
     before = np.empty((0, now.shape[1]), np.float32)  # next observation of the row above a block
+    moves = False
     for (start, here), (_, following) in zip(
         iterate_blocks(path, "observations", now), iterate_blocks(path, "next_observations", after), strict=True
     ):
@@ -83,13 +75,14 @@ def read_succession(path: Path, nodes: Mapping[str, h5py.Dataset | None]) -> Suc
         breaks[first : first + len(wrong)] = wrong
         sample = np.concatenate([sample, known[wrong][: SAMPLE - len(sample)]])
         before = following[-1:]
+        moves = moves or bool(compare_successors(here[1:], here[:-1]).any())
     found = np.full(len(sample), -1, np.int64)
     if 2 * breaks.sum() > len(breaks):
         for start, here in iterate_blocks(path, "observations", now):
             for k in np.flatnonzero(found < 0):
                 same = (here == sample[k]).all(axis=1)
                 found[k] = start + int(np.argmax(same)) if same.any() else -1
-    return Succession(breaks, found)
+    return Succession(breaks, found, moves)
 
 
 def read_flags(path: Path, name: str, node: h5py.Dataset | None, length: int) -> npt.NDArray[np.bool_]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from vdt.config.task import TaskConfig
-from vdt.data.trajectory import TrajectoryDataset
+from vdt.data.trajectory import FloatArray, TrajectoryDataset
 
 UNVERIFIED = "D4RL (content not verified)"  # a file under D4RL's name whose digest is not recorded
 LABELS = {  # label of results on a source
@@ -49,9 +49,11 @@ class DataChoice:
         key: folder name of the snapshot: the same settings give the same key, other settings another.
         reason: of the choice, one sentence.
         load: makes or reads the data; may take long.
+        actions: yields the recorded actions (N, A), block by block, where they decide the policy's range; else none.
     """
 
     source: str
     key: str
     reason: str
     load: Callable[[], LoadedData]
+    actions: Callable[[], Iterable[FloatArray]] | None = None

@@ -20,6 +20,7 @@ from vdt.data.errors import DataError
 from vdt.data.safe_hdf5 import UNREADABLE, explain_unreadable, get_node, list_found
 from vdt.data.trajectory import FloatArray
 from vdt.datasets.ends import find_early_end, find_odd_flag
+from vdt.datasets.finite_numbers import FiniteNumbers
 from vdt.environments import flatten_observations
 
 FORMATS = ("hdf5", "arrow", "parquet")
@@ -178,9 +179,8 @@ def _check_shape(origin: Path, name: str, values: Any, shape: tuple[int | None, 
 
 
 def _convert(origin: Path, name: str, values: Any) -> FloatArray:
-    """Convert to float32; refuse values that are not finite."""
-    with np.errstate(over="ignore"):
-        numbers: FloatArray = np.asarray(values).astype(np.float32)
-    if not np.isfinite(numbers).all():
-        raise DataError(f"{origin}: {name} has values that are not finite; accepted are finite float32")
-    return numbers
+    """Convert to float32; refuse values that are not finite or too large for it."""
+    numbers = FiniteNumbers(origin, name)
+    converted = numbers.convert(np.asarray(values))
+    numbers.check()
+    return converted

@@ -28,6 +28,7 @@ from vdt.data.residence import MEMORY, Residence
 from vdt.data.safe_hdf5 import list_found
 from vdt.data.trajectory import FloatArray, Trajectory
 from vdt.datasets.ends import find_early_end, find_odd_flag
+from vdt.datasets.finite_numbers import FiniteNumbers
 from vdt.datasets.loaded_data import LoadedData
 from vdt.datasets.summary import DataSummary, are_counts, normalise_actions
 from vdt.system.safe_archives import UNREADABLE, list_arrays, read_arrays
@@ -77,6 +78,16 @@ def scan_folder(folder: Path, horizon: int | None = None, files: Sequence[Path] 
                 )
     assert size is not None  # there is a file
     return DataSummary(*size, np.array(lengths, np.int64), np.array(returns), np.max(limits, axis=0), all(counts))
+
+
+def iterate_folder_actions(files: Sequence[Path]) -> Iterator[FloatArray]:
+    """Yield the recorded actions (T, A) of each episode.
+
+    Raises:
+        DataError: naming the file, the array, what was found and what is accepted.
+    """
+    for path in files:
+        yield _read_episode(path, None)["actions"]
 
 
 def _split(values: FloatArray, horizon: int | None) -> list[FloatArray]:
@@ -155,16 +166,15 @@ def _read_episode(path: Path, sizes: tuple[int, int] | None) -> dict[str, npt.ND
         found, raw = list_arrays(path), read_arrays(path, MAX_BYTES, (*REQUIRED, "final_observation"))
     except UNREADABLE as error:
         raise DataError(f"{path}: not a whole npz file without pickles ({error})") from None
-    with np.errstate(over="ignore"):
-        arrays = {name: array.astype(np.float32) for name, array in raw.items()}
+    checks = {name: FiniteNumbers(path, name) for name in raw}
+    arrays = {name: checks[name].convert(array) for name, array in raw.items()}
     if missing := [name for name in REQUIRED if name not in arrays]:
         raise DataError(
             f"{path}: {', '.join(missing)} missing, found: {list_found(sorted(found))}; accepted are {SCHEMA}"
         )
     _check_shapes(path, raw, sizes)
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise DataError(f"{path}: {name!r} has values that are not finite; accepted are finite float32")
+    for numbers in checks.values():
+        numbers.check()
     _check_flags(path, arrays["terminated"])
     return arrays
 

@@ -14,14 +14,14 @@ import numpy as np
 from vdt.config.schema import Config
 from vdt.data.errors import DataError
 from vdt.data.residence import NO_ROOM, Residence
-from vdt.data.statistics import describe_observation_doubts
 from vdt.data.storage import read_snapshot, write_trajectories
 from vdt.data.trajectory import LARGE, TrajectoryDataset
 from vdt.datasets.card import describe, describe_clipping, describe_doubts, make_card, measure_scores
 from vdt.datasets.checksums import compare_checksum, describe_missing_checksum
 from vdt.datasets.choose import choose_episodes, choose_source, get_snapshot_path
 from vdt.datasets.loaded_data import DataChoice, LoadedData, make_label
-from vdt.datasets.summary import OWN_REFERENCE, describe_action_scale, make_no_target_error
+from vdt.datasets.own_doubts import log_doubts
+from vdt.datasets.summary import NO_REFERENCE, OWN_REFERENCE, describe_action_scale, make_no_target_error
 from vdt.datasets.versioning import add_version, find_version
 from vdt.system.files import check_folders, remove_leftovers
 from vdt.system.home import FolderError
@@ -89,8 +89,8 @@ def make_snapshot(config: Config, home: Path, given: Collection[str] = ()) -> Sn
         logger.info(f"data: {sentence}")
     if choice.source in ("path", "minari") and card["clipped_actions"]:
         logger.warning(f"data: {describe_clipping(card, config.task)}")
-    for sentence in describe_observation_doubts(dataset) if choice.source in ("path", "minari") else ():
-        logger.warning(f"data: {sentence}")  # here alone: in the card it would change the md5
+    if choice.source in ("path", "minari"):
+        log_doubts(dataset, config.task, choice.actions, given)
     if choice.source == "collected":
         _compare(choice.key, md5, card)
     return Snapshot(
@@ -133,7 +133,7 @@ def _announce(config: Config, choice: DataChoice, given: Collection[str]) -> Non
     lines = [what, f"why   {choice.reason}"]
     if choice.source == "d4rl" and not config.task.d4rl_sha256:
         lines.append("D4RL  by its name alone: no digest of the file is known, so its content is not verified")
-    if config.task.reference == OWN_REFERENCE:
+    if config.task.reference in (OWN_REFERENCE, NO_REFERENCE):
         lines.append(f"SCORE 0 and 100 are {config.task.reference}")
     if config.env.startswith("data:"):
         lines.append(f"ACTIONS are {describe_action_scale(config.task, given='task.action_low' in given)}")

@@ -16,6 +16,8 @@ from vdt.data.return_quantiles import compute_return_quantiles
 from vdt.data.trajectory import FloatArray
 
 OWN_REFERENCE = "the data's own worst and best episode return"
+NO_REFERENCE = "the data's own return, which all its episodes share, and 1 more: a score on this scale means nothing"
+ROUNDING = 1e-9  # share of the largest return: below it returns are equal but for rounding of their rewards
 MAX_SHOWN_RANGES = 6  # of action components, in a sentence
 WIDE = 1e6  # beyond it a range is mapped in float64; within it in float32, as snapshots on record were
 CANDIDATE_QUANTILES = (1.0, 0.9, 0.75, 0.5, 0.25)
@@ -76,13 +78,19 @@ def derive_targets(summary: DataSummary) -> dict[str, Any]:
 
 
 def derive_own_reference(summary: DataSummary) -> dict[str, Any]:
-    """Derive score 0 and 100 from the data itself; one apart where all episodes returned the same."""
+    """Derive score 0 and 100 from the data itself; one apart, with a word on it, where all episodes returned the same."""
     low, high = float(summary.returns.min()), float(summary.returns.max())
+    equal = are_equal(summary.returns)
     return {
         "task.reference_return_min": low,
-        "task.reference_return_max": high if high > low else low + 1.0,
-        "task.reference": OWN_REFERENCE,
+        "task.reference_return_max": low + 1.0 if equal else high,
+        "task.reference": NO_REFERENCE if equal else OWN_REFERENCE,
     }
+
+
+def are_equal(returns: npt.NDArray[np.float64]) -> bool:
+    """Return whether all returns are the same, but for rounding."""
+    return bool(np.ptp(returns) <= ROUNDING * np.abs(returns).max())
 
 
 def derive_task(summary: DataSummary) -> dict[str, Any]:
@@ -143,7 +151,7 @@ def check_continuous(name: object, summary: DataSummary) -> None:
         raise DataError(
             f"{name}: all actions are whole numbers from 0 to {max(high):g}, like the numbers of discrete actions, which are "
             f"not supported; accepted are continuous ones. If they are, give their range: "
-            f'--set "task.action_low={_format(low)} task.action_high={_format(high)}"'
+            f"{format_range(low, high)}"
         )
 
 
@@ -158,8 +166,13 @@ def describe_action_scale(task: TaskConfig, *, given: bool = False) -> str:
     said = f"scaled from {shown}, the policy's range"
     if given:
         return said
-    ends = (_format(low), _format(high)) if few else ("[…]", "[…]")
-    return f'{said}; if the actuators differ: --set "task.action_low={ends[0]} task.action_high={ends[1]}"'
+    return f"{said}; if the actuators differ: {format_range(low, high)}"
+
+
+def format_range(low: Sequence[float], high: Sequence[float]) -> str:
+    """Return the setting of a range of actions; of many components without its numbers."""
+    ends = (_format(low), _format(high)) if len(low) <= MAX_SHOWN_RANGES else ("[…]", "[…]")
+    return f'--set "task.action_low={ends[0]} task.action_high={ends[1]}"'
 
 
 def _format(values: Sequence[float]) -> str:

@@ -12,7 +12,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from vdt.agent.policy import Policy, load_policy
 from vdt.config.layers import config_from_yaml
 from vdt.data.trajectory import FloatArray
-from vdt.serving.requests import read_histories
+from vdt.serving.requests import expect_one_return, read_histories
 
 POLICY, CONFIG = "policy", "config"  # names of the checkpoint and its cell's configuration among the model's artifacts
 LOOKAHEAD = "lookahead"  # setting of the model: whether it chooses among candidate returns
@@ -38,9 +38,8 @@ class PolicyModel(PythonModel):
         """Load the checkpoint of the model."""
         settings: dict[str, Any] = context.model_config or {}
         config = config_from_yaml(Path(context.artifacts[CONFIG]).read_text())
-        self._policy: Policy = load_policy(
-            context.artifacts[POLICY], lookahead=bool(settings.get(LOOKAHEAD)), config=config
-        )
+        self._lookahead = bool(settings.get(LOOKAHEAD))
+        self._policy: Policy = load_policy(context.artifacts[POLICY], lookahead=self._lookahead, config=config)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -57,6 +56,8 @@ class PolicyModel(PythonModel):
         """
         try:
             histories = read_histories(model_input.to_dict("records"))
+            if not self._lookahead:
+                expect_one_return(histories)
             return self._policy.act_after(histories)
         except ValueError as error:
             raise RefusedRequest(str(error)) from None

@@ -119,6 +119,85 @@ def test_shuffled_rows_are_refused(tmp_path: Path) -> None:
         read(path)
 
 
+def get_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("source", ["data:", "path:"])
+def test_next_observations_that_do_not_fit_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, source: str
+) -> None:
+    """Of files that the user names, in the log, and in the card by the sentence that stands there as ever."""
+    arrays = make_walks((100,) * 5, marked=range(5))
+    noise = np.random.default_rng(5).normal(size=arrays["observations"].shape)
+    cases = {
+        "next_observations are not the observation of the row after in 495 of 495 rows inside episodes": noise,
+        "next_observations repeat each row's own observation, so they were not used": arrays["observations"],
+    }
+    for sentence, following in cases.items():
+        caplog.clear()
+        path = write_hdf5(tmp_path / "mine.hdf5", {**arrays, "next_observations": following})
+        if source == "data:":
+            read(path)
+        else:
+            choose_source(make_small_config(f"path:{path}", horizon=100), tmp_path).load()
+        (said,) = get_warnings(caplog)
+        assert f"mine.hdf5: {sentence}" in said
+    caplog.clear()
+    read(write_hdf5(tmp_path / "mine.hdf5", arrays))
+    assert get_warnings(caplog) == []
+
+
+def invert(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The same with flags that are set while an episode goes on."""
+    return {**arrays, "terminals": ~np.asarray(arrays["terminals"])}
+
+
+def test_inverted_flags_are_refused_where_next_observations_go_on(tmp_path: Path) -> None:
+    walks = make_walks((40, 55, 61))
+    for name, arrays in {
+        "terminals": invert(walks),
+        "timeouts": {**walks, "timeouts": np.ones(156, bool)},
+    }.items():
+        path = write_hdf5(tmp_path / f"{name}.hdf5", arrays)
+        message = (
+            rf"{name}\.hdf5: '{name}' are set in 15[36] of 156 rows, so 15\d of 15\d episodes have one step, but "
+            rf"next_observations go on in the row after.*store 1 - {name}.*data\.episode_ends=marked"
+        )
+        with pytest.raises(ConfigError, match=message):
+            read(path)
+        _, recording = read(path, "data.episode_ends=marked")
+        assert len(recording.dataset) >= 154
+
+
+def test_inverted_flags_are_warned_of_where_nothing_proves_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    arrays = invert(make_walks((40, 55, 61), after=False))
+    _, recording = read(write_hdf5(tmp_path / "mine.hdf5", arrays))
+    (said,) = get_warnings(caplog)
+    assert "'terminals' are set in 153 of 156 rows, so 152 of 154 episodes have one step. " in said
+    assert "store 1 - terminals" in said and not any("one step" in note for note in recording.notes)
+
+
+@pytest.mark.parametrize("kind", ["other contexts", "one context", "far away", "cut by the horizon"])
+def test_episodes_of_one_step_are_possible(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    """A bandit: what comes after a step is not the next episode's context, or all contexts are alike to float32."""
+    rng, rows = np.random.default_rng(3), 40
+    contexts, after = rng.normal(size=(2, rows, 2)).astype(np.float32)
+    contexts, after = {
+        "other contexts": (contexts, after),
+        "one context": (np.ones_like(contexts), np.ones_like(contexts)),
+        "far away": (contexts + 5.5e6, after + 5.5e6),
+        "cut by the horizon": (contexts, np.roll(contexts, -1, axis=0)),
+    }[kind]
+    marked = np.full(rows, kind != "cut by the horizon")
+    arrays = {"observations": contexts, "next_observations": after, "actions": rng.uniform(-1, 1, (rows, 1))}
+    arrays |= {"rewards": rng.normal(size=rows), "terminals": marked, "timeouts": np.zeros(rows, bool)}
+    overrides = "task.horizon=1" if kind == "cut by the horizon" else ""
+    _, recording = read(write_hdf5(tmp_path / "mine.hdf5", arrays), overrides)
+    assert recording.dataset.lengths.tolist() == [1] * rows
+    assert [("have one step" in said) for said in get_warnings(caplog)] == [True] * bool(marked.all())
+
+
 def test_next_observations_that_say_nothing(tmp_path: Path) -> None:
     arrays = make_walks(marked=range(5))
     noise = np.random.default_rng(5).normal(size=arrays["observations"].shape)
@@ -129,14 +208,17 @@ def test_next_observations_that_say_nothing(tmp_path: Path) -> None:
     assert recording.dataset.final_missing.tolist() == [n == 100 for n in LENGTHS]
 
 
-@pytest.mark.parametrize("reset", ["rolled", "right", "one start"])
+@pytest.mark.parametrize("reset", ["rolled", "right", "one start", "far away"])
 def test_next_observations_of_the_next_episode_are_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, reset: str
 ) -> None:
-    """Made with np.roll, the observation after an episode is the first of the next."""
+    """Made with np.roll, the observation after an episode is the first of the next; far from 0 all look alike."""
     arrays = make_walks((100,) * 4, marked=range(4))
-    if reset != "right":
+    if reset in ("rolled", "one start"):
         arrays["next_observations"] = np.roll(arrays["observations"], -1, 0)
+    if reset == "far away":
+        for name in ("observations", "next_observations"):
+            arrays[name] = arrays[name] + np.float32(5.5e6)
     if reset == "one start":
         arrays["observations"][::100] = arrays["next_observations"][99::100] = 0
         arrays["next_observations"][:-1] = arrays["observations"][1:]

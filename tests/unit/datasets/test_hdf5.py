@@ -186,7 +186,10 @@ HOSTILE = {
     "empty": (lambda _: make_steps(0), "lengths are observations 0, .* at least 1"),
     "NaN": (spoil("observations", np.nan), "'observations' has 2 values that are not finite, the first in row 2"),
     "infinite": (spoil("rewards", np.inf), "'rewards' has 1 values that are not finite, the first in row 2"),
-    "overflow": (spoil("actions", 1e300), "'actions' has 1 values that are not finite, the first in row 2"),
+    "overflow": (
+        spoil("actions", 1e300),
+        r"'actions' has 1 values that are too large for float32, the first in row 2 \(1e\+300\)",
+    ),
     "odd flag": (spoil("terminals", 0.5), "'terminals' holds 0.5; accepted are 0 and 1"),
     "NaN flag": (spoil("timeouts", np.nan), "'timeouts' has 1 values that are not finite"),
     "bad next": (

@@ -146,7 +146,7 @@ def test_bridged_tasks_on_minaris_data_are_minaris(home: Path) -> None:
     assert (task.environment_id, task.horizon, task.bridge) == ("FrankaKitchen-v1", 4, "none")
     assert json.loads(task.environment_kwargs)["tasks_to_complete"] == ["microwave", "kettle"]
     assert task.observation_size == 59 + 2 * 8  # and achieved and desired goal: a door, and a kettle's 7
-    assert task.reference == "the data's own worst and best episode return"
+    assert task.reference.startswith("the data's own return, which all its episodes share"), "no task was completed"
     snapshot = make_snapshot(config, home)
     assert snapshot.label == "minari (not comparable with D4RL)" and not any(
         "paid" in n for n in snapshot.card["notes"]

@@ -75,7 +75,18 @@ def test_final_observation_beside_or_missing(tmp_path: Path) -> None:
         ({"observations": np.zeros((4, 3))}, r"'observations' has shape \(4, 3\)"),
         ({"actions": np.zeros((3, 2))}, r"'actions' has shape \(3, 2\); accepted beside 3 rewards is \(3, 1\)"),
         ({"rewards": np.zeros(0)}, "'rewards' is empty, so the episode has no step; leave the file out"),
-        ({"rewards": np.array([1.0, np.nan, 2.0])}, "'rewards' has values that are not finite"),
+        (
+            {"rewards": np.array([1.0, np.nan, np.inf])},
+            r"x\.npz: 'rewards' has 2 values that are not finite, the first in row 1 \(nan\); accepted are finite float32",
+        ),
+        (
+            {"observations": np.array([[0, 0], [0, 0], [0, -1e60], [0, 1e60]])},
+            r"'observations' has 2 values that are too large for float32, the first in row 2 \(-1e\+60\); accepted are",
+        ),
+        (
+            {"actions": np.array([[1e60], [np.nan], [0]])},
+            r"'actions' has 2 values that are not finite or too large for float32, the first in row 0 \(1e\+60\); acc",
+        ),
         ({"actions": np.array([["a"]] * 3)}, "'actions' is <U1 of shape .* accepted are real numbers"),
         ({"actions": np.array([[None]] * 3)}, "accepted are real numbers"),
         ({"terminated": np.zeros((3, 2))}, r"'terminated' has shape .* is \(\) or \(1,\) or \(3,\)"),

@@ -10,10 +10,11 @@ import pytest
 
 from support.builders import LinearActor
 from support.environments import CountdownEnv
-from support.minari import make_minari_set
+from support.minari import PENDULUM, make_minari_set
 from vdt.config.errors import ConfigError
 from vdt.datasets.minari import open_sets
 from vdt.datasets.minari_folder import get_root
+from vdt.datasets.snapshot import make_snapshot
 from vdt.environments import get_action_bounds, make_environment
 from vdt.environments.rollout import collect_trajectories
 from vdt.experiments.cells import resolve_cells
@@ -62,6 +63,24 @@ def test_data_beyond_one_gives_its_own_range() -> None:
     task = resolve_config(f"minari:{ID}", preset="smoke").task
     assert (task.action_low, task.action_high) == ((-largest,), (largest,))
     assert np.isfinite(collect_executed(task)).all()
+
+
+def test_a_glitch_that_gives_the_range_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the environment has bounds, they are the range, and the glitch is clipped."""
+
+    def spoil(buffer: Any) -> None:
+        if buffer.seed == 4:
+            buffer.actions[1] = 1e6
+
+    for environment, warned in ((UNBOUNDED, True), (PENDULUM, False)):
+        caplog.clear()
+        buffers = make_minari_set(f"vdttest/glitch{warned}/random-v0", environment, gain=1.0, change=spoil)
+        row = sum(len(buffer.actions) for buffer in buffers[:4]) + 1
+        make_snapshot(
+            resolve_config(f"minari:vdttest/glitch{warned}/random-v0", preset="smoke"), tmp_path / str(warned)
+        )
+        said = [record.message for record in caplog.records if "a few values widen" in record.message]
+        assert [f"0 reaches 1e+06 in step 1 of episode 4 (row {row} of all)" in one for one in said] == [True] * warned
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """Rows of a request become histories; what no client should send gets one sentence."""
 
+import json
+import re
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -72,6 +75,24 @@ def test_target_returns_are_counted_over_all_episodes() -> None:
         (b'{"instances": []}', "one JSON object with one of the names"),
         (b'{"inputs": [], "dataframe_records": []}', "one JSON object with one of the names"),
         (b'{"inputs": [], "params": {}}', "and nothing else"),
+        (b'{"dataframe_records": []}', "a request holds 1 to 1000 episodes, not 0"),
+        (b'{"inputs": []}', "a request holds 1 to 1000 episodes, not 0"),
+        (b'{"dataframe_records": [1]}', "episode 0 must be an object with the names observations, actions, rewards, "),
+        (b'{"dataframe_records": {"observations": [[1]]}}', "dataframe_records must be a list of episodes, not an obj"),
+        (b'{"inputs": 3}', "inputs must be a list of episodes, not the number 3"),
+        (
+            b'{"dataframe_split": []}',
+            "dataframe_split must be an object with columns, a list of names, and data, a lis",
+        ),
+        (b'{"dataframe_split": {"columns": ["observations"], "data": 1}}', "dataframe_split must be an object with co"),
+        (
+            b'{"dataframe_split": {"columns": ["observations"], "data": [[[[1]], 2]]}}',
+            "row 0 of dataframe_split must have 1 ent",
+        ),
+        (
+            b'{"dataframe_split": {"columns": ["rewards", "rewards"], "data": []}}',
+            "'rewards' stands twice in the colum",
+        ),
         (b'{"inputs": [{"observations": []}, {"target_returns": 1}]}', "'target_returns' is no column of a request"),
         (b'{"inputs": {"skiped_steps": 1}}', "'skiped_steps' is no column of a request"),
         (b'{"dataframe_split": {"columns": ["observations", "target"], "data": []}}', "'target' is no column of a"),
@@ -105,7 +126,96 @@ def test_bodies_that_are_no_request_are_refused(body: bytes, message: str) -> No
         decode(body)
 
 
+TWO_STEPS = {"observations": SEEN * 2, "actions": [[0.5]], "rewards": [1.0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"observations": [0, 0, 0]},
+            "observations of episode 1 must be a list of rows of numbers, such as [[0.1, 0.2]]; row 0 is the number 0",
+        ),
+        (
+            {"observations": 3},
+            "observations of episode 1 must be a list of rows of numbers, such as [[0.1, 0.2]], not ",
+        ),
+        ({"observations": "abc"}, "such as [[0.1, 0.2]], not a text"),
+        ({"observations": None}, "observations of episode 1 are missing"),
+        (
+            {"observations": [[0, True], [0, 1]]},
+            "observations of episode 1: number 1 of row 0 is true; accepted are num",
+        ),
+        (
+            {"observations": [[0, 1], [0, None]]},
+            "observations of episode 1: number 1 of row 1 is null; accepted are num",
+        ),
+        (
+            {"observations": [[0, 1], [0, [1]]]},
+            "observations of episode 1: number 1 of row 1 is a list; accepted are n",
+        ),
+        (
+            {"observations": [[0, 1], [0]]},
+            "observations of episode 1: rows 0 and 1 have 2 and 1 numbers; accepted are rows of",
+        ),
+        (
+            {"observations": [[0, 1], [0, 1e300]]},
+            "observations of episode 1: number 1 of row 1 is 1e+300; accepted are ",
+        ),
+        (
+            {"observations": [[0, 1], [0, 10**400]]},
+            "number 1 of row 1 is a whole number of more digits than a float holds; accepted are num",
+        ),
+        (
+            {"actions": [0.5]},
+            "actions of episode 1 must be a list of rows of numbers, such as [[0.1, 0.2]]; row 0 is the",
+        ),
+        ({"actions": [["a"]]}, "actions of episode 1: number 0 of row 0 is a text; accepted are numbers"),
+        ({"rewards": 1.0}, "rewards of episode 1 must be a list of numbers, such as [0.1, 0.2], not the number 1"),
+        ({"rewards": [[1.0]]}, "rewards of episode 1: number 0 is a list; accepted are numbers"),
+        ({"rewards": [False]}, "rewards of episode 1: number 0 is false; accepted are numbers"),
+        (
+            {"actions": ...},
+            "actions of episode 1 are left out, and those of episode 0 are not; give an empty list, or le",
+        ),
+        (
+            {"rewards": ...},
+            "rewards of episode 1 are left out, and those of episode 0 are not; give an empty list, or le",
+        ),
+        (
+            {"target_return": 1.0},
+            "target_return of episode 1 is given, and that of episode 0 is not; give all episodes of",
+        ),
+    ],
+    ids=str,
+)
+def test_numbers_in_a_wrong_shape_are_named_by_episode(change: dict[str, Any], message: str) -> None:
+    wrong = {name: value for name, value in {**TWO_STEPS, **change}.items() if value is not ...}
+    columns, records = list(TWO_STEPS), [TWO_STEPS, wrong]
+    bodies: list[Any] = [{"dataframe_records": records}, {"inputs": records}]
+    if list(wrong) == columns:  # a table has all its columns in each row
+        table = {"columns": columns, "data": [[record[name] for name in columns] for record in records]}
+        bodies.append({"dataframe_split": table})
+    for body in bodies:
+        with pytest.raises(RequestError, match=re.escape(message)):
+            decode(json.dumps(body).encode())
+
+
+def test_a_table_in_memory_is_checked_by_the_same_rules() -> None:
+    """As MLflow hands it on: lists, or arrays."""
+    for row in ({"observations": [[True, 1.0]]}, {"observations": np.array([[True, False]])}):
+        with pytest.raises(RequestError, match="observations of episode 0: number 0 of row 0 is true"):
+            read_histories([row])
+    with pytest.raises(RequestError, match="observations of episode 0 must be a list of rows of numbers"):
+        read_histories([{"observations": np.zeros(3)}])
+    arrays = {"observations": np.zeros((2, 3), np.float32), "actions": [np.zeros(2)], "rewards": np.ones(1, np.int64)}
+    (history,) = read_histories([arrays])
+    assert history.observations is arrays["observations"] and history.rewards is arrays["rewards"]
+
+
 def test_a_body_is_read_as_it_is() -> None:
     assert decode(b'{"inputs": [{"observations": [[1, 2.5]]}]}') == {"inputs": [{"observations": [[1, 2.5]]}]}
+    assert decode(b'{"inputs": {"observations": [[1, 2.5]], "rewards": null}}'), "one episode needs no list"
+    assert decode(b'{"dataframe_records": [{"observations": [[1]]}, {"observations": [[2]], "skipped_steps": 0}]}')
     assert decode(b'{"dataframe_split": {"columns": ["observations"], "data": [[[[1]]]]}}')
     assert decode(b'{"dataframe_split": {"columns": ["observations"], "index": [7], "data": [[[[1]]]]}}')
