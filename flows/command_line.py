@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from flows.options import REGISTER, parse_words
-from flows.unfinished import continue_cells
+from flows.unfinished import RUN_ID_FILE, continue_cells
 from flows.words import check_words
 from vdt.config.convergence import describe_unfinished
 from vdt.config.errors import ConfigError
@@ -25,7 +25,13 @@ from vdt.experiments.search_trials import check_search
 from vdt.experiments.study import Cell, Study, load_study
 from vdt.system.files import check_folders
 from vdt.system.home import FolderError, home, make_vdt_command, shorten_path
-from vdt.system.processes import count_memory_kills, follow_parent, interrupt_on_signals, save_request
+from vdt.system.processes import (
+    FLOW_COMMANDS,
+    count_memory_kills,
+    follow_parent,
+    interrupt_on_signals,
+    save_request,
+)
 from vdt.tracking import StoreError, check_model_name, delivers_later, get_tracking_uri
 
 logger = logging.getLogger(__name__)
@@ -49,7 +55,7 @@ def check_command_line(argv: list[str]) -> None:
     except argparse.ArgumentError as error:
         _refuse(f"{error.argument_name} needs a value" if "expected" in error.message else str(error))
     called = shlex.join([_python(), argv[0]])
-    command = next((word for word in others if word in ("run", "resume", "step", "spin")), "")
+    command = next((word for word in others if word in FLOW_COMMANDS), "")
     if command == "step":
         follow_parent()
         save_request.listen()
@@ -100,7 +106,10 @@ def check_resume(words: Sequence[str]) -> None:
 
     if not given[0].strip():
         raise ConfigError("--origin-run-id is empty; accepted is a run id, as vdt runs lists them")
-    names_step = not words[words.index("resume") + 1].startswith("-")
+    behind = words[words.index("resume") + 1 :]
+    if not _find_values(behind, "--origin-run-id"):
+        raise ConfigError("--origin-run-id stands before the word resume, but belongs after it")
+    names_step = not behind[0].startswith("-")
     later = find_continued(home() / ".vdt" / "checkpoints" / DEFAULT_FLOW / given[0].rpartition("/")[2])
     if later and not names_step:
         raise ConfigError(
@@ -132,7 +141,13 @@ def _check_run(given: Mapping[str, str], argv: list[str]) -> None:
             raise ConfigError(
                 "--register takes the policies of a run, not of a search; afterwards: vdt register RUN NAME"
             )
-        check_cells(check_search(resolve_study(given), given["set"]))
+        search = resolve_study(given)
+        if any(word.partition("=")[0] == RUN_ID_FILE for word in argv):
+            raise ConfigError(
+                f"{RUN_ID_FILE}: {search.place} is a search, which is no single run and whose trials keep their ids; "
+                "leave it out"
+            )
+        check_cells(check_search(search, given["set"]))
         check_folders(home())
         os.execv(sys.executable, [sys.executable, str(SEARCH_FILE), *argv])
     cells, study = resolve_cells(given)

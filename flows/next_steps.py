@@ -15,7 +15,8 @@ from vdt.experiments.ranges import format_numbers, parse_numbers
 from vdt.experiments.resolve import DERIVED
 from vdt.system.home import make_vdt_command, name_home
 
-COMPARISON = {"method": "vdt,dt", "seeds": "0,1,2"}
+BASELINE, GUIDED = "dt", "vdt"  # methods of a comparison: the former beside others, the latter beside it alone
+COMPARED_SEEDS = "0,1,2"
 MORE_SEEDS = 2
 TRAINED = ("method", "seeds")
 KEPT = ("study", "sweep", "env", "source", "data_seeds", "set", "init_from")  # options that the next run has too
@@ -86,6 +87,7 @@ def _repeats(options: Mapping[str, str], given: Mapping[str, str]) -> bool:
     runs = [{name: words.get(name) or defaults.get(name, "") for name in names} for words in (options, given)]
     for run in runs:
         run["seeds"] = format_numbers(parse_numbers(run["seeds"], "--seeds")) if run["seeds"] else ""
+        run["method"] = ",".join(sorted(run["method"].replace(" ", "").split(",")))
     return runs[0] == runs[1]
 
 
@@ -111,8 +113,15 @@ def _choose_next(cells: Sequence[CellRecord], given: Mapping[str, str]) -> dict[
         options |= {name: given[name] for name in TRAINED if given.get(name)}
         options |= {} if was == TRIAL else {"seeds": _add_seeds(cells)}
     else:
-        options |= _name_trained(cells) if was == TRIAL else COMPARISON
+        options |= _name_trained(cells) if was == TRIAL else _make_comparison(cells)
     return options
+
+
+def _make_comparison(cells: Sequence[CellRecord]) -> dict[str, str]:
+    """Return the options by which the cells' methods are compared with the baseline; with the guided one if it ran alone."""
+    own = list(dict.fromkeys(cell.method for cell in cells))
+    methods = [GUIDED, BASELINE] if own == [BASELINE] else list(dict.fromkeys([*own, BASELINE]))
+    return {"method": ",".join(methods), "seeds": COMPARED_SEEDS}
 
 
 def _add_seeds(cells: Sequence[CellRecord]) -> str:

@@ -11,7 +11,9 @@ if (Path(__file__).resolve().parents[1] / "vdt").is_dir():  # a clone; engines u
     sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 from vdt.system.home import prepare
+from vdt.system.processes import follow_parent_early
 
+follow_parent_early(sys.argv)
 prepare()
 
 from metaflow import FlowSpec, Parameter, card, exit_hook, step  # noqa: E402  (reads what prepare() sets)

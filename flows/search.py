@@ -248,7 +248,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         return Worker(Command.parse(argv)).run()
     except (ConfigError, FolderError, StoreError) as error:
-        logger.error(f"error: {error}")
+        logger.error(str(error))
         return 2
     except KeyboardInterrupt:
         logger.info("The search was stopped; no ended trial is lost. The same command continues it.")

@@ -12,7 +12,9 @@ from typing import Any
 if (Path(__file__).resolve().parents[1] / "vdt").is_dir():  # a clone; engines unpack all beside this file instead
     sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 from vdt.system.home import prepare
+from vdt.system.processes import follow_parent_early
 
+follow_parent_early(sys.argv)
 prepare()  # before Metaflow reads the environment
 
 from metaflow import FlowSpec, Parameter, card, current, exit_hook, package_sources, resources, step  # noqa: E402

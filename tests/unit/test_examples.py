@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
@@ -234,3 +236,61 @@ def test_the_notebook_tells_runs_of_one_name_apart() -> None:
             for number, (preset, steps) in enumerate(kinds)
         }
     }
+
+
+def run_cells(words: list[str], names: dict[str, Any]) -> list[Any]:
+    """Run the notebook's cells that hold these words; return what each shows, none for one that ends with a statement."""
+    notebook = nbformat.read(ROOT / "examples" / "compare_runs.ipynb", as_version=4)
+    shown = []
+    for word in words:
+        (source,) = [cell.source for cell in notebook.cells if cell.cell_type == "code" and word in cell.source]
+        *statements, last = ast.parse(source).body
+        exec(compile(ast.Module(statements, []), "cell", "exec"), names)
+        if isinstance(last, ast.Expr):
+            shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+        else:
+            exec(compile(ast.Module([last], []), "cell", "exec"), names)
+            shown.append(None)
+    return shown
+
+
+def test_the_notebook_compares_runs_without_an_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    held_out = {"offline": SimpleNamespace(episodes=3, action_rmse=0.25, action_std=0.5)}
+    evaluations = [
+        SimpleNamespace(policies={}, held_out=held_out),
+        SimpleNamespace(policies={"offline": {}}, held_out={}),
+    ]
+    names: dict[str, Any] = {
+        "pd": pd,
+        "plt": plt,
+        "env": "data:mine",
+        "branches": {str(n): SimpleNamespace(evaluation=evaluation) for n, evaluation in enumerate(evaluations)},
+        "table": pd.DataFrame({"id": ["0", "1"], "method": ["vdt", "dt"], "seed": [0, 0], "score": [None, None]}),
+    }
+    shown, _ = run_cells(["returns = pd.DataFrame", "followed = returns"], names)
+    assert capsys.readouterr().out.startswith("None of these runs has returns.")
+    assert shown.to_dict("records") == [
+        {"run": "vdt s0", "policy": "offline", "episodes": 3, "action error": 0.25, "of a constant": 0.5}
+    ]
+    assert names["axes"].get_xlabel() == "action error"
+    plt.close("all")
+
+
+def test_the_notebook_shows_returns_where_there_are_some() -> None:
+    report, held_out = (
+        SimpleNamespace(episode_returns=[1.0, 3.0]),
+        SimpleNamespace(episodes=3, action_rmse=1, action_std=2),
+    )
+    evaluation = SimpleNamespace(policies={"offline": {"single": report}}, held_out={"offline": held_out})
+    names: dict[str, Any] = {
+        "pd": pd,
+        "plt": plt,
+        "env": "walker2d-medium-v2",
+        "branches": {"0": SimpleNamespace(evaluation=evaluation)},
+        "table": pd.DataFrame({"id": ["0"], "method": ["vdt"], "seed": [0], "score": [None]}),
+    }
+    shown, _ = run_cells(["returns = pd.DataFrame", "followed = returns"], names)
+    (row,) = shown.to_dict("records")
+    assert (row["run"], row["acting"], row["mean"], row["lowest"]) == ("vdt s0", "single", 2.0, 1.0)
+    assert names["axes"].get_xlabel() == "return of the offline policy"
+    plt.close("all")

@@ -56,6 +56,7 @@ def make_data(
     from vdt.system.files import write_text
 
     config = _resolve(env, preset, source, changes)
+    _check_environment(config, changes)
     snapshot = make_snapshot(config, home(), parse_overrides(changes))
     folder = home() / "reports" / (report or config.file_name)
     stable = {"md5": snapshot.md5, "size": snapshot.size, "source": snapshot.source}
@@ -75,6 +76,7 @@ def _export_to_minari(env: str, preset: str, source: str, changes: str, report: 
         raise ValueError("--minari writes collected data to Minari's folder: it goes without --source and --report")
     make_dataset_id(env)  # a name that cannot be exported is refused before anything is collected
     config = _resolve(env, preset, "collected", changes)
+    _check_environment(config, changes)
     dataset_id = export_snapshot(config, make_snapshot(config, home()))
     logger.info(f"data: {get_root() / dataset_id}; minari.load_dataset({dataset_id!r}) opens it")
 
@@ -83,3 +85,18 @@ def _resolve(env: str, preset: str, source: str, changes: str) -> Config:
     from vdt.experiments.resolve import resolve_config
 
     return resolve_config(env, preset=preset, source=source, overrides=changes)
+
+
+def _check_environment(config: Config, changes: str) -> None:
+    """Check what `--set` says of the environment as a run does; data of a task need none that can be made here.
+
+    Raises:
+        ConfigError: as `vdt.experiments.preflight.check_cells`.
+    """
+    from vdt.config.layers import parse_overrides
+
+    if any(key.startswith("task.") for key in parse_overrides(changes)):
+        from vdt.experiments.preflight import check_cells
+        from vdt.experiments.study import Cell
+
+        check_cells([Cell(config)], device=False)

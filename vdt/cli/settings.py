@@ -63,11 +63,11 @@ def write_equal_time(
         str, typer.Option("--set", metavar="CHANGES", help="Changed settings of the runs that are to train so.")
     ] = "",
     output: Annotated[Path | None, typer.Option(help="File; by default params/presets/equal-time.yaml.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --output if it is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Measure training steps on this machine, and write the preset by which all methods train equally long."""
     from vdt.config.layers import PARAMS, list_names
-    from vdt.experiments.equal_time import make_preset
+    from vdt.experiments.equal_time import make_preset, names_all
     from vdt.experiments.ranges import split_words
     from vdt.system.files import check_output, write_output
 
@@ -75,6 +75,11 @@ def write_equal_time(
     path = output or default
     check_output(path, overwrite=overwrite or output is None)
     names = split_words(methods, "--methods") if methods else list_names("methods")
+    if output is None and path.exists() and not overwrite and not names_all(names):
+        raise ValueError(
+            f"--methods {methods}: {path} is there already and names every method, which this would undo; name another file "
+            "(--output), or --overwrite replaces it"
+        )
     text, lines = make_preset(seconds, names, env, preset, changes)
     write_output(path, text.encode())
     use = "--study equal-time trains with it"

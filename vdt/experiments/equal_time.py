@@ -6,16 +6,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vdt.config.layers import find_named_file, load_layer, load_tasks, select_changes
+from vdt.config.layers import find_named_file, list_names, load_layer, load_tasks, select_changes
 from vdt.config.presets import format_preset
 from vdt.config.schema import Config
 from vdt.experiments.resolve import resolve_config
 
 HEAD = (
-    "For a comparison at equal processor time: {seconds:g} s of training on one thread for each method.\n"
-    "Made by `vdt equal-time {seconds:g} --env {env} --preset {preset}{changes}` in trial steps: critic and actor,\n"
+    "For a comparison at equal processor time: {seconds:g} s of training on one thread for {each}.\n"
+    "Made by `vdt equal-time {seconds:g} --env {env} --preset {preset}{given}` in trial steps: critic and actor,\n"
     "ms a step, {times}.\n"
-    "Settings are those of {preset} on {env}; its steps are scaled, critic and actor by the same factor.\n"
+    "Settings are those of {preset} on {env}; its steps are scaled, critic and actor by the same factor.\n{others}"
     "Another machine needs other steps: make it again."
 )
 
@@ -27,7 +27,7 @@ def make_preset(
 
     Args:
         seconds: processor time of a cell's training, critic and actor together.
-        methods: files of params/methods/.
+        methods: files of params/methods/; those left out keep the steps of `preset`, and the file says so.
         env: task whose sizes the trial data has. Its changes of `preset`, which hold under that name alone, are written too.
         preset: whose settings and ratios of steps are kept.
         changes: `--set` text, of the runs that are to train so; the preset does not hold it.
@@ -51,9 +51,31 @@ def make_preset(
         critic = f"{1e3 * step.critic:.1f} + " if step.critic else ""
         shown.append(f"{method} {critic}{1e3 * step.actor:.1f}")
         lines.append(f"{method:<8} critic {budget.critic:>9,}  actor {budget.actor:>9,}  ({shown[-1]} ms)")
-    given = f" --set {shlex.quote(changes)}" if changes else ""
-    head = HEAD.format(seconds=seconds, env=env, preset=preset, changes=given, times=", ".join(shown))
+    head = HEAD.format(
+        seconds=seconds,
+        env=env,
+        preset=preset,
+        times=", ".join(shown),
+        **_describe_choice(methods, preset, changes),
+    )
     return format_preset(head, values), lines
+
+
+def names_all(methods: Sequence[str]) -> bool:
+    """Return whether no method is left out, so that a preset of them trains all for the same time."""
+    return set(methods) == set(list_names("methods"))
+
+
+def _describe_choice(methods: Sequence[str], preset: str, changes: str) -> dict[str, str]:
+    """Return the words of `HEAD` on which methods were measured, with which changes."""
+    given = f" --set {shlex.quote(changes)}" if changes else ""
+    if names_all(methods):
+        return {"each": "each method", "given": given, "others": ""}
+    return {
+        "each": f"each of {', '.join(methods)}",
+        "given": f" --methods {','.join(methods)}{given}",
+        "others": f"Other methods were not measured, and train for the steps of {preset}.\n",
+    }
 
 
 def _name_steps(method: str, config: Config, critic: int, actor: int, warm_start: int) -> Mapping[str, int]:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from vdt.config.errors import ConfigError
 from vdt.system.home import MOST_CELLS
 
-NUMBERS = re.compile(r"(?P<first>[0-9]{1,18})(?:-(?P<last>[0-9]{1,18}))?")
+NUMBERS = re.compile(r"(?P<first>[0-9]{1,40})(?:-(?P<last>[0-9]{1,40}))?")
+LARGEST = 2**53  # a setting's whole number is read as a double, which holds the next one no more
 
 
 def split_words(text: str, option: str) -> list[str]:
@@ -45,7 +46,8 @@ def parse_numbers(text: str, option: str, least: int = 0) -> tuple[int, ...]:
         least: smallest number that the option takes, for messages.
 
     Raises:
-        ConfigError: if a word is no whole number and no rising range, if a number comes twice, or if they are too many.
+        ConfigError: if a word is no whole number and no rising range, or beyond `LARGEST`; if a number comes twice, or if
+            they are too many.
     """
     numbers: list[int] = []
     what = option.lstrip("-")
@@ -58,6 +60,8 @@ def parse_numbers(text: str, option: str, least: int = 0) -> tuple[int, ...]:
             )
         first = int(match["first"])
         last = int(match["last"] or first)
+        if max(first, last) > LARGEST:
+            raise ConfigError(f"{option} takes whole numbers up to {LARGEST:,}, not {max(first, last)}")
         if last < first:
             raise ConfigError(f"{option}: the range {word} falls; {last}-{first} is accepted")
         if last - first >= MOST_CELLS:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ from typing import Any
 from vdt.config.schema import KEY_DEFAULTS, Config
 from vdt.system.files import atomic_write, write_text
 from vdt.system.machine import NUMERICAL
+
+logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 # Settings that are no part of an identity.
@@ -92,7 +95,7 @@ def save_result(home: Path, identity: str, result: Mapping[str, Any]) -> Path:
 
 
 def find_result(home: Path, identity: str, *, any_code: bool = False) -> dict[str, Any] | None:
-    """Return a finished cell's result.
+    """Return a finished cell's result; a file that is damaged is named and counts as none, so that the cell is run again.
 
     Args:
         home: the home folder.
@@ -103,7 +106,20 @@ def find_result(home: Path, identity: str, *, any_code: bool = False) -> dict[st
     if not path.is_file() and any_code:
         others = path.parent.glob(f"{identity}-*.json")
         path = max(others, key=lambda other: other.stat().st_mtime, default=path)
-    return dict(json.loads(path.read_text())) if path.is_file() else None
+    return _read_result(path) if path.is_file() else None
+
+
+def _read_result(path: Path) -> dict[str, Any] | None:
+    """Return the result in a file; none, with a warning, if it holds none."""
+    try:
+        result = json.loads(path.read_text())
+        trouble = "" if isinstance(result, dict) else f"it holds a {type(result).__name__}, not a mapping"
+    except ValueError as error:  # no JSON, or no text
+        trouble = str(error)
+    if trouble:
+        logger.warning(f"{path} is damaged ({trouble}), so its cell is run again")
+        return None
+    return dict(result)
 
 
 def list_identities(home: Path) -> set[str]:

@@ -21,11 +21,15 @@ from vdt.tracking import (
     Metrics,
     Record,
     Status,
+    StoreError,
     Tags,
     create_named_run,
+    delivers_later,
+    describe_failure,
     finish_runs,
+    get_store_errors,
+    is_finished,
     make_artifact_records,
-    open_store,
     send_now,
 )
 
@@ -89,9 +93,22 @@ class SearchLog:
         logger.info(f"{_describe(trial)} ({leader}); {len(ended)} of {self.store.budget} trials have ended")
 
     def stop(self) -> None:
-        """Mark the run as stopped by its user, until another worker ends a trial or the search is continued."""
-        if open_store(home()).get_run(self.store.run_id).info.status != "FINISHED":  # by another worker
-            finish_runs(home(), [self.store.run_id], "FAILED", ended=BY_USER)
+        """Mark the run as stopped by its user, until another worker ends a trial or the search is continued.
+
+        A store that is away is named and stops nothing: the run then stays open until the search goes on.
+        """
+        if delivers_later():
+            self._mark_stopped()
+            return
+        expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors())
+        try:
+            if not is_finished(home(), self.store.run_id):  # by another worker
+                self._mark_stopped()
+        except expected as error:
+            logger.warning(f"tracking: {describe_failure(error)}; the search's run stays open until the search goes on")
+
+    def _mark_stopped(self) -> None:
+        finish_runs(home(), [self.store.run_id], "FAILED", ended=BY_USER)
 
     def finish(self, found: Path) -> None:
         """Keep the winner's file with the run, and mark the run as finished."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import sys
 from pathlib import Path
 
@@ -16,7 +17,8 @@ class ExtraError(ValueError):
 def make_install_command(extra: str) -> str:
     """Return the command that installs an extra into this environment, in a clone's folder."""
     pip = Path(sys.executable).with_name("pip")
-    called = shorten_path(pip) if pip.exists() else f"{shorten_path(sys.executable)} -m pip"
+    words = [shorten_path(pip)] if pip.exists() else [shorten_path(sys.executable), "-m", "pip"]
+    called = shlex.join(words)
     return f"{called} install -c constraints.txt -e '.[{extra}]'"
 
 

@@ -59,7 +59,8 @@ def make_resume_command(command: str, run_id: str) -> str:
 def make_vdt_command(words: str) -> str:
     """Return the exact command `vdt` of this installation and home folder with these words, for the present folder."""
     script = Path(sys.executable).with_name("vdt")
-    return f"{name_home()}{shorten_path(script) if script.exists() else 'python -m vdt.cli'} {words}"
+    called = shlex.quote(shorten_path(script)) if script.exists() else "python -m vdt.cli"
+    return f"{name_home()}{called} {words}"
 
 
 def shorten_path(path: str | Path) -> str:

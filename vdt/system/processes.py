@@ -8,13 +8,24 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
 SAVE = signal.SIGUSR1  # signal: write a checkpoint at the next step, for the process will be stopped
+FLOW_COMMANDS = ("run", "resume", "step", "spin")  # of Metaflow, which start or are processes of a flow
 STOPPED = "VDT_STOPPED"  # environment variable: the flow was stopped on purpose; read by its exit hooks
+
+
+def follow_parent_early(words: Sequence[str]) -> None:
+    """End with the parent alone (`follow_parent`) if a flow's command line is that of a step.
+
+    It is called before the heavy imports, whose interruption would print pages.
+    """
+    if next((word for word in words if word in FLOW_COMMANDS), "") == "step":
+        follow_parent()
 
 
 def follow_parent() -> None:
@@ -67,9 +78,15 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def terminate_cleanly(seconds: float = 10.0) -> Iterator[None]:
-    """Turn SIGTERM into `Terminated` inside the block; if the process is still there `seconds` later, it is killed."""
+    """Turn SIGTERM into `Terminated` inside the block; if the process is still there `seconds` later, it is killed.
+
+    So is any error that follows in the block: a compiled module whose import was interrupted raises one of its own.
+    """
+    told = False
 
     def stop(*_: Any) -> None:
+        nonlocal told
+        told = True
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -82,9 +99,29 @@ def terminate_cleanly(seconds: float = 10.0) -> Iterator[None]:
     parent, before = os.getppid(), signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except Exception:
+        if told:
+            raise Terminated from None
+        raise
     finally:
         if signal.getsignal(signal.SIGTERM) is stop:
             signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def defer_termination() -> Iterator[None]:
+    """Hold a SIGTERM that `terminate_cleanly` handles until the block's end: an import that is cut short can't be repeated."""
+    handler, asked = signal.getsignal(signal.SIGTERM), list[int]()
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        if asked:
+            handler(asked[0], None)
 
 
 def interrupt_on_signals() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vdt.tracking.errors import StoreError, describe_failure, get_store_errors, is_refusal
 from vdt.tracking.mlflow_run import LOCAL_ID, RUN_TAGS, RunSender
-from vdt.tracking.outbox import deliver_backlog, is_waiting
+from vdt.tracking.outbox import deliver_backlog, is_waiting, sending_file_of
 from vdt.tracking.runs import settle_abandoned
 from vdt.tracking.store import open_store, search_runs
 from vdt.tracking.waiting import LOCAL, backlog_of, find_undelivered
@@ -29,11 +29,18 @@ def deliver(base: Path, files: Sequence[Path] = ()) -> int:
         how many files could not be delivered.
 
     Raises:
-        ValueError: if one of the files is not there.
+        ValueError: if one of the files is not there, or is none of those that wait.
     """
     missing = [path for path in files if not is_waiting(path)]
     if missing:
         raise ValueError(f"there is no file {missing[0]}")
+    for path in files:
+        own = backlog_of(base, _read_run_id(path))
+        if path.resolve() not in (own.resolve(), sending_file_of(own).resolve()):
+            raise ValueError(
+                f"{path} is no file of waiting records: they lie in {own.parent}, as .jsonl files; VDT_HOME says in which "
+                "home folder"
+            )
     failed = _deliver_files(base, files or find_undelivered(base))
     if not find_undelivered(base):
         settle_abandoned(base)
@@ -47,7 +54,7 @@ def _deliver_files(base: Path, files: Sequence[Path]) -> int:
     expected: tuple[type[Exception], ...] = (StoreError, *get_store_errors())
     client: MlflowClient | None = None  # opened once
     for path in files:
-        run_id = path.name.split(".")[0]
+        run_id = _read_run_id(path)
         try:
             sender = RunSender(base, run_id, client)
             client = sender.client
@@ -58,6 +65,11 @@ def _deliver_files(base: Path, files: Sequence[Path]) -> int:
             advice = f"; remove {path} to forget them" if is_refusal(error) else ""
             logger.info(f"{path}: kept, {describe_failure(error)}{advice}")
     return failed
+
+
+def _read_run_id(path: Path) -> str:
+    """Return the id of the run whose records a file has, which is the first part of its name."""
+    return path.name.split(".")[0]
 
 
 def find_local_ids(base: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vdt.system.processes import is_gone
-from vdt.tracking.mlflow_run import BY_USER, CONTINUES, ENDED, FIRST_FLOW_RUN, FLOW_RUN, PROCESS
+from vdt.tracking.mlflow_run import BY_USER, CONTINUES, ENDED, FIRST_FLOW_RUN, FLOW_RUN, PROCESS, REPORT_OF
 from vdt.tracking.store import open_store, search_runs
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def list_flow_runs(base: Path) -> list[FlowRun]:
     flows: dict[str, dict[str, Run]] = {}  # by the run that began the cells, which those that resumed it go on with
     for run in search_runs(open_store(base, make=False)):
         tags = run.data.tags
-        if FLOW_RUN in tags:
+        if FLOW_RUN in tags and REPORT_OF not in tags:
             cells = flows.setdefault(tags.get(FIRST_FLOW_RUN, tags[FLOW_RUN]), {})
             other = cells.setdefault(run.info.run_name, run)
             if run.info.start_time > other.info.start_time:  # a finished step was repeated

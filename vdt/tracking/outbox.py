@@ -53,7 +53,8 @@ def append_records(path: Path, records: Sequence[Mapped]) -> None:
         os.fsync(file.fileno())
 
 
-def _sending_file(path: Path) -> Path:
+def sending_file_of(path: Path) -> Path:
+    """Return the file that holds a backlog's records while they are sent."""
     return path.with_suffix(".sending.jsonl")
 
 
@@ -67,17 +68,17 @@ def read_waiting(path: Path) -> list[Mapped]:
     if not is_waiting(path):
         return []
     with _hold_file(path):
-        return [record for file in (_sending_file(path), path) if file.exists() for record in read_records(file)]
+        return [record for file in (sending_file_of(path), path) if file.exists() for record in read_records(file)]
 
 
 def is_waiting(path: Path) -> bool:
     """Return whether a backlog holds any record."""
-    return path.exists() or _sending_file(path).exists()
+    return path.exists() or sending_file_of(path).exists()
 
 
 def remove_backlog(path: Path) -> None:
     """Remove the waiting records."""
-    for file in (path, _sending_file(path)):
+    for file in (path, sending_file_of(path)):
         file.unlink(missing_ok=True)
 
 
@@ -88,7 +89,7 @@ def deliver_backlog(path: Path, send: Send) -> int:
         path: the backlog file.
         send: as in `Delivery`.
     """
-    sending, count = _sending_file(path), 0
+    sending, count = sending_file_of(path), 0
     while is_waiting(path):
         with hold_lock(path.with_name(f".{path.stem}.lock"), f"the records of {path.stem}"):
             with _hold_file(path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vdt.config.layers import list_names
@@ -22,7 +22,8 @@ def name_variant(patch: str, changes: Mapping[str, Any]) -> str:
         patch: name of the patch that the cell carries, empty for none.
         changes: dotted key -> value, of `--set`.
     """
-    words = [f"{key.rpartition('.')[2]}={value}" for key, value in changes.items() if key not in NAMED_ALREADY]
+    told = {key: value for key, value in changes.items() if key not in NAMED_ALREADY}
+    words = [f"{word}={value}" for word, value in zip(shorten_keys(list(told)), told.values(), strict=True)]
     shown = list[str]()
     for word in words:
         if len(",".join([*shown, word])) > LONGEST:
@@ -30,6 +31,12 @@ def name_variant(patch: str, changes: Mapping[str, Any]) -> str:
         shown.append(word)
     left = [f"{len(words) - len(shown)} more"] if len(shown) < len(words) else []
     return "-".join(filter(None, (patch, ",".join([*shown, *left]))))
+
+
+def shorten_keys(keys: Sequence[str]) -> list[str]:
+    """Return the last part of each dotted key; the whole key where two of them end alike."""
+    leaves = [key.rpartition(".")[2] for key in keys]
+    return [key if leaves.count(leaf) > 1 else leaf for key, leaf in zip(keys, leaves, strict=True)]
 
 
 def make_run_name(config: Config, *, source: str = "", patch: str = "") -> str:

@@ -266,6 +266,22 @@ def find_runs(base: Path, flow_run: str) -> list[str]:
     return [str(run.info.run_id) for run in found]
 
 
+def is_finished(base: Path, run_id: str) -> bool:
+    """Return whether the store has a run as finished; a run that it has not seen yet is not.
+
+    Args:
+        base: home folder.
+        run_id: MLflow's, or a local one.
+
+    Raises:
+        StoreError: if the store cannot be used; those of `get_store_errors` if it is away.
+    """
+    client = open_store(base)
+    is_local = run_id.startswith(LOCAL)
+    found = search_runs(client, f"tags.`{LOCAL_ID}` = '{run_id}'") if is_local else [client.get_run(run_id)]
+    return any(run.info.status == "FINISHED" for run in found)
+
+
 def finish_runs(base: Path, run_ids: Sequence[str], status: str, *, ended: str = "") -> None:
     """Deliver waiting records and set the final status.
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from vdt.checkpoint.names import DONE
 from vdt.system.files import compute_file_digest
+from vdt.system.processes import defer_termination
 from vdt.tracking.mlflow_run import RunSender
 from vdt.tracking.outbox import DELIVERY_SECONDS, Delivery, Outbox
 from vdt.tracking.records import Checkpoint, Metrics, ModelFiles, Record, to_mapping
@@ -131,8 +132,9 @@ class MLflowTracker:
             self._delivery = Outbox(backlog_of(base, run_id))
         else:
             # before the thread starts: modules that import each other fail when two threads import them at once
-            import mlflow  # noqa: F401
-            import sqlalchemy.orm  # noqa: F401
+            with defer_termination():
+                import mlflow  # noqa: F401
+                import sqlalchemy.orm  # noqa: F401
 
             self._delivery = Delivery(self._sender, backlog_of(base, run_id), interval=interval)
         if opening:
@@ -218,10 +220,8 @@ class MLflowTracker:
     def close(self) -> None:
         """Deliver the rest; see `Tracker`."""
         self._delivery.close()
-        if self._sender.left_out:
-            logger.info(
-                f"tracking: {self._sender.left_out} points were in the store already, after a slow or failed call or a kill"
-            )
+        if self._sender.left_out:  # harmless: `flush` also keeps what is on its way to a slow store, and it comes twice
+            logger.debug(f"tracking: {self._sender.left_out} points were in the store already")
 
 
 def _check_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

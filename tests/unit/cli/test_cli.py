@@ -36,6 +36,14 @@ def test_data_are_made_and_described(home: Path) -> None:
         (["data", "walker2d-medum-v2"], "unknown env 'walker2d-medum-v2'; did you mean 'walker2d-medium-v2'"),
         (["data", ENV, "--preset", "big"], "unknown preset 'big'. Known: equal-time, fair, laptop, paper, smoke"),
         (["data", ENV, "--set", "lr=1"], "--set: unknown key 'lr'; did you mean 'critic.learning_rate'"),
+        (
+            ["data", ENV, "--preset", "smoke", "--set", "task.environment_id=my_robot:Arm-v0"],
+            f"--env {ENV}: its environment my_robot:Arm-v0 cannot be made here (",
+        ),
+        (
+            ["data", ENV, "--minari", "--set", "task.environment_id=InvertedPendulum-v5"],
+            f"--env {ENV}: InvertedPendulum-v5 has 4 and 1 observations and actions; the data has 17 and 6",
+        ),
         (["data", ENV, "--source", "nowhere"], "--source must be auto, collected, d4rl, minari or path:FILE"),
         (["data", "minari:a/b-v0", "--minari"], "only collected data of named tasks can be exported"),
         (["data", ENV, "--minari", "--source", "d4rl"], "--minari writes collected data to Minari's folder: it goes"),

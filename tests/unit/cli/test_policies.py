@@ -50,6 +50,20 @@ def test_evaluate_prints_the_report_of_its_episodes(
     assert lines[8] == (several if lookahead else "asked for a return of 5 (in reports: single)")
 
 
+def test_an_environment_whose_module_cannot_be_imported_is_looked_for_on_pythonpath(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_robot.py").write_text("import absent_library")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, missing in (("absent_robot", "absent_robot"), ("my_robot", "absent_library")):
+        path = save(tmp_path / "policy.pt", {"task.environment_id": f"{name}:Arm-v0"})
+        assert run(["evaluate", str(path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: task.environment_id: Gymnasium cannot make '{name}:Arm-v0'"), line
+        assert line.endswith("; install what is missing, or put its folder on PYTHONPATH"), line
+        assert f"No module named '{missing}'" in line
+
+
 def test_evaluate_says_that_the_runs_score_is_with_look_ahead(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

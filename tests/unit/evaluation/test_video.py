@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import imageio.v2
@@ -13,7 +13,7 @@ import torch
 import vdt
 import vdt.system.renderer
 from support.builders import make_lively_actor_critic
-from support.environments import PICTURE
+from support.environments import PICTURE, CountdownEnv
 from vdt.cli import run
 from vdt.environments.drawing import draw, make_drawing_environment
 from vdt.evaluation.video import choose_frames, write_video
@@ -27,6 +27,37 @@ WALKER = {
     "task.action_size": 6,
     "task.reference_return_max": 10.0,
 }
+
+
+class MuteEnv(CountdownEnv):
+    """The same, and takes a render mode without drawing in any: what an own environment without `render` does."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.render_mode = render_mode
+
+
+class HumanEnv(MuteEnv):
+    """The same, and draws on a screen alone."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human"]}
+
+
+class LazyEnv(MuteEnv):
+    """The same, and names the mode without having `render`."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 25}
+
+
+class BrokenEnv(LazyEnv):
+    """The same, with a fault of its own."""
+
+    def render(self) -> Any:
+        raise AssertionError("a bug")
+
+
+for made in (MuteEnv, HumanEnv, LazyEnv, BrokenEnv):
+    gymnasium.register(f"VDTTest/{made.__name__}-v0", made)
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +136,14 @@ def test_the_command_says_what_it_wrote_and_keeps_it(
             "walker2d-medium-v2 has no environment (task.environment_id is none)",
         ),
         ({}, [], "VDTTest/Countdown-v0 "),
+        *(
+            (
+                {"task.environment_id": f"VDTTest/{name}-v0"},
+                [],
+                f"VDTTest/{name}-v0 draws no pictures: its render() must return them in render mode rgb_array",
+            )
+            for name in ("MuteEnv", "HumanEnv", "LazyEnv")
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium's, of the environment that draws nothing
@@ -115,6 +154,13 @@ def test_wrong_input_is_one_line(
     assert run(["video", str(save(tmp_path / "policy.pt", settings)), *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line and [path.name for path in tmp_path.iterdir()] == ["policy.pt"]
+
+
+@pytest.mark.usefixtures("no_trial")
+def test_a_fault_of_an_environment_that_draws_is_left_alone(tmp_path: Path) -> None:
+    policy = vdt.Policy(make_lively_actor_critic({"task.environment_id": "VDTTest/BrokenEnv-v0"}))
+    with pytest.raises(AssertionError, match="a bug"):
+        write_video(policy, tmp_path / "seen.gif")
 
 
 def test_without_a_renderer_one_line_says_what_to_install(

@@ -46,6 +46,19 @@ def test_a_result_of_another_release_is_run_again(home: Path, caplog: pytest.Log
     assert split_finished([cell], "none") == ([cell], [])
 
 
+@pytest.mark.parametrize("content", [b"", b'{"key": ', b"[1]", b"\xff\xfe"])
+@pytest.mark.parametrize("reuse", ["exact", "settings"])
+def test_a_damaged_result_is_named_and_run_again(
+    content: bytes, reuse: str, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cell = Cell(resolve_config("walker2d-medium-v2", preset="smoke", source="collected"))
+    choice = choose_source(cell.config, home)
+    path = save_result(home, compute_identity(cell.config, make_data_key(choice.source, choice.key)), {})
+    path.write_bytes(content)
+    assert split_finished([cell], reuse) == ([cell], [])
+    assert f"{path} is damaged" in caplog.text and "run again" in caplog.text
+
+
 def test_results_of_other_code_are_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [
         Cell(resolve_config(env, preset="smoke", source="collected"))

@@ -224,6 +224,12 @@ def test_wrong_files_are_refused(tmp_path: Path, content: dict[str, Any], messag
         ({"study": "quick", "seeds": "4-0"}, "--seeds: the range 4-0 falls; 0-4 is accepted"),
         ({"study": "quick", "seeds": "0-"}, "--seeds takes whole numbers from 0, and ranges such as 0-4, separated by"),
         ({"study": "quick", "seeds": "0-100000"}, "the range 0-100000 has 100,001 seeds; at most 10,000 are accepted"),
+        (
+            {"env": ENVS[0], "seeds": "0,9007199254740993"},
+            "--seeds takes whole numbers up to 9,007,199,254,740,992, not 9007199254740993",
+        ),
+        ({"env": ENVS[0], "data_seeds": "9007199254740992-9007199254740993"}, "--data-seeds takes whole numbers up to"),
+        ({"env": ENVS[0], "seeds": "1" * 19}, "--seeds takes whole numbers up to 9,007,199,254,740,992, not 1111111"),
         ({"study": "quick", "seeds": "1,0-2"}, "--seeds names something twice: '1,0-2'"),
         (
             {"env": ",".join(ENVS), "seeds": "0-9999"},

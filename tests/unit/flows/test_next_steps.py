@@ -100,6 +100,7 @@ def test_next_goes_on_from_what_was_run(
 
 
 TRIAL, FULL = make_cell(preset="smoke"), make_cell(seed=2)
+IQL = make_cell(seed=2, method="iql")
 DT, ALONE = make_cell(method="dt"), "critic.gradient_steps=0"  # which vdt beside it would refuse
 MINE = {"study": "mine.yaml", "cell": "", "reuse": "settings"}
 
@@ -125,6 +126,13 @@ MINE = {"study": "mine.yaml", "cell": "", "reuse": "settings"}
             {"env": "walker2d-medium-v2", "set": "planner.candidates=3"},
             "--env walker2d-medium-v2 --seeds 2-4 --set planner.candidates=3",
         ),
+        (IQL, {"method": "iql"}, "--env walker2d-medium-v2 --method iql,dt --seeds 0,1,2"),
+        (
+            IQL,
+            {"env": IQL.env, "method": "dt, iql", "seeds": "0-2"},
+            "--env walker2d-medium-v2 --method iql --seeds 2-4",
+        ),
+        (DT, {"method": "dt"}, "--env walker2d-medium-v2 --method vdt,dt --seeds 0,1,2"),
         (DT, {"method": "dt", "set": ALONE}, f"--env walker2d-medium-v2 --method dt --seeds 0-2 --set {ALONE}"),
     ],
 )

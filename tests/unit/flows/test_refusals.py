@@ -51,6 +51,25 @@ def test_a_run_that_was_continued_is_not_resumed_again(home: Path) -> None:
         check_resume(["resume", "--origin-run-id", ""])
 
 
+def test_the_id_of_the_run_to_resume_stands_behind_the_word(home: Path) -> None:
+    with pytest.raises(ConfigError, match="--origin-run-id stands before the word resume, but belongs after it"):
+        check_resume(["--origin-run-id", "17", "resume"])
+    check_resume(["--quiet", "resume", "--origin-run-id", "17"])
+
+
+@pytest.mark.parametrize("words", [["--run-id-file", "id.txt"], ["--run-id-file=id.txt"]])
+def test_a_search_has_no_run_id(
+    words: list[str], home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.execv", lambda *_: pytest.fail("the search begins"))
+    line = refuse(capsys, "--study", "search-hopper-random", *words)
+    assert (
+        line.startswith("error: --run-id-file: ")
+        and "search-hopper-random.yaml is a search, which is no single" in line
+    )
+    assert line.endswith("leave it out") and not home.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -6,6 +6,7 @@ import pytest
 
 from flows import search
 from flows.options import Command
+from vdt.config.errors import ConfigError
 
 COMMAND = Command("flow.py", {"env": "walker2d-medium-v2"}, [], [])
 
@@ -37,3 +38,15 @@ def test_a_run_that_cannot_be_continued_is_begun_anew(
     monkeypatch.setattr(search, "run_flow", run_flow)
     assert search.run_or_resume(file, COMMAND, "the winner") == well
     assert seen == tried
+
+
+def test_a_worker_that_gives_up_says_error_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(worker: search.Worker) -> int:
+        raise ConfigError("3 trials in a row have failed")
+
+    monkeypatch.setattr(search.Worker, "run", run)
+    monkeypatch.setattr(search, "interrupt_on_signals", lambda: None)
+    assert search.main(["flows/vdt_flow.py", "run", "--study", "search-hopper-random"]) == 2
+    assert capsys.readouterr().out.splitlines()[-1] == "error: 3 trials in a row have failed"

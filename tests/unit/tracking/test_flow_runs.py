@@ -18,6 +18,9 @@ from vdt.experiments.study import Study
 from vdt.system.home import make_resume_command, make_vdt_command
 from vdt.system.processes import describe_process
 from vdt.tracking import (
+    REPORT_OF,
+    Status,
+    create_named_run,
     create_run,
     finish_runs,
     list_flow_runs,
@@ -125,6 +128,14 @@ def test_a_step_that_was_repeated_counts_once(home: Path) -> None:
     assert [(flow.finished, len(flow.cells), flow.state) for flow in list_flow_runs(home)] == [(0, 1, "failed")]
 
 
+def test_the_report_of_a_study_is_no_cell(home: Path) -> None:
+    begin(home, "701", status="FINISHED")
+    begin(home, "701", seed=1, status="FINISHED")
+    for flow_run in ("701", "702"):
+        create_named_run(home, "report-a", {REPORT_OF: "a"}, {}, flow_run, COMMAND, records=[Status(status="FINISHED")])
+    assert [(flow.run_id, flow.finished, len(flow.cells)) for flow in list_flow_runs(home)] == [("701", 2, 2)]
+
+
 def test_all_shows_finished_runs_and_their_policies(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begin(home, "301", status="FINISHED")
     assert run(["runs"]) == 0
@@ -188,3 +199,15 @@ def test_the_command_of_the_installation_is_as_short_as_the_folder_allows(
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setenv("VDT_HOME", "my runs")
     assert make_vdt_command("runs") == f"VDT_HOME='my runs' {script} runs"
+
+
+def test_the_command_of_an_installation_in_a_folder_with_a_blank_can_be_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "my env" / "bin" / "vdt"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    monkeypatch.setattr("sys.executable", str(script.with_name("python")))
+    monkeypatch.delenv("VDT_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert shlex.split(make_vdt_command("runs --all")) == ["my env/bin/vdt", "runs", "--all"]

@@ -261,3 +261,24 @@ def log() -> Callable[..., None]:
         tracker.close()
 
     return track
+
+
+@pytest.mark.parametrize("place", ["copy/{name}.jsonl", "home/.vdt/undelivered/{name}.txt"])
+def test_a_file_that_no_delivery_would_read_is_refused_by_name(
+    place: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = create_run(home, CONFIG, "1", "run")
+    path = home.parent / place.format(name=run_id)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(backlog_of(home, run_id).read_text())
+    assert run(["deliver", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path} is no file of waiting records: they lie in {backlog_of(home, '').parent}")
+    assert path.is_file() and is_waiting(backlog_of(home, run_id))
+
+
+def test_a_file_is_delivered_by_its_path(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (create_run(home, CONFIG.with_seed(seed), str(seed), "run") for seed in range(2))
+    monkeypatch.chdir(backlog_of(home, first).parent)
+    assert run(["deliver", f"./{first}.jsonl"]) == 0
+    assert find_undelivered(home) == [backlog_of(home, second)]

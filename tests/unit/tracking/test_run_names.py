@@ -20,6 +20,12 @@ CONFIG = make_config()
         ("weak", {}, "weak"),
         ("", {"actor.gradient_steps": 3000}, "gradient_steps=3000"),
         ("weak", {"data.seed": 5, "critic.n_step": 3}, "weak-n_step=3"),
+        ("", {"data.seed": 5, "runtime.seed": 3}, "seed=3"),
+        (
+            "",
+            {"critic.gradient_steps": 200, "actor.gradient_steps": 100, "critic.n_step": 3},
+            "critic.gradient_steps=200,actor.gradient_steps=100,n_step=3",
+        ),
         (
             "",
             {f"actor.{letter * 12}": 10_000 for letter in "abcd"},

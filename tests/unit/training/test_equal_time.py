@@ -9,7 +9,7 @@ import pytest
 
 from support.builders import make_config
 from vdt.cli import run
-from vdt.config.layers import PARAMS, load_layer
+from vdt.config.layers import PARAMS, list_names, load_layer
 from vdt.experiments.equal_time import make_preset
 from vdt.experiments.resolve import resolve_config
 from vdt.training import equal_time
@@ -68,7 +68,7 @@ def test_a_written_preset_is_not_replaced_unasked_and_its_use_is_true(
     default, path = tmp_path / "params" / "presets" / "equal-time.yaml", tmp_path / "mine.yaml"
     default.parent.mkdir(parents=True)
     path.write_text("# old\n")
-    words = ["equal-time", "20", "--env", WALKER, "--methods", "bc"]
+    words = ["equal-time", "20", "--env", WALKER]
     assert run([*words, "--output", str(path)]) == 2 and path.read_text() == "# old\n"
     assert capsys.readouterr().err.endswith("is there already; --overwrite replaces it\n")
     assert run([*words, "--output", str(path), "--overwrite"]) == 0 and path.read_text() == "# new\n"
@@ -77,6 +77,36 @@ def test_a_written_preset_is_not_replaced_unasked_and_its_use_is_true(
     for more in ([], [], ["--output", "params/presets/equal-time.yaml", "--overwrite"]):
         assert run([*words, *more]) == 0 and default.read_text() == "# new\n"
         assert capsys.readouterr().out.endswith("equal-time.yaml; --study equal-time trains with it\n")
+
+
+def test_some_methods_do_not_replace_the_preset_of_all_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vdt.experiments.equal_time.make_preset", lambda *_: ("# new\n", ["line"]))
+    default = tmp_path / "params" / "presets" / "equal-time.yaml"
+    words = ["equal-time", "20", "--env", WALKER, "--methods"]
+    shutil.copytree(PARAMS / "methods", tmp_path / "params" / "methods")
+    monkeypatch.setattr("vdt.config.layers.PARAMS", tmp_path / "params")
+    default.parent.mkdir(parents=True)
+    default.write_text("# old\n")
+    assert run([*words, "bc,td3bc"]) == 2 and default.read_text() == "# old\n"
+    said = capsys.readouterr().err
+    assert said.startswith("error: --methods bc,td3bc: ") and str(default) in said and "--output" in said
+    assert run([*words, ",".join(reversed(list_names("methods")))]) == 0 and default.read_text() == "# new\n", "all"
+    default.write_text("# old\n")
+    assert run([*words, "bc,td3bc", "--overwrite"]) == 0 and default.read_text() == "# new\n"
+
+
+def test_the_head_is_true_of_methods_that_were_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equal_time, "measure_steps", lambda configs: dict.fromkeys(configs, StepSeconds(0, 0.01)))
+    head = "\n".join(
+        line for line in make_preset(5, ["bc", "td3bc"], WALKER, "smoke")[0].splitlines() if line[0] == "#"
+    )
+    assert "5 s of training on one thread for each of bc, td3bc." in head
+    assert f"Made by `vdt equal-time 5 --env {WALKER} --preset smoke --methods bc,td3bc`" in head
+    assert "Other methods were not measured, and train for the steps of smoke." in head
+    every = make_preset(5, list_names("methods"), WALKER, "smoke")[0]
+    assert "for each method.\n" in every and "--methods" not in every and "not measured" not in every
 
 
 @pytest.mark.parametrize("env", ["maze2d-umaze-v1", "door-human-v1", WALKER])
@@ -116,7 +146,7 @@ def test_the_steps_of_the_changed_settings_are_timed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(equal_time, "measure_steps", measure)
     text, _ = make_preset(5, ["dt", "bc"], WALKER, "smoke", "runtime.precision=bfloat16")
     assert precisions == ["bfloat16", "bfloat16"]
-    assert "--preset smoke --set runtime.precision=bfloat16` in trial steps" in text
+    assert "--preset smoke --methods dt,bc --set runtime.precision=bfloat16` in trial steps" in text
     assert "precision" not in "".join(line for line in text.splitlines() if not line.startswith("#")), "the run says so"
 
 
