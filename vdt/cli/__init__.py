@@ -23,21 +23,13 @@ def run(words: Sequence[str]) -> int:
     except typer.Abort:
         return 130
     except (ValueError, FolderError) as error:
-        message = _advise(error)
+        message = str(error)
     except Exception as error:
         message = error.format_message() if hasattr(error, "format_message") else _describe(error)  # Typer's have it
         if not message:
             raise
     print(f"error: {message}", file=sys.stderr)  # noqa: T201
     return 2
-
-
-def _advise(error: Exception) -> str:
-    """Return an error's message, with a way out where a module that registers an environment cannot be imported."""
-    message = str(error)
-    if isinstance(error.__cause__, ModuleNotFoundError) and message.startswith("task.environment_id"):
-        return f"{message.rstrip('.')}; install what is missing, or put its folder on PYTHONPATH"
-    return message
 
 
 def _describe(error: Exception) -> str:

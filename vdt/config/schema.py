@@ -8,7 +8,7 @@ its meaning here, as `description`. The few defaults here are for stored configu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -323,3 +323,10 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
         if key in flat:
             node[leaf] = flat[key]
     return tree
+
+
+def shorten_keys(keys: Iterable[str]) -> list[str]:
+    """Return the last part of each dotted key; the whole key where two of them end alike."""
+    whole = list(keys)
+    leaves = [key.rpartition(".")[2] for key in whole]
+    return [key if leaves.count(leaf) > 1 else leaf for key, leaf in zip(whole, leaves, strict=True)]

@@ -140,17 +140,19 @@ def check_ends(
     Raises:
         DataError: in mode "checked" or worse, naming the first row that contradicts the ends, and the setting that corrects it.
     """
-    problem = _find_inverted(terminals, timeouts, succession)
     flags = np.zeros(len(timeouts), np.bool_)
     flags[ends] = True
     verdict = "unknown" if succession is None else succession.judge(flags)
-    if verdict == "whole" and problem is None:
+    problem: tuple[str, str] | None
+    if inverted := _find_inverted(terminals, timeouts, succession):
+        problem = inverted
+    elif verdict == "whole":
         return []
-    if problem is None and succession is not None and verdict == "jumps":
+    elif succession is not None and verdict == "jumps":
         problem = _describe_jumps(succession, flags, own=settings.own and settings.horizon is None)
-    elif problem is None and succession is not None and verdict == "order":
+    elif succession is not None and verdict == "order":
         problem = _describe_order(succession, flags)
-    elif problem is None:
+    else:
         problem = _find_passed_limit(ends, terminals, timeouts, settings)
     if problem and settings.mode == "marked":
         return [f"{problem[0]}; the marks were taken as they are"]

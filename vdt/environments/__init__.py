@@ -143,7 +143,10 @@ def make_gymnasium_environment(
             )
             environment = _flatten(bridge(made) if bridge else made)
     except (gymnasium.error.Error, ImportError, TypeError) as error:
-        raise ValueError(f"task.environment_id: Gymnasium cannot make {environment_id!r}: {error}") from error
+        trouble = str(error)
+        if isinstance(error, ModuleNotFoundError):
+            trouble = f"{trouble.rstrip('.')}; install what is missing, or put its folder on PYTHONPATH"
+        raise ValueError(f"task.environment_id: Gymnasium cannot make {environment_id!r}: {trouble}") from error
     for name in ("observation_space", "action_space"):
         space = getattr(environment, name)
         if not isinstance(space, gymnasium.spaces.Box):

@@ -13,9 +13,7 @@ from vdt.environments import Environment
 from vdt.environments.drawing import draw, make_drawing_environment
 from vdt.system.extras import check_extra
 from vdt.system.files import write_output
-from vdt.system.renderer import RendererError
 
-RENDER_MODE = "rgb_array"  # of `make_drawing_environment`
 SUFFIXES = (".mp4", ".gif")
 FRAMES_PER_SECOND = 25  # at most; steps between frames are not drawn
 
@@ -106,35 +104,16 @@ def _film(
             reward, episode_return, length, running = None, 0.0, 0, True
             while running:
                 if length % every == 0:
-                    writer.append_data(_draw(environment))
+                    writer.append_data(draw(environment))
                     frames += 1
                 observation, received, terminated, truncated, _ = environment.step(policy.act(observation, reward))
                 reward = float(received)
                 episode_return, length = episode_return + reward, length + 1
                 running = not (terminated or truncated)
-            writer.append_data(_draw(environment))
+            writer.append_data(draw(environment))
             returns.append(episode_return)
             lengths.append(length)
     return Video(returns, lengths, frames + len(lengths), rate)
-
-
-def _draw(environment: Environment) -> Any:
-    """Draw the present state as `draw` does, also refusing an environment that has no `render` for pictures.
-
-    Raises:
-        RendererError: naming the environment and the render mode.
-    """
-    try:
-        return draw(environment)
-    except (NotImplementedError, AssertionError) as error:
-        modes = environment.metadata.get("render_modes")
-        if isinstance(error, AssertionError) and (modes is None or RENDER_MODE in modes):
-            raise  # not Gymnasium's check of the render mode
-        name = environment.spec.id if environment.spec else environment
-        raise RendererError(
-            f"{name} draws no pictures: its render() must return them in render mode {RENDER_MODE}, (height, width, 3) uint8, "
-            f"and its metadata name that mode; now render_modes is {modes}"
-        ) from None
 
 
 def choose_frames(steps_per_second: float) -> tuple[int, float]:

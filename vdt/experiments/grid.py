@@ -11,7 +11,7 @@ from typing import Any
 
 from vdt.config.errors import ConfigError, suggest_key
 from vdt.config.layers import parse_yaml
-from vdt.config.schema import KEYS, flatten
+from vdt.config.schema import KEYS, flatten, shorten_keys
 from vdt.experiments.resolve import IDENTITY
 from vdt.experiments.results_store import digest_of
 from vdt.system.home import MOST_CELLS
@@ -134,8 +134,7 @@ def expand_grid(grid: Grid) -> dict[str, dict[str, Any]]:
 
 def _name_point(point: Mapping[str, Any], *, short: bool) -> str:
     """Return the name of a combination: the keys' last parts, with the section where two are equal, and the values."""
-    leaves = [key.rpartition(".")[2] for key in point]
-    words = [key if leaves.count(leaf) > 1 else leaf for key, leaf in zip(point, leaves, strict=True)]
+    words = shorten_keys(point)
     if short:
         words = ["_".join(part[:SHORT_WORD] for part in re.split(r"[_.]", word)) for word in words]
     parts: Sequence[str] = [f"{word}-{_name_value(value)}" for word, value in zip(words, point.values(), strict=True)]

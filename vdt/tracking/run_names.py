@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import colorsys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from vdt.config.layers import list_names
-from vdt.config.schema import Config
+from vdt.config.schema import Config, shorten_keys
 
 LIGHTNESS = (0.38, 0.58, 0.28, 0.7)  # by seed, in turn
 LONGEST = 60  # characters of the changed settings in a name
@@ -23,7 +23,7 @@ def name_variant(patch: str, changes: Mapping[str, Any]) -> str:
         changes: dotted key -> value, of `--set`.
     """
     told = {key: value for key, value in changes.items() if key not in NAMED_ALREADY}
-    words = [f"{word}={value}" for word, value in zip(shorten_keys(list(told)), told.values(), strict=True)]
+    words = [f"{word}={value}" for word, value in zip(shorten_keys(told), told.values(), strict=True)]
     shown = list[str]()
     for word in words:
         if len(",".join([*shown, word])) > LONGEST:
@@ -31,12 +31,6 @@ def name_variant(patch: str, changes: Mapping[str, Any]) -> str:
         shown.append(word)
     left = [f"{len(words) - len(shown)} more"] if len(shown) < len(words) else []
     return "-".join(filter(None, (patch, ",".join([*shown, *left]))))
-
-
-def shorten_keys(keys: Sequence[str]) -> list[str]:
-    """Return the last part of each dotted key; the whole key where two of them end alike."""
-    leaves = [key.rpartition(".")[2] for key in keys]
-    return [key if leaves.count(leaf) > 1 else leaf for key, leaf in zip(keys, leaves, strict=True)]
 
 
 def make_run_name(config: Config, *, source: str = "", patch: str = "") -> str:
