@@ -55,6 +55,7 @@ TINY: dict[str, Any] = {  # all settings that a tiny run depends on, so that pre
     "actor.gradient_steps": 30,
     "actor.trajectory_weighting": "same",
     "actor.start_fraction": 0,
+    "actor.guidance_scaling": "constant",
     "actor.batch_size": 16,
     "actor.learning_rate": 0.001,
     "actor.warmup_steps": 5,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vdt.acceleration.convert import accelerate
-from vdt.config.guidance import may_guide
+from vdt.config.guidance import compute_guidance_strength, may_guide
 from vdt.config.layers import config_from_yaml
 from vdt.config.schema import Config
 from vdt.critic.critic import Critic
@@ -144,6 +144,14 @@ class ActorCritic:
     def is_guided(self) -> bool:
         """Return whether the critic guides the policy, in its loss and in the choice of a return."""
         return may_guide(self.history_correlation, self.config.actor.max_history_correlation)
+
+    @property
+    def guidance_strength(self) -> float:
+        """Return by what lambda and eta are multiplied, from 0 to 1."""
+        actor = self.config.actor
+        return compute_guidance_strength(
+            self.history_correlation, actor.max_history_correlation, actor.guidance_scaling
+        )
 
     def add_target_policy(self, state: dict[str, Tensor] | None = None) -> None:
         """Start a copy that follows the policy slowly, or continue one's `state`, and unfreeze the critic."""

@@ -30,6 +30,21 @@ def may_guide(history_correlation: float | None, limit: float) -> bool:
     return history_correlation is None or history_correlation <= limit
 
 
+def compute_guidance_strength(history_correlation: float | None, limit: float, scaling: str) -> float:
+    """Compute by what lambda and eta are multiplied: 0 where the critic may not guide, at most 1.
+
+    Args:
+        history_correlation: of the critic's errors before and after a step; none where it was not measured, then 1.
+        limit: `actor.max_history_correlation`.
+        scaling: `actor.guidance_scaling`. linear: 1 - correlation / limit, so that nothing jumps at the limit.
+    """
+    if not may_guide(history_correlation, limit):
+        return 0.0
+    if history_correlation is None or history_correlation <= 0 or scaling == "constant":
+        return 1.0
+    return 1.0 - history_correlation / limit
+
+
 def can_choose(setting: str, env_model: object, *, guided: bool) -> bool:
     """Return whether look-ahead makes a loaded policy choose among returns.
 

@@ -85,6 +85,8 @@ def _explain(key: Key, error: ValidationError) -> str:
         return f"must be one of {', '.join(key.words)}, not {value!r}{suggest(value, key.words)}"
     if first["type"] in ("greater_than_equal", "less_than_equal"):
         return f"must be {key.bounds}, not {value!r}"
+    if first["type"] == "size":
+        return f"must be {first['msg']}, not {value!r}"
     kind = "" if key.kind == MAPPING else f" ({type(value).__name__})"
     return f"must be {key.kind}, not {value!r}{kind}"
 

@@ -125,6 +125,7 @@ class ActorConfig:
     max_history_correlation: Number = Field(default=1.0, ge=0.0, le=1.0)
     trajectory_weighting: Literal["same", "length", "uniform", "return"] = "same"
     start_fraction: Number = Field(default=0.0, ge=0.0, le=1.0)
+    guidance_scaling: Literal["constant", "linear"] = "constant"
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 CHECKED = ConfigDict(extra="forbid", defer_build=True)
 WHOLE, NUMBER, FLAG, TEXT = "a whole number", "a number", "true or false", "text"
 MAPPING = "a mapping of plain values"
+LARGEST = 2**53 - 1  # of whole numbers: larger ones are rounded by a float
 
 
 def _read_number(value: Any) -> float:
@@ -38,6 +39,8 @@ def _read_whole(value: Any) -> int:
         number = math.nan
     if not number.is_integer():
         raise PydanticCustomError("kind", WHOLE)
+    if abs(number) > LARGEST:
+        raise PydanticCustomError("size", f"between -{LARGEST} and {LARGEST}")
     return int(number)
 
 

@@ -15,7 +15,8 @@ NOTE = (
     "Critic's bias: mean of its prediction minus the discounted return that followed, in parentheses as a share of that "
     "return; of several cells their mean, then the smallest and the largest, as those of both signs cancel. Gap left: what "
     "its settings can be expected to leave of the way to its fixed point, the largest of the cells. Guides: in how many "
-    "cells the critic passed its test (`actor.max_history_correlation`); the others train and act as `dt`."
+    "cells the critic passed its test (`actor.max_history_correlation`), with the strength that `actor.guidance_scaling` gives; "
+    "the others train and act as `dt`."
 )
 
 

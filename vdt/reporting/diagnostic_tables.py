@@ -32,7 +32,8 @@ def tabulate_diagnostics(records: Sequence[CellRecord]) -> Table:
     note = (
         "One candidate at a time, without choice. Bias: mean of the critic's prediction minus the discounted return that "
         "followed, in environment units; correlation over the same steps. Errors' correlation: of the critic's errors before "
-        "and after a step of the data; above `actor.max_history_correlation` the critic does not guide."
+        "and after a step of the data; above `actor.max_history_correlation` the critic does not guide, below as "
+        "`actor.guidance_scaling` says."
     )
     return Table("Requested returns and the critic's calibration", header, rows, note)
 

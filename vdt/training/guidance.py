@@ -75,12 +75,20 @@ def with_critic_draws(config: Config, draws: str) -> Config:
     return replace(config, data=replace(config.data, trajectory_weighting=cast(Any, draws)), actor=actor)
 
 
-def withdraw_unfit_critic(config: Config, actor_critic: ActorCritic) -> Config:
-    """Return the configuration that a policy is trained by: without the critic, as `dt`, where that may not guide."""
+def scale_guidance(config: Config, actor_critic: ActorCritic) -> Config:
+    """Return the configuration that a policy is trained by: lambda and eta times `ActorCritic.guidance_strength`.
+
+    Where the critic may not guide, it is left out, as in `dt`.
+    """
+    actor, strength = config.actor, actor_critic.guidance_strength
+    scaled = replace(
+        actor,
+        inverse_temperature=strength * actor.inverse_temperature,
+        q_coefficient=strength * actor.q_coefficient,
+    )
     if actor_critic.is_guided:
-        return config
-    actor = replace(config.actor, inverse_temperature=0.0, q_coefficient=0.0)
-    return replace(config, actor=actor, online=replace(config.online, critic_steps_per_iteration=0))
+        return replace(config, actor=scaled)
+    return replace(config, actor=scaled, online=replace(config.online, critic_steps_per_iteration=0))
 
 
 def describe_test(config: Config, actor_critic: ActorCritic) -> str:
@@ -94,7 +102,9 @@ def describe_test(config: Config, actor_critic: ActorCritic) -> str:
     drawn = f" (it drew episodes by {actor_critic.critic_draws})" if second else ""
     shown = f"its errors before and after a step correlate by {found:.3f}{drawn}, "
     if actor_critic.is_guided:
-        return f"critic guides: {shown}at most {limit:g} (actor.max_history_correlation)"
+        strength = actor_critic.guidance_strength
+        part = "" if strength == 1 else f" with {strength:.2f} of lambda and eta (actor.guidance_scaling)"
+        return f"critic guides{part}: {shown}at most {limit:g} (actor.max_history_correlation)"
     return (
         f"critic does not guide: {shown}more than {limit:g} (actor.max_history_correlation). Either several "
         f"policies made the data and the state does not tell which, or V is not exact yet{_describe_gap(config)}. The policy "

@@ -218,6 +218,7 @@ def test_numbers_are_coerced_by_declared_type() -> None:
     assert config.critic.learning_rate == 3e-4
     assert (config.online.environment_steps, type(config.online.environment_steps)) == (20000, int)
     assert (config.critic.discount, type(config.critic.discount)) == (1.0, float)
+    assert resolve_config(ENV, overrides=f"data.seed={2**53 - 1}").data.seed == 2**53 - 1
 
 
 def test_a_single_item_becomes_a_tuple() -> None:

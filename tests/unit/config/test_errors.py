@@ -96,6 +96,7 @@ def test_sections_check_what_they_are_made_of() -> None:
         ({"overrides": "critic.n_step=2.5"}, r"--set: critic.n_step must be a whole number, not 2.5 \(float\)"),
         ({"overrides": "critic.n_step=many"}, r"--set: critic.n_step must be a whole number, not 'many' \(str\)"),
         ({"overrides": "critic.n_step=true"}, r"--set: critic.n_step must be a whole number, not True \(bool\)"),
+        ({"overrides": f"data.seed={2**53}"}, f"data.seed must be between -{2**53 - 1} and {2**53 - 1}, not {2**53}"),
         ({"overrides": "critic.n_step=null"}, r"--set: critic.n_step must be a whole number, not None"),
         ({"overrides": "critic.discount=[0.9]"}, r"--set: critic.discount must be a number, not \[0.9\] \(list\)"),
         ({"overrides": "critic.discount=.nan"}, r"--set: critic.discount must be a number, not nan"),

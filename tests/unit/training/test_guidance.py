@@ -22,6 +22,7 @@ from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
 from vdt.checkpoint.names import DONE
 from vdt.checkpoint.store import load_state
+from vdt.config.guidance import compute_guidance_strength
 from vdt.config.schema import Config
 from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
@@ -30,7 +31,7 @@ from vdt.environments.rollout import collect_trajectories
 from vdt.evaluation.evaluate import evaluate_agents
 from vdt.tracking import NullTracker
 from vdt.training.critic_pretraining import pretrain_critic
-from vdt.training.guidance import compute_step_weights, describe_test
+from vdt.training.guidance import compute_step_weights, describe_test, scale_guidance
 from vdt.training.offline import make_offline_buffer, make_sampler, train_actor
 from vdt.training.online import make_tuner, tune_online
 from vdt.training.seeding import seed_buffer
@@ -90,6 +91,51 @@ def test_policy_becomes_dt_to_the_bit(mixed: Path, tmp_path: Path) -> None:
     assert load(guided).is_guided
     with pytest.raises(AssertionError):
         assert_identical(load_state(guided)["actor_critic"]["policy"], load_state(plain)["actor_critic"]["policy"])
+
+
+@pytest.mark.parametrize(
+    ("correlation", "scaling", "strength"),
+    [
+        (None, "linear", 1.0),
+        (-0.4, "linear", 1.0),
+        (0.0, "linear", 1.0),
+        (0.05, "linear", 0.75),
+        (0.15, "linear", 0.25),
+        (0.2, "linear", 0.0),
+        (0.21, "linear", 0.0),
+        (0.15, "constant", 1.0),
+        (0.21, "constant", 0.0),
+    ],
+)
+def test_strength_falls_to_nothing_at_the_limit(correlation: float | None, scaling: str, strength: float) -> None:
+    assert compute_guidance_strength(correlation, 0.2, scaling) == pytest.approx(strength, abs=1e-12)
+    assert compute_guidance_strength(correlation, 1.0, "constant") == 1.0  # the test is off
+
+
+def test_scaled_guidance_is_that_of_smaller_coefficients_to_the_bit(
+    mixed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    limit = {"actor.max_history_correlation": 0.95, "actor.min_effective_sample_fraction": 0}
+    found = load(train(tmp_path / "scaled", {**limit, "actor.guidance_scaling": "linear"}, MIXTURE))
+    correlation = found.history_correlation
+    assert correlation is not None and 0.2 < correlation < 0.9
+    strength = 1 - correlation / 0.95
+    assert found.guidance_strength == strength
+    assert f"critic guides with {strength:.2f} of lambda and eta (actor.guidance_scaling): its errors" in caplog.text
+    actor = make_config().actor
+    smaller = {
+        "actor.q_coefficient": repr(strength * actor.q_coefficient),
+        "actor.inverse_temperature": repr(strength * actor.inverse_temperature),
+    }
+    equal = load(train(tmp_path / "smaller", {**limit, **smaller}, MIXTURE))
+    assert_identical(found.policy.state_dict(), equal.policy.state_dict())
+    with pytest.raises(AssertionError):
+        assert_identical(found.policy.state_dict(), load(train(tmp_path / "whole", limit, MIXTURE)).policy.state_dict())
+    config = make_config({**limit, "actor.guidance_scaling": "linear"})
+    tuned = scale_guidance(config, found)
+    assert tuned.actor.q_coefficient == strength * actor.q_coefficient
+    assert tuned.online == config.online  # the critic goes on
 
 
 def test_critic_of_one_policy_guides(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
