@@ -26,7 +26,9 @@ prepare()
 from flows.command_line import FLOW, REPORT_FLOW  # noqa: E402  (reads what prepare() sets)
 from flows.slurm_request import Request, parse_request  # noqa: E402
 from vdt.config.errors import ConfigError  # noqa: E402
+from vdt.evaluation.records import CellRecord  # noqa: E402
 from vdt.experiments.cells import (  # noqa: E402
+    describe_other_code,
     get_reuse,
     list_words,
     resolve_cells,
@@ -36,37 +38,45 @@ from vdt.experiments.cells import (  # noqa: E402
 from vdt.experiments.cluster import (  # noqa: E402
     JOB_SCRIPT,
     Needs,
+    check_limit,
     drop_needs,
     estimate_needs,
     make_waves,
 )
-from vdt.experiments.cluster_status import describe_job, describe_states, describe_status  # noqa: E402
+from vdt.experiments.cluster_status import (  # noqa: E402
+    describe_others,
+    describe_search,
+    describe_states,
+    describe_status,
+    is_reported,
+    list_ends,
+)
 from vdt.experiments.preflight import check_cells  # noqa: E402
 from vdt.experiments.search_trials import (  # noqa: E402
     check_search,
-    find_first_rung,
     find_search_folder,
-    get_search,
     load_trials,
-    open_search,
 )
 from vdt.experiments.study import Cell, Study  # noqa: E402
 from vdt.experiments.submissions import (  # noqa: E402
     REPORT_FOLDER,
     WORKERS,
+    discard_refused,
     find_busy,
-    find_ends,
+    find_without_report,
     list_own,
+    list_study_jobs,
     make_submission,
     name_cell,
     name_jobs,
     write_cells,
 )
 from vdt.system.files import check_folders  # noqa: E402
-from vdt.system.home import FolderError, home  # noqa: E402
+from vdt.system.home import FolderError, home, make_vdt_command, name_home  # noqa: E402
 from vdt.system.locks import hold_lock  # noqa: E402
-from vdt.system.slurm import Job, SlurmError, cancel_job, check_slurm, find_largest_array, list_jobs, submit_job  # noqa: E402
+from vdt.system.slurm import Job, SlurmError, cancel_job, check_slurm, escape_path, find_largest_array, submit_job  # noqa: E402
 from vdt.tracking import StoreError  # noqa: E402
+from vdt.tracking.waiting import DELIVER, LOCAL  # noqa: E402
 
 logger = logging.getLogger("flows.slurm")
 
@@ -86,10 +96,10 @@ def list_resources() -> list[dict[str, Any]]:
 class Submission:
     """Jobs of one call, submitted one after another; each names its folder as its comment."""
 
-    def __init__(self, request: Request, study: Study, needs: Needs) -> None:
-        """Make the folder."""
+    def __init__(self, request: Request, study: Study, needs: Needs, folder: Path | None = None) -> None:
+        """Make the folder, or add to that of an earlier call."""
         self.request, self.study = request, study
-        self.folder, self.options = make_submission(study, request.options)
+        self.folder, self.options = make_submission(study, request.options, folder)
         self.needs = needs.make_options(request.sbatch)
 
     def submit_array(self, name: str, elements: str, after: Sequence[str], cells: Path | None) -> str:
@@ -103,17 +113,23 @@ class Submission:
         """
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        words = [f"--array={elements}", f"--output={folder}/%A_%a.log", *self._list_common(folder, after)]
+        words = [f"--array={elements}", f"--output={escape_path(folder)}/%A_%a.log", *self._list_common(folder, after)]
         flow = [sys.executable, str(Path(__file__).with_name(FLOW)), "run", *self._list_options()]
         script = [str(JOB_SCRIPT), str(home()), str(cells) if cells else "-", *flow]
-        return submit_job([*words, *self.needs, *self.request.sbatch, *script])
+        asked = [*self.needs, *self.request.sbatch]
+        try:
+            return submit_job([*words, *asked, *script])
+        except SlurmError as error:
+            discard_refused(self.study, folder)
+            raise SlurmError(f"{error}. The job asks for {' '.join(asked)}; --sbatch changes that") from None
 
     def submit_report(self, after: Sequence[str]) -> str:
         """Submit the job that delivers records and reports when all others have ended; return its number."""
         folder = self.folder / REPORT_FOLDER
         folder.mkdir(exist_ok=True)
-        words = [f"--output={folder}/%j.log", "--ntasks=1", *self._list_common(folder, after)]
-        given = [*drop_needs(self.request.sbatch), *self.request.sbatch_report]
+        words = [f"--output={escape_path(folder)}/%j.log", "--ntasks=1", *self._list_common(folder, after)]
+        given = self.request.sbatch_report
+        asked = [*REPORT_NEEDS.make_options(given), *drop_needs(self.request.sbatch), *given]
         options = self._list_options(without=("reuse",) if self.options.get("reuse") == "none" else ())
         lines = [
             f"export VDT_HOME={shlex.quote(str(home()))} VDT_TRACKING=now",
@@ -121,7 +137,13 @@ class Submission:
             shlex.join([sys.executable, str(REPORT_FLOW), "run", *options]),
         ]
         script = "\n".join(lines)
-        return submit_job([*words, *REPORT_NEEDS.make_options(self.request.sbatch_report), *given, f"--wrap={script}"])
+        try:
+            return submit_job([*words, *asked, f"--wrap={script}"])
+        except SlurmError as error:
+            raise SlurmError(
+                f"{error}. The report's job asks for {' '.join(asked)}. All others are submitted; the same line with other "
+                "--sbatch-report submits the report"
+            ) from None
 
     def _list_common(self, folder: Path, after: Sequence[str]) -> list[str]:
         dependency = [f"--dependency=afterany:{':'.join(after)}"] if after else []
@@ -139,6 +161,7 @@ def submit(request: Request) -> None:
         SlurmError: if Slurm refuses.
     """
     study = resolve_study(request.options)
+    check_limit(request.sbatch)
     check_folders(home())
     with hold_lock(home() / ".vdt" / "locks" / f"slurm-{study.name}.lock", f"a submission of {study.name}"):
         if study.search:
@@ -150,15 +173,17 @@ def submit(request: Request) -> None:
 def _submit_cells(request: Request, study: Study) -> None:
     cells, _ = resolve_cells(request.options)
     missing, finished = split_finished(cells, get_reuse(request.options))
-    jobs, names = list_jobs(name_jobs(study)), {cell.key: name_cell(cell) for cell in cells}
+    jobs, names = list_study_jobs(study), {cell.key: name_cell(cell) for cell in cells}
+    own = list_own(jobs, names.values())
     busy = {name: job for name, job in find_busy(jobs).items() if name in names.values()}
     left = [cell for cell in missing if names[cell.key] not in busy]
     logger.info(
         f"study {study.name}: {len(cells)} cells, {len(finished)} finished, {len(missing) - len(left)} in the queue, "
-        f"{len(left)} to submit"
+        f"{len(left)} to submit{describe_other_code(left, get_reuse(request.options))}"
     )
     if not left:
-        _say_nothing_is_missing(request, study, len(missing))
+        _say_nothing_is_missing(request, study, len(missing), finished)
+        _submit_lost_report(request, study, [busy[names[cell.key]] for cell in missing], own)
         return
     check_cells(left, device=False)
     keys = {record.key for record in finished}
@@ -172,7 +197,7 @@ def _submit_cells(request: Request, study: Study) -> None:
     numbers = {cell.key: number for number, cell in enumerate(cells, start=1)}
     arrays = _submit_waves(submission, waves, numbers, sorted({job.job_id.split("_")[0] for job in busy.values()}))
     after = [*{job.job_id.split("_")[0]: None for job in busy.values()}, *arrays]
-    _submit_report(submission, after, list_own(jobs, names.values()))
+    _submit_report(submission, after, own)
 
 
 def _submit_waves(
@@ -202,20 +227,19 @@ def _submit_waves(
 
 def _submit_workers(request: Request, study: Study) -> None:
     """Submit workers of a search, as many as are wanted and not in the queue."""
-    search, overrides = get_search(study), request.options.get("set", "")
+    overrides = request.options.get("set", "")
     cells = check_search(study, overrides)
     check_cells(cells, device=False)
     folder = find_search_folder(study, overrides, get_reuse(request.options))
-    if folder.is_dir():
-        store = open_search(folder, search, find_first_rung(cells[0].config))
-        if store.is_finished() and store.reports:
-            logger.info(f"search {study.name}: all trials have ended, and its winner is reported; nothing is submitted")
-            return
-    jobs = list_own(list_jobs(name_jobs(study)), [folder.name])
+    if is_reported(study, overrides, folder):
+        logger.info(f"search {study.name}: all trials have ended, and its winner is reported; nothing is submitted")
+        return
+    jobs = list_own(list_study_jobs(study), [folder.name])
     workers = [job for job in jobs if Path(job.comment).name == WORKERS]
     wanted = (request.at_once or 1) - len(workers)
     if wanted < 1:
         logger.info(f"search {study.name}: {len(workers)} workers are in the queue already; nothing is submitted")
+        _submit_lost_report(request, study, workers, jobs)
         return
     submission = Submission(request, study, estimate_needs(cells, [], list_resources()))
     write_cells(submission.folder / WORKERS, [(number, folder.name) for number in range(1, wanted + 1)])
@@ -224,12 +248,29 @@ def _submit_workers(request: Request, study: Study) -> None:
     _submit_report(submission, [*{job.job_id.split("_")[0]: None for job in workers}, job], jobs)
 
 
-def _say_nothing_is_missing(request: Request, study: Study, queued: int) -> None:
-    if queued:
-        logger.info(f"all {queued} missing cells of {study.name} are in the queue already; nothing is submitted")
-    else:
-        report = shlex.join([sys.executable, str(REPORT_FLOW), "run", *list_words(request.options)])
-        logger.info(f"all cells of {study.name} are finished; nothing is submitted. A report: {report}")
+def _say_nothing_is_missing(request: Request, study: Study, queued: int, finished: Sequence[CellRecord]) -> None:
+    them = f"all {queued} missing cells of {study.name} are in the queue already" if queued else ""
+    logger.info(f"{them or f'all cells of {study.name} are finished'}; nothing is submitted")
+    if not queued:
+        _describe_end(request, study, finished)
+
+
+def _describe_end(request: Request, study: Study, finished: Sequence[CellRecord] = ()) -> None:
+    """Log what the report's job has made, and the commands that make it where it has not."""
+    if waiting := sum(record.mlflow_run_id.startswith(LOCAL) for record in finished):
+        logger.info(f"records of {waiting} cells wait; to deliver them to MLflow: {make_vdt_command(DELIVER)}")
+    words = list_words({name: value for name, value in request.options.items() if (name, value) != ("reuse", "none")})
+    command = f"{name_home()}{shlex.join([sys.executable, str(REPORT_FLOW), 'run', *words])}"
+    file = home() / "reports" / study.describe(request.options.get("set", ""))["folder"] / "report.html"
+    logger.info(f"{f'report: {file}; to make it again' if file.is_file() else 'no report yet; to make it'}: {command}")
+
+
+def _submit_lost_report(request: Request, study: Study, busy: Sequence[Job], own: Sequence[Job]) -> None:
+    """Submit the report of jobs in the queue that have none: Slurm has refused it, or the shell ended before."""
+    if folder := find_without_report(busy, own, list_study_jobs(study)):
+        submission = Submission(request, study, REPORT_NEEDS, folder)
+        after = {job.job_id.split("_")[0]: None for job in busy}
+        logger.info(f"report: job {submission.submit_report([*after])}, when the others have ended; there was none")
 
 
 def _submit_report(submission: Submission, after: Sequence[str], jobs: Sequence[Job]) -> None:
@@ -245,28 +286,35 @@ def _submit_report(submission: Submission, after: Sequence[str], jobs: Sequence[
 def show_status(request: Request) -> None:
     """Print how far a study's cells, or a search's trials, are; raises as `submit`."""
     study = resolve_study(request.options)
-    jobs, reuse = list_jobs(name_jobs(study)), get_reuse(request.options)
+    jobs, reuse = list_study_jobs(study), get_reuse(request.options).replace("none", "exact")
     if study.search:
         overrides = request.options.get("set", "")
-        trials = load_trials(study, overrides, reuse)
-        counts = {state: sum(trial.state == state for trial in trials) for state in sorted({t.state for t in trials})}
-        said = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none begun"
-        logger.info(f"search {study.name}: {get_search(study).trials} trials: {said}")
-        for job in list_own(jobs, [find_search_folder(study, overrides, reuse).name]):
-            logger.info(describe_job(job, Path(job.comment).name))
+        folder = find_search_folder(study, overrides, reuse)
+        trials, reported = load_trials(study, overrides, reuse), is_reported(study, overrides, folder)
+        for line in describe_search(study, trials, folder.name, jobs, reported=reported):
+            logger.info(line)
+        if reported and not list_own(jobs, [folder.name]):
+            _describe_end(request, study)
         return
     cells, _ = resolve_cells(request.options)
     names = {cell.key: name_cell(cell) for cell in cells}
-    _, finished = split_finished(cells, "exact" if reuse == "none" else reuse)
+    missing, finished = split_finished(cells, reuse)
     ended = [names[record.key] for record in finished]
-    states = describe_states(list(names.values()), ended, find_busy(jobs), find_ends(study))
-    for line in describe_status(study, states, finished, list_own(jobs, names.values())):
+    busy = {name: job for name, job in find_busy(jobs).items() if name in names.values()}
+    ends, own = list_ends(study, missing, reuse), list_own(jobs, names.values())
+    states = describe_states(list(names.values()), ended, busy, ends)
+    others = describe_others(study, {*jobs} - {*own, *busy.values()})
+    for line in (*describe_status(study, states, finished, own), *others):
         logger.info(line)
+    if other := describe_other_code(missing, reuse):
+        logger.info(f"{len(missing)} cells are without a result{other}")
+    if not missing and not busy and not own:
+        _describe_end(request, study, finished)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command of the arguments; return the exit code."""
-    if len(argv) > 1 and argv[1] in ("-h", "--help"):
+    if any(word in ("-h", "--help") for word in argv[1:]):
         print(__doc__)  # noqa: T201
         return 0
     try:

@@ -16,6 +16,7 @@ OURS = (  # options of sbatch
     *("--array", "-a", "--job-name", "-J", "--comment", "--dependency", "-d", "--wrap", "--chdir", "-D"),
     *("--output", "-o"),
 )
+UNFIT = ("--clusters", "-M", "--test-only", "--wait", "-W")  # of sbatch: with them its answer is no job of this cluster
 
 
 @dataclass(frozen=True)
@@ -59,23 +60,38 @@ def parse_request(argv: Sequence[str]) -> Request:
         if name in options:
             raise ConfigError(f"--{name}: all that is missing is submitted; leave it out")
     if stray or values.register or values.max_workers:
-        raise ConfigError(f"{(stray or ['--register and --max-workers'])[0]} belongs to no option of flows/slurm.py")
+        word = (stray or ["--register and --max-workers"])[0]
+        raise ConfigError(f"{word} belongs to no option of flows/slurm.py; those of sbatch go into --sbatch")
     if "study" not in options and "sweep" not in options:
         raise ConfigError("--study needs the name or the path of a study file")
     if not given.at_once.isdigit():
         raise ConfigError(f"--at-once takes a whole number from 0 (as many as Slurm gives), not {given.at_once!r}")
-    request = Request(command, options, shlex.split(given.sbatch), shlex.split(given.sbatch_report), int(given.at_once))
+    sbatch, report = _split("--sbatch", given.sbatch), _split("--sbatch-report", given.sbatch_report)
+    request = Request(command, options, sbatch, report, int(given.at_once))
     for word in (*request.sbatch, *request.sbatch_report):
-        if option := _find_ours(word):
+        if option := _find_option(word, OURS):
             raise ConfigError(f"--sbatch: {option} is set here, for the cells are found by it; leave it out")
+        if option := _find_option(word, UNFIT):
+            raise ConfigError(
+                f"--sbatch: {option} is not accepted: several jobs are submitted to this cluster, one after another, and "
+                "`status` follows them; leave it out"
+            )
     return request
 
 
-def _find_ours(word: str) -> str:
-    """Return which of `OURS` a word gives: `--job-name=a`, abbreviated `--job=a`, `-Ja`; empty if none."""
+def _split(option: str, text: str) -> list[str]:
+    """Return the words of an option's value, which a shell would make of it."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: {error}; quotation marks come in pairs") from None
+
+
+def _find_option(word: str, options: Sequence[str]) -> str:
+    """Return which of the options a word gives: `--job-name=a`, abbreviated `--job=a`, `-Ja`; empty if none."""
     name = word.partition("=")[0]
     long = name.startswith("--")
-    return next((option for option in OURS if (option.startswith(name) if long else word.startswith(option))), "")
+    return next((option for option in options if (option.startswith(name) if long else word.startswith(option))), "")
 
 
 def _join_values(words: Sequence[str]) -> list[str]:

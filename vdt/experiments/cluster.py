@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vdt.config.errors import ConfigError
 from vdt.config.layers import PARAMS, load_yaml
 from vdt.config.schema import Config
 from vdt.evaluation.records import CellRecord
@@ -16,6 +17,7 @@ from vdt.experiments.study import Cell
 JOB_SCRIPT = Path(__file__).with_name("slurm_job.sh")
 MARGIN = 1.5  # over what finished cells have taken
 NUMBER_BYTES = 4
+LEAST_MINUTES = 5  # of a job: it is stopped two minutes ahead of its limit (`--signal` in the script), or one more
 FAMILIES = (  # options of sbatch that replace each other
     ("--time", "-t"),
     ("--mem", "--mem-per-cpu", "--mem-per-gpu"),
@@ -153,3 +155,40 @@ def drop_needs(words: Sequence[str]) -> list[str]:
         else:
             kept.append(word)
     return kept
+
+
+def check_limit(words: Sequence[str]) -> None:
+    """Refuse a time limit at which a job would be stopped as it begins, and queued again without end.
+
+    Args:
+        words: options of sbatch; with a `--signal` of its own any limit is accepted.
+
+    Raises:
+        ConfigError: naming the limit.
+    """
+    if any(word.startswith("--signal") for word in words):
+        return
+    for place, word in enumerate(words):
+        if not _is_one(word, FAMILIES[0]):
+            continue
+        following = "".join(words[place + 1 : place + 2])
+        text = following if word in FAMILIES[0] else word.partition("=")[2] or word.removeprefix("-t")
+        minutes = parse_minutes(text)
+        if minutes is not None and minutes < LEAST_MINUTES:
+            raise ConfigError(
+                f"--sbatch: a time limit of {text} is too short: a job is stopped two to three minutes ahead of it, to write "
+                f"a checkpoint. Accepted are at least {LEAST_MINUTES} minutes, or a --signal of your own beside it"
+            )
+
+
+def parse_minutes(text: str) -> float | None:
+    """Return the minutes of a limit as Slurm writes it, "30", "30:00", "1:30:00", "1-12" or "1-12:30"; none for no limit."""
+    days, dash, rest = text.rpartition("-")
+    parts = rest.split(":")
+    if not all(part.isdigit() for part in ([days] if dash else []) + parts) or len(parts) > 3:
+        return None
+    figures = [int(part) for part in parts]
+    if not dash and len(figures) < 3:  # behind days the first figure is hours, alone it is minutes
+        figures = [0, *figures]
+    hours, minutes, seconds = [*figures, 0, 0][:3]
+    return (int(days or 0) * 24 + hours) * 60 + minutes + seconds / 60 or None

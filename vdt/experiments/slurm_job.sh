@@ -15,10 +15,12 @@ set -uo pipefail
 export VDT_HOME=$1
 cells=$2
 shift 2
-export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} METAFLOW_RUN_MAX_WORKERS=1 METAFLOW_RESUME_MAX_WORKERS=1
+export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}} METAFLOW_RUN_MAX_WORKERS=1 METAFLOW_RESUME_MAX_WORKERS=1
 export PYTHONUNBUFFERED=1
 # without a server, records are kept in files: no database of several machines lies on a shared file system
-[ -n "${MLFLOW_TRACKING_URI:-}" ] || export VDT_TRACKING=${VDT_TRACKING:-later}
+case ${MLFLOW_TRACKING_URI:-} in
+'' | sqlite:* | file:* | /* | .*) export VDT_TRACKING=${VDT_TRACKING:-later} ;;
+esac
 if [ "$cells" != - ]; then
     cell=$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$cells" | cut -d' ' -f1)
     [ -n "$cell" ] || { echo "$cells has no line $SLURM_ARRAY_TASK_ID"; exit 2; }
@@ -52,6 +54,10 @@ do :; done
 echo "ended with $code at $(date +%FT%T)"
 if [ -n "$again" ] && [ "$code" -ne 0 ]; then
     echo "queued again"
-    scontrol requeue "$SLURM_JOB_ID" && sleep 60 # which ends this shell
+    if scontrol requeue "$SLURM_JOB_ID"; then
+        sleep 60 # it ends this shell
+    else
+        echo "Slurm does not queue it again; \`submit\` with the same options continues it"
+    fi
 fi
 exit "$code"

@@ -10,20 +10,22 @@ One study with other options (`--set`) has other cells of the same keys, so a ce
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vdt.experiments.results_store import compute_identity
 from vdt.experiments.study import Cell, Study, find_study_file
 from vdt.system.files import write_text
-from vdt.system.home import home
-from vdt.system.slurm import Job
+from vdt.system.home import FolderError, home
+from vdt.system.slurm import Job, SlurmError, list_jobs
 
 CELLS = "cells.txt"
 REPORT_FOLDER, WORKERS = "report", "workers"  # folders of what is no array of cells
+NO_RESULT = ", without a result that counts now: code, data or an installed package has changed"
 
 
 def find_submissions_folder(study: Study) -> Path:
@@ -36,15 +38,45 @@ def name_jobs(study: Study) -> str:
     return f"vdt-{study.name}"
 
 
-def make_submission(study: Study, options: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
-    """Make a submission's folder; return it, and the options with the study's copy."""
-    folder = find_submissions_folder(study) / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    folder.mkdir(parents=True)
-    if "study" not in options:  # a sweep
-        return folder, dict(options)
+def list_study_jobs(study: Study) -> list[Job]:
+    """Return the jobs of a study that were submitted from this home folder: those of other people have the same name."""
+    folder = find_submissions_folder(study)
+    return [job for job in list_jobs(name_jobs(study)) if Path(job.comment).is_relative_to(folder)]
+
+
+def make_submission(
+    study: Study, options: Mapping[str, str], earlier: Path | None = None
+) -> tuple[Path, dict[str, str]]:
+    """Make a submission's folder; return it, and the options with the study's copy.
+
+    Args:
+        study: to be submitted.
+        options: of a run.
+        earlier: folder of a submission, to which something is added; its copy stays.
+
+    Raises:
+        FolderError: if the folder or the copy cannot be written.
+    """
+    folder = earlier or find_submissions_folder(study) / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     copy = folder / f"{study.name}.yaml"
-    shutil.copyfile(find_study_file(options["study"]), copy)
-    return folder, {**options, "study": str(copy)}
+    with _name_refusal(folder):
+        folder.mkdir(parents=True, exist_ok=folder == earlier)
+        if "study" in options and not copy.exists():
+            shutil.copyfile(find_study_file(options["study"]), copy)
+    return folder, {**options, "study": str(copy)} if "study" in options else dict(options)
+
+
+def discard_refused(study: Study, folder: Path) -> None:
+    """Remove the folder of an array that Slurm has refused, so that its cells do not count as submitted.
+
+    Slurm may have taken the array and answered too late: what is in the queue stays.
+    """
+    with contextlib.suppress(SlurmError):  # it does not answer, so nothing is known
+        if any(job.comment == str(folder) for job in list_study_jobs(study)):
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        if not any(folder.parent.glob(f"*/{CELLS}")):
+            shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def name_cell(cell: Cell) -> str:
@@ -53,8 +85,24 @@ def name_cell(cell: Cell) -> str:
 
 
 def write_cells(folder: Path, cells: Sequence[tuple[int, str]]) -> Path:
-    """Write the cells of an array, by number and name; return the file."""
-    return write_text(folder / CELLS, "".join(f"{number} {name}\n" for number, name in cells))
+    """Write the cells of an array, by number and name; return the file.
+
+    Raises:
+        FolderError: if it cannot be written.
+    """
+    with _name_refusal(folder):
+        return write_text(folder / CELLS, "".join(f"{number} {name}\n" for number, name in cells))
+
+
+@contextlib.contextmanager
+def _name_refusal(folder: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into an error that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise FolderError(
+            f"cannot write to {folder} ({error.strerror or error}); nothing is submitted for it"
+        ) from None
 
 
 def list_own(jobs: Iterable[Job], names: Iterable[str]) -> list[Job]:
@@ -67,6 +115,23 @@ def list_own(jobs: Iterable[Job], names: Iterable[str]) -> list[Job]:
         if lists[folder] <= wanted:
             own.append(job)
     return own
+
+
+def find_without_report(busy: Sequence[Job], own: Sequence[Job], jobs: Iterable[Job]) -> Path | None:
+    """Return the folder of a submission in the queue whose report is not in it; none if it waits there.
+
+    Args:
+        busy: jobs that run or are to run what is missing.
+        own: those of submissions that have nothing else (`list_own`); without one among the busy ones a report is another
+            call's.
+        jobs: all of the study.
+    """
+    folders = {Path(job.comment).parent for job in (*busy, *own)}
+    waiting = {Path(job.comment) for job in jobs if job.state == "PENDING"}
+    mine = [job for job in busy if job in own]
+    if not mine or any(folder / REPORT_FOLDER in waiting for folder in folders):
+        return None
+    return Path(mine[-1].comment).parent
 
 
 def find_busy(jobs: Sequence[Job]) -> dict[str, Job]:
@@ -98,9 +163,14 @@ def _read_end(folder: Path, index: int) -> str:
     """Return how the log of an array's element ends."""
     logs = sorted(folder.glob(f"*_{index}.log"), key=lambda path: path.stat().st_mtime)
     if not logs:
-        return "cancelled before it began, or never submitted"
+        return "has no log: cancelled before it began, or the log could not be written"
     lines = [
         line for line in logs[-1].read_text(errors="replace").splitlines() if line.startswith(("start ", "ended "))
     ]
     end = lines[-1] if lines and lines[-1].startswith("ended ") else "cancelled, or its node was lost"
-    return f"{end}; {logs[-1]}"
+    return f"{end}{NO_RESULT if ended_well(end) else ''}; {logs[-1]}"
+
+
+def ended_well(end: str) -> bool:
+    """Return whether a job has ended as one does that has kept a result."""
+    return end.startswith("ended with 0 ")

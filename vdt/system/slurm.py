@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 FIELDS = "%i|%K|%T|%N|%L|%r|%k"
 LIMIT_SECONDS = 120.0
 SMALLEST_ARRAY = 1001  # Slurm's default MaxArraySize
+SHELLS = ("SQUEUE_", "SCANCEL_")  # variables of a user's shell that change which jobs a command lists or asks about
 
 
 class SlurmError(ValueError):
@@ -49,14 +52,23 @@ def check_slurm() -> None:
         )
 
 
+def escape_path(path: Path) -> str:
+    """Return a path for `--output`, where Slurm puts names and numbers in place of `%x`, `%j` and others."""
+    return str(path).replace("%", "%%")
+
+
 def submit_job(words: Sequence[str]) -> str:
     """Submit a job by `sbatch`; return its number.
 
     Raises:
-        SlurmError: with Slurm's own words, if it refuses.
+        SlurmError: with Slurm's own words, if it refuses, or submits nothing (`--test-only`).
     """
-    answer = _call("sbatch", "--parsable", *words)
-    return answer.strip().split(";")[0]
+    answer = _ask("sbatch", "--parsable", *words)
+    number = "".join(answer.stdout.split()[-1:]).split(";")[0]
+    if not number.isdigit():
+        said = " ".join(f"{answer.stdout} {answer.stderr}".split())
+        raise SlurmError(f"sbatch has submitted nothing, and says: {said or 'nothing'}")
+    return number
 
 
 def list_jobs(name: str) -> list[Job]:
@@ -89,11 +101,19 @@ def find_largest_array() -> int:
 
 def _call(*words: str) -> str:
     """Return a command's output."""
+    return _ask(*words).stdout
+
+
+def _ask(*words: str) -> subprocess.CompletedProcess[str]:
+    """Return what a command has answered."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(SHELLS)}
     try:
-        answer = subprocess.run(words, capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS)
+        answer = subprocess.run(
+            words, env=variables, capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{words[0]} has not answered within {LIMIT_SECONDS:.0f} s") from None
     if answer.returncode != 0:
         said = " ".join((answer.stderr or answer.stdout).split())
         raise SlurmError(f"{words[0]} refuses: {said}")
-    return answer.stdout
+    return answer

@@ -10,15 +10,16 @@ import pytest
 
 from support.records import make_record
 from vdt.config.layers import PARAMS, list_names, load_yaml
-from vdt.experiments.cluster import JOB_SCRIPT, Needs, drop_needs, estimate_needs, make_waves
+from vdt.experiments.cluster import JOB_SCRIPT, Needs, drop_needs, estimate_needs, make_waves, parse_minutes
 from vdt.experiments.cluster_status import describe_states, describe_status, estimate_minutes
 from vdt.experiments.resolve import resolve_config
 from vdt.experiments.study import Cell, Study
-from vdt.experiments.submissions import find_busy, write_cells
+from vdt.experiments.submissions import find_busy, find_ends, write_cells
 from vdt.system.slurm import Job
 
 ENV = "walker2d-medium-v2"
 GPU = [{"gpu": 1}]
+NOT_AGAIN = "Slurm does not queue it again; `submit` with the same options continues it"
 
 
 def make_cell(patch: str = "", overrides: str = "", *, seed: int = 0, preset: str = "smoke") -> Cell:
@@ -72,6 +73,17 @@ def test_options_that_are_given_win(given: list[str], left: list[str]) -> None:
     assert Needs(minutes=15, megabytes=2000, cores=1, gpus=1).make_options(given) == left
 
 
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        *(("30", 30.0), ("30:30", 30.5), ("1:30:00", 90.0), ("1-12", 2160.0), ("1-12:30", 2190.0), ("0-0:04:30", 4.5)),
+        *(("0", None), ("UNLIMITED", None), ("", None), ("-5", None), ("1:2:3:4", None)),
+    ],
+)
+def test_limits_are_read_as_slurm_writes_them(text: str, minutes: float | None) -> None:
+    assert parse_minutes(text) == minutes
+
+
 def test_the_report_keeps_what_is_no_need() -> None:
     words = ["--partition=gpu", "--time", "5", "-c", "4", "--account", "mine", "--gres=gpu:1", "--mem=9G", "-t5"]
     assert drop_needs(words) == ["--partition=gpu", "--account", "mine"]
@@ -113,6 +125,66 @@ def test_states_come_from_results_queue_and_logs(home: Path) -> None:
     ]
 
 
+def test_jobs_that_do_not_begin_by_themselves_are_named() -> None:
+    """A limit above the partition's waits for ever."""
+    reasons = {"1": "PartitionTimeLimit", "2": "Priority", "3": "JobHeldUser", "4": "QOSMaxWallDurationPerJobLimit"}
+    jobs = {f"x {job}": Job(job, 1, "PENDING", "", "4:00", reason, "/wave") for job, reason in reasons.items()}
+    states = describe_states(list(jobs), [], jobs, {})
+    lines = describe_status(Study(name="mine", place="", envs=()), states, [], [])
+    (line,) = (line for line in lines if "do not pass by themselves" in line)
+    assert all(word in line for word in ("PartitionTimeLimit", "JobHeldUser", "QOSMaxWall", "scancel", "release"))
+    assert "Priority" not in line
+    assert not any("by themselves" in line for line in describe_status(Study(name="a", place="", envs=()), [], [], []))
+
+
+def test_a_finished_cell_that_is_to_run_again_is_shown_with_its_job() -> None:
+    """`--reuse none` submits it."""
+    (state,) = describe_states(["x a"], ["x a"], {"x a": make_job("7_1")}, {})
+    assert (state.state, state.job) == ("finished", make_job("7_1"))
+
+
+def test_many_cells_that_wait_alike_take_one_line() -> None:
+    names = [f"x {number}" for number in range(100)]
+    jobs = {name: make_job(f"7_{number}") for number, name in enumerate(names, start=1)}
+    lines = describe_status(Study(name="a", place="", envs=()), describe_states(names, [], jobs, {}), [], [])
+    assert lines[1:] == ["pending  100 cells, first 0: job 7 (Resources)"]
+
+
+def test_an_end_without_a_result_is_explained(home: Path) -> None:
+    study = Study(name="mine", place="", envs=())
+    folder = home / ".vdt" / "slurm" / "mine" / "1" / "wave-1-1"
+    write_cells(folder, [(1, "x a"), (2, "x b"), (3, "x c")])
+    (folder / "7_1.log").write_text("start 1\nended with 0 at noon\n")
+    (folder / "7_2.log").write_text("start 1\nended with 1 at noon\n")
+    ends = find_ends(study)
+    assert ends["x a"].startswith("ended with 0 at noon, without a result that counts now")
+    assert ends["x b"] == f"ended with 1 at noon; {folder / '7_2.log'}"
+    assert "has no log" in ends["x c"]
+
+
+@pytest.mark.parametrize(
+    ("address", "mode"), [("sqlite:////shared/mlflow.db", "later"), ("/shared/mlruns", "later"), ("https://a.b", "")]
+)
+def test_a_database_in_a_file_gets_its_records_later(tmp_path: Path, address: str, mode: str) -> None:
+    """Several nodes must not write to one on a shared file system."""
+    words = ["bash", str(JOB_SCRIPT), "/shared", "-", "bash", "-c", 'echo "mode:$VDT_TRACKING"']
+    variables = {"PATH": os.environ["PATH"], "MLFLOW_TRACKING_URI": address}
+    answer = subprocess.run(words, env=variables, capture_output=True, text=True, check=False)
+    assert f"mode:{mode}\n" in answer.stdout
+
+
+def test_a_job_has_the_cores_that_slurm_gives(tmp_path: Path) -> None:
+    """`--cpus-per-gpu` sets no SLURM_CPUS_PER_TASK."""
+    words = ["bash", str(JOB_SCRIPT), "/shared", "-", "bash", "-c", 'echo "cores:$OMP_NUM_THREADS"']
+    for given, cores in (
+        ({"SLURM_CPUS_ON_NODE": "4"}, 4),
+        ({"SLURM_CPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "2"}, 2),
+    ):
+        variables = {"PATH": os.environ["PATH"], **given}
+        answer = subprocess.run(words, env=variables, capture_output=True, text=True, check=False)
+        assert f"cores:{cores}\n" in answer.stdout
+
+
 def test_the_job_script_takes_its_cell_from_its_line(tmp_path: Path) -> None:
     cells = write_cells(tmp_path, [(4, "a"), (9, "b")])
     variables = {"PATH": os.environ["PATH"], "SLURM_ARRAY_TASK_ID": "2", "SLURM_CPUS_PER_TASK": "3"}
@@ -146,7 +218,7 @@ def test_a_job_without_time_saves_stops_and_is_queued_again(tmp_path: Path) -> N
     flow = 'trap "echo saves" USR1; trap "echo stops; exit 1" TERM; echo begun; while :; do sleep 0.05; done'
     words = ["bash", str(JOB_SCRIPT), "/shared", "-", "bash", "-c", flow]
     for number, told in (
-        (signal.SIGUSR1, ["saves", "stops", "queued again", "scontrol requeue 12"]),
+        (signal.SIGUSR1, ["saves", "stops", "queued again", "scontrol requeue 12", NOT_AGAIN]),
         (signal.SIGTERM, ["stops"]),
     ):
         with subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, text=True) as job:

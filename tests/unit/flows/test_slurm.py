@@ -1,9 +1,7 @@
 """Command line of `flows/slurm.py`: what is refused before any work, and what sbatch is given."""
 
 import contextlib
-import itertools
 import re
-import stat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,19 +12,10 @@ from flows.search import Worker
 from flows.slurm import list_resources, main
 from flows.slurm_request import parse_request
 from support.flow import ENV
+from support.slurm_commands import SEARCH, STUDY, answer_with, call, list_done
 from vdt.config.errors import ConfigError
 from vdt.system.locks import try_lock
 from vdt.system.slurm import SlurmError, find_largest_array, list_jobs, submit_job
-
-STUDY = f"""
-preset: smoke
-source: collected
-envs: [{ENV}]
-methods: [vdt]
-patches:
-  strong: {{}}
-  weak: {{actor: {{q_coefficient: 0.1}}}}
-"""
 
 
 def parse(*words: str) -> object:
@@ -41,7 +30,18 @@ def parse(*words: str) -> object:
         (["submit"], "--study needs the name or the path of a study file"),
         (["submit", "--study", "a", "--cell", "3"], "--cell: all that is missing is submitted; leave it out"),
         (["submit", "--study", "a", "--at-once", "few"], "--at-once takes a whole number from 0"),
-        (["submit", "--study", "a", "--partition=gpu"], "--partition=gpu belongs to no option of flows/slurm.py"),
+        (
+            ["submit", "--study", "a", "--partition=gpu"],
+            "--partition=gpu belongs to no option of flows/slurm.py; those of sbatch go into --sbatch",
+        ),
+        (["submit", "--study", "a", "--sbatch", "--comment='x"], '--sbatch "--comment=\'x": No closing quotation'),
+        (
+            ["submit", "--study", "a", "--sbatch-report", '--qos="x'],
+            "--sbatch-report '--qos=\"x': No closing quotation",
+        ),
+        (["submit", "--study", "a", "--sbatch", "--test-only"], "--sbatch: --test-only is not accepted"),
+        (["submit", "--study", "a", "--sbatch", "--clusters=b --time=9"], "--sbatch: --clusters is not accepted"),
+        (["submit", "--study", "a", "--sbatch-report", "-W"], "--sbatch: -W is not accepted"),
         (["submit", "--study", "a", "--sbatch", "--array=1-3"], "--sbatch: --array is set here"),
         (["submit", "--study", "a", "--sbatch-report", "-J x"], "--sbatch: -J is set here"),
     ],
@@ -96,27 +96,6 @@ def test_a_machine_without_slurm_is_named(
     assert not home.exists()
 
 
-@pytest.fixture
-def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Programs of Slurm's names that keep their words, for what a cluster is not needed for."""
-    folder, words = tmp_path / "bin", tmp_path / "said"
-    folder.mkdir()
-    bodies = {
-        "sbatch": 'echo 12$(wc -l < "$SAID")',
-        "squeue": 'echo "7_2|2|RUNNING|n1|4:00|None|/a|b"; echo "9|N/A|PENDING||5:00|Dependency|/c/report"',
-        "scancel": "",
-        "scontrol": 'echo "MaxArraySize            = 3"',
-    }
-    for name, body in bodies.items():
-        file = folder / name
-        file.write_text(f'#!/bin/sh\necho "{name} $*" | tr "\\n" " " >> "$SAID"; echo >> "$SAID"\n{body}\n')
-        file.chmod(file.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("SAID", str(words))
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    (tmp_path / "two.yaml").write_text(STUDY)
-    return words
-
-
 def test_the_queue_is_read(said: Path) -> None:
     one, other = list_jobs("vdt-two")
     assert (one.job_id, one.index, one.node, one.comment) == ("7_2", 2, "n1", "/a|b")
@@ -125,6 +104,8 @@ def test_the_queue_is_read(said: Path) -> None:
 
 
 def test_waves_wait_for_each_other_and_the_report_for_all(said: Path, home: Path) -> None:
+    earlier = home / ".vdt" / "slurm" / "two" / "earlier" / "report"
+    answer_with(said, "squeue", f'echo "9|N/A|PENDING||5:00|Dependency|{earlier}"')
     main(["slurm.py", "submit", "--study", "two.yaml", "--at-once", "4", "--sbatch", "--partition=gpu --mem=9G"])
     _, _, first, second, report, cancelled = said.read_text().splitlines()
     assert cancelled.strip() == "scancel --state=PENDING 9", "the earlier report would be of less"
@@ -140,42 +121,6 @@ def test_waves_wait_for_each_other_and_the_report_for_all(said: Path, home: Path
     assert copy.read_text() == STUDY and f"--study {copy}" in first and f"--study {copy}" in report
     number, digest, key = (copy.parent / "wave-1-1" / "cells.txt").read_text().split()
     assert (number, len(digest), key) == ("1", 16, f"{ENV}-vdt-strong-s0")
-
-
-SEARCH = f"""
-preset: smoke
-source: collected
-envs: [{ENV}]
-set: {{evaluation: {{max_episode_steps: 0}}}}
-search: {{space: {{actor.q_coefficient: [0.1, 0.3]}}, trials: 2}}
-"""
-
-
-def call(said: Path, *words: str) -> list[str]:
-    """Call the script, with all jobs so far in the queue; return what the call did."""
-    known = said.read_text().splitlines() if said.is_file() else []
-    queue = []
-    for number, line in enumerate((line for line in known if line.startswith("sbatch")), start=1):
-        folder, array = re.search(r"--comment=(\S+)", line), re.search(r"--array=1-(\d+)", line)
-        assert folder
-        indices = range(1, int(array[1]) + 1) if array else ["N/A"]
-        queue += [f"{number}_{index}|{index}|PENDING||5:00|Priority|{folder[1]}" for index in indices]
-    said.with_name("queue").write_text("".join(f"{line}\n" for line in queue))
-    (said.parent / "bin" / "squeue").write_text(f"#!/bin/sh\ncat {said.with_name('queue')}\n")
-    main(["slurm.py", *words])
-    return (said.read_text() if said.is_file() else "").splitlines()[len(known) :]
-
-
-def list_done(lines: list[str]) -> list[str]:
-    """Return the kinds of what a call did: array, report, or the end of a job."""
-    kinds = {r"sbatch .*--array=": "array", r"sbatch .*--wrap=": "report", "scancel": "cancelled"}
-    return [kind for line in lines for words, kind in kinds.items() if re.match(words, line)]
-
-
-@pytest.fixture
-def processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Number calls within one second as those of several processes are."""
-    monkeypatch.setattr("vdt.experiments.submissions.os", SimpleNamespace(getpid=itertools.count(1).__next__))
 
 
 @pytest.mark.usefixtures("home", "processes")
@@ -209,8 +154,9 @@ def test_workers_of_another_search_are_not_counted(said: Path, caplog: pytest.Lo
     caplog.clear()
     with caplog.at_level("INFO"):
         call(said, "status", *study, *other)
-    assert [message.split(":")[0] for message in caplog.messages[-2:]] == ["pending  workers", "pending  report"]
+    assert [message.split(":")[0] for message in caplog.messages[-3:-1]] == ["pending  workers", "pending  report"]
     assert sum(message.startswith("pending") for message in caplog.messages) == 2
+    assert caplog.messages[-1].startswith("2 jobs of mine are in the queue with other options")
 
 
 def test_slurms_refusal_is_passed_on(said: Path) -> None:
