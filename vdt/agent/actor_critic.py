@@ -146,6 +146,11 @@ class ActorCritic:
         return may_guide(self.history_correlation, self.config.actor.max_history_correlation)
 
     @property
+    def has_second_critic(self) -> bool:
+        """Return whether the critic follows one that failed its test (`critic.second_weighting`)."""
+        return self.critic_draws not in ("", self.config.data.trajectory_weighting)
+
+    @property
     def guidance_strength(self) -> float:
         """Return by what lambda and eta are multiplied, from 0 to 1."""
         actor = self.config.actor

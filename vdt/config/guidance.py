@@ -19,10 +19,14 @@ def must_test_critic(config: Config) -> bool:
 
 
 def tries_second_critic(config: Config) -> bool:
-    """Return whether a critic that fails its test is followed by one of other draws (`critic.second_weighting`)."""
+    """Return whether a critic that fails its test is followed by one of other draws (`critic.second_weighting`).
+
+    That one guides online tuning and the choice of a return. Where there is neither, it would serve nothing.
+    """
     second = config.critic.second_weighting
     alone = config.critic.gradient_steps > 0 and not config.trains_together
-    return second not in ("none", config.data.trajectory_weighting) and alone and must_test_critic(config)
+    serves = config.online.environment_steps > 0 or config.planner.candidates > 1
+    return second not in ("none", config.data.trajectory_weighting) and alone and serves and must_test_critic(config)
 
 
 def may_guide(history_correlation: float | None, limit: float) -> bool:

@@ -75,12 +75,15 @@ def with_critic_draws(config: Config, draws: str) -> Config:
     return replace(config, data=replace(config.data, trajectory_weighting=cast(Any, draws)), actor=actor)
 
 
-def scale_guidance(config: Config, actor_critic: ActorCritic) -> Config:
+def scale_guidance(config: Config, actor_critic: ActorCritic, *, online: bool) -> Config:
     """Return the configuration that a policy is trained by: lambda and eta times `ActorCritic.guidance_strength`.
 
-    Where the critic may not guide, it is left out, as in `dt`.
+    Where the critic may not guide, it is left out, as in `dt`. A second critic guides online tuning alone: the data that it
+    was trained on has failed the test of the first.
     """
     actor, strength = config.actor, actor_critic.guidance_strength
+    if actor_critic.has_second_critic and not online:
+        strength = 0.0
     scaled = replace(
         actor,
         inverse_temperature=strength * actor.inverse_temperature,
@@ -98,13 +101,14 @@ def describe_test(config: Config, actor_critic: ActorCritic) -> str:
         return ""
     if found is None:
         return "critic guides: too few episodes are long enough to compare its errors before and after a step"
-    second = actor_critic.critic_draws not in ("", config.data.trajectory_weighting)
+    second = actor_critic.has_second_critic
     drawn = f" (it drew episodes by {actor_critic.critic_draws})" if second else ""
     shown = f"its errors before and after a step correlate by {found:.3f}{drawn}, "
     if actor_critic.is_guided:
         strength = actor_critic.guidance_strength
         part = "" if strength == 1 else f" with {strength:.2f} of lambda and eta (actor.guidance_scaling)"
-        return f"critic guides{part}: {shown}at most {limit:g} (actor.max_history_correlation)"
+        where = " online tuning alone, as a second one does" if second else ""
+        return f"critic guides{where}{part}: {shown}at most {limit:g} (actor.max_history_correlation)"
     return (
         f"critic does not guide: {shown}more than {limit:g} (actor.max_history_correlation). Either several "
         f"policies made the data and the state does not tell which, or V is not exact yet{_describe_gap(config)}. The policy "

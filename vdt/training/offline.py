@@ -122,7 +122,7 @@ class ActorTrainer:
 
     def __init__(self, config: Config, actor_critic: ActorCritic, sampler: Sampler) -> None:
         """Train `actor_critic`'s policy, and its critic too if both train together."""
-        config = scale_guidance(config, actor_critic)
+        config = scale_guidance(config, actor_critic, online=False)
         self.config, self.actor_critic, self.sampler = config, actor_critic, sampler
         actor, critic = config.actor, config.critic
         self.policy_update = PolicyUpdate(actor_critic, actor, actor.learning_rate)
@@ -189,7 +189,7 @@ def make_actor_trainer(
     draws = config_from_yaml(source["config"]).data.trajectory_weighting
     actor_critic.critic_draws = draws
     actor_critic.history_correlation = measure_if_tested(config, critic, dataset, source, draws)
-    actor_critic.weighting = calibrate_weighting(scale_guidance(config, actor_critic), critic, sampler)
+    actor_critic.weighting = calibrate_weighting(scale_guidance(config, actor_critic, online=False), critic, sampler)
     actor_critic.reward_statistics = RewardStatistics.fit(dataset, config.task.return_scale)
     actor_critic.return_percentiles = compute_return_percentiles(dataset.episode_returns)
     begun = load_initial(config, initial, device)

@@ -46,7 +46,7 @@ class OnlineTuner:
         self, config: Config, actor_critic: ActorCritic, sampler: Sampler, mixed: MixedSampler | None = None
     ) -> None:
         """Tune `actor_critic` with the trajectories of the sampler's buffer; `mixed` draws the critic's batches instead."""
-        config = scale_guidance(config, actor_critic)
+        config = scale_guidance(config, actor_critic, online=True)
         self.config, self.actor_critic, self.sampler, self.mixed = config, actor_critic, sampler, mixed
         assert isinstance(sampler.buffer, TrajectoryReplayBuffer)
         self.buffer = sampler.buffer
@@ -177,7 +177,7 @@ def make_mixed_sampler(
     The buffer's best episodes hold no failures, and a critic that goes on without any forgets them. So a share of each
     batch is drawn from all that the policy was trained on offline (RLPD, Ball et al., 2023).
     """
-    online = scale_guidance(config, actor_critic).online
+    online = scale_guidance(config, actor_critic, online=True).online
     if online.offline_share == 0 or online.critic_steps_per_iteration == 0:
         return None
     buffer = make_offline_buffer(config, dataset, actor_critic.normalizer, actor_critic.reward_scale)

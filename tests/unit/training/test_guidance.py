@@ -22,7 +22,7 @@ from vdt.agent.actor_critic import ActorCritic
 from vdt.agent.agent import Agent, PlannerSettings
 from vdt.checkpoint.names import DONE
 from vdt.checkpoint.store import load_state
-from vdt.config.guidance import compute_guidance_strength
+from vdt.config.guidance import compute_guidance_strength, tries_second_critic
 from vdt.config.schema import Config
 from vdt.data.normalization import Normalizer
 from vdt.data.trajectory import Trajectory, TrajectoryDataset
@@ -133,7 +133,8 @@ def test_scaled_guidance_is_that_of_smaller_coefficients_to_the_bit(
     with pytest.raises(AssertionError):
         assert_identical(found.policy.state_dict(), load(train(tmp_path / "whole", limit, MIXTURE)).policy.state_dict())
     config = make_config({**limit, "actor.guidance_scaling": "linear"})
-    tuned = scale_guidance(config, found)
+    tuned = scale_guidance(config, found, online=True)
+    assert tuned == scale_guidance(config, found, online=False)
     assert tuned.actor.q_coefficient == strength * actor.q_coefficient
     assert tuned.online == config.online  # the critic goes on
 
@@ -216,6 +217,35 @@ def test_the_policy_carries_its_critics_draws_to_the_online_phase(
     tuner = make_tuner(config, path, buffer, MIXTURE, None)
     assert tuner.sampler.draws == {True: "return", False: "length"}
     assert load(train(tmp_path / "one", settings, ONE_POLICY)).critic_draws == "length"
+
+
+def test_a_second_critic_guides_online_tuning_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    settings = {**SECOND, "data.return_temperature": 0.2}
+    path = train(tmp_path / "vdt", settings, MIXTURE)
+    second = load(path)
+    assert second.has_second_critic and second.is_guided
+    assert "critic guides online tuning alone, as a second one does: its errors before" in caplog.text
+    plain = train(tmp_path / "dt", {**settings, **DT}, MIXTURE)
+    assert_identical(load_state(path)["actor_critic"]["policy"], load_state(plain)["actor_critic"]["policy"])
+    config = make_config({"actor.max_history_correlation": 0.15, **settings})
+    tuner = make_tuner(config, path, seed_buffer(config, MIXTURE, tmp_path / "buffer.hdf5"), MIXTURE, None)
+    assert tuner.config.actor == config.actor and tuner.config.online == config.online
+    first = load(train(tmp_path / "first", settings, ONE_POLICY))
+    assert not first.has_second_critic
+
+
+@pytest.mark.parametrize(
+    ("settings", "followed"),
+    [
+        ({"online.environment_steps": 0, "planner.candidates": 1}, False),
+        ({"online.environment_steps": 0}, True),
+        ({"planner.candidates": 1}, True),
+    ],
+    ids=["neither", "choice", "online"],
+)
+def test_a_second_critic_is_trained_where_it_serves(settings: dict[str, Any], followed: bool) -> None:
+    assert tries_second_critic(make_config({"actor.max_history_correlation": 0.15, **SECOND, **settings})) == followed
 
 
 def test_the_reason_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
