@@ -65,7 +65,8 @@ def diagnose(
             critic=sum(p.numel() for p in actor_critic.critic.trainable_parameters()),
         )
         steps = int(state.get("environment_steps", 0))
-        found[name] = Diagnostics(parameters, steps, requested, calibration, weights, actor_critic.history_correlation)
+        test = actor_critic.history_correlation, actor_critic.has_second_critic
+        found[name] = Diagnostics(parameters, steps, requested, calibration, weights, *test)
     return found
 
 

@@ -207,6 +207,7 @@ class Diagnostics:
         calibration: of the critic on the steps of episodes that ask for the returns which the agent acts on.
         weights: histogram of the advantage weights over the data.
         history_correlation: of the critic's errors before and after a step of the data (`vdt/critic/history_correlation.py`).
+        second_critic: whether it follows one that failed that test, and guides online tuning alone.
     """
 
     parameters: ParameterCounts
@@ -215,6 +216,7 @@ class Diagnostics:
     calibration: Calibration | None = None
     weights: WeightHistogram | None = None
     history_correlation: float | None = None
+    second_critic: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ NOTE = (
     "return; of several cells their mean, then the smallest and the largest, as those of both signs cancel. Gap left: what "
     "its settings can be expected to leave of the way to its fixed point, the largest of the cells. Guides: in how many "
     "cells the critic passed its test (`actor.max_history_correlation`), with the strength that `actor.guidance_scaling` gives; "
-    "the others train and act as `dt`."
+    "the others train and act as `dt`. A second critic, trained where the first fails, guides online tuning alone."
 )
 
 
@@ -78,6 +78,12 @@ def is_unguided(cell: CellRecord) -> bool:
     report = cell.evaluation.diagnostics.get("offline")
     found = None if report is None else report.history_correlation
     return not may_guide(found, cell.config.get("actor.max_history_correlation", 1.0))
+
+
+def has_second_critic(cell: CellRecord) -> bool:
+    """Return whether the cell's first critic failed its test and a second one passed, which guides online tuning alone."""
+    report = cell.evaluation.diagnostics.get("offline")
+    return report is not None and report.second_critic and not is_unguided(cell)
 
 
 def describe_guidance(cells: Sequence[CellRecord]) -> str:

@@ -12,7 +12,14 @@ from vdt.environments.scores import describe_cut, format_return
 from vdt.evaluation.records import CellRecord
 from vdt.reporting.aggregates import find_headlines
 from vdt.reporting.answer import describe_action_range
-from vdt.reporting.calibration import CellIndex, compute_mean_bias, describe_guidance, find_largest_gap, is_unguided
+from vdt.reporting.calibration import (
+    CellIndex,
+    compute_mean_bias,
+    describe_guidance,
+    find_largest_gap,
+    has_second_critic,
+    is_unguided,
+)
 from vdt.reporting.frame import (
     POLICIES,
     Result,
@@ -176,10 +183,20 @@ def _describe_unguided(cells: CellIndex, results: Sequence[Result]) -> list[str]
     """Return a line that names the methods whose critics failed their test."""
     groups = {result.method: cells.select(result) for result in results}
     found = {method: group for method, group in groups.items() if any(map(is_unguided, group))}
+    seconds = {method: sum(map(has_second_critic, group)) for method, group in groups.items()}
+    lines = [
+        f"  {method} trained offline as dt{f' in {count} of {len(groups[method])}' if len(groups[method]) > 1 else ''}: "
+        "its critic failed its test, a second guides tuning (docs/method.md)"
+        for method, count in seconds.items()
+        if count
+    ]
     if any(len(group) > 1 for group in found.values()):
         named = ", ".join(f"{method} {describe_guidance(group)}" for method, group in found.items())
-        return [f"  critic guides: {named}; the others act as dt (docs/method.md)"]
-    return [f"  {method}'s critic failed its test: trained and acts as dt (docs/method.md)" for method in found]
+        return [*lines, f"  critic guides: {named}; the others act as dt (docs/method.md)"]
+    return [
+        *lines,
+        *(f"  {method}'s critic failed its test: trained and acts as dt (docs/method.md)" for method in found),
+    ]
 
 
 def _describe_result(result: Result, *, returns: bool) -> str:

@@ -87,6 +87,26 @@ def test_no_cell_of_an_env_has_a_score_where_some_were_cut() -> None:
     ]
 
 
+def test_the_screen_says_which_critics_do_not_guide() -> None:
+    def make(seed: int, correlation: float, *, second: bool) -> CellRecord:
+        cell = make_cell(seed)
+        test = Diagnostics(ParameterCounts(1, 1), 0, history_correlation=correlation, second_critic=second)
+        config = {**cell.config, "actor.max_history_correlation": 0.25}
+        return replace(cell, config=config, evaluation=replace(cell.evaluation, diagnostics={"offline": test}))
+
+    failed = "  vdt's critic failed its test: trained and acts as dt (docs/method.md)"
+    followed = "  vdt trained offline as dt{}: its critic failed its test, a second guides tuning (docs/method.md)"
+    said = {
+        (second, correlation): describe_end([make(0, correlation, second=second)], {})
+        for second in (False, True)
+        for correlation in (0.1, 0.3)
+    }
+    assert [failed in lines for lines in said.values()] == [False, True, False, True]
+    assert [followed.format("") in lines for lines in said.values()] == [False, False, True, False]
+    both = describe_end([make(0, 0.1, second=True), make(1, 0.1, second=False)], {})
+    assert followed.format(" in 1 of 2") in both
+
+
 def test_unfinished_critics_are_named_on_the_last_screen_and_in_the_metrics() -> None:
     critic = {"critic.gradient_steps": 20_000, "critic.n_step": 1, "critic.discount": 0.99}
     critic |= {"critic.target_update_rate": 0.005, "actor.inverse_temperature": 1, "actor.q_coefficient": 0}
