@@ -122,7 +122,10 @@ def test_scaled_guidance_is_that_of_smaller_coefficients_to_the_bit(
     assert correlation is not None and 0.2 < correlation < 0.9
     strength = 1 - correlation / 0.95
     assert found.guidance_strength == strength
-    assert f"critic guides with {strength:.2f} of lambda and eta (actor.guidance_scaling): its errors" in caplog.text
+    assert (
+        f"critic guides, offline with {strength:.2f} of lambda and eta (actor.guidance_scaling): its errors"
+        in caplog.text
+    )
     actor = make_config().actor
     smaller = {
         "actor.q_coefficient": repr(strength * actor.q_coefficient),
@@ -133,10 +136,10 @@ def test_scaled_guidance_is_that_of_smaller_coefficients_to_the_bit(
     with pytest.raises(AssertionError):
         assert_identical(found.policy.state_dict(), load(train(tmp_path / "whole", limit, MIXTURE)).policy.state_dict())
     config = make_config({**limit, "actor.guidance_scaling": "linear"})
-    tuned = scale_guidance(config, found, online=True)
-    assert tuned == scale_guidance(config, found, online=False)
-    assert tuned.actor.q_coefficient == strength * actor.q_coefficient
-    assert tuned.online == config.online  # the critic goes on
+    scaled = scale_guidance(config, found, online=False)
+    assert scaled.actor.q_coefficient == strength * actor.q_coefficient
+    assert scaled.online == config.online
+    assert scale_guidance(config, found, online=True) == config  # the critic goes on, and guides as ever
 
 
 def test_critic_of_one_policy_guides(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
