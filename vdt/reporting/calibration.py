@@ -16,7 +16,8 @@ NOTE = (
     "return; of several cells their mean, then the smallest and the largest, as those of both signs cancel. Gap left: what "
     "its settings can be expected to leave of the way to its fixed point, the largest of the cells. Guides: in how many "
     "cells the critic passed its test (`actor.max_history_correlation`), with the strength that `actor.guidance_scaling` gives; "
-    "the others train and act as `dt`. A second critic, trained where the first fails, guides online tuning alone."
+    "the others train and act as `dt`. A second critic, trained where the first fails, guides online "
+    "tuning and the choice of a return."
 )
 
 
