@@ -152,13 +152,8 @@ class ActorCritic:
 
     @property
     def guidance_strength(self) -> float:
-        """Return by what lambda and eta are multiplied offline, from 0 to 1.
-
-        A second critic has none: its data has failed the test of the first.
-        """
+        """Return by what lambda and eta are multiplied, from 0 to 1."""
         actor = self.config.actor
-        if self.has_second_critic:
-            return 0.0
         return compute_guidance_strength(
             self.history_correlation, actor.max_history_correlation, actor.guidance_scaling
         )

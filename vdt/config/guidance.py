@@ -35,7 +35,7 @@ def may_guide(history_correlation: float | None, limit: float) -> bool:
 
 
 def compute_guidance_strength(history_correlation: float | None, limit: float, scaling: str) -> float:
-    """Compute by what lambda and eta are multiplied offline: 0 where the critic may not guide, at most 1.
+    """Compute by what lambda and eta are multiplied: 0 where the critic may not guide, at most 1.
 
     Args:
         history_correlation: of the critic's errors before and after a step; none where it was not measured, then 1.

@@ -76,13 +76,13 @@ def with_critic_draws(config: Config, draws: str) -> Config:
 
 
 def scale_guidance(config: Config, actor_critic: ActorCritic, *, online: bool) -> Config:
-    """Return the configuration that a policy is trained by: lambda and eta offline times `ActorCritic.guidance_strength`.
+    """Return the configuration that a policy is trained by: lambda and eta times `ActorCritic.guidance_strength`.
 
-    Online they are not made smaller, since new episodes correct the critic. Where that may not guide, it is left out, as in
-    `dt`.
+    Where the critic may not guide, it is left out, as in `dt`. A second critic guides online tuning alone: the data that it
+    was trained on has failed the test of the first.
     """
     actor = config.actor
-    strength = float(actor_critic.is_guided) if online else actor_critic.guidance_strength
+    strength = 0.0 if actor_critic.has_second_critic and not online else actor_critic.guidance_strength
     scaled = replace(
         actor,
         inverse_temperature=strength * actor.inverse_temperature,
@@ -105,9 +105,9 @@ def describe_test(config: Config, actor_critic: ActorCritic) -> str:
     shown = f"its errors before and after a step correlate by {found:.3f}{drawn}, "
     if actor_critic.is_guided:
         strength = actor_critic.guidance_strength
-        part = "" if strength == 1 else f", offline with {strength:.2f} of lambda and eta (actor.guidance_scaling)"
-        where = " online tuning alone, as a second one does" if second else part
-        return f"critic guides{where}: {shown}at most {limit:g} (actor.max_history_correlation)"
+        part = "" if strength == 1 else f" with {strength:.2f} of lambda and eta (actor.guidance_scaling)"
+        where = f" online tuning alone, as a second one does{',' if part else ''}" if second else ""
+        return f"critic guides{where}{part}: {shown}at most {limit:g} (actor.max_history_correlation)"
     return (
         f"critic does not guide: {shown}more than {limit:g} (actor.max_history_correlation). Either several "
         f"policies made the data and the state does not tell which, or V is not exact yet{_describe_gap(config)}. The policy "

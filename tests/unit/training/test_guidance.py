@@ -122,10 +122,7 @@ def test_scaled_guidance_is_that_of_smaller_coefficients_to_the_bit(
     assert correlation is not None and 0.2 < correlation < 0.9
     strength = 1 - correlation / 0.95
     assert found.guidance_strength == strength
-    assert (
-        f"critic guides, offline with {strength:.2f} of lambda and eta (actor.guidance_scaling): its errors"
-        in caplog.text
-    )
+    assert f"critic guides with {strength:.2f} of lambda and eta (actor.guidance_scaling): its errors" in caplog.text
     actor = make_config().actor
     smaller = {
         "actor.q_coefficient": repr(strength * actor.q_coefficient),
@@ -139,7 +136,7 @@ def test_scaled_guidance_is_that_of_smaller_coefficients_to_the_bit(
     scaled = scale_guidance(config, found, online=False)
     assert scaled.actor.q_coefficient == strength * actor.q_coefficient
     assert scaled.online == config.online
-    assert scale_guidance(config, found, online=True) == config  # the critic goes on, and guides as ever
+    assert scale_guidance(config, found, online=True) == scaled  # the critic goes on
 
 
 def test_critic_of_one_policy_guides(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -234,6 +231,10 @@ def test_a_second_critic_guides_online_tuning_alone(tmp_path: Path, caplog: pyte
     config = make_config({"actor.max_history_correlation": 0.15, **settings})
     tuner = make_tuner(config, path, seed_buffer(config, MIXTURE, tmp_path / "buffer.hdf5"), MIXTURE, None)
     assert tuner.config.actor == config.actor and tuner.config.online == config.online
+    linear = make_config({"actor.max_history_correlation": 0.15, **settings, "actor.guidance_scaling": "linear"})
+    second.config, second.history_correlation = linear, 0.075
+    assert scale_guidance(linear, second, online=True).actor.q_coefficient == config.actor.q_coefficient / 2
+    assert scale_guidance(linear, second, online=False).actor.q_coefficient == 0
     first = load(train(tmp_path / "first", settings, ONE_POLICY))
     assert not first.has_second_critic
 
