@@ -35,14 +35,7 @@ from vdt.experiments.cells import (  # noqa: E402
     resolve_study,
     split_finished,
 )
-from vdt.experiments.cluster import (  # noqa: E402
-    JOB_SCRIPT,
-    Needs,
-    check_limit,
-    drop_needs,
-    estimate_needs,
-    make_waves,
-)
+from vdt.experiments.cluster import JOB_SCRIPT, Needs, check_limit, drop_needs, estimate_needs, make_waves  # noqa: E402
 from vdt.experiments.cluster_status import (  # noqa: E402
     describe_others,
     describe_search,
@@ -52,11 +45,7 @@ from vdt.experiments.cluster_status import (  # noqa: E402
     list_ends,
 )
 from vdt.experiments.preflight import check_cells  # noqa: E402
-from vdt.experiments.search_trials import (  # noqa: E402
-    check_search,
-    find_search_folder,
-    load_trials,
-)
+from vdt.experiments.search_trials import check_search, find_search_folder, load_trials  # noqa: E402
 from vdt.experiments.study import Cell, Study  # noqa: E402
 from vdt.experiments.submissions import (  # noqa: E402
     REPORT_FOLDER,
@@ -74,7 +63,16 @@ from vdt.experiments.submissions import (  # noqa: E402
 from vdt.system.files import check_folders  # noqa: E402
 from vdt.system.home import FolderError, home, make_vdt_command, name_home  # noqa: E402
 from vdt.system.locks import hold_lock  # noqa: E402
-from vdt.system.slurm import Job, SlurmError, cancel_job, check_slurm, escape_path, find_largest_array, submit_job  # noqa: E402
+from vdt.system.slurm import (  # noqa: E402
+    Job,
+    SlurmError,
+    cancel_job,
+    check_slurm,
+    escape_path,
+    find_largest_array,
+    list_arrays,
+    submit_job,
+)
 from vdt.tracking import StoreError  # noqa: E402
 from vdt.tracking.waiting import DELIVER, LOCAL  # noqa: E402
 
@@ -175,7 +173,7 @@ def _submit_cells(request: Request, study: Study) -> None:
     missing, finished = split_finished(cells, get_reuse(request.options))
     jobs, names = list_study_jobs(study), {cell.key: name_cell(cell) for cell in cells}
     own = list_own(jobs, names.values())
-    busy = {name: job for name, job in find_busy(jobs).items() if name in names.values()}
+    busy = find_busy(jobs, names.values())
     left = [cell for cell in missing if names[cell.key] not in busy]
     logger.info(
         f"study {study.name}: {len(cells)} cells, {len(finished)} finished, {len(missing) - len(left)} in the queue, "
@@ -183,7 +181,7 @@ def _submit_cells(request: Request, study: Study) -> None:
     )
     if not left:
         _say_nothing_is_missing(request, study, len(missing), finished)
-        _submit_lost_report(request, study, [busy[names[cell.key]] for cell in missing], own)
+        _submit_lost_report(request, study, [busy[names[cell.key]] for cell in missing], own, jobs)
         return
     check_cells(left, device=False)
     keys = {record.key for record in finished}
@@ -195,9 +193,8 @@ def _submit_cells(request: Request, study: Study) -> None:
     )
     submission = Submission(request, study, estimate_needs(left, finished, list_resources()))
     numbers = {cell.key: number for number, cell in enumerate(cells, start=1)}
-    arrays = _submit_waves(submission, waves, numbers, sorted({job.job_id.split("_")[0] for job in busy.values()}))
-    after = [*{job.job_id.split("_")[0]: None for job in busy.values()}, *arrays]
-    _submit_report(submission, after, own)
+    arrays = _submit_waves(submission, waves, numbers, sorted(list_arrays(busy.values())))
+    _submit_report(submission, [*list_arrays(busy.values()), *arrays], own)
 
 
 def _submit_waves(
@@ -231,21 +228,22 @@ def _submit_workers(request: Request, study: Study) -> None:
     cells = check_search(study, overrides)
     check_cells(cells, device=False)
     folder = find_search_folder(study, overrides, get_reuse(request.options))
-    if is_reported(study, overrides, folder):
+    if is_reported(study, cells[0].config, folder):
         logger.info(f"search {study.name}: all trials have ended, and its winner is reported; nothing is submitted")
         return
-    jobs = list_own(list_study_jobs(study), [folder.name])
-    workers = [job for job in jobs if Path(job.comment).name == WORKERS]
+    jobs = list_study_jobs(study)
+    own = list_own(jobs, [folder.name])
+    workers = [job for job in own if Path(job.comment).name == WORKERS]
     wanted = (request.at_once or 1) - len(workers)
     if wanted < 1:
         logger.info(f"search {study.name}: {len(workers)} workers are in the queue already; nothing is submitted")
-        _submit_lost_report(request, study, workers, jobs)
+        _submit_lost_report(request, study, workers, own, jobs)
         return
     submission = Submission(request, study, estimate_needs(cells, [], list_resources()))
     write_cells(submission.folder / WORKERS, [(number, folder.name) for number in range(1, wanted + 1)])
     job = submission.submit_array(WORKERS, f"1-{wanted}", [], None)
     logger.info(f"search {study.name}: job {job}, {wanted} workers")
-    _submit_report(submission, [*{job.job_id.split("_")[0]: None for job in workers}, job], jobs)
+    _submit_report(submission, [*list_arrays(workers), job], own)
 
 
 def _say_nothing_is_missing(request: Request, study: Study, queued: int, finished: Sequence[CellRecord]) -> None:
@@ -265,12 +263,13 @@ def _describe_end(request: Request, study: Study, finished: Sequence[CellRecord]
     logger.info(f"{f'report: {file}; to make it again' if file.is_file() else 'no report yet; to make it'}: {command}")
 
 
-def _submit_lost_report(request: Request, study: Study, busy: Sequence[Job], own: Sequence[Job]) -> None:
+def _submit_lost_report(
+    request: Request, study: Study, busy: Sequence[Job], own: Sequence[Job], jobs: Sequence[Job]
+) -> None:
     """Submit the report of jobs in the queue that have none: Slurm has refused it, or the shell ended before."""
-    if folder := find_without_report(busy, own, list_study_jobs(study)):
-        submission = Submission(request, study, REPORT_NEEDS, folder)
-        after = {job.job_id.split("_")[0]: None for job in busy}
-        logger.info(f"report: job {submission.submit_report([*after])}, when the others have ended; there was none")
+    if folder := find_without_report(busy, own, jobs):
+        job = Submission(request, study, REPORT_NEEDS, folder).submit_report(list_arrays(busy))
+        logger.info(f"report: job {job}, when the others have ended; there was none")
 
 
 def _submit_report(submission: Submission, after: Sequence[str], jobs: Sequence[Job]) -> None:
@@ -290,7 +289,8 @@ def show_status(request: Request) -> None:
     if study.search:
         overrides = request.options.get("set", "")
         folder = find_search_folder(study, overrides, reuse)
-        trials, reported = load_trials(study, overrides, reuse), is_reported(study, overrides, folder)
+        config = check_search(study, overrides)[0].config
+        trials, reported = load_trials(study, overrides, reuse), is_reported(study, config, folder)
         for line in describe_search(study, trials, folder.name, jobs, reported=reported):
             logger.info(line)
         if reported and not list_own(jobs, [folder.name]):
@@ -300,7 +300,7 @@ def show_status(request: Request) -> None:
     names = {cell.key: name_cell(cell) for cell in cells}
     missing, finished = split_finished(cells, reuse)
     ended = [names[record.key] for record in finished]
-    busy = {name: job for name, job in find_busy(jobs).items() if name in names.values()}
+    busy = find_busy(jobs, names.values())
     ends, own = list_ends(study, missing, reuse), list_own(jobs, names.values())
     states = describe_states(list(names.values()), ended, busy, ends)
     others = describe_others(study, {*jobs} - {*own, *busy.values()})

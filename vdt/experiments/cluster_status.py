@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdt.config.schema import Config
 from vdt.evaluation.records import CellRecord
 from vdt.evaluation.trials import Trial
 from vdt.experiments.cells import compute_identities
 from vdt.experiments.results_store import list_identities
-from vdt.experiments.search_trials import check_search, find_first_rung, get_search, open_search
+from vdt.experiments.search_trials import find_first_rung, get_search, open_search
 from vdt.experiments.study import Cell, Study
 from vdt.experiments.submissions import REPORT_FOLDER, WORKERS, ended_well, find_ends, list_own, name_cell
 from vdt.system.home import home
@@ -111,7 +112,7 @@ def describe_status(
 
 def _name_wait(job: Job) -> tuple[str, str]:
     """Return array and reason of a job that waits."""
-    return job.job_id.split("_")[0], job.reason
+    return job.array, job.reason
 
 
 def _group_waiting(states: Sequence[CellState]) -> dict[tuple[str, str], list[CellState]]:
@@ -165,17 +166,17 @@ def list_ends(study: Study, missing: Sequence[Cell], reuse: str) -> dict[str, st
     return ends
 
 
-def is_reported(study: Study, overrides: str, folder: Path) -> bool:
+def is_reported(study: Study, config: Config, folder: Path) -> bool:
     """Return whether all trials of a search have ended, and its winner is reported.
 
     Args:
         study: the search.
-        overrides: `--set` text.
+        config: of one of its cells (`check_search`).
         folder: of its trials.
     """
     if not folder.is_dir():
         return False
-    store = open_search(folder, get_search(study), find_first_rung(check_search(study, overrides)[0].config))
+    store = open_search(folder, get_search(study), find_first_rung(config))
     return store.is_finished() and bool(store.reports)
 
 

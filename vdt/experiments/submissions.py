@@ -134,16 +134,16 @@ def find_without_report(busy: Sequence[Job], own: Sequence[Job], jobs: Iterable[
     return Path(mine[-1].comment).parent
 
 
-def find_busy(jobs: Sequence[Job]) -> dict[str, Job]:
-    """Return the cells that jobs of the queue run or are to run, by name."""
-    lists: dict[str, list[str]] = {}
+def find_busy(jobs: Sequence[Job], names: Iterable[str]) -> dict[str, Job]:
+    """Return those of the named cells that jobs of the queue run or are to run, by name."""
+    wanted, lists = set(names), dict[str, list[str]]()
     busy = {}
     for job in jobs:
         if job.comment not in lists:
             lists[job.comment] = _read_names(Path(job.comment))
         if job.index is not None and 0 < job.index <= len(lists[job.comment]):
             busy[lists[job.comment][job.index - 1]] = job
-    return busy
+    return {name: job for name, job in busy.items() if name in wanted}
 
 
 def find_ends(study: Study) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,16 @@ class Job:
     time_left: str
     reason: str
     comment: str
+
+    @property
+    def array(self) -> str:
+        """Return the number of its array, or its own where it is none."""
+        return self.job_id.split("_")[0]
+
+
+def list_arrays(jobs: Iterable[Job]) -> list[str]:
+    """Return the numbers of the jobs' arrays, once each, in the jobs' order."""
+    return [*{job.array: None for job in jobs}]
 
 
 def check_slurm() -> None:

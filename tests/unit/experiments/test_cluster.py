@@ -106,7 +106,7 @@ def test_states_come_from_results_queue_and_logs(home: Path) -> None:
     folder = home / "wave"
     write_cells(folder, [(1, "a"), (2, "b"), (5, "c")])
     jobs = [make_job("7_2", "RUNNING", str(folder), "n1"), make_job("7_3", comment=str(folder)), make_job("8")]
-    busy = find_busy(jobs)
+    busy = find_busy(jobs, "abcdef")
     assert {key: job.job_id for key, job in busy.items()} == {"b": "7_2", "c": "7_3"}
     states = describe_states("abcdef", "a", busy, {"b": "", "d": "ended with 1; log"})
     assert [state.state for state in states] == ["finished", "running", "pending", "failed", "missing", "missing"]
